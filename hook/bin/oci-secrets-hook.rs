@@ -1,0 +1,2 @@
+//! `oci-secrets-hook`: the OCI hook.
+fn main() {}

@@ -1,0 +1,2 @@
+//! `oci-secrets`: the operator's command.
+fn main() {}

@@ -1,0 +1,19 @@
+//! Secrets for containers, delivered by an OCI `createRuntime` hook.
+//!
+//! A container's annotations *request* files; the host's settings *grant* them; 1Password holds each value *sealed* under a key
+//! of a KMS or HSM; the hook resolves, unseals and delivers them on a read-only tmpfs that exists only in the container's mount
+//! namespace. The way of the data, and with it the order in which to read the modules:
+//!
+//! ```text
+//! state ─► spec ─► requests ─► grants ─► source ─► sealed values ─► KEK ─► secrets ─► detached tmpfs ─► container
+//!          container/          settings/ source/                    seal/             deliver/
+//! ```
+//!
+//! [`hook`] tells one container start from its first line to its last. A module uses only modules of lower layers; the layers
+//! and the test that keeps them are in `tests/layers.rs`.
+
+pub mod container;
+pub mod deliver;
+pub mod reference;
+pub mod secret;
+pub mod settings;

@@ -1,0 +1,2 @@
+//! The stand-ins.
+fn main() {}
