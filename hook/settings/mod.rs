@@ -1,1 +1,346 @@
-//! placeholder
+//! The settings of this host, `/etc/oci-secrets/settings.toml`: the only place from which the hook takes orders.
+//!
+//! `config/settings.toml` explains every key. What is wrong is found when the file is loaded, before a container waits for it; what
+//! is loaded needs no further check, save for the files that it names, which [`file`] checks when they are read.
+
+pub mod file;
+mod grant;
+mod parse;
+mod pattern;
+mod server;
+
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, de};
+
+pub use self::file::FileError;
+pub use self::grant::{Grant, Grants, Refusal};
+pub use self::parse::ParseError;
+pub use self::pattern::{Pattern, PatternError};
+pub use self::server::{ServerUrl, ServerUrlError};
+
+/// Where the settings are, unless the command line says otherwise.
+pub const SETTINGS_PATH: &str = "/etc/oci-secrets/settings.toml";
+
+/// The largest settings file, in bytes.
+pub const SETTINGS_BYTES_MAX: usize = 1 << 20;
+
+/// How long everything may take, unless the settings say otherwise.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+
+const DEADLINE_MIN: Duration = Duration::from_millis(100);
+const DEADLINE_MAX: Duration = Duration::from_secs(120);
+const LOCAL_KEK_DIRECTORY: &str = "/etc/oci-secrets/keks";
+
+/// All settings, valid as a whole.
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Settings {
+    keks: Vec<Pattern>,
+    /// `[connect]`: 1Password Connect; absent on a host with another source.
+    pub connect: Option<Connect>,
+    /// `[gcp-kms]`: Google Cloud KMS.
+    pub gcp_kms: GcpKms,
+    /// `[local-kek]`: KEKs that are files, for trials and tests only.
+    pub local_kek: LocalKek,
+    /// `[deliver]`: how secrets reach the container.
+    pub deliver: Deliver,
+    /// `[[grant]]`: who may have what.
+    #[serde(rename = "grant")]
+    pub grants: Grants,
+    /// `[audit]`: where the record of each start goes besides the system log.
+    pub audit: Audit,
+}
+
+impl Settings {
+    /// Reads the settings from a file that only root or our own user can write.
+    ///
+    /// # Errors
+    /// The file cannot be read or trusted, or what it says is not valid. Messages name line and key, never a value: it may be a
+    /// secret that was put in the wrong place.
+    pub fn load(path: &Path) -> Result<Settings, SettingsError> {
+        let bytes = file::read(path, file::Kind::Plain, SETTINGS_BYTES_MAX)?;
+        let text = str::from_utf8(&bytes).map_err(|_| SettingsError::NotUtf8 { path: path.into() })?;
+        text.parse().map_err(|source| SettingsError::Invalid {
+            path: path.into(),
+            source,
+        })
+    }
+
+    /// Whether sealed values may be unsealed with this KEK.
+    pub fn kek_is_listed(&self, uri: &str) -> bool {
+        self.keks.iter().any(|pattern| pattern.matches(uri))
+    }
+}
+
+/// How to reach 1Password Connect.
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(try_from = "ConnectKeys")]
+pub struct Connect {
+    /// Its base address, below which `/v1` is.
+    pub url: ServerUrl,
+    /// The file with its access token: a credential.
+    pub token_file: AbsolutePath,
+    /// Certificates, in PEM, to trust instead of the public roots.
+    pub ca_file: Option<AbsolutePath>,
+}
+
+/// How to reach Google Cloud KMS.
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct GcpKms {
+    /// A service account, `external_account` or impersonation file: a credential. Without it the metadata server is asked.
+    pub credentials_file: Option<AbsolutePath>,
+    /// Where Cloud KMS is, if not at Google's public address.
+    pub endpoint: Option<ServerUrl>,
+}
+
+impl GcpKms {
+    /// Whether the endpoint may see an access token: not over plain `http`, which is for stand-ins on this host.
+    pub fn sends_credentials(&self) -> bool {
+        !self.endpoint.as_ref().is_some_and(ServerUrl::is_plain)
+    }
+}
+
+/// Where the keys of `local-kek:<name>` are.
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LocalKek {
+    /// Each key is the file `<name>` in it: a credential.
+    pub directory: AbsolutePath,
+}
+
+impl Default for LocalKek {
+    fn default() -> LocalKek {
+        LocalKek {
+            directory: AbsolutePath(LOCAL_KEK_DIRECTORY.into()),
+        }
+    }
+}
+
+/// How secrets reach the container.
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Deliver {
+    /// How long everything may take, network included; from 100 ms to 2 min.
+    #[serde(deserialize_with = "deadline")]
+    pub deadline: Duration,
+    /// Whether a value that is not sealed may be delivered.
+    pub plaintext: Permission,
+    /// Whether a kernel that may swap secrets out will do.
+    pub noswap: Noswap,
+}
+
+impl Default for Deliver {
+    fn default() -> Deliver {
+        Deliver {
+            deadline: DEADLINE,
+            plaintext: Permission::Refuse,
+            noswap: Noswap::Prefer,
+        }
+    }
+}
+
+/// Where the record of each start goes besides the system log.
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Audit {
+    /// The file to append to.
+    pub file: Option<AbsolutePath>,
+}
+
+/// Whether something that is refused by default is allowed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Permission {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// It is allowed.
+    Allow,
+}
+
+/// What to do on a kernel before 6.4, whose tmpfs cannot be kept out of swap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Noswap {
+    /// Deliver all the same.
+    #[default]
+    Prefer,
+    /// Deliver nothing.
+    Require,
+}
+
+/// A path that means the same wherever the hook was started.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "PathBuf")]
+pub struct AbsolutePath(PathBuf);
+
+impl Deref for AbsolutePath {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl TryFrom<PathBuf> for AbsolutePath {
+    type Error = RelativePath;
+
+    fn try_from(path: PathBuf) -> Result<AbsolutePath, RelativePath> {
+        if path.is_absolute() {
+            Ok(AbsolutePath(path))
+        } else {
+            Err(RelativePath)
+        }
+    }
+}
+
+/// `[connect]` as it is written: whether its address is safe depends on two keys.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct ConnectKeys {
+    url: String,
+    token_file: AbsolutePath,
+    ca_file: Option<AbsolutePath>,
+    #[serde(default)]
+    plain_http: Permission,
+}
+
+impl TryFrom<ConnectKeys> for Connect {
+    type Error = ConnectUrlError;
+
+    fn try_from(keys: ConnectKeys) -> Result<Connect, ConnectUrlError> {
+        let url = ServerUrl::parse(&keys.url, keys.plain_http).map_err(|reason| ConnectUrlError { reason })?;
+        Ok(Connect {
+            url,
+            token_file: keys.token_file,
+            ca_file: keys.ca_file,
+        })
+    }
+}
+
+fn deadline<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse::<jiff::SignedDuration>()
+        .ok()
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .filter(|duration| (DEADLINE_MIN..=DEADLINE_MAX).contains(duration))
+        .ok_or_else(|| de::Error::custom("expected a duration from \"100ms\" to \"2m\""))
+}
+
+/// Why there are no settings.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The file cannot be read or trusted.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The file is not text.
+    #[error("cannot parse {}: it is not UTF-8", path.display())]
+    NotUtf8 {
+        /// The settings file.
+        path: PathBuf,
+    },
+    /// What the file says is not TOML, or not settings.
+    #[error("cannot parse {}", path.display())]
+    Invalid {
+        /// The settings file.
+        path: PathBuf,
+        /// Where, and why.
+        source: ParseError,
+    },
+}
+
+/// A relative path where only an absolute one will do.
+#[derive(Debug, thiserror::Error)]
+#[error("expected an absolute path")]
+pub struct RelativePath;
+
+/// An address of 1Password Connect that is not used.
+#[derive(Debug, thiserror::Error)]
+#[error("url: {reason}")]
+struct ConnectUrlError {
+    reason: ServerUrlError,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn parse(text: &str) -> Settings {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn reads_the_settings_of_a_host() {
+        let settings = parse(
+            r#"
+            keks = ["gcp-kms://projects/acme/locations/europe-west1/keyRings/agents/cryptoKeys/*", "local-kek:trial"]
+            [connect]
+            url = "https://connect.internal:8443"
+            token-file = "/etc/oci-secrets/connect-token"
+            ca-file = "/etc/oci-secrets/connect-ca.pem"
+            [gcp-kms]
+            credentials-file = "/etc/oci-secrets/gcp.json"
+            endpoint = "http://127.0.0.1:8085"
+            [local-kek]
+            directory = "/var/lib/keks"
+            [deliver]
+            deadline = "2500ms"
+            plaintext = "allow"
+            noswap = "require"
+            [[grant]]
+            references = ["op://AgentVault/*"]
+            to = { annotations = { "io.kubernetes.cri.sandbox-namespace" = "agents" } }
+            [audit]
+            file = "/var/log/oci-secrets.jsonl"
+            "#,
+        );
+        let connect = settings.connect.as_ref().unwrap();
+        assert_eq!(connect.url.to_string(), "https://connect.internal:8443/");
+        assert_eq!(&*connect.token_file, Path::new("/etc/oci-secrets/connect-token"));
+        assert!(!settings.gcp_kms.sends_credentials());
+        assert_eq!(settings.deliver.deadline, Duration::from_millis(2500));
+        assert_eq!(
+            (settings.deliver.plaintext, settings.deliver.noswap),
+            (Permission::Allow, Noswap::Require)
+        );
+        assert_eq!(&*settings.local_kek.directory, Path::new("/var/lib/keks"));
+        assert!(settings.kek_is_listed("local-kek:trial"));
+        assert!(settings.kek_is_listed("gcp-kms://projects/acme/locations/europe-west1/keyRings/agents/cryptoKeys/k"));
+        assert!(!settings.kek_is_listed("gcp-kms://projects/evil/locations/europe-west1/keyRings/agents/cryptoKeys/k"));
+    }
+
+    #[test]
+    fn an_empty_file_allows_nothing() {
+        let settings = parse("");
+        assert_eq!(settings, Settings::default());
+        assert!(settings.connect.is_none());
+        assert!(!settings.kek_is_listed("local-kek:trial"));
+        assert_eq!(settings.deliver.plaintext, Permission::Refuse);
+        assert!(settings.gcp_kms.sends_credentials());
+    }
+
+    #[test]
+    fn loads_a_file_that_only_we_can_write() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("settings.toml");
+        let load = |bytes: &[u8], mode| {
+            fs::write(&path, bytes).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            Settings::load(&path)
+        };
+        assert_eq!(load(b"keks = []", 0o644).unwrap(), Settings::default());
+        let error = load(b"kek = []", 0o644).unwrap_err();
+        assert_eq!(error.to_string(), format!("cannot parse {}", path.display()));
+        assert!(matches!(error, SettingsError::Invalid { .. }));
+        assert!(matches!(load(&[0xff], 0o644), Err(SettingsError::NotUtf8 { .. })));
+        let error = load(b"", 0o666).unwrap_err();
+        assert!(matches!(error, SettingsError::File(FileError::Writable { .. })));
+    }
+}

@@ -1,0 +1,363 @@
+//! Files that the host trusts: the settings, and every file that they name.
+//!
+//! Whoever can write one of them decides who gets which secret, so a file is used only if nobody but root and the user who runs the
+//! hook could have written it, or have put it, or a link to it, where it is. Links are followed: Kubernetes projects a volume as
+//! links. POSIX ACLs need no look of their own: their mask shows as the group's bits of the mode.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use zeroize::Zeroizing;
+
+const WRITE_BY_OTHERS: u32 = 0o022;
+const ANY_BY_OTHERS: u32 = 0o077;
+const STICKY: u32 = 0o1000;
+const ROOT: u32 = 0;
+
+/// How much harm a file does in the wrong hands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Others may read it, but not write to it.
+    Plain,
+    /// Others may not even read it.
+    Credential,
+}
+
+/// Reads the whole of a file that the host trusts, at most `bytes_max` bytes.
+///
+/// Checks are made on the open file, so that what was checked is what is read. A FIFO or a device cannot make it wait.
+///
+/// # Errors
+/// The file cannot be opened or read, is too large, or could have been written (a credential: read) by others.
+pub fn read(path: &Path, kind: Kind, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>, FileError> {
+    let (file, metadata) = open(path, kind, OpenOptions::new().read(true))?;
+    // One byte more than allowed tells a file that is too large; room for all of it avoids copies that stay behind in memory.
+    let limit = bytes_max as u64 + 1;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(metadata.len().min(limit) as usize + 1));
+    match file.take(limit).read_to_end(&mut bytes) {
+        Err(source) => Err(FileError::Read {
+            path: path.into(),
+            source,
+        }),
+        Ok(length) if length > bytes_max => Err(FileError::TooLarge {
+            path: path.into(),
+            bytes_max,
+        }),
+        Ok(_) => Ok(bytes),
+    }
+}
+
+/// Opens a file that the host trusts to append to it; makes it with mode 0600 if there is none.
+///
+/// # Errors
+/// The file cannot be opened or could have been written by others. A new file is left behind only if its directory is trusted.
+pub fn append(path: &Path) -> Result<File, FileError> {
+    let (file, _) = open(
+        path,
+        Kind::Plain,
+        OpenOptions::new().append(true).create(true).mode(0o600),
+    )?;
+    Ok(file)
+}
+
+fn open(path: &Path, kind: Kind, options: &mut OpenOptions) -> Result<(File, Metadata), FileError> {
+    let cannot_open = |source| FileError::Open {
+        path: path.into(),
+        source,
+    };
+    check_directory(path, path)?;
+    let file = options
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(path)
+        .map_err(cannot_open)?;
+    let metadata = file.metadata().map_err(cannot_open)?;
+    check_file(path, &metadata, kind)?;
+    check_directory(path, &fs::canonicalize(path).map_err(cannot_open)?)?;
+    Ok((file, metadata))
+}
+
+fn check_file(path: &Path, metadata: &Metadata, kind: Kind) -> Result<(), FileError> {
+    let path = || path.to_owned();
+    let mode = metadata.mode() & 0o7777;
+    if !metadata.is_file() {
+        return Err(FileError::NotRegular { path: path() });
+    }
+    if !is_trusted(metadata.uid()) {
+        return Err(FileError::Owner {
+            path: path(),
+            uid: metadata.uid(),
+        });
+    }
+    if mode & WRITE_BY_OTHERS != 0 {
+        return Err(FileError::Writable { path: path(), mode });
+    }
+    if kind == Kind::Credential && mode & ANY_BY_OTHERS != 0 {
+        return Err(FileError::Readable { path: path(), mode });
+    }
+    Ok(())
+}
+
+/// Checks the directory that holds `name`, which is `path` itself or what it links to.
+///
+/// In a sticky directory others can make files, but not replace ours; that is how Kubernetes mounts its volumes.
+fn check_directory(path: &Path, name: &Path) -> Result<(), FileError> {
+    let directory = match name.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let metadata = fs::metadata(directory).map_err(|source| FileError::Open {
+        path: path.into(),
+        source,
+    })?;
+    let mode = metadata.mode() & 0o7777;
+    if !is_trusted(metadata.uid()) {
+        return Err(FileError::DirectoryOwner {
+            path: path.into(),
+            directory: directory.into(),
+            uid: metadata.uid(),
+        });
+    }
+    if mode & WRITE_BY_OTHERS != 0 && mode & STICKY == 0 {
+        return Err(FileError::DirectoryWritable {
+            path: path.into(),
+            directory: directory.into(),
+            mode,
+        });
+    }
+    Ok(())
+}
+
+fn is_trusted(uid: u32) -> bool {
+    uid == ROOT || uid == own_uid()
+}
+
+fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+fn trusted_owners() -> String {
+    match own_uid() {
+        ROOT => "uid 0".to_owned(),
+        uid => format!("uid 0 or {uid}"),
+    }
+}
+
+/// Why a file was not used.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It, or its directory, is not there or may not be opened by us.
+    #[error("cannot open {}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What `open`, `stat` or `realpath` said.
+        source: io::Error,
+    },
+    /// Reading failed after the checks.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What `read` said.
+        source: io::Error,
+    },
+    /// A directory, FIFO, socket or device.
+    #[error("refusing to use {}: it is not a regular file", path.display())]
+    NotRegular {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Someone else's file: its owner could change it at any time.
+    #[error("refusing to use {}: owner is uid {uid}, expected {}", path.display(), trusted_owners())]
+    Owner {
+        /// The file.
+        path: PathBuf,
+        /// Its owner.
+        uid: u32,
+    },
+    /// Its group or everyone can write to it.
+    #[error("refusing to use {}: mode is {mode:04o}, others can write to it", path.display())]
+    Writable {
+        /// The file; `chmod go-w` makes it usable.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// It holds a credential and its group or everyone can read it.
+    #[error("refusing to use {}: mode is {mode:04o}, others can read it", path.display())]
+    Readable {
+        /// The file; `chmod 0600` makes it usable.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Someone else's directory: its owner could put another file in its place.
+    #[error("refusing to use {}: owner of {} is uid {uid}, expected {}", path.display(), directory.display(), trusted_owners())]
+    DirectoryOwner {
+        /// The file.
+        path: PathBuf,
+        /// The directory that holds it, or a link to it.
+        directory: PathBuf,
+        /// The directory's owner.
+        uid: u32,
+    },
+    /// Others could put another file in its place.
+    #[error("refusing to use {}: mode of {} is {mode:04o}, others can replace files in it", path.display(), directory.display())]
+    DirectoryWritable {
+        /// The file.
+        path: PathBuf,
+        /// The directory that holds it, or a link to it; `chmod go-w` makes it usable.
+        directory: PathBuf,
+        /// The directory's permission bits.
+        mode: u32,
+    },
+    /// Larger than anything of its kind.
+    #[error("refusing to use {}: it is larger than {bytes_max} bytes", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The most that would have been read.
+        bytes_max: usize,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn file(directory: &TempDir, mode: u32) -> PathBuf {
+        let path = directory.path().join("token");
+        fs::write(&path, "text").unwrap();
+        chmod(&path, mode);
+        path
+    }
+
+    fn chmod(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn refusal(path: &Path, kind: Kind) -> String {
+        read(path, kind, 100).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn reads_a_file_that_only_we_can_write() {
+        let directory = TempDir::new().unwrap();
+        let path = file(&directory, 0o644);
+        assert_eq!(read(&path, Kind::Plain, 4).unwrap().as_slice(), b"text");
+        chmod(&path, 0o400);
+        assert_eq!(read(&path, Kind::Credential, 4).unwrap().as_slice(), b"text");
+    }
+
+    #[test]
+    fn refuses_a_token_file_that_others_can_read() {
+        let directory = TempDir::new().unwrap();
+        let path = file(&directory, 0o644);
+        let expected = format!("refusing to use {}: mode is 0644, others can read it", path.display());
+        assert_eq!(refusal(&path, Kind::Credential), expected);
+        chmod(&path, 0o640);
+        assert!(refusal(&path, Kind::Credential).ends_with("mode is 0640, others can read it"));
+    }
+
+    #[test]
+    fn refuses_a_file_that_others_can_write() {
+        let directory = TempDir::new().unwrap();
+        for mode in [0o664, 0o646] {
+            let path = file(&directory, mode);
+            assert!(refusal(&path, Kind::Plain).ends_with(&format!("mode is {mode:04o}, others can write to it")));
+        }
+    }
+
+    #[test]
+    fn refuses_what_others_own() {
+        let directory = TempDir::new().unwrap();
+        let path = file(&directory, 0o600);
+        if own_uid() != ROOT {
+            eprintln!("skipped: only root can give a file away");
+            return;
+        }
+        chown(&path, Some(1234), None).unwrap();
+        assert!(refusal(&path, Kind::Plain).ends_with("owner is uid 1234, expected uid 0"));
+        chown(&path, Some(0), None).unwrap();
+        chown(directory.path(), Some(1234), None).unwrap();
+        assert!(refusal(&path, Kind::Plain).ends_with("is uid 1234, expected uid 0"));
+    }
+
+    #[test]
+    fn refuses_a_file_that_others_can_replace() {
+        let directory = TempDir::new().unwrap();
+        let path = file(&directory, 0o600);
+        chmod(directory.path(), 0o777);
+        assert!(refusal(&path, Kind::Plain).ends_with("is 0777, others can replace files in it"));
+        chmod(directory.path(), 0o1777);
+        assert!(read(&path, Kind::Plain, 100).is_ok());
+    }
+
+    #[test]
+    fn follows_links_as_kubernetes_projects_them_but_checks_both_ends() {
+        let volume = TempDir::new().unwrap();
+        let data = volume.path().join("..2026_01_01");
+        fs::create_dir(&data).unwrap();
+        fs::write(data.join("token"), "text").unwrap();
+        chmod(&data.join("token"), 0o400);
+        symlink("..2026_01_01", volume.path().join("..data")).unwrap();
+        let path = volume.path().join("token");
+        symlink("..data/token", &path).unwrap();
+        assert!(read(&path, Kind::Credential, 100).is_ok());
+        chmod(&data, 0o777);
+        assert!(refusal(&path, Kind::Plain).contains("..2026_01_01 is 0777"));
+        chmod(&data, 0o755);
+        chmod(volume.path(), 0o777);
+        assert!(refusal(&path, Kind::Plain).contains("is 0777"));
+    }
+
+    #[test]
+    fn does_not_wait_for_a_fifo() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        assert!(refusal(&path, Kind::Plain).ends_with("it is not a regular file"));
+        assert!(refusal(directory.path(), Kind::Plain).ends_with("it is not a regular file"));
+    }
+
+    #[test]
+    fn refuses_more_bytes_than_there_should_be() {
+        let directory = TempDir::new().unwrap();
+        let path = file(&directory, 0o600);
+        assert!(
+            read(&path, Kind::Plain, 3)
+                .unwrap_err()
+                .to_string()
+                .ends_with("it is larger than 3 bytes")
+        );
+    }
+
+    #[test]
+    fn appends_to_a_file_that_it_makes_for_us_alone() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("audit");
+        for _ in 0..2 {
+            io::Write::write_all(&mut append(&path).unwrap(), b"line\n").unwrap();
+        }
+        assert_eq!(fs::read(&path).unwrap(), b"line\nline\n");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+        chmod(&path, 0o666);
+        assert!(append(&path).is_err());
+    }
+
+    #[test]
+    fn makes_no_file_where_others_could_replace_it() {
+        let directory = TempDir::new().unwrap();
+        chmod(directory.path(), 0o777);
+        let path = directory.path().join("audit");
+        assert!(append(&path).is_err());
+        assert!(!path.exists());
+    }
+}

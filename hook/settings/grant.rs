@@ -1,0 +1,321 @@
+//! Grants: which containers may have which references.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, de};
+
+use super::{Pattern, PatternError, Permission};
+use crate::reference::{Reference, ReferenceError};
+
+const SHOWN_CHARS_MAX: usize = 120;
+
+/// Every grant of the settings. Without one that fits, nothing is given.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Grants(Vec<Grant>);
+
+/// One rule: these containers may have these references.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grant {
+    references: Vec<ReferencePattern>,
+    #[serde(default)]
+    to: Containers,
+    #[serde(default)]
+    owner: Permission,
+}
+
+impl Grants {
+    /// Finds the first grant that gives `reference` to a container with these annotations.
+    ///
+    /// `wants_owner` says that the container asks for an owner other than its own user.
+    ///
+    /// # Errors
+    /// No grant does; the refusal tells of the one that came closest.
+    pub fn decide(
+        &self,
+        reference: &Reference,
+        annotations: &BTreeMap<String, String>,
+        wants_owner: bool,
+    ) -> Result<&Grant, Refusal> {
+        let mut refusal = Refusal::NoGrant {
+            reference: reference.clone(),
+        };
+        for grant in self.0.iter().filter(|grant| grant.names(reference)) {
+            match grant.admit(reference, annotations, wants_owner) {
+                Ok(()) => return Ok(grant),
+                Err(closer) if !matches!(refusal, Refusal::Owner { .. }) => refusal = closer,
+                Err(_) => {}
+            }
+        }
+        Err(refusal)
+    }
+}
+
+impl Grant {
+    /// The keys of the annotations that it looks at: with their values, the reason of a decision.
+    pub fn annotations(&self) -> impl Iterator<Item = &str> {
+        self.to.annotations.keys().map(String::as_str)
+    }
+
+    fn names(&self, reference: &Reference) -> bool {
+        self.references
+            .iter()
+            .any(|pattern| pattern.0.matches(reference.as_str()))
+    }
+
+    fn admit(
+        &self,
+        reference: &Reference,
+        annotations: &BTreeMap<String, String>,
+        wants_owner: bool,
+    ) -> Result<(), Refusal> {
+        for (key, expected) in &self.to.annotations {
+            let found = annotations.get(key);
+            if !found.is_some_and(|value| expected.matches(value)) {
+                return Err(Refusal::Annotation {
+                    reference: reference.clone(),
+                    key: key.clone(),
+                    expected: expected.clone(),
+                    found: found.cloned(),
+                });
+            }
+        }
+        if wants_owner && self.owner == Permission::Refuse {
+            return Err(Refusal::Owner {
+                reference: reference.clone(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The containers of a grant: all, or those with every one of these annotations.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Containers {
+    #[serde(deserialize_with = "at_least_one")]
+    annotations: BTreeMap<String, Pattern>,
+}
+
+/// A pattern that can match a reference.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+struct ReferencePattern(Pattern);
+
+impl TryFrom<String> for ReferencePattern {
+    type Error = ReferencePatternError;
+
+    fn try_from(text: String) -> Result<ReferencePattern, ReferencePatternError> {
+        let pattern = Pattern::try_from(text)?;
+        match example(&pattern).parse::<Reference>() {
+            Err(reason) => Err(ReferencePatternError::Reference { reason }),
+            Ok(example) if example.query().is_some() => Err(ReferencePatternError::Query),
+            Ok(_) => Ok(ReferencePattern(pattern)),
+        }
+    }
+}
+
+/// The shortest text that a pattern over references matches: if it is no reference, the pattern matches none.
+fn example(pattern: &Pattern) -> String {
+    let mut text = pattern.to_string().replace('*', "x");
+    while pattern.is_open() && text.split('/').count() < "op://vault/item/field".split('/').count() {
+        text.push_str("/x");
+    }
+    text
+}
+
+/// A `to` that names nothing looks like a restriction and would be none.
+fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, Pattern>, D::Error> {
+    let annotations = BTreeMap::deserialize(deserializer)?;
+    if annotations.is_empty() {
+        return Err(de::Error::custom(
+            "no annotation is named; a grant to every container has no \"to\"",
+        ));
+    }
+    Ok(annotations)
+}
+
+fn shown(found: Option<&str>) -> String {
+    let Some(found) = found else { return "none".to_owned() };
+    let mut escaped: String = found.escape_debug().take(SHOWN_CHARS_MAX).collect();
+    if found.escape_debug().count() > SHOWN_CHARS_MAX {
+        escaped.push('…');
+    }
+    format!("\"{escaped}\"")
+}
+
+/// Why a container may not have a reference.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It is in nobody's grant, in this spelling.
+    #[error("refusing to grant {reference}: no grant names it")]
+    NoGrant {
+        /// What was asked for.
+        reference: Reference,
+    },
+    /// A grant names it, but for other containers.
+    #[error("refusing to grant {reference}: expected annotation {key} = \"{expected}\", found {}", shown(found.as_deref()))]
+    Annotation {
+        /// What was asked for.
+        reference: Reference,
+        /// The first annotation that does not fit.
+        key: String,
+        /// What the grant expects of it.
+        expected: Pattern,
+        /// What the container has: outside text.
+        found: Option<String>,
+    },
+    /// A grant gives it to this container, but only to its own user.
+    #[error("refusing to grant {reference}: its grant does not allow run.secrets.owner")]
+    Owner {
+        /// What was asked for.
+        reference: Reference,
+    },
+}
+
+/// Why a text is not a pattern over references.
+#[derive(Debug, thiserror::Error)]
+enum ReferencePatternError {
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    #[error("it can match no reference: {reason}")]
+    Reference { reason: ReferenceError },
+    #[error("grants match references without their query")]
+    Query,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMESPACE: &str = "io.kubernetes.cri.sandbox-namespace";
+
+    fn grants(text: &str) -> Grants {
+        text.parse::<crate::settings::Settings>().unwrap().grants
+    }
+
+    fn reference(text: &str) -> Reference {
+        text.parse().unwrap()
+    }
+
+    fn annotations(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs
+            .iter()
+            .map(|(key, value)| (key.to_string(), value.to_string()))
+            .collect()
+    }
+
+    #[test]
+    fn gives_nothing_without_a_grant() {
+        let database = reference("op://Agents/database/password");
+        let refusal = Grants::default()
+            .decide(&database, &annotations(&[]), false)
+            .unwrap_err();
+        assert_eq!(
+            refusal.to_string(),
+            "refusing to grant op://Agents/database/password: no grant names it"
+        );
+    }
+
+    #[test]
+    fn matches_the_reference_as_it_is_asked_for_without_its_query() {
+        let grants = grants("[[grant]]\nreferences = ['op://Agents/*/one-time password']");
+        let decide = |text| grants.decide(&reference(text), &annotations(&[]), false).is_ok();
+        assert!(decide("op://Agents/github/one-time password?attribute=otp"));
+        assert!(!decide("op://agents/github/one-time password"));
+        assert!(!decide("op://Agents/github/login/one-time password"));
+    }
+
+    #[test]
+    fn gives_only_to_containers_with_every_annotation() {
+        let grants = grants(&format!(
+            "[[grant]]\nreferences = ['op://Agents/*']\nto = {{ annotations = {{ '{NAMESPACE}' = 'agents', team = '*' }} }}"
+        ));
+        let database = reference("op://Agents/database/password");
+        let decide = |pairs: &[(&str, &str)]| grants.decide(&database, &annotations(pairs), false);
+        let granted = decide(&[(NAMESPACE, "agents"), ("team", "a")]).unwrap();
+        assert_eq!(granted.annotations().collect::<Vec<_>>(), [NAMESPACE, "team"]);
+        assert!(decide(&[(NAMESPACE, "agents"), ("team", "")]).is_err());
+        assert_eq!(
+            decide(&[(NAMESPACE, "agents")]).unwrap_err().to_string(),
+            "refusing to grant op://Agents/database/password: expected annotation team = \"*\", found none"
+        );
+        assert!(
+            decide(&[(NAMESPACE, "web\n"), ("team", "a")])
+                .unwrap_err()
+                .to_string()
+                .ends_with("expected annotation io.kubernetes.cri.sandbox-namespace = \"agents\", found \"web\\n\"")
+        );
+    }
+
+    #[test]
+    fn cuts_what_a_container_says_about_itself() {
+        let refusal = shown(Some(&"\u{1b}".repeat(1000)));
+        assert_eq!(refusal.chars().count(), SHOWN_CHARS_MAX + 3);
+        assert!(refusal.chars().all(|c| !c.is_control()));
+    }
+
+    #[test]
+    fn another_owner_needs_a_grant_that_allows_it() {
+        let closed = "[[grant]]\nreferences = ['op://Agents/*']\n";
+        let open = "[[grant]]\nreferences = ['op://Agents/*']\nowner = 'allow'\n";
+        let others = "[[grant]]\nreferences = ['op://Agents/*']\nto = { annotations = { team = 'b' } }\n";
+        let database = reference("op://Agents/database/password");
+        let decide = |text: &str| grants(text).decide(&database, &annotations(&[]), true).map(|_| ());
+        assert_eq!(decide(open), Ok(()));
+        assert_eq!(decide(&format!("{closed}{open}")), Ok(()));
+        assert_eq!(
+            decide(closed),
+            Err(Refusal::Owner {
+                reference: database.clone()
+            })
+        );
+        assert_eq!(
+            decide(&format!("{closed}{others}")),
+            Err(Refusal::Owner {
+                reference: database.clone()
+            })
+        );
+        assert_eq!(
+            decide(&format!("{others}{closed}")),
+            Err(Refusal::Owner {
+                reference: database.clone()
+            })
+        );
+    }
+
+    #[test]
+    fn refuses_patterns_that_can_match_no_reference() {
+        let refusal = |text: &str| ReferencePattern::try_from(text.to_owned()).unwrap_err().to_string();
+        assert!(refusal("Agents/*").contains("does not begin with \"op://\""));
+        assert!(refusal("*").contains("does not begin with \"op://\""));
+        assert!(refusal("op://Agents").contains("found 1 segments"));
+        assert!(refusal("op://Agents/database").contains("found 2 segments"));
+        assert!(refusal("op://a/b/c/d/*").contains("found 5 segments"));
+        assert!(refusal("op://Agents/database/").contains("a segment is empty"));
+        assert!(refusal("op://Agents//*").contains("a segment is empty"));
+        assert!(refusal("op://Agents/café/*").contains("'é'"));
+        assert!(refusal("op://Agents/github/code?attribute=otp").contains("without their query"));
+        for text in [
+            "op://*",
+            "op://Agents/*",
+            "op://*/*/password",
+            "op://a/b/c/*",
+            "op://a/b/c/d",
+            "op://a/*/c/d",
+        ] {
+            assert!(ReferencePattern::try_from(text.to_owned()).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_a_restriction_that_restricts_nothing() {
+        let refusal = |to: &str| {
+            let text = format!("[[grant]]\nreferences = ['op://Agents/*']\nto = {to}");
+            text.parse::<crate::settings::Settings>().unwrap_err().to_string()
+        };
+        assert!(refusal("{ annotations = {} }").contains("no annotation is named"));
+        assert!(refusal("{}").contains("missing field `annotations`"));
+    }
+}
