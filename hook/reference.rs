@@ -85,10 +85,7 @@ impl FromStr for Reference {
             return Err(ReferenceError::Segments { found: segments.len() });
         }
         segments.into_iter().try_for_each(check_segment)?;
-        Ok(Reference {
-            text: format!("{PREFIX}{path}"),
-            query,
-        })
+        Ok(Reference { text: format!("{PREFIX}{path}"), query })
     }
 }
 
@@ -205,17 +202,8 @@ mod tests {
         assert_eq!(parse("op://v/ i/f"), ReferenceError::OuterSpace);
         assert_eq!(parse("op://v/i/ "), ReferenceError::OuterSpace);
         let long = "x".repeat(SEGMENT_BYTES_MAX + 1);
-        assert_eq!(
-            parse(&format!("op://v/i/{long}")),
-            ReferenceError::LongSegment {
-                bytes: SEGMENT_BYTES_MAX + 1
-            }
-        );
-        assert!(
-            format!("op://v/i/{}", "x".repeat(SEGMENT_BYTES_MAX))
-                .parse::<Reference>()
-                .is_ok()
-        );
+        assert_eq!(parse(&format!("op://v/i/{long}")), ReferenceError::LongSegment { bytes: SEGMENT_BYTES_MAX + 1 });
+        assert!(format!("op://v/i/{}", "x".repeat(SEGMENT_BYTES_MAX)).parse::<Reference>().is_ok());
     }
 
     #[test]

@@ -38,14 +38,8 @@ pub fn read(path: &Path, kind: Kind, bytes_max: usize) -> Result<Zeroizing<Vec<u
     let limit = bytes_max as u64 + 1;
     let mut bytes = Zeroizing::new(Vec::with_capacity(metadata.len().min(limit) as usize + 1));
     match file.take(limit).read_to_end(&mut bytes) {
-        Err(source) => Err(FileError::Read {
-            path: path.into(),
-            source,
-        }),
-        Ok(length) if length > bytes_max => Err(FileError::TooLarge {
-            path: path.into(),
-            bytes_max,
-        }),
+        Err(source) => Err(FileError::Read { path: path.into(), source }),
+        Ok(length) if length > bytes_max => Err(FileError::TooLarge { path: path.into(), bytes_max }),
         Ok(_) => Ok(bytes),
     }
 }
@@ -55,24 +49,14 @@ pub fn read(path: &Path, kind: Kind, bytes_max: usize) -> Result<Zeroizing<Vec<u
 /// # Errors
 /// The file cannot be opened or could have been written by others. A new file is left behind only if its directory is trusted.
 pub fn append(path: &Path) -> Result<File, FileError> {
-    let (file, _) = open(
-        path,
-        Kind::Plain,
-        OpenOptions::new().append(true).create(true).mode(0o600),
-    )?;
+    let (file, _) = open(path, Kind::Plain, OpenOptions::new().append(true).create(true).mode(0o600))?;
     Ok(file)
 }
 
 fn open(path: &Path, kind: Kind, options: &mut OpenOptions) -> Result<(File, Metadata), FileError> {
-    let cannot_open = |source| FileError::Open {
-        path: path.into(),
-        source,
-    };
+    let cannot_open = |source| FileError::Open { path: path.into(), source };
     check_directory(path, path)?;
-    let file = options
-        .custom_flags(OFlag::O_NONBLOCK.bits())
-        .open(path)
-        .map_err(cannot_open)?;
+    let file = options.custom_flags(OFlag::O_NONBLOCK.bits()).open(path).map_err(cannot_open)?;
     let metadata = file.metadata().map_err(cannot_open)?;
     check_file(path, &metadata, kind)?;
     check_directory(path, &fs::canonicalize(path).map_err(cannot_open)?)?;
@@ -86,10 +70,7 @@ fn check_file(path: &Path, metadata: &Metadata, kind: Kind) -> Result<(), FileEr
         return Err(FileError::NotRegular { path: path() });
     }
     if !is_trusted(metadata.uid()) {
-        return Err(FileError::Owner {
-            path: path(),
-            uid: metadata.uid(),
-        });
+        return Err(FileError::Owner { path: path(), uid: metadata.uid() });
     }
     if mode & WRITE_BY_OTHERS != 0 {
         return Err(FileError::Writable { path: path(), mode });
@@ -108,24 +89,13 @@ fn check_directory(path: &Path, name: &Path) -> Result<(), FileError> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let metadata = fs::metadata(directory).map_err(|source| FileError::Open {
-        path: path.into(),
-        source,
-    })?;
+    let metadata = fs::metadata(directory).map_err(|source| FileError::Open { path: path.into(), source })?;
     let mode = metadata.mode() & 0o7777;
     if !is_trusted(metadata.uid()) {
-        return Err(FileError::DirectoryOwner {
-            path: path.into(),
-            directory: directory.into(),
-            uid: metadata.uid(),
-        });
+        return Err(FileError::DirectoryOwner { path: path.into(), directory: directory.into(), uid: metadata.uid() });
     }
     if mode & WRITE_BY_OTHERS != 0 && mode & STICKY == 0 {
-        return Err(FileError::DirectoryWritable {
-            path: path.into(),
-            directory: directory.into(),
-            mode,
-        });
+        return Err(FileError::DirectoryWritable { path: path.into(), directory: directory.into(), mode });
     }
     Ok(())
 }
@@ -331,12 +301,7 @@ mod tests {
     fn refuses_more_bytes_than_there_should_be() {
         let directory = TempDir::new().unwrap();
         let path = file(&directory, 0o600);
-        assert!(
-            read(&path, Kind::Plain, 3)
-                .unwrap_err()
-                .to_string()
-                .ends_with("it is larger than 3 bytes")
-        );
+        assert!(read(&path, Kind::Plain, 3).unwrap_err().to_string().ends_with("it is larger than 3 bytes"));
     }
 
     #[test]

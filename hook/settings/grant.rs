@@ -38,9 +38,7 @@ impl Grants {
         annotations: &BTreeMap<String, String>,
         wants_owner: bool,
     ) -> Result<&Grant, Refusal> {
-        let mut refusal = Refusal::NoGrant {
-            reference: reference.clone(),
-        };
+        let mut refusal = Refusal::NoGrant { reference: reference.clone() };
         for grant in self.0.iter().filter(|grant| grant.names(reference)) {
             match grant.admit(reference, annotations, wants_owner) {
                 Ok(()) => return Ok(grant),
@@ -59,9 +57,7 @@ impl Grant {
     }
 
     fn names(&self, reference: &Reference) -> bool {
-        self.references
-            .iter()
-            .any(|pattern| pattern.0.matches(reference.as_str()))
+        self.references.iter().any(|pattern| pattern.0.matches(reference.as_str()))
     }
 
     fn admit(
@@ -82,9 +78,7 @@ impl Grant {
             }
         }
         if wants_owner && self.owner == Permission::Refuse {
-            return Err(Refusal::Owner {
-                reference: reference.clone(),
-            });
+            return Err(Refusal::Owner { reference: reference.clone() });
         }
         Ok(())
     }
@@ -129,9 +123,7 @@ fn example(pattern: &Pattern) -> String {
 fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, Pattern>, D::Error> {
     let annotations = BTreeMap::deserialize(deserializer)?;
     if annotations.is_empty() {
-        return Err(de::Error::custom(
-            "no annotation is named; a grant to every container has no \"to\"",
-        ));
+        return Err(de::Error::custom("no annotation is named; a grant to every container has no \"to\""));
     }
     Ok(annotations)
 }
@@ -200,22 +192,14 @@ mod tests {
     }
 
     fn annotations(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        pairs
-            .iter()
-            .map(|(key, value)| (key.to_string(), value.to_string()))
-            .collect()
+        pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
     }
 
     #[test]
     fn gives_nothing_without_a_grant() {
         let database = reference("op://Agents/database/password");
-        let refusal = Grants::default()
-            .decide(&database, &annotations(&[]), false)
-            .unwrap_err();
-        assert_eq!(
-            refusal.to_string(),
-            "refusing to grant op://Agents/database/password: no grant names it"
-        );
+        let refusal = Grants::default().decide(&database, &annotations(&[]), false).unwrap_err();
+        assert_eq!(refusal.to_string(), "refusing to grant op://Agents/database/password: no grant names it");
     }
 
     #[test]
@@ -265,24 +249,9 @@ mod tests {
         let decide = |text: &str| grants(text).decide(&database, &annotations(&[]), true).map(|_| ());
         assert_eq!(decide(open), Ok(()));
         assert_eq!(decide(&format!("{closed}{open}")), Ok(()));
-        assert_eq!(
-            decide(closed),
-            Err(Refusal::Owner {
-                reference: database.clone()
-            })
-        );
-        assert_eq!(
-            decide(&format!("{closed}{others}")),
-            Err(Refusal::Owner {
-                reference: database.clone()
-            })
-        );
-        assert_eq!(
-            decide(&format!("{others}{closed}")),
-            Err(Refusal::Owner {
-                reference: database.clone()
-            })
-        );
+        assert_eq!(decide(closed), Err(Refusal::Owner { reference: database.clone() }));
+        assert_eq!(decide(&format!("{closed}{others}")), Err(Refusal::Owner { reference: database.clone() }));
+        assert_eq!(decide(&format!("{others}{closed}")), Err(Refusal::Owner { reference: database.clone() }));
     }
 
     #[test]
@@ -297,14 +266,7 @@ mod tests {
         assert!(refusal("op://Agents//*").contains("a segment is empty"));
         assert!(refusal("op://Agents/café/*").contains("'é'"));
         assert!(refusal("op://Agents/github/code?attribute=otp").contains("without their query"));
-        for text in [
-            "op://*",
-            "op://Agents/*",
-            "op://*/*/password",
-            "op://a/b/c/*",
-            "op://a/b/c/d",
-            "op://a/*/c/d",
-        ] {
+        for text in ["op://*", "op://Agents/*", "op://*/*/password", "op://a/b/c/*", "op://a/b/c/d", "op://a/*/c/d"] {
             assert!(ReferencePattern::try_from(text.to_owned()).is_ok(), "{text}");
         }
     }

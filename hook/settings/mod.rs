@@ -38,7 +38,8 @@ const LOCAL_KEK_DIRECTORY: &str = "/etc/oci-secrets/keks";
 #[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Settings {
-    keks: Vec<Pattern>,
+    /// `keks`: which KEKs sealed values may name.
+    pub keks: Vec<Pattern>,
     /// `[connect]`: 1Password Connect; absent on a host with another source.
     pub connect: Option<Connect>,
     /// `[gcp-kms]`: Google Cloud KMS.
@@ -63,10 +64,7 @@ impl Settings {
     pub fn load(path: &Path) -> Result<Settings, SettingsError> {
         let bytes = file::read(path, file::Kind::Plain, SETTINGS_BYTES_MAX)?;
         let text = str::from_utf8(&bytes).map_err(|_| SettingsError::NotUtf8 { path: path.into() })?;
-        text.parse().map_err(|source| SettingsError::Invalid {
-            path: path.into(),
-            source,
-        })
+        text.parse().map_err(|source| SettingsError::Invalid { path: path.into(), source })
     }
 
     /// Whether sealed values may be unsealed with this KEK.
@@ -114,9 +112,7 @@ pub struct LocalKek {
 
 impl Default for LocalKek {
     fn default() -> LocalKek {
-        LocalKek {
-            directory: AbsolutePath(LOCAL_KEK_DIRECTORY.into()),
-        }
+        LocalKek { directory: AbsolutePath(LOCAL_KEK_DIRECTORY.into()) }
     }
 }
 
@@ -135,11 +131,7 @@ pub struct Deliver {
 
 impl Default for Deliver {
     fn default() -> Deliver {
-        Deliver {
-            deadline: DEADLINE,
-            plaintext: Permission::Refuse,
-            noswap: Noswap::Prefer,
-        }
+        Deliver { deadline: DEADLINE, plaintext: Permission::Refuse, noswap: Noswap::Prefer }
     }
 }
 
@@ -190,11 +182,7 @@ impl TryFrom<PathBuf> for AbsolutePath {
     type Error = RelativePath;
 
     fn try_from(path: PathBuf) -> Result<AbsolutePath, RelativePath> {
-        if path.is_absolute() {
-            Ok(AbsolutePath(path))
-        } else {
-            Err(RelativePath)
-        }
+        if path.is_absolute() { Ok(AbsolutePath(path)) } else { Err(RelativePath) }
     }
 }
 
@@ -214,11 +202,7 @@ impl TryFrom<ConnectKeys> for Connect {
 
     fn try_from(keys: ConnectKeys) -> Result<Connect, ConnectUrlError> {
         let url = ServerUrl::parse(&keys.url, keys.plain_http).map_err(|reason| ConnectUrlError { reason })?;
-        Ok(Connect {
-            url,
-            token_file: keys.token_file,
-            ca_file: keys.ca_file,
-        })
+        Ok(Connect { url, token_file: keys.token_file, ca_file: keys.ca_file })
     }
 }
 
@@ -306,10 +290,7 @@ mod tests {
         assert_eq!(&*connect.token_file, Path::new("/etc/oci-secrets/connect-token"));
         assert!(!settings.gcp_kms.sends_credentials());
         assert_eq!(settings.deliver.deadline, Duration::from_millis(2500));
-        assert_eq!(
-            (settings.deliver.plaintext, settings.deliver.noswap),
-            (Permission::Allow, Noswap::Require)
-        );
+        assert_eq!((settings.deliver.plaintext, settings.deliver.noswap), (Permission::Allow, Noswap::Require));
         assert_eq!(&*settings.local_kek.directory, Path::new("/var/lib/keks"));
         assert!(settings.kek_is_listed("local-kek:trial"));
         assert!(settings.kek_is_listed("gcp-kms://projects/acme/locations/europe-west1/keyRings/agents/cryptoKeys/k"));

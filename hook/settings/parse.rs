@@ -23,21 +23,12 @@ pub struct ParseError {
 
 impl ParseError {
     fn new(text: &str, mut error: toml::de::Error) -> ParseError {
-        let line = error
-            .span()
-            .map(|span| text.bytes().take(span.start).filter(|b| *b == b'\n').count() + 1);
+        let line = error.span().map(|span| text.bytes().take(span.start).filter(|b| *b == b'\n').count() + 1);
         // With the text at hand the error would print the line; without it, its last line names the key.
         error.set_input(None);
-        let key = error
-            .to_string()
-            .trim_end()
-            .rsplit_once("\nin `")
-            .map(|(_, key)| key.trim_end_matches('`').to_owned());
-        ParseError {
-            line,
-            key,
-            reason: without_value(error.message()),
-        }
+        let key =
+            error.to_string().trim_end().rsplit_once("\nin `").map(|(_, key)| key.trim_end_matches('`').to_owned());
+        ParseError { line, key, reason: without_value(error.message()) }
     }
 }
 
@@ -57,9 +48,8 @@ impl std::error::Error for ParseError {}
 
 /// serde quotes the value that it found before what it expected; only the latter is ours to print.
 fn without_value(message: &str) -> String {
-    let quotes = ["invalid type: ", "invalid value: ", "unknown variant "]
-        .iter()
-        .any(|start| message.starts_with(start));
+    let quotes =
+        ["invalid type: ", "invalid value: ", "unknown variant "].iter().any(|start| message.starts_with(start));
     match message.rsplit_once(", expected ") {
         Some((_, expected)) if quotes => format!("expected {expected}"),
         _ => message.to_owned(),
@@ -76,10 +66,7 @@ mod tests {
 
     #[test]
     fn refuses_keys_that_it_does_not_know() {
-        assert_eq!(
-            refusal("kek = []").split(", ").next(),
-            Some("line 1: unknown field `kek`")
-        );
+        assert_eq!(refusal("kek = []").split(", ").next(), Some("line 1: unknown field `kek`"));
         for section in ["connect", "gcp-kms", "local-kek", "deliver", "audit", "[grant]"] {
             let text = format!("[{section}]\nno-such-key = 1");
             let key = section.trim_matches(['[', ']']);
@@ -87,49 +74,24 @@ mod tests {
             assert!(refusal(&text).starts_with(&expected), "{}", refusal(&text));
         }
         let to = "[[grant]]\nreferences = []\nto = { image = 'x' }";
-        assert!(
-            refusal(to).starts_with("line 3: grant.to: unknown field `image`"),
-            "{}",
-            refusal(to)
-        );
+        assert!(refusal(to).starts_with("line 3: grant.to: unknown field `image`"), "{}", refusal(to));
     }
 
     #[test]
     fn says_where_and_what_is_wrong() {
         for (text, expected) in [
-            (
-                "\n[deliver]\ndeadline = '50ms'",
-                r#"line 3: deliver.deadline: expected a duration from "100ms" to "2m""#,
-            ),
-            (
-                "[deliver]\ndeadline = '121s'",
-                r#"line 2: deliver.deadline: expected a duration from "100ms" to "2m""#,
-            ),
-            (
-                "[deliver]\ndeadline = '-1s'",
-                r#"line 2: deliver.deadline: expected a duration from "100ms" to "2m""#,
-            ),
-            (
-                "[deliver]\ndeadline = 10",
-                "line 2: deliver.deadline: expected a string",
-            ),
-            (
-                "[deliver]\nplaintext = 'yes'",
-                "line 2: deliver.plaintext: expected `refuse` or `allow`",
-            ),
+            ("\n[deliver]\ndeadline = '50ms'", r#"line 3: deliver.deadline: expected a duration from "100ms" to "2m""#),
+            ("[deliver]\ndeadline = '121s'", r#"line 2: deliver.deadline: expected a duration from "100ms" to "2m""#),
+            ("[deliver]\ndeadline = '-1s'", r#"line 2: deliver.deadline: expected a duration from "100ms" to "2m""#),
+            ("[deliver]\ndeadline = 10", "line 2: deliver.deadline: expected a string"),
+            ("[deliver]\nplaintext = 'yes'", "line 2: deliver.plaintext: expected `refuse` or `allow`"),
             ("[audit]\nfile = 'log'", "line 2: audit.file: expected an absolute path"),
-            (
-                "keks = ['a/b*']",
-                r#"line 1: keks: "*" stands for one whole segment, it cannot be a part of one"#,
-            ),
+            ("keks = ['a/b*']", r#"line 1: keks: "*" stands for one whole segment, it cannot be a part of one"#),
             (
                 "[gcp-kms]\nendpoint = 'http://h'",
                 "line 2: gcp-kms.endpoint: plain http to a host other than loopback, expected https",
             ),
-            (
-                "[connect]\nurl = 'https://h'",
-                "line 1: connect: missing field `token-file`",
-            ),
+            ("[connect]\nurl = 'https://h'", "line 1: connect: missing field `token-file`"),
             (
                 "[connect]\nurl = 'http://h'\ntoken-file = '/t'",
                 "line 1: connect: url: plain http to a host other than loopback, expected https",
@@ -138,11 +100,7 @@ mod tests {
         ] {
             assert_eq!(refusal(text), expected);
         }
-        assert!(
-            "[connect]\nurl = 'http://h'\ntoken-file = '/t'\nplain-http = 'allow'"
-                .parse::<Settings>()
-                .is_ok()
-        );
+        assert!("[connect]\nurl = 'http://h'\ntoken-file = '/t'\nplain-http = 'allow'".parse::<Settings>().is_ok());
     }
 
     #[test]

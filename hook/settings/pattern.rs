@@ -16,6 +16,11 @@ const ANY: &str = "*";
 pub struct Pattern(String);
 
 impl Pattern {
+    /// The pattern as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// Whether the whole of `text` matches.
     pub fn matches(&self, text: &str) -> bool {
         let mut rest = text.split('/');
