@@ -14,6 +14,12 @@
 
 pub mod container;
 pub mod deliver;
+pub mod harden;
 pub mod reference;
+pub mod retry;
+pub mod seal;
 pub mod secret;
 pub mod settings;
+pub mod source;
+pub mod syslog;
+pub mod tls;

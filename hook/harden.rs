@@ -1,0 +1,50 @@
+//! What a process that will hold secrets does first.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use rustix::mm::{MlockAllFlags, mlockall};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, chdir, getrlimit, set_dumpable_behavior, setrlimit, umask};
+
+/// The one variable that a hook's configuration gives it, so that its environment is not empty: runtimes that see none pass on
+/// their own.
+const EXPECTED_VARIABLE: &str = "PATH";
+
+/// Leaves the environment, the working directory and every way to the process's memory behind.
+///
+/// The environment comes from whoever started the runtime, and libraries take proxies, certificates and credentials from it. If
+/// there is any, the process begins anew without it: one more `execve`, which a hook that is configured as documented does not pay.
+pub fn harden() {
+    let expected = |(name, _): (std::ffi::OsString, _)| name == EXPECTED_VARIABLE;
+    if !std::env::vars_os().all(expected) {
+        let mut arguments = std::env::args_os();
+        let name = arguments.next().unwrap_or_default();
+        // It only returns if it fails; then /proc is missing, and the steps that need it refuse with their own words.
+        let _ = Command::new("/proc/self/exe").arg0(name).args(arguments).env_clear().exec();
+    }
+    hide_memory();
+    umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    // Where a runtime starts a hook is not agreed on, and may be inside the image. No path of ours is relative.
+    let _ = chdir("/");
+}
+
+/// Forbids core dumps, and other processes of the same user to trace this one or read its memory.
+pub fn hide_memory() {
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+}
+
+/// Keeps memory from being swapped out, where that is allowed without a limit that would later break an allocation.
+pub fn lock_memory() {
+    let unlimited = getrlimit(Resource::Memlock).current.is_none();
+    if unlimited || is_initial_user_namespace() {
+        let _ = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT);
+    }
+}
+
+/// Whether root here is root on the host, for whom the kernel has no limit on locked memory.
+fn is_initial_user_namespace() -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    is_root && map.split_whitespace().eq(["0", "0", "4294967295"])
+}

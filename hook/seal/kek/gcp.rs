@@ -1,0 +1,372 @@
+//! `gcp-kms://…`: Google Cloud KMS, through Google's own client.
+//!
+//! Three things are ours because the client leaves them to its callers: the deadline around every call (its own are 49 to 180 s),
+//! the tries, and the check of the CRC32C sums of what is sent and received. Its errors are never printed: those of its
+//! identities can quote the file that holds a token, and those of the API the request.
+
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
+use google_cloud_auth::credentials::{Credentials, anonymous, external_account, impersonated, mds, service_account};
+use google_cloud_auth::errors::CredentialsError;
+use google_cloud_gax::error::Error as ApiError;
+use google_cloud_gax::error::rpc::Code;
+use google_cloud_gax::options::RequestOptionsBuilder;
+use google_cloud_gax::retry_policy::NeverRetry;
+use google_cloud_kms::client::KeyManagementService;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Kek, KekError, Unwrapped};
+use crate::retry::{Deadline, Failure, GaveUp, Seconds, Tries};
+use crate::seal::envelope::DataKey;
+use crate::settings::GcpKms;
+use crate::settings::file::{self, FileError};
+
+/// What the URIs of this kind begin with.
+pub const SCHEME: &str = "gcp-kms://";
+
+/// How the URIs of this kind look.
+pub const FORM: &str = "gcp-kms://projects/<project>/locations/<location>/keyRings/<ring>/cryptoKeys/<key>";
+
+const CREDENTIALS_BYTES_MAX: usize = 64 * 1024;
+
+/// A client of Cloud KMS, with the identity that the settings give it.
+pub struct CloudKms {
+    client: KeyManagementService,
+    credentials: Credentials,
+}
+
+impl CloudKms {
+    /// Reads the credentials file and makes the client. Nothing is sent, unless the metadata server has to say what Google it is in.
+    ///
+    /// # Errors
+    /// If the credentials cannot be used.
+    pub async fn new(settings: &GcpKms) -> Result<CloudKms, CloudKmsError> {
+        let credentials = credentials(settings)?;
+        let mut builder =
+            KeyManagementService::builder().with_credentials(credentials.clone()).with_retry_policy(NeverRetry);
+        if let Some(endpoint) = &settings.endpoint {
+            builder = builder.with_endpoint(endpoint.to_string());
+        }
+        let client = builder.build().await.map_err(|_| CloudKmsError::Client)?;
+        Ok(CloudKms { client, credentials })
+    }
+
+    /// Gets an access token, which the client keeps for its later calls.
+    pub async fn prepare(&self, deadline: Deadline) {
+        let token = async || match self.credentials.headers(Default::default()).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Failure::Final(())),
+        };
+        let _ = deadline.retry(token).await;
+    }
+
+    async fn encrypt(&self, name: &str, data_key: &DataKey) -> Result<Vec<u8>, Failure<CallError>> {
+        let plaintext = data_key.serialized();
+        let request =
+            self.client.encrypt().set_name(name).set_plaintext(plaintext.to_vec()).set_plaintext_crc32c(sum(plaintext));
+        let answer = request.with_retry_policy(NeverRetry).send().await.map_err(failure)?;
+        let sums_agree = answer.verified_plaintext_crc32c && answer.ciphertext_crc32c == Some(sum(&answer.ciphertext));
+        if sums_agree { Ok(answer.ciphertext.to_vec()) } else { Err(again(CallError::Corrupt)) }
+    }
+
+    async fn decrypt(&self, name: &str, wrapped: &[u8]) -> Result<Unwrapped, Failure<CallError>> {
+        let request =
+            self.client.decrypt().set_name(name).set_ciphertext(wrapped.to_vec()).set_ciphertext_crc32c(sum(wrapped));
+        let answer = request.with_retry_policy(NeverRetry).send().await.map_err(failure)?;
+        if answer.plaintext_crc32c != Some(sum(&answer.plaintext)) {
+            return Err(again(CallError::Corrupt));
+        }
+        // Cloud KMS does not name the version that it decrypted with, only whether it is the primary one.
+        let version = if answer.used_primary { "primary" } else { "not primary" };
+        Ok(Unwrapped {
+            data_key: DataKey::from_serialized(answer.plaintext.to_vec()),
+            version: Some(version.to_owned()),
+        })
+    }
+}
+
+impl Kek for CloudKms {
+    fn wrap<'a>(
+        &'a self,
+        name: &'a str,
+        data_key: &'a DataKey,
+        deadline: Deadline,
+    ) -> LocalBoxFuture<'a, Result<Vec<u8>, KekError>> {
+        async move {
+            let wrapped = deadline.retry(async || self.encrypt(name, data_key).await).await;
+            wrapped.map_err(|gave_up| told(name, gave_up).into())
+        }
+        .boxed_local()
+    }
+
+    fn unwrap<'a>(
+        &'a self,
+        name: &'a str,
+        wrapped: &'a [u8],
+        deadline: Deadline,
+    ) -> LocalBoxFuture<'a, Result<Unwrapped, KekError>> {
+        async move {
+            let unwrapped = deadline.retry(async || self.decrypt(name, wrapped).await).await;
+            unwrapped.map_err(|gave_up| told(name, gave_up).into())
+        }
+        .boxed_local()
+    }
+}
+
+/// Whether Cloud KMS can have a key of this name: `projects/*/locations/*/keyRings/*/cryptoKeys/*`, each part of the characters
+/// that Google allows, so that a name cannot leave its place in a URL.
+pub fn is_name(name: &str) -> bool {
+    let is_part = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':'))
+    };
+    let parts: Vec<&str> = name.split('/').collect();
+    match parts.as_slice() {
+        ["projects", project, "locations", location, "keyRings", ring, "cryptoKeys", key] => {
+            [project, location, ring, key].into_iter().all(|part| is_part(part))
+        }
+        _ => false,
+    }
+}
+
+/// Who we are to Google. A plain-http endpoint on loopback is a stand-in: it is told nothing.
+fn credentials(settings: &GcpKms) -> Result<Credentials, CloudKmsError> {
+    #[derive(Deserialize)]
+    struct Typed {
+        #[serde(rename = "type")]
+        kind: String,
+    }
+    if !settings.sends_credentials() {
+        return Ok(anonymous::Builder::new().build());
+    }
+    let Some(path) = &settings.credentials_file else {
+        return mds::Builder::default().build().map_err(|_| CloudKmsError::MetadataServer);
+    };
+    let path_text = || path.display().to_string();
+    let unusable = |_| CloudKmsError::Credentials { path: path_text() };
+    let bytes = file::read(path, file::Kind::Credential, CREDENTIALS_BYTES_MAX)
+        .map_err(|source| CloudKmsError::File { source })?;
+    let value: Value = serde_json::from_slice(&bytes).map_err(|_| CloudKmsError::Credentials { path: path_text() })?;
+    let kind = Typed::deserialize(&value).map_err(|_| CloudKmsError::Credentials { path: path_text() })?.kind;
+    match kind.as_str() {
+        "service_account" => service_account::Builder::new(value).build().map_err(unusable),
+        "external_account" => {
+            check_subject_token(&value)?;
+            external_account::Builder::new(value).build().map_err(unusable)
+        }
+        "impersonated_service_account" => impersonated::Builder::new(value).build().map_err(unusable),
+        _ => Err(CloudKmsError::CredentialsKind { path: path_text(), found: kind }),
+    }
+}
+
+/// A subject token in a file is a credential like any other, though the client reads it by itself.
+fn check_subject_token(external_account: &Value) -> Result<(), CloudKmsError> {
+    match external_account.pointer("/credential_source/file").and_then(Value::as_str) {
+        None => Ok(()),
+        Some(path) => file::read(path.as_ref(), file::Kind::Credential, CREDENTIALS_BYTES_MAX)
+            .map(drop)
+            .map_err(|source| CloudKmsError::File { source }),
+    }
+}
+
+/// The CRC32C sum as the API carries it: 32 bits in a 64-bit integer.
+fn sum(bytes: &[u8]) -> i64 {
+    crc32c::crc32c(bytes).into()
+}
+
+/// Why one call failed, without a word of the client's own.
+enum CallError {
+    /// The sums do not agree: something between us and the KMS changed bytes.
+    Corrupt,
+    /// Cloud KMS answered with an error.
+    Status(Code),
+    /// Something else answered, with this HTTP status.
+    Http(u16),
+    /// No identity could be had: refused, or (if transient) not reached.
+    Identity { transient: bool },
+    /// Cloud KMS was not reached.
+    Unreachable,
+    /// The answer was not Cloud KMS's JSON.
+    NotKms,
+}
+
+fn failure(error: ApiError) -> Failure<CallError> {
+    if let Some(status) = error.status() {
+        let transient = matches!(
+            status.code,
+            Code::Unavailable
+                | Code::ResourceExhausted
+                | Code::Internal
+                | Code::DeadlineExceeded
+                | Code::Aborted
+                | Code::Unknown
+        );
+        let error = CallError::Status(status.code);
+        return if transient { again(error) } else { Failure::Final(error) };
+    }
+    if error.is_authentication() {
+        let transient = identity_error(&error).is_some_and(CredentialsError::is_transient);
+        let error = CallError::Identity { transient };
+        return if transient { again(error) } else { Failure::Final(error) };
+    }
+    match error.http_status_code() {
+        Some(code) if code >= 500 || code == 429 || code == 408 => again(CallError::Http(code)),
+        Some(code) => Failure::Final(CallError::Http(code)),
+        None if error.is_deserialization() => Failure::Final(CallError::NotKms),
+        None => again(CallError::Unreachable),
+    }
+}
+
+fn identity_error(error: &ApiError) -> Option<&CredentialsError> {
+    std::error::Error::source(error)?.downcast_ref()
+}
+
+fn again(error: CallError) -> Failure<CallError> {
+    Failure::Transient { error, retry_after: None }
+}
+
+fn told(name: &str, GaveUp { tries, within, last }: GaveUp<CallError>) -> CloudKmsError {
+    let key = format!("{SCHEME}{name}");
+    match last {
+        None => CloudKmsError::NoAnswer { key, within, tries },
+        Some(CallError::Corrupt) => CloudKmsError::Corrupt { key, tries },
+        Some(CallError::Status(Code::PermissionDenied)) => CloudKmsError::Denied { key },
+        Some(CallError::Status(Code::Unauthenticated)) => CloudKmsError::Unauthenticated { key },
+        Some(CallError::Status(Code::NotFound)) => CloudKmsError::NoKey { key },
+        Some(CallError::Status(Code::FailedPrecondition)) => CloudKmsError::NotEnabled { key },
+        Some(CallError::Status(Code::InvalidArgument)) => CloudKmsError::NotWrappedByKey { key },
+        Some(CallError::Status(Code::ResourceExhausted) | CallError::Http(429)) => CloudKmsError::Quota { key, tries },
+        Some(CallError::Status(code)) => CloudKmsError::Status { key, status: code.name().to_owned(), tries },
+        Some(CallError::Http(code)) => CloudKmsError::Status { key, status: code.to_string(), tries },
+        Some(CallError::Identity { transient: true }) => CloudKmsError::NoIdentity { tries },
+        Some(CallError::Identity { transient: false }) => CloudKmsError::IdentityRefused,
+        Some(CallError::Unreachable) => CloudKmsError::Unreachable { key, tries },
+        Some(CallError::NotKms) => CloudKmsError::NotKms { key },
+    }
+}
+
+/// Why Cloud KMS cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CloudKmsError {
+    /// The credentials file, or the subject token that it names, cannot be read, or others can.
+    #[error("cannot use the Google credentials")]
+    File {
+        /// What is wrong with it.
+        source: FileError,
+    },
+    /// The file is not what Google's tools write.
+    #[error("{path} is not a Google credentials file that can be used")]
+    Credentials {
+        /// The file.
+        path: String,
+    },
+    /// A kind of credentials that belongs to a person, or is not known.
+    #[error(
+        "{path} holds credentials of type {found:.40?}, expected service_account, external_account or impersonated_service_account"
+    )]
+    CredentialsKind {
+        /// The file.
+        path: String,
+        /// The type.
+        found: String,
+    },
+    /// No credentials file, and no use for the metadata server.
+    #[error("cannot use the metadata server for credentials")]
+    MetadataServer,
+    /// The client cannot be made.
+    #[error("cannot prepare the Cloud KMS client")]
+    Client,
+    /// The service that hands out access tokens was not reached.
+    #[error("cannot get an access token from Google: no answer{}", Tries(*tries))]
+    NoIdentity {
+        /// How often it was tried.
+        tries: u32,
+    },
+    /// The service that hands out access tokens refused.
+    #[error("cannot get an access token from Google: the credentials are refused")]
+    IdentityRefused,
+    /// Nobody answered in time.
+    #[error("{key} did not answer within {}{}", Seconds(*within), Tries(*tries))]
+    NoAnswer {
+        /// The KEK.
+        key: String,
+        /// The deadline for everything.
+        within: Duration,
+        /// How often it was asked.
+        tries: u32,
+    },
+    /// The connection could not be made, or broke.
+    #[error("cannot reach {key}{}", Tries(*tries))]
+    Unreachable {
+        /// The KEK.
+        key: String,
+        /// How often it was tried.
+        tries: u32,
+    },
+    /// The access token is not accepted.
+    #[error("{key} refuses our access token")]
+    Unauthenticated {
+        /// The KEK.
+        key: String,
+    },
+    /// The identity may not use the key.
+    #[error("{key} may not be used by our identity")]
+    Denied {
+        /// The KEK.
+        key: String,
+    },
+    /// There is no such key.
+    #[error("{key} does not exist")]
+    NoKey {
+        /// The KEK.
+        key: String,
+    },
+    /// The version that wrapped the data key is disabled or destroyed.
+    #[error("{key} is not enabled in the version that is needed")]
+    NotEnabled {
+        /// The KEK.
+        key: String,
+    },
+    /// Another key wrapped the data key, or it was changed.
+    #[error("{key} did not wrap this value's data key, or it was changed since")]
+    NotWrappedByKey {
+        /// The KEK.
+        key: String,
+    },
+    /// Too many requests, for longer than we can wait.
+    #[error("{key} is over its quota{}", Tries(*tries))]
+    Quota {
+        /// The KEK.
+        key: String,
+        /// How often it was asked.
+        tries: u32,
+    },
+    /// Any other error.
+    #[error("{key} answered {status}{}", Tries(*tries))]
+    Status {
+        /// The KEK.
+        key: String,
+        /// Google's name of the status, or an HTTP status.
+        status: String,
+        /// How often it was asked.
+        tries: u32,
+    },
+    /// Bytes were changed on the way.
+    #[error("the answer of {key} does not agree with its CRC32C sum{}", Tries(*tries))]
+    Corrupt {
+        /// The KEK.
+        key: String,
+        /// How often it was asked.
+        tries: u32,
+    },
+    /// Something else answered.
+    #[error("{key} did not answer with the JSON of Cloud KMS")]
+    NotKms {
+        /// The KEK.
+        key: String,
+    },
+}

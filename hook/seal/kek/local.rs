@@ -1,0 +1,147 @@
+//! `local-kek:<name>`: a key file on this host.
+//!
+//! For trials and tests: the key lies beside the container it protects, so whoever has the host and 1Password has the secrets. The
+//! file holds 32 random bytes, and is owned by root with mode 0600. It wraps as Tink's AES-256-GCM does without a prefix:
+//! `IV | ciphertext | tag`, with no associated data.
+
+use std::fs::{DirBuilder, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
+use zeroize::Zeroizing;
+
+use super::{Kek, KekError, Unwrapped};
+use crate::retry::Deadline;
+use crate::seal::envelope::{DataKey, EnvelopeError, decrypt, encrypt, random};
+use crate::settings::file::{self, FileError};
+
+/// What the URIs of this kind begin with.
+pub const SCHEME: &str = "local-kek:";
+
+/// How the URIs of this kind look.
+pub const FORM: &str = "local-kek:<name>, where a name is of a-z 0-9 . _ - and begins with a letter or digit";
+
+/// The bytes of a key file.
+pub const KEY_BYTES: usize = 32;
+
+/// The key files of this host.
+pub struct LocalKeks {
+    directory: PathBuf,
+}
+
+impl LocalKeks {
+    /// Knows where the files are; none is read yet.
+    pub fn new(directory: &Path) -> LocalKeks {
+        LocalKeks { directory: directory.to_owned() }
+    }
+
+    /// The file of the key of this name.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// Makes a key file of random bytes, and the directory if there is none. An existing key is never replaced.
+    ///
+    /// # Errors
+    /// If there is such a key, or the file cannot be written; then nothing is left of it.
+    pub fn create(&self, name: &str) -> Result<(), LocalKekError> {
+        let path = self.path(name);
+        let key = Zeroizing::new(random::<KEY_BYTES>().map_err(|source| LocalKekError::Wrap { source })?);
+        let write = || -> io::Result<()> {
+            DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
+            let mut file =
+                tempfile::Builder::new().permissions(Permissions::from_mode(0o600)).tempfile_in(&self.directory)?;
+            file.write_all(&*key)?;
+            file.as_file().sync_all()?;
+            file.persist_noclobber(&path)?;
+            Ok(())
+        };
+        write().map_err(|source| LocalKekError::Create { path: path.clone(), source })
+    }
+
+    fn with_key<T>(
+        &self,
+        name: &str,
+        use_key: impl FnOnce(&[u8; KEY_BYTES]) -> Result<T, LocalKekError>,
+    ) -> Result<T, KekError> {
+        let path = self.path(name);
+        let bytes =
+            file::read(&path, file::Kind::Credential, KEY_BYTES).map_err(|source| LocalKekError::File { source })?;
+        let key = bytes.as_slice().try_into().map_err(|_| LocalKekError::Length { path })?;
+        Ok(use_key(key)?)
+    }
+}
+
+impl Kek for LocalKeks {
+    fn wrap<'a>(
+        &'a self,
+        name: &'a str,
+        data_key: &'a DataKey,
+        _: Deadline,
+    ) -> LocalBoxFuture<'a, Result<Vec<u8>, KekError>> {
+        let wrap = |key: &_| encrypt(key, data_key.serialized(), &[]).map_err(|source| LocalKekError::Wrap { source });
+        async move { self.with_key(name, wrap) }.boxed_local()
+    }
+
+    fn unwrap<'a>(
+        &'a self,
+        name: &'a str,
+        wrapped: &'a [u8],
+        _: Deadline,
+    ) -> LocalBoxFuture<'a, Result<Unwrapped, KekError>> {
+        let unwrap = |key: &_| {
+            let serialized =
+                decrypt(key, wrapped, &[]).ok_or_else(|| LocalKekError::OtherKey { name: name.to_owned() })?;
+            Ok(Unwrapped { data_key: DataKey::from_serialized(serialized), version: None })
+        };
+        async move { self.with_key(name, unwrap) }.boxed_local()
+    }
+}
+
+/// Whether a key can have this name. It is a file name too, so it can neither leave the directory nor be hidden in it.
+pub fn is_name(name: &str) -> bool {
+    let first = name.bytes().next();
+    first.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        && name.len() <= 64
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+/// Why a key file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalKekError {
+    /// It cannot be read, or others can.
+    #[error("cannot use its key file")]
+    File {
+        /// What is wrong with it.
+        source: FileError,
+    },
+    /// It is not a key.
+    #[error("key file {} does not hold {KEY_BYTES} bytes", path.display())]
+    Length {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A new key cannot be written.
+    #[error("cannot make the key file {}", path.display())]
+    Create {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's account; that the file exists, if it does.
+        source: io::Error,
+    },
+    /// Another key wrapped the value, or its wrapped data key was changed.
+    #[error("local-kek:{name} did not wrap this value's data key, or it was changed since")]
+    OtherKey {
+        /// The key's name.
+        name: String,
+    },
+    /// The data key cannot be wrapped.
+    #[error("cannot wrap the data key")]
+    Wrap {
+        /// Which step refused.
+        source: EnvelopeError,
+    },
+}

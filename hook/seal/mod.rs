@@ -1,0 +1,197 @@
+//! Sealed values: what 1Password stores in the place of a secret.
+//!
+//! ```text
+//! sealed:v1 <KEK URI> <base64 of the envelope>
+//! ```
+//!
+//! One line of text that fits any 1Password field and that a person can recognise. The envelope is in [`envelope`], the keys that
+//! open it in [`kek`]. The value is bound to the reference that it was sealed for and to its KEK: moved to another item, or
+//! pointed at another KEK, it does not open.
+
+pub mod envelope;
+pub mod kek;
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+
+use crate::reference::Reference;
+use crate::retry::Deadline;
+use crate::secret::Secret;
+use envelope::{DataKey, Envelope, EnvelopeError};
+use kek::{KekError, KekUri, KekUriError, Keks};
+
+/// What every sealed value begins with, whatever its version.
+const MARK: &str = "sealed:";
+const VERSION: &str = "sealed:v1";
+
+/// A sealed value: which KEK opens it, and its envelope.
+pub struct SealedValue {
+    kek: KekUri,
+    envelope: Envelope,
+}
+
+/// A secret, and what its audit record says of how it was opened.
+pub struct Unsealed {
+    /// The plaintext.
+    pub secret: Secret,
+    /// The KEK that opened it.
+    pub kek: KekUri,
+    /// The version of the KEK, as far as the KMS tells.
+    pub kek_version: Option<String>,
+}
+
+impl SealedValue {
+    /// Seals a secret for one reference under a fresh data key.
+    ///
+    /// # Errors
+    /// If the KEK does not wrap the data key.
+    pub async fn seal(
+        secret: &Secret,
+        kek: KekUri,
+        reference: &Reference,
+        keks: &Keks<'_>,
+        deadline: Deadline,
+    ) -> Result<SealedValue, SealError> {
+        let envelope_error = |source| SealError::Envelope { source };
+        let data_key = DataKey::generate().map_err(envelope_error)?;
+        let wrapped = keks.wrap(&kek, &data_key, deadline).await.map_err(|source| SealError::Kek { source })?;
+        let associated_data = associated_data(&kek, reference);
+        let envelope = Envelope::seal(secret, wrapped, &data_key, &associated_data).map_err(envelope_error)?;
+        Ok(SealedValue { kek, envelope })
+    }
+
+    /// Opens the value for the reference as the container asks for it.
+    ///
+    /// # Errors
+    /// If the KEK does not unwrap the data key, or the value was sealed for another reference or KEK, or was changed since.
+    pub async fn unseal(
+        self,
+        reference: &Reference,
+        keks: &Keks<'_>,
+        deadline: Deadline,
+    ) -> Result<Unsealed, SealError> {
+        let unwrapped = keks
+            .unwrap(&self.kek, self.envelope.wrapped(), deadline)
+            .await
+            .map_err(|source| SealError::Kek { source })?;
+        let associated_data = associated_data(&self.kek, reference);
+        let secret = self
+            .envelope
+            .open(&unwrapped.data_key, &associated_data)
+            .map_err(|source| SealError::Envelope { source })?;
+        Ok(Unsealed { secret, kek: self.kek, kek_version: unwrapped.version })
+    }
+
+    /// The KEK that the value names.
+    pub fn kek(&self) -> &KekUri {
+        &self.kek
+    }
+}
+
+/// Whether a field's text is, or means to be, a sealed value. Anything else is plaintext.
+pub fn is_sealed(text: &str) -> bool {
+    text.trim_ascii_start().starts_with(MARK)
+}
+
+impl FromStr for SealedValue {
+    type Err = SealError;
+
+    /// Reads one line. Space around it, as it comes with copying by hand, is passed over.
+    fn from_str(text: &str) -> Result<SealedValue, SealError> {
+        let mut parts = text.trim_ascii().split(' ');
+        match parts.next() {
+            Some(VERSION) => {}
+            Some(version) if version.starts_with(MARK) => {
+                return Err(SealError::Version { found: version.to_owned() });
+            }
+            _ => return Err(SealError::Plaintext),
+        }
+        let (Some(kek), Some(envelope), None) = (parts.next(), parts.next(), parts.next()) else {
+            return Err(SealError::Form);
+        };
+        let kek = kek.parse().map_err(|source| SealError::KekUri { source })?;
+        let bytes = BASE64_STANDARD.decode(envelope).map_err(|_| SealError::Base64)?;
+        let envelope = Envelope::parse(bytes).map_err(|source| SealError::Envelope { source })?;
+        Ok(SealedValue { kek, envelope })
+    }
+}
+
+impl fmt::Display for SealedValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{VERSION} {} {}", self.kek, BASE64_STANDARD.encode(self.envelope.as_bytes()))
+    }
+}
+
+/// What a value is bound to: its prefix, and the reference without its query, as the trusted side spells it.
+fn associated_data(kek: &KekUri, reference: &Reference) -> Vec<u8> {
+    format!("{VERSION} {kek} {}", reference.as_str()).into_bytes()
+}
+
+/// Why a sealed value could not be made or opened.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// The field holds something that is not sealed.
+    #[error("the field holds a value that is not sealed")]
+    Plaintext,
+    /// A format of the future, or a typing error.
+    #[error("the sealed value is of version {found:.40?}, this program knows \"sealed:v1\"")]
+    Version {
+        /// Its first word.
+        found: String,
+    },
+    /// Not three words.
+    #[error("the sealed value is not of the form \"sealed:v1 <KEK URI> <base64>\"")]
+    Form,
+    /// The third word is not base64, or was cut off within a group of four characters.
+    #[error("the sealed value's envelope is not base64")]
+    Base64,
+    /// The second word is not the URI of a KEK.
+    #[error("the sealed value names no KEK that this program knows")]
+    KekUri {
+        /// What is wrong with it.
+        source: KekUriError,
+    },
+    /// The envelope cannot be read or opened.
+    #[error("the sealed value does not open")]
+    Envelope {
+        /// Which step refused.
+        source: EnvelopeError,
+    },
+    /// The KEK cannot be used.
+    #[error(transparent)]
+    Kek {
+        /// Which step refused.
+        source: KekError,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(text: &str) -> SealError {
+        text.parse::<SealedValue>().err().unwrap()
+    }
+
+    #[test]
+    fn tells_a_plain_value_from_a_sealed_one_of_another_version() {
+        assert!(matches!(refusal("hunter2"), SealError::Plaintext));
+        assert!(matches!(refusal("sealed:v2 local-kek:x AAAA"), SealError::Version { .. }));
+        assert!(matches!(refusal("sealed:v1/direct local-kek:x AAAA"), SealError::Version { .. }));
+        assert!(is_sealed(" sealed:v9"));
+        assert!(!is_sealed("Sealed:v1"));
+    }
+
+    #[test]
+    fn names_the_part_that_is_wrong() {
+        assert!(matches!(refusal("sealed:v1 local-kek:x"), SealError::Form));
+        assert!(matches!(refusal("sealed:v1 local-kek:x AA AA"), SealError::Form));
+        assert!(matches!(refusal("sealed:v1  local-kek:x AAAA"), SealError::Form));
+        assert!(matches!(refusal("sealed:v1 vault:x AAAA"), SealError::KekUri { .. }));
+        assert!(matches!(refusal("sealed:v1 local-kek:x A"), SealError::Base64));
+        assert!(matches!(refusal("sealed:v1 local-kek:x AAAA"), SealError::Envelope { .. }));
+    }
+}

@@ -1,0 +1,370 @@
+//! 1Password Connect, over HTTP(S).
+//!
+//! Connect knows vaults, items and files by id, and lists them by exact name; it knows nothing of references. So a reference costs
+//! up to three requests, one after another: the vault's id, the item's id, the item. Each vault and each item is asked for once
+//! per start, and the items at the same time.
+//!
+//! [Connect's OpenAPI description](https://github.com/1Password/connect/tree/main/docs/openapi) is the source of the paths and shapes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, LocalBoxStream, StreamExt, iter};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::{Certificate, Client, Response, StatusCode, Url, redirect};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::OnceCell;
+use zeroize::Zeroizing;
+
+use super::item::{Item, Named, is_active};
+use super::{Fetched, Field, Source, SourceError};
+use crate::reference::{Reference, is_id};
+use crate::retry::{Deadline, Failure, GaveUp};
+
+/// The most that is read of one answer. 1Password bounds an item well below it.
+pub const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+const USER_AGENT: &str = concat!("oci-secrets/", env!("CARGO_PKG_VERSION"));
+
+/// A 1Password Connect server and the token that it knows us by.
+pub struct Connect {
+    client: Client,
+    base: Url,
+    /// The address as messages name it: without a path, and user-info cannot be in it.
+    server: String,
+}
+
+/// One vault that the token may see.
+#[derive(Deserialize)]
+pub struct Vault {
+    /// Its id.
+    pub id: String,
+    /// Its name; not unique.
+    #[serde(default)]
+    pub name: String,
+}
+
+#[derive(Deserialize)]
+struct Summary {
+    id: String,
+    #[serde(default)]
+    title: String,
+    state: Option<String>,
+}
+
+impl Connect {
+    /// Prepares a client; nothing is sent yet. Certificates come from `ca_pem` alone if it is given, else from the system.
+    ///
+    /// # Errors
+    /// If the token cannot stand in a header, or the certificates cannot be used.
+    pub fn new(base: &Url, token: &[u8], ca_pem: Option<&[u8]>) -> Result<Connect, SourceError> {
+        let bearer = Zeroizing::new([b"Bearer ", token.trim_ascii()].concat());
+        let mut bearer = HeaderValue::from_bytes(&bearer).map_err(|_| SourceError::UnusableToken)?;
+        bearer.set_sensitive(true);
+        let mut client = Client::builder()
+            .user_agent(USER_AGENT)
+            .default_headers(HeaderMap::from_iter([(AUTHORIZATION, bearer)]))
+            .redirect(redirect::Policy::none())
+            .no_proxy();
+        if let Some(pem) = ca_pem {
+            let unusable = |source| SourceError::UnusableCertificates { source };
+            client = client.tls_certs_only(Certificate::from_pem_bundle(pem).map_err(unusable)?);
+        }
+        let client = client.build().map_err(|source| SourceError::NoClient { source })?;
+        Ok(Connect { client, server: base.origin().ascii_serialization(), base: base.clone() })
+    }
+
+    /// The vaults that the token may see.
+    ///
+    /// # Errors
+    /// As for every request: no answer, a refusal, or something that is not Connect's.
+    pub async fn vaults(&self, deadline: Deadline) -> Result<Vec<Vault>, SourceError> {
+        self.get(&["vaults"], None, deadline).await.map_err(|refusal| self.error(refusal, "its list of vaults".into()))
+    }
+
+    async fn fields(
+        &self,
+        vault: &VaultCell<'_>,
+        item: &str,
+        wanted: &[(usize, &Reference)],
+        deadline: Deadline,
+    ) -> Vec<Fetched> {
+        let item = match vault.id(self, deadline).await {
+            Ok(vault_id) => self.item(vault_id, vault.name, item, deadline).await.map(|found| (vault_id, found)),
+            Err(error) => Err(error),
+        };
+        let mut fetched = Vec::with_capacity(wanted.len());
+        match item {
+            Ok((vault_id, item)) => {
+                for &(index, reference) in wanted {
+                    fetched.push(Fetched { index, outcome: self.field(vault_id, &item, reference, deadline).await });
+                }
+            }
+            // All references of the item fail alike. The first tells why; it ends the start, unless it may be missing, and then so
+            // may every other one that asks for the item.
+            Err(error) => {
+                let mut error = Some(error);
+                for &(index, reference) in wanted {
+                    let again =
+                        || SourceError::NoItem { item: reference.item().into(), vault: reference.vault().into() };
+                    fetched.push(Fetched { index, outcome: Err(error.take().unwrap_or_else(again)) });
+                }
+            }
+        }
+        fetched
+    }
+
+    /// The id of the vault that a reference names: by id, then by name.
+    async fn vault_id(&self, name: &str, deadline: Deadline) -> Result<String, SourceError> {
+        let what = || format!("vault \"{name}\"");
+        let mut forbidden = None;
+        if is_id(name) {
+            match self.get::<Vault>(&["vaults", name], None, deadline).await {
+                Ok(vault) => return Ok(vault.id),
+                // A name can look like an id, so the last word is the search by name.
+                Err(Refusal::Status { status: StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST, .. }) => {}
+                Err(refusal @ Refusal::Status { status: StatusCode::FORBIDDEN, .. }) => forbidden = Some(refusal),
+                Err(refusal) => return Err(self.error(refusal, what())),
+            }
+        }
+        let filter = format!("name eq \"{name}\"");
+        let mut found: Vec<Vault> =
+            self.get(&["vaults"], Some(&filter), deadline).await.map_err(|refusal| self.error(refusal, what()))?;
+        found.retain(|vault| vault.name == name);
+        match (found.pop(), found.len(), forbidden) {
+            (Some(vault), 0, _) => Ok(vault.id),
+            (Some(_), others, _) => Err(SourceError::ManyVaults { vault: name.to_owned(), count: others + 1 }),
+            (None, _, Some(refusal)) => Err(self.error(refusal, what())),
+            (None, _, None) => Err(SourceError::NoVault { vault: name.to_owned() }),
+        }
+    }
+
+    /// The item that a reference names: by id, then by title among those in use.
+    async fn item(&self, vault_id: &str, vault: &str, title: &str, deadline: Deadline) -> Result<Item, SourceError> {
+        let what = || format!("item \"{title}\" of vault \"{vault}\"");
+        let owned = || (title.to_owned(), vault.to_owned());
+        let mut archived = false;
+        if is_id(title) {
+            match self.get::<Item>(&["vaults", vault_id, "items", title], None, deadline).await {
+                Ok(item) if item.is_active() => return Ok(item),
+                Ok(_) => archived = true,
+                Err(Refusal::Status { status: StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST, .. }) => {}
+                Err(refusal) => return Err(self.error(refusal, what())),
+            }
+        }
+        let filter = format!("title eq \"{title}\"");
+        let mut found: Vec<Summary> = self
+            .get(&["vaults", vault_id, "items"], Some(&filter), deadline)
+            .await
+            .map_err(|refusal| self.error(refusal, what()))?;
+        found.retain(|item| item.title == title);
+        archived |= !found.is_empty();
+        found.retain(|item| is_active(item.state.as_deref()));
+        let (item, vault) = owned();
+        let summary = match (found.pop(), found.len()) {
+            (Some(summary), 0) => summary,
+            (Some(_), others) => {
+                return Err(SourceError::ManyItems { item, vault, count: others + 1 });
+            }
+            (None, _) if archived => return Err(SourceError::ArchivedItem { item, vault }),
+            (None, _) => return Err(SourceError::NoItem { item, vault }),
+        };
+        self.get(&["vaults", vault_id, "items", &summary.id], None, deadline)
+            .await
+            .map_err(|refusal| self.error(refusal, what()))
+    }
+
+    async fn field(
+        &self,
+        vault_id: &str,
+        item: &Item,
+        reference: &Reference,
+        deadline: Deadline,
+    ) -> Result<Field, SourceError> {
+        let value = match item.select(reference)? {
+            Named::Value(value) => value,
+            Named::File(id) => self.file(vault_id, &item.id, &id, reference, deadline).await?,
+        };
+        Ok(Field { value, item_id: item.id.clone(), version: item.version })
+    }
+
+    /// The content of a file, by a path made of ids: the `content_path` that the item states is never followed.
+    async fn file(
+        &self,
+        vault_id: &str,
+        item_id: &str,
+        file_id: &str,
+        reference: &Reference,
+        deadline: Deadline,
+    ) -> Result<Zeroizing<String>, SourceError> {
+        let path = ["vaults", vault_id, "items", item_id, "files", file_id, "content"];
+        let what = || format!("file \"{}\" of item \"{}\"", reference.field(), reference.item());
+        let body = self.ask(&path, None, deadline).await.map_err(|refusal| self.error(refusal, what()))?;
+        match std::str::from_utf8(&body) {
+            Ok(text) => Ok(Zeroizing::new(text.to_owned())),
+            Err(_) => Err(SourceError::NotText { file: reference.field().into(), item: reference.item().into() }),
+        }
+    }
+
+    async fn get<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        filter: Option<&str>,
+        deadline: Deadline,
+    ) -> Result<T, Refusal> {
+        let body = self.ask(path, filter, deadline).await?;
+        serde_json::from_slice(&body).map_err(|e| Refusal::NotConnect { line: e.line(), column: e.column() })
+    }
+
+    /// Sends one GET, again where that can help, and reads the whole of a good answer.
+    async fn ask(
+        &self,
+        path: &[&str],
+        filter: Option<&str>,
+        deadline: Deadline,
+    ) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+        let url = self.url(path, filter);
+        let attempt = async || {
+            let response = self.client.get(url.clone()).send().await.map_err(broken)?;
+            if response.status() != StatusCode::OK {
+                return Err(refused(&response));
+            }
+            read(response).await
+        };
+        deadline.retry(attempt).await.map_err(Refusal::from)
+    }
+
+    fn url(&self, path: &[&str], filter: Option<&str>) -> Url {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().push("v1").extend(path);
+        }
+        if let Some(filter) = filter {
+            url.query_pairs_mut().append_pair("filter", filter);
+        }
+        url
+    }
+
+    fn error(&self, refusal: Refusal, what: String) -> SourceError {
+        let server = self.server.clone();
+        match refusal {
+            Refusal::Status { status: StatusCode::UNAUTHORIZED, .. } => SourceError::Unauthorized { server },
+            Refusal::Status { status: StatusCode::FORBIDDEN, .. } => SourceError::Forbidden { what },
+            Refusal::Status { status: StatusCode::TOO_MANY_REQUESTS, tries } => SourceError::Limited { server, tries },
+            Refusal::Status { status, .. } if status.is_redirection() => {
+                SourceError::Redirected { server, status: status.as_u16() }
+            }
+            Refusal::Status { status, tries } => SourceError::Status { server, status: status.as_u16(), tries },
+            Refusal::NoAnswer { within, tries } => SourceError::NoAnswer { server, within, tries },
+            Refusal::Broken { cause, tries } => SourceError::Unreachable { server, cause, tries },
+            Refusal::TooLarge => SourceError::TooLarge { server, limit: ANSWER_BYTES_MAX },
+            Refusal::NotConnect { line, column } => SourceError::NotConnect { server, line, column },
+        }
+    }
+}
+
+impl Source for Connect {
+    fn fetch<'a>(&'a self, references: &'a [&'a Reference], deadline: Deadline) -> LocalBoxStream<'a, Fetched> {
+        let mut vaults: BTreeMap<&str, VaultCell<'a>> = BTreeMap::new();
+        let mut items: BTreeMap<(&str, &str), Vec<(usize, &Reference)>> = BTreeMap::new();
+        for (index, &reference) in references.iter().enumerate() {
+            vaults
+                .entry(reference.vault())
+                .or_insert_with(|| VaultCell { name: reference.vault(), id: OnceCell::new() });
+            items.entry((reference.vault(), reference.item())).or_default().push((index, reference));
+        }
+        let vaults = std::rc::Rc::new(vaults);
+        let items: FuturesUnordered<_> = items
+            .into_iter()
+            .map(|((vault, item), wanted)| {
+                let vaults = vaults.clone();
+                async move {
+                    match vaults.get(vault) {
+                        Some(vault) => self.fields(vault, item, &wanted, deadline).await,
+                        None => Vec::new(),
+                    }
+                }
+            })
+            .collect();
+        items.flat_map(iter).boxed_local()
+    }
+}
+
+/// A vault that several items are waiting for: asked for once.
+struct VaultCell<'a> {
+    name: &'a str,
+    id: OnceCell<String>,
+}
+
+impl VaultCell<'_> {
+    async fn id(&self, connect: &Connect, deadline: Deadline) -> Result<&str, SourceError> {
+        self.id.get_or_try_init(|| connect.vault_id(self.name, deadline)).await.map(String::as_str)
+    }
+}
+
+/// Why there is no usable answer to one request; what it means depends on what was asked for.
+enum Refusal {
+    Status { status: StatusCode, tries: u32 },
+    NoAnswer { within: Duration, tries: u32 },
+    Broken { cause: String, tries: u32 },
+    TooLarge,
+    NotConnect { line: usize, column: usize },
+}
+
+impl From<GaveUp<Refusal>> for Refusal {
+    fn from(GaveUp { tries, within, last }: GaveUp<Refusal>) -> Refusal {
+        match last {
+            None => Refusal::NoAnswer { within, tries },
+            Some(Refusal::Status { status, .. }) => Refusal::Status { status, tries },
+            Some(Refusal::Broken { cause, .. }) => Refusal::Broken { cause, tries },
+            Some(other) => other,
+        }
+    }
+}
+
+/// A connection that could not be made or broke. A server whose certificate is wrong now will not have a better one at once.
+///
+/// Only the innermost cause is told: the outer ones say "error sending request" in three ways, and can hold the URL.
+fn broken(error: reqwest::Error) -> Failure<Refusal> {
+    let mut innermost: &(dyn std::error::Error + 'static) = &error;
+    let mut for_good = false;
+    loop {
+        for_good |= innermost.is::<rustls::Error>();
+        let inside_io = innermost.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref());
+        match inside_io.map(|inner| inner as &(dyn std::error::Error + 'static)).or(innermost.source()) {
+            Some(cause) => innermost = cause,
+            None => break,
+        }
+    }
+    let refusal = Refusal::Broken { cause: innermost.to_string(), tries: 1 };
+    if for_good { Failure::Final(refusal) } else { Failure::Transient { error: refusal, retry_after: None } }
+}
+
+fn refused(response: &Response) -> Failure<Refusal> {
+    let status = response.status();
+    let error = Refusal::Status { status, tries: 1 };
+    match status {
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
+            Failure::Transient { error, retry_after: retry_after(response) }
+        }
+        _ if status.is_server_error() => Failure::Transient { error, retry_after: retry_after(response) },
+        _ => Failure::Final(error),
+    }
+}
+
+/// `Retry-After` in seconds. Its other form, a date, is not worth a parser: it is treated as if it were absent.
+fn retry_after(response: &Response) -> Option<Duration> {
+    response.headers().get(RETRY_AFTER)?.to_str().ok()?.parse().ok().map(Duration::from_secs)
+}
+
+async fn read(mut response: Response) -> Result<Zeroizing<Vec<u8>>, Failure<Refusal>> {
+    let mut body = Zeroizing::new(Vec::new());
+    while let Some(chunk) = response.chunk().await.map_err(broken)? {
+        if body.len() + chunk.len() > ANSWER_BYTES_MAX {
+            return Err(Failure::Final(Refusal::TooLarge));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}

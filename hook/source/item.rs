@@ -1,0 +1,197 @@
+//! The field of an item that a reference names.
+
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use super::SourceError;
+use crate::reference::{Query, Reference};
+
+/// An item with its fields, as far as references can reach into it.
+///
+/// 1Password leaves out what is empty and adds what is new, so everything but the id may be absent and unknown members are passed over.
+#[derive(Deserialize)]
+pub(super) struct Item {
+    pub(super) id: String,
+    #[serde(default)]
+    pub(super) version: u64,
+    #[serde(default)]
+    state: Option<String>,
+    #[serde(default)]
+    sections: Vec<Section>,
+    #[serde(default)]
+    fields: Vec<ItemField>,
+    #[serde(default)]
+    files: Vec<ItemFile>,
+}
+
+/// What a reference's field segment turned out to name.
+pub(super) enum Named {
+    /// A field's value.
+    Value(Zeroizing<String>),
+    /// A file, whose content is fetched by this id.
+    File(String),
+}
+
+#[derive(Deserialize)]
+struct Section {
+    #[serde(default)]
+    id: String,
+    #[serde(default)]
+    label: String,
+}
+
+#[derive(Deserialize)]
+struct ItemField {
+    #[serde(default)]
+    id: String,
+    #[serde(default)]
+    label: String,
+    section: Option<SectionRef>,
+    value: Option<Zeroizing<String>>,
+    totp: Option<Zeroizing<String>>,
+}
+
+#[derive(Deserialize)]
+struct ItemFile {
+    id: String,
+    #[serde(default)]
+    name: String,
+    section: Option<SectionRef>,
+}
+
+#[derive(Deserialize)]
+struct SectionRef {
+    #[serde(default)]
+    id: String,
+}
+
+impl Item {
+    /// Whether the item is in use: archived and deleted items are found by their id, but are not meant.
+    pub(super) fn is_active(&self) -> bool {
+        is_active(self.state.as_deref())
+    }
+
+    /// The one field or file that the reference names: by id, else by exact label, in the section it gives, else in the whole item.
+    pub(super) fn select(&self, reference: &Reference) -> Result<Named, SourceError> {
+        let sections = reference.section().map(|name| self.sections_named(name, reference)).transpose()?;
+        let within = |section: Option<&SectionRef>| match &sections {
+            None => true,
+            Some(ids) => section.is_some_and(|s| ids.contains(&s.id.as_str())),
+        };
+        let fields: Vec<&ItemField> = self.fields.iter().filter(|f| within(f.section.as_ref())).collect();
+        let files: Vec<&ItemFile> = self.files.iter().filter(|f| within(f.section.as_ref())).collect();
+
+        let name = reference.field();
+        let by_id = fields.iter().filter(|f| f.id == name).count() + files.iter().filter(|f| f.id == name).count();
+        let matches = |id: &str, label: &str| if by_id > 0 { id == name } else { label == name };
+        let fields: Vec<&ItemField> = fields.into_iter().filter(|f| matches(&f.id, &f.label)).collect();
+        let files: Vec<&ItemFile> = files.into_iter().filter(|f| matches(&f.id, &f.name)).collect();
+
+        let item = || reference.item().to_owned();
+        match (fields.as_slice(), files.as_slice()) {
+            ([], []) => Err(SourceError::NoField { field: name.to_owned(), item: item() }),
+            ([field], []) => field.read(reference).map(Named::Value),
+            ([], [file]) => Ok(Named::File(file.id.clone())),
+            _ => {
+                Err(SourceError::ManyFields { field: name.to_owned(), item: item(), count: fields.len() + files.len() })
+            }
+        }
+    }
+
+    /// The ids of the sections that the reference can mean. Several may share a label: their fields are then told apart as if they
+    /// stood in one section.
+    fn sections_named(&self, name: &str, reference: &Reference) -> Result<Vec<&str>, SourceError> {
+        let ids = |matches: fn(&Section, &str) -> bool| -> Vec<&str> {
+            self.sections.iter().filter(|s| matches(s, name)).map(|s| s.id.as_str()).collect()
+        };
+        let mut found = ids(|section, name| section.id == name);
+        if found.is_empty() {
+            found = ids(|section, name| section.label == name);
+        }
+        if found.is_empty() {
+            return Err(SourceError::NoSection { section: name.to_owned(), item: reference.item().to_owned() });
+        }
+        Ok(found)
+    }
+}
+
+impl ItemField {
+    fn read(&self, reference: &Reference) -> Result<Zeroizing<String>, SourceError> {
+        let stored = match reference.query() {
+            None => &self.value,
+            Some(Query::Otp) => &self.totp,
+            Some(Query::OpensshKey) => return Err(SourceError::NoKeyFormats),
+        };
+        match stored {
+            Some(value) if !value.is_empty() => Ok(value.clone()),
+            _ => Err(SourceError::NoValue { field: reference.field().to_owned(), item: reference.item().to_owned() }),
+        }
+    }
+}
+
+/// Whether an item of this state is in use. 1Password leaves the state out for those that are.
+pub(super) fn is_active(state: Option<&str>) -> bool {
+    !matches!(state, Some("ARCHIVED" | "DELETED"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn select(reference: &str) -> Result<String, SourceError> {
+        let item: Item = serde_json::from_str(
+            r#"{"id":"i","sections":[{"id":"s1","label":"prod"},{"id":"s2","label":"test"},{"id":"prod","label":"odd"}],
+                "fields":[{"id":"f1","label":"password","value":"top"},
+                          {"id":"f2","label":"password","value":"of test","section":{"id":"s2"}},
+                          {"id":"f3","label":"user","value":"of test","section":{"id":"s2"}},
+                          {"id":"user","label":"other","value":"by id"},
+                          {"id":"f5","label":"host","value":"of odd","section":{"id":"prod"}},
+                          {"id":"f6","label":"empty","value":""},{"id":"f7","label":"absent"},
+                          {"id":"f8","label":"otp","value":"otpauth://","totp":"123456","type":"OTP"},
+                          {"id":"f9","label":"shared"}],
+                "files":[{"id":"x1","name":"key.pem"},{"id":"x2","name":"shared"}]}"#,
+        )
+        .unwrap();
+        item.select(&reference.parse().unwrap()).map(|named| match named {
+            Named::Value(value) => value.to_string(),
+            Named::File(id) => format!("file {id}"),
+        })
+    }
+
+    #[test]
+    fn never_picks_one_of_several() {
+        assert!(matches!(select("op://v/i/password"), Err(SourceError::ManyFields { count: 2, .. })));
+        assert!(matches!(select("op://v/i/shared"), Err(SourceError::ManyFields { count: 2, .. })));
+    }
+
+    #[test]
+    fn a_section_narrows_the_choice() {
+        assert_eq!(select("op://v/i/test/password").ok().as_deref(), Some("of test"));
+        assert!(matches!(select("op://v/i/nowhere/password"), Err(SourceError::NoSection { .. })));
+        assert!(matches!(select("op://v/i/test/host"), Err(SourceError::NoField { .. })));
+    }
+
+    #[test]
+    fn an_id_goes_before_a_label() {
+        assert_eq!(select("op://v/i/user").ok().as_deref(), Some("by id"));
+        assert_eq!(select("op://v/i/prod/host").ok().as_deref(), Some("of odd"));
+    }
+
+    #[test]
+    fn a_file_stands_in_the_place_of_a_field() {
+        assert_eq!(select("op://v/i/key.pem").ok().as_deref(), Some("file x1"));
+    }
+
+    #[test]
+    fn an_empty_field_is_not_a_secret() {
+        assert!(matches!(select("op://v/i/empty"), Err(SourceError::NoValue { .. })));
+        assert!(matches!(select("op://v/i/absent"), Err(SourceError::NoValue { .. })));
+    }
+
+    #[test]
+    fn a_query_asks_for_the_code_of_a_one_time_password() {
+        assert_eq!(select("op://v/i/otp?attribute=otp").ok().as_deref(), Some("123456"));
+        assert_eq!(select("op://v/i/otp").ok().as_deref(), Some("otpauth://"));
+        assert!(matches!(select("op://v/i/otp?ssh-format=openssh"), Err(SourceError::NoKeyFormats)));
+    }
+}
