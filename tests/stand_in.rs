@@ -1,0 +1,88 @@
+//! The stand-in itself: what others rely on when they test against it.
+
+mod support;
+
+use serde_json::{Value, json};
+use support::{AGENT_VAULT, StandIn};
+
+#[test]
+fn serves_the_items_that_tests_create() {
+    let stand_in = StandIn::start(&[]);
+    let id = stand_in.create_item(
+        AGENT_VAULT,
+        "database",
+        &[("", "password", "canary"), ("tls", "key", "canary")],
+    );
+    let item = stand_in.request("GET", &format!("/v1/vaults/{AGENT_VAULT}/items/{id}"), &Value::Null);
+    assert_eq!(item["title"], "database");
+    assert_eq!(item["fields"][1]["section"]["id"], "tls");
+    let requests = stand_in.requests();
+    assert_eq!(requests.len(), 2);
+    assert_eq!(requests[1]["authorization"], true);
+}
+
+#[test]
+fn serves_a_fault_as_often_as_its_name_says() {
+    let stand_in = StandIn::start(&[]);
+    let vault = "/v1/vaults/faults00000000000000000000/items";
+    let filter = "title%20eq%20%22status-503-twice-here%22";
+    let found = stand_in.request("GET", &format!("{vault}?filter={filter}"), &Value::Null);
+    let item = format!("{vault}/{}", found[0]["id"].as_str().unwrap());
+    assert_eq!(stand_in.request("GET", &item, &Value::Null)["status"], 503);
+    assert_eq!(stand_in.request("GET", &item, &Value::Null)["status"], 503);
+    let item = stand_in.request("GET", &item, &Value::Null);
+    assert_eq!(item["fields"][0]["value"], "canary-fault-value");
+
+    let elsewhere = format!("/v1/vaults/{AGENT_VAULT}/items?filter=title%20eq%20%22status-503%22");
+    assert_eq!(stand_in.request("GET", &elsewhere, &Value::Null)["status"], 503);
+}
+
+#[test]
+fn refuses_filters_that_a_name_has_broken_out_of() {
+    let stand_in = StandIn::start(&[]);
+    for filter in [
+        "title eq \"a\" or title eq \"b\"",
+        "title eq \"it's\"",
+        "title ne \"a\"",
+        "title",
+    ] {
+        let filter = filter.replace(' ', "%20").replace('"', "%22");
+        let answer = stand_in.request(
+            "GET",
+            &format!("/v1/vaults/{AGENT_VAULT}/items?filter={filter}"),
+            &Value::Null,
+        );
+        assert_eq!(answer["status"], 400, "{filter}");
+    }
+}
+
+#[test]
+fn patches_items_as_connects_own_documentation_shows() {
+    let stand_in = StandIn::start(&[]);
+    let id = stand_in.create_item(AGENT_VAULT, "patched", &[("", "first", "1"), ("", "second", "2")]);
+    let path = format!("/v1/vaults/{AGENT_VAULT}/items/{id}");
+    let item = stand_in.request("GET", &path, &Value::Null);
+    let [first, second] = [0, 1].map(|index| item["fields"][index]["id"].as_str().unwrap());
+    let operations = json!([
+        { "op": "replace", "path": "/favorite", "value": true },
+        { "op": "add", "path": "/tags", "value": ["a", "b"] },
+        { "op": "remove", "path": "/tags/1" },
+        { "op": "replace", "path": format!("/fields/{first}/value"), "value": "one" },
+        { "op": "remove", "path": format!("/fields/{second}") },
+        { "op": "add", "path": "/fields", "value": { "label": "third", "value": "3" } },
+    ]);
+    let item = stand_in.request("PATCH", &path, &operations);
+    assert_eq!(item["version"], 2);
+    assert_eq!(item["favorite"], true);
+    assert_eq!(item["tags"], json!(["a"]));
+    let values: Vec<_> = item["fields"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|field| &field["value"])
+        .collect();
+    assert_eq!(values, ["one", "3"]);
+
+    let nowhere = json!([{ "op": "replace", "path": "/fields/none/value", "value": "x" }]);
+    assert_eq!(stand_in.request("PATCH", &path, &nowhere)["status"], 400);
+}

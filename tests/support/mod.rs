@@ -1,0 +1,166 @@
+//! What integration tests share: the stand-in as a process, and items in its vaults.
+
+#![allow(dead_code, reason = "each test uses a part of it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+
+/// The vault `AgentVault`, where tests create their items.
+pub(crate) const AGENT_VAULT: &str = "agentvault0000000000000000";
+
+/// The stand-in for 1Password Connect and Google Cloud, as a process that ends when this is dropped.
+///
+/// Its services are described in `tests/support/stand-in/main.rs`.
+pub(crate) struct StandIn {
+    child: Child,
+    ready: Value,
+}
+
+impl StandIn {
+    /// Starts the stand-in with these arguments and waits until it is ready.
+    ///
+    /// # Panics
+    /// If the program has not been built: `cargo test` does, `cargo test --test NAME` does not.
+    pub(crate) fn start(arguments: &[&str]) -> StandIn {
+        let program = StandIn::program();
+        let mut child = Command::new(&program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| {
+                panic!(
+                    "cannot start {}: {error}; cargo build --example stand-in",
+                    program.display()
+                )
+            });
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let ready = serde_json::from_str(&line).expect("the stand-in ended before it was ready");
+        StandIn { child, ready }
+    }
+
+    /// Where cargo puts the program: `target/<profile>/examples`, beside the `deps` of the running test.
+    pub(crate) fn program() -> PathBuf {
+        let test = std::env::current_exe().unwrap();
+        test.ancestors().nth(2).unwrap().join("examples/stand-in")
+    }
+
+    /// The line of JSON that the stand-in printed when it was ready: every address and token.
+    pub(crate) fn ready(&self) -> &Value {
+        &self.ready
+    }
+
+    /// The URL of 1Password Connect.
+    pub(crate) fn connect(&self) -> &str {
+        self.member("connect")
+    }
+
+    /// The URL of Cloud KMS.
+    pub(crate) fn kms(&self) -> &str {
+        self.member("kms")
+    }
+
+    /// A Connect token that sees every vault.
+    pub(crate) fn token(&self) -> &str {
+        self.member("token")
+    }
+
+    /// A Connect token that sees `AgentVault` alone.
+    pub(crate) fn limited_token(&self) -> &str {
+        self.member("limited_token")
+    }
+
+    /// A Connect token whose time is over.
+    pub(crate) fn expired_token(&self) -> &str {
+        self.member("expired_token")
+    }
+
+    /// Creates an item in a vault and tells its id. Each field is `(section, label, value)`; an empty section is none.
+    pub(crate) fn create_item(&self, vault: &str, title: &str, fields: &[(&str, &str, &str)]) -> String {
+        let mut sections: Vec<&str> = fields
+            .iter()
+            .map(|field| field.0)
+            .filter(|section| !section.is_empty())
+            .collect();
+        sections.sort_unstable();
+        sections.dedup();
+        let item = json!({
+            "vault": { "id": vault },
+            "title": title,
+            "category": "LOGIN",
+            "sections": sections.iter().map(|label| json!({ "id": label, "label": label })).collect::<Value>(),
+            "fields": fields.iter().map(|(section, label, value)| {
+                let mut field = json!({ "type": "CONCEALED", "label": label, "value": value });
+                if !section.is_empty() {
+                    field["section"] = json!({ "id": section });
+                }
+                field
+            }).collect::<Value>(),
+        });
+        let created = self.request("POST", &format!("/v1/vaults/{vault}/items"), &item);
+        created["id"]
+            .as_str()
+            .expect("the stand-in refused the item")
+            .to_owned()
+    }
+
+    /// Every request since the start, oldest first: `service`, `method`, `path`, `query`, `authorization`, `status`.
+    pub(crate) fn requests(&self) -> Vec<Value> {
+        self.request("GET", "/stand-in/requests", &Value::Null)
+            .as_array()
+            .unwrap()
+            .clone()
+    }
+
+    /// How many requests have followed a redirect.
+    pub(crate) fn hits(&self) -> u64 {
+        self.request("GET", "/stand-in/hits", &Value::Null)["hits"]
+            .as_u64()
+            .unwrap()
+    }
+
+    /// Asks Connect with the good token, and gives back the body of the response.
+    pub(crate) fn request(&self, method: &str, path: &str, body: &Value) -> Value {
+        let host = self
+            .connect()
+            .strip_prefix("http://")
+            .expect("this helper speaks plain http only");
+        let (token, body) = (self.token(), body.to_string());
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n");
+        let framing = format!("Connection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+        let mut stream = TcpStream::connect(host).unwrap();
+        stream.write_all([head, framing, body].concat().as_bytes()).unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        let (_, body) = response.split_once("\r\n\r\n").unwrap();
+        serde_json::from_str(body).unwrap_or_default()
+    }
+
+    fn member(&self, name: &str) -> &str {
+        self.ready[name]
+            .as_str()
+            .unwrap_or_else(|| panic!("the stand-in told no {name}"))
+    }
+}
+
+impl Drop for StandIn {
+    /// Ends the stand-in by closing its standard input.
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}

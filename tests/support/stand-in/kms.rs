@@ -1,0 +1,363 @@
+//! Google Cloud KMS v1 over REST: symmetric encryption, with every key there from its first use.
+//!
+//! Keys are derived from their names, so that what was sealed opens again after a restart. What a key's last segment begins with
+//! decides what is wrong with it; every fault of [`crate::fault`] is a key, too. With `decrypt-` before it, it happens to
+//! decryption alone, so that there can be something to decrypt.
+//!
+//! | key | what is wrong |
+//! |---|---|
+//! | `disabled…`, `destroyed…` | the version is not enabled: `FAILED_PRECONDITION` |
+//! | `denied…` | `PERMISSION_DENIED` |
+//! | `missing…` | `NOT_FOUND` |
+//! | `wrong-crc…` | decryption answers another `plaintextCrc32c` |
+//! | `flip…` | decryption answers another plaintext under the right `plaintextCrc32c` |
+//! | `unverified-crc…` | the sums that a request carries are not verified |
+//! | `wrong-ciphertext-crc…` | encryption answers another `ciphertextCrc32c` |
+//! | `hsm…` | nothing, its protection level is `HSM` |
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::prelude::BASE64_STANDARD;
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::rand::{SecureRandom, SystemRandom};
+use ring::{digest, hmac};
+use serde_json::{Value, json};
+
+use crate::google::Refusal;
+use crate::http::{self, Request, Response};
+
+/// What every ciphertext begins with; the key's version and the nonce follow.
+const MAGIC: &[u8] = b"standin-kms";
+
+const PLAINTEXT_BYTES_MAX: usize = 64 * 1024;
+const TIME: &str = "2026-01-02T03:04:05Z";
+
+/// All key rings.
+#[derive(Default)]
+pub(crate) struct Kms {
+    /// The versions of the keys that have more than one.
+    versions: Mutex<HashMap<String, Versions>>,
+}
+
+/// The versions of a key, numbered from 1.
+#[derive(Clone, Copy)]
+struct Versions {
+    newest: u32,
+    /// The one that encrypts.
+    primary: u32,
+}
+
+/// A key by its resource name: `projects/*/locations/*/keyRings/*/cryptoKeys/*`.
+struct Key<'a> {
+    name: &'a str,
+    /// The last segment, which says what is wrong.
+    id: &'a str,
+    versions: Versions,
+}
+
+/// What a request gets: the body of the response, or an error.
+type Answer = Result<Value, Refusal>;
+
+impl Kms {
+    pub(crate) fn reset(&self) {
+        self.versions.lock().unwrap().clear();
+    }
+
+    pub(crate) fn answer(&self, request: &Request) -> Response {
+        let method = request.method.as_str();
+        let Some((resource, verb)) = split(&request.path) else {
+            return Refusal::unknown_path().into();
+        };
+        let Some((name, below)) = split_key(resource) else {
+            return Refusal::unknown_path().into();
+        };
+        let key = Key {
+            name,
+            id: name.rsplit('/').next().unwrap_or_default(),
+            versions: self.versions(name),
+        };
+        let body = request.json();
+        let answer = match (method, below, verb) {
+            ("POST", "", "encrypt") => key.encrypt(&body),
+            ("POST", "", "decrypt") => key.decrypt(&body),
+            ("POST", "", "testIamPermissions") => Ok(key.test_permissions(&body)),
+            ("GET", "", "") => key.check("cryptoKeys.get").map(|()| key.describe()),
+            ("GET", "cryptoKeyVersions", "") => key.check("cryptoKeys.get").map(|()| key.list_versions()),
+            ("POST", "cryptoKeyVersions", "") => key
+                .check("cryptoKeyVersions.create")
+                .map(|()| self.create_version(&key)),
+            ("POST", "", "updatePrimaryVersion") => key
+                .check("cryptoKeys.update")
+                .and_then(|()| self.update_primary(key, &body)),
+            _ => Err(Refusal::unknown_path()),
+        };
+        answer.map_or_else(Response::from, |body| http::json(200, &body))
+    }
+
+    fn versions(&self, key: &str) -> Versions {
+        let first = Versions { newest: 1, primary: 1 };
+        self.versions.lock().unwrap().get(key).copied().unwrap_or(first)
+    }
+
+    fn create_version(&self, key: &Key<'_>) -> Value {
+        let versions = Versions {
+            newest: key.versions.newest + 1,
+            ..key.versions
+        };
+        self.versions.lock().unwrap().insert(key.name.to_owned(), versions);
+        key.describe_version(versions.newest)
+    }
+
+    fn update_primary(&self, mut key: Key<'_>, request: &Value) -> Answer {
+        let version = request["cryptoKeyVersionId"].as_str().and_then(|id| id.parse().ok());
+        let version = version.filter(|version| (1..=key.versions.newest).contains(version));
+        key.versions.primary = version.ok_or_else(|| Refusal::new(404, "CryptoKeyVersion not found."))?;
+        self.versions.lock().unwrap().insert(key.name.to_owned(), key.versions);
+        Ok(key.describe())
+    }
+}
+
+/// The part of a key's name that can ask for a fault.
+pub(crate) fn name_asked_for(request: &Request) -> Option<String> {
+    let (resource, verb) = split(&request.path)?;
+    let id = split_key(resource)?.0.rsplit('/').next()?;
+    match id.strip_prefix("decrypt-") {
+        Some(fault) => (verb == "decrypt").then(|| fault.to_owned()),
+        None => Some(id.to_owned()),
+    }
+}
+
+impl Key<'_> {
+    fn encrypt(&self, request: &Value) -> Answer {
+        self.check_use("useToEncrypt")?;
+        let plaintext = bytes(request, "plaintext")?;
+        let aad = bytes(request, "additionalAuthenticatedData")?;
+        if plaintext.len() > PLAINTEXT_BYTES_MAX {
+            return Err(Refusal::new(
+                400,
+                "The plaintext is too large: at most 65536 bytes can be encrypted.",
+            ));
+        }
+        let plaintext_verified = self.verify_sum(request, "plaintextCrc32c", "plaintext", &plaintext)?;
+        let aad_verified = self.verify_sum(
+            request,
+            "additionalAuthenticatedDataCrc32c",
+            "additional_authenticated_data",
+            &aad,
+        )?;
+        let ciphertext = self.seal(plaintext, &aad);
+        let sum = crc32c::crc32c(&ciphertext) ^ u32::from(self.id.starts_with("wrong-ciphertext-crc"));
+        Ok(json!({
+            "name": self.version_name(self.versions.primary),
+            "ciphertext": BASE64_STANDARD.encode(ciphertext),
+            "ciphertextCrc32c": sum.to_string(),
+            "verifiedPlaintextCrc32c": plaintext_verified,
+            "verifiedAdditionalAuthenticatedDataCrc32c": aad_verified,
+            "protectionLevel": self.protection_level(),
+        }))
+    }
+
+    fn decrypt(&self, request: &Value) -> Answer {
+        self.check_use("useToDecrypt")?;
+        let ciphertext = bytes(request, "ciphertext")?;
+        let aad = bytes(request, "additionalAuthenticatedData")?;
+        self.verify_sum(request, "ciphertextCrc32c", "ciphertext", &ciphertext)?;
+        self.verify_sum(
+            request,
+            "additionalAuthenticatedDataCrc32c",
+            "additional_authenticated_data",
+            &aad,
+        )?;
+        let (mut plaintext, version) = self.open(&ciphertext, &aad)?;
+        let wrong = self.trouble("useToDecrypt");
+        let sum = crc32c::crc32c(&plaintext) ^ u32::from(wrong.starts_with("wrong-crc"));
+        if let Some(byte) = plaintext.first_mut().filter(|_| wrong.starts_with("flip")) {
+            *byte ^= 1;
+        }
+        Ok(json!({
+            "plaintext": BASE64_STANDARD.encode(plaintext),
+            "plaintextCrc32c": sum.to_string(),
+            "usedPrimary": version == self.versions.primary,
+            "protectionLevel": self.protection_level(),
+        }))
+    }
+
+    fn seal(&self, mut plaintext: Vec<u8>, aad: &[u8]) -> Vec<u8> {
+        let mut nonce = [0; NONCE_LEN];
+        SystemRandom::new().fill(&mut nonce).unwrap();
+        let key = self.material(self.versions.primary);
+        key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), &mut plaintext)
+            .unwrap();
+        [MAGIC, &self.versions.primary.to_be_bytes(), &nonce, &plaintext].concat()
+    }
+
+    /// The plaintext and the version that sealed it.
+    fn open(&self, ciphertext: &[u8], aad: &[u8]) -> Result<(Vec<u8>, u32), Refusal> {
+        let invalid = || Refusal::new(400, "Decryption failed: the ciphertext is invalid.");
+        let rest = ciphertext.strip_prefix(MAGIC).ok_or_else(invalid)?;
+        let (version, rest) = rest.split_first_chunk().ok_or_else(invalid)?;
+        let (nonce, sealed) = rest.split_first_chunk().ok_or_else(invalid)?;
+        let version = u32::from_be_bytes(*version);
+        let (nonce, mut sealed) = (Nonce::assume_unique_for_key(*nonce), sealed.to_vec());
+        let opened = self.material(version).open_in_place(nonce, Aad::from(aad), &mut sealed);
+        let wrong_key = |_| {
+            Refusal::new(
+                400,
+                "Decryption failed: verify that 'name' refers to the correct CryptoKey.",
+            )
+        };
+        Ok((opened.map_err(wrong_key)?.to_vec(), version))
+    }
+
+    /// The key's bytes, always the same for a name and version.
+    fn material(&self, version: u32) -> LessSafeKey {
+        let seed = hmac::Key::new(hmac::HMAC_SHA256, digest::digest(&digest::SHA256, MAGIC).as_ref());
+        let bytes = hmac::sign(&seed, self.version_name(version).as_bytes());
+        LessSafeKey::new(UnboundKey::new(&AES_256_GCM, bytes.as_ref()).unwrap())
+    }
+
+    /// Whether the request carried a checksum that is right; a wrong one is an error.
+    fn verify_sum(&self, request: &Value, name: &str, of: &str, bytes: &[u8]) -> Result<bool, Refusal> {
+        let sum = match &request[name] {
+            Value::Null => return Ok(false),
+            // 64-bit integers are strings in Google's JSON.
+            Value::String(text) => text.parse().ok(),
+            number => number.as_u64(),
+        };
+        if sum != Some(crc32c::crc32c(bytes).into()) {
+            let message = format!("The checksum in field {of}_crc32c did not match the data in field {of}.");
+            return Err(Refusal::new(400, message));
+        }
+        Ok(!self.id.starts_with("unverified-crc"))
+    }
+
+    /// Refuses to use the key's primary version if the key's name says so. The permission is `useToEncrypt` or `useToDecrypt`.
+    fn check_use(&self, permission: &str) -> Result<(), Refusal> {
+        let trouble = self.trouble(permission);
+        for (word, state) in [("disabled", "DISABLED"), ("destroyed", "DESTROYED")] {
+            if trouble.starts_with(word) {
+                return Err(Refusal::not_enabled(&self.version_name(self.versions.primary), state));
+            }
+        }
+        self.refuse(trouble, &format!("cloudkms.cryptoKeyVersions.{permission}"))
+    }
+
+    fn check(&self, permission: &str) -> Result<(), Refusal> {
+        self.refuse(self.trouble(permission), &format!("cloudkms.{permission}"))
+    }
+
+    fn refuse(&self, trouble: &str, permission: &str) -> Result<(), Refusal> {
+        if trouble.starts_with("missing") {
+            return Err(Refusal::new(404, format!("CryptoKey {} not found.", self.name)));
+        }
+        if trouble.starts_with("denied") {
+            return Err(Refusal::denied("cloudkms.googleapis.com", permission, self.name));
+        }
+        Ok(())
+    }
+
+    /// What the name says is wrong with the key for those who need this permission.
+    fn trouble(&self, permission: &str) -> &str {
+        match self.id.strip_prefix("decrypt-") {
+            Some(trouble) if permission == "useToDecrypt" => trouble,
+            Some(_) => "",
+            None => self.id,
+        }
+    }
+
+    fn test_permissions(&self, request: &Value) -> Value {
+        match self.check_use("useToDecrypt") {
+            Ok(()) => json!({ "permissions": request["permissions"] }),
+            Err(_) => json!({}),
+        }
+    }
+
+    fn describe(&self) -> Value {
+        json!({
+            "name": self.name,
+            "primary": self.describe_version(self.versions.primary),
+            "purpose": "ENCRYPT_DECRYPT",
+            "createTime": TIME,
+            "versionTemplate": {
+                "protectionLevel": self.protection_level(),
+                "algorithm": "GOOGLE_SYMMETRIC_ENCRYPTION",
+            },
+            "destroyScheduledDuration": "2592000s",
+        })
+    }
+
+    fn list_versions(&self) -> Value {
+        let versions: Value = (1..=self.versions.newest)
+            .map(|version| self.describe_version(version))
+            .collect();
+        json!({ "cryptoKeyVersions": versions, "totalSize": self.versions.newest })
+    }
+
+    fn describe_version(&self, version: u32) -> Value {
+        let trouble = self.trouble("useToDecrypt");
+        let state = match () {
+            () if trouble.starts_with("disabled") => "DISABLED",
+            () if trouble.starts_with("destroyed") => "DESTROYED",
+            () => "ENABLED",
+        };
+        json!({
+            "name": self.version_name(version),
+            "state": state,
+            "protectionLevel": self.protection_level(),
+            "algorithm": "GOOGLE_SYMMETRIC_ENCRYPTION",
+            "createTime": TIME,
+            "generateTime": TIME,
+        })
+    }
+
+    fn version_name(&self, version: u32) -> String {
+        format!("{}/cryptoKeyVersions/{version}", self.name)
+    }
+
+    fn protection_level(&self) -> &'static str {
+        if self.id.starts_with("hsm") { "HSM" } else { "SOFTWARE" }
+    }
+}
+
+/// Splits a path into the resource and the verb after its colon.
+fn split(path: &str) -> Option<(&str, &str)> {
+    let resource = path.strip_prefix("/v1/")?;
+    Some(resource.split_once(':').unwrap_or((resource, "")))
+}
+
+/// Splits a resource into the name of its key and what is below the key.
+fn split_key(resource: &str) -> Option<(&str, &str)> {
+    let segments: Vec<&str> = resource.split('/').collect();
+    let ["projects", _, "locations", _, "keyRings", _, "cryptoKeys", id, ..] = segments[..] else {
+        return None;
+    };
+    let end = segments[..7].iter().map(|segment| segment.len() + 1).sum::<usize>() + id.len();
+    let (name, below) = resource.split_at(end);
+    (!id.is_empty()).then_some((name, below.trim_start_matches('/')))
+}
+
+/// The bytes of a field; none if it is absent. Google takes both alphabets of base64, padded or not.
+fn bytes(request: &Value, name: &str) -> Result<Vec<u8>, Refusal> {
+    const LENIENT: GeneralPurpose = GeneralPurpose::new(
+        &alphabet::STANDARD,
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+    );
+    let text = match &request[name] {
+        Value::Null => "",
+        Value::String(text) => text,
+        _ => {
+            return Err(Refusal::new(400, format!("Invalid value at '{name}' (TYPE_BYTES)")));
+        }
+    };
+    let decoded = LENIENT.decode(text.replace('-', "+").replace('_', "/"));
+    decoded.map_err(|_| {
+        Refusal::new(
+            400,
+            format!("Invalid value at '{name}' (TYPE_BYTES), Base64 decoding failed"),
+        )
+    })
+}
