@@ -1,7 +1,7 @@
 //! The settings of this host, `/etc/oci-secrets/settings.toml`: the only place from which the hook takes orders.
 //!
 //! `config/settings.toml` explains every key. What is wrong is found when the file is loaded, before a container waits for it; what
-//! is loaded needs no further check, save for the files that it names, which [`file`] checks when they are read.
+//! is loaded needs no further check, save for the files that it names, which [`mod@file`] checks when they are read.
 
 pub mod file;
 mod grant;

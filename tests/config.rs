@@ -1,0 +1,150 @@
+//! What an operator installs from `config/` does what it says.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use oci_secrets::settings::{DEADLINE, Deliver, LocalKek, Settings};
+use regex::Regex;
+use serde_json::Value;
+
+const SETTINGS: &str = include_str!("../config/settings.toml");
+const HOOK: &str = include_str!("../config/hooks.d/90-oci-secrets.json");
+
+#[test]
+fn the_settings_load_as_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("settings.toml");
+    fs::write(&path, SETTINGS).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let settings = Settings::load(&path).unwrap();
+    assert!(settings.connect.is_some());
+    assert!(settings.kek_is_listed("gcp-kms://projects/acme/locations/europe-west1/keyRings/agents/cryptoKeys/k"));
+}
+
+#[test]
+fn optional_keys_show_their_defaults() {
+    let written: Settings = SETTINGS.parse().unwrap();
+    let full: Settings = with_optional_keys().parse().unwrap();
+    assert_eq!(full.deliver, Deliver::default());
+    assert_eq!(full.local_kek, LocalKek::default());
+    assert_eq!(full.grants, written.grants);
+    assert!(full.gcp_kms.sends_credentials());
+    let plain = with_optional_keys().replace("https://connect", "http://connect");
+    assert!(
+        plain
+            .parse::<Settings>()
+            .unwrap_err()
+            .to_string()
+            .contains("plain http")
+    );
+    // Keys whose default is to be absent show an example.
+    assert!(full.connect.unwrap().ca_file.is_some() && written.connect.unwrap().ca_file.is_none());
+    assert!(full.gcp_kms.credentials_file.is_some() && written.gcp_kms.credentials_file.is_none());
+    assert!(full.audit.file.is_some() && written.audit.file.is_none());
+}
+
+#[test]
+fn the_settings_show_every_key_that_the_code_knows() {
+    let mut shown = 0;
+    for (section, unknown) in [
+        ("", "no-such-key = 1"),
+        ("connect", "[connect]\nno-such-key = 1"),
+        ("gcp-kms", "[gcp-kms]\nno-such-key = 1"),
+        ("local-kek", "[local-kek]\nno-such-key = 1"),
+        ("deliver", "[deliver]\nno-such-key = 1"),
+        ("grant", "[[grant]]\nno-such-key = 1"),
+        ("audit", "[audit]\nno-such-key = 1"),
+    ] {
+        for key in keys_expected_instead_of(unknown) {
+            assert!(shows(section, &key), "config/settings.toml lacks [{section}] {key}");
+            shown += 1;
+        }
+    }
+    assert_eq!(
+        keys_expected_instead_of("[[grant]]\nreferences = []\nto = { no-such-key = 1 }"),
+        ["annotations"]
+    );
+    assert!(shown >= 20, "only {shown} keys were looked for");
+    assert!(!shows("connect", "deadline") && !shows("", "deadline"));
+}
+
+#[test]
+fn the_hook_runs_once_with_its_own_environment_and_enough_time() {
+    let hook: Value = serde_json::from_str(HOOK).unwrap();
+    assert_eq!(hook["version"], "1.0.0");
+    assert_eq!(hook["stages"], serde_json::json!(["createRuntime"]));
+    // Without an environment of its own, runc and crun hand on theirs.
+    assert!(!hook["hook"]["env"].as_array().unwrap().is_empty());
+    assert!(hook["hook"]["timeout"].as_u64().unwrap() > DEADLINE.as_secs());
+    assert!(hook["hook"]["path"].as_str().unwrap().starts_with('/'));
+    assert!(hook["when"].get("always").is_none());
+}
+
+#[test]
+fn the_hook_runs_for_every_key_of_ours_however_it_is_spelled() {
+    let hook: Value = serde_json::from_str(HOOK).unwrap();
+    let annotations = hook["when"]["annotations"].as_object().unwrap();
+    assert_eq!(annotations.len(), 1, "engines want every pair to match");
+    let (key, value) = annotations.iter().next().unwrap();
+    // Go's and this crate's syntax are the same for what is used here, and neither is anchored.
+    let (key, value) = (Regex::new(key).unwrap(), Regex::new(value.as_str().unwrap()).unwrap());
+    assert!(value.is_match("op://AgentVault/database/password") && value.is_match(""));
+    for ours in [
+        "run.secrets/db-password",
+        "app.run.secrets/db-password",
+        "run.secrets.owner",
+        "run.secrets.optional",
+        "Run.Secrets/db-password",
+        "app.RUN.SECRETS/db-password",
+        " run.secrets/db-password",
+        "run. secrets/db-password",
+        "run.secrets",
+    ] {
+        assert!(key.is_match(ours), "{ours}");
+    }
+    for others in [
+        "io.container.manager",
+        "io.kubernetes.cri.sandbox-namespace",
+        "run.oci.hooks.stderr",
+        "prerun.secrets/x",
+        "secrets",
+    ] {
+        assert!(!key.is_match(others), "{others}");
+    }
+}
+
+/// The settings with every `#key = value` made `key = value`.
+fn with_optional_keys() -> String {
+    SETTINGS
+        .lines()
+        .map(|line| format!("{}\n", optional(line).unwrap_or(line)))
+        .collect()
+}
+
+fn optional(line: &str) -> Option<&str> {
+    line.strip_prefix('#')
+        .filter(|rest| !rest.is_empty() && !rest.starts_with(' '))
+}
+
+/// The keys that a section has, as the error about one that it has not tells them.
+fn keys_expected_instead_of(text: &str) -> Vec<String> {
+    let error = text.parse::<Settings>().unwrap_err().to_string();
+    let (_, expected) = error.rsplit_once(", expected ").unwrap();
+    expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+fn shows(section: &str, key: &str) -> bool {
+    let mut current = "";
+    SETTINGS
+        .lines()
+        .map(|line| optional(line).unwrap_or(line))
+        .any(|line| match line.strip_prefix('[') {
+            Some(header) => {
+                current = header.trim_matches(['[', ']']);
+                section.is_empty() && current == key
+            }
+            None => current == section && line.starts_with(&format!("{key} = ")),
+        })
+}
