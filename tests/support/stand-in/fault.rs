@@ -206,5 +206,5 @@ fn other_host(request: &Request) -> HeaderValue {
         .header(HOST)
         .unwrap_or_default()
         .replace("127.0.0.1", "localhost");
-    HeaderValue::try_from(format!("http://{host}/stand-in/{TRAP}")).unwrap()
+    HeaderValue::try_from(format!("{}://{host}/stand-in/{TRAP}", request.scheme)).unwrap()
 }

@@ -21,9 +21,10 @@ mod google;
 mod http;
 mod kms;
 mod requests;
+mod tls;
 
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,13 +36,20 @@ use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_rustls::TlsAcceptor;
 
 /// Stands in on loopback for 1Password Connect and Google Cloud.
 #[derive(Parser)]
 struct Arguments {
-    /// Write the files that clients need (tokens) into this directory
+    /// Write the files that clients need (tokens, the certificate authority) into this directory
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// Speak https, with a certificate of the authority that is written to `ca.pem`
+    #[arg(long, requires = "dir")]
+    tls: bool,
+    /// Speak https with a certificate whose time is over
+    #[arg(long, requires = "dir")]
+    tls_expired: bool,
     /// Delay every response by so many milliseconds
     #[arg(long, value_name = "MS", default_value_t = 0)]
     latency: u64,
@@ -82,12 +90,16 @@ async fn main() -> io::Result<()> {
     if let Some(dir) = &arguments.dir {
         token::write_files(dir)?;
     }
-    let connect = listen(&stand_in, Service::Connect, arguments.connect_port).await?;
-    let kms = listen(&stand_in, Service::Kms, arguments.kms_port).await?;
+    let tls = match &arguments.dir {
+        Some(dir) if arguments.tls || arguments.tls_expired => Some(tls::acceptor(dir, arguments.tls_expired)?),
+        _ => None,
+    };
+    let connect = listen(&stand_in, tls.clone(), Service::Connect, arguments.connect_port).await?;
+    let kms = listen(&stand_in, tls.clone(), Service::Kms, arguments.kms_port).await?;
 
     let ready = json!({
-        "connect": format!("http://{connect}"),
-        "kms": format!("http://{kms}"),
+        "connect": connect,
+        "kms": kms,
         "token": token::GOOD.encode(),
         "expired_token": token::EXPIRED.encode(),
         "limited_token": token::LIMITED.encode(),
@@ -98,12 +110,13 @@ async fn main() -> io::Result<()> {
     std::process::exit(0)
 }
 
-/// Starts to serve at `port` of 127.0.0.1 and tells the address.
-async fn listen(stand_in: &Arc<StandIn>, service: Service, port: u16) -> io::Result<SocketAddr> {
+/// Starts to serve at `port` of 127.0.0.1 and tells the URL.
+async fn listen(stand_in: &Arc<StandIn>, tls: Option<TlsAcceptor>, service: Service, port: u16) -> io::Result<String> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
-    let address = listener.local_addr()?;
-    tokio::spawn(http::serve(listener, service, Arc::clone(stand_in)));
-    Ok(address)
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{}", listener.local_addr()?);
+    tokio::spawn(http::serve(listener, tls, service, Arc::clone(stand_in)));
+    Ok(url)
 }
 
 /// Returns when standard input is closed or on SIGTERM.
