@@ -74,6 +74,16 @@ impl StandIn {
         self.member("kms")
     }
 
+    /// The URL of Google's identity endpoints.
+    pub(crate) fn identity(&self) -> &str {
+        self.member("identity")
+    }
+
+    /// The URL of the metadata server.
+    pub(crate) fn metadata(&self) -> &str {
+        self.member("metadata")
+    }
+
     /// A Connect token that sees every vault.
     pub(crate) fn token(&self) -> &str {
         self.member("token")

@@ -25,8 +25,8 @@ use hyper::body::Bytes;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, LOCATION, RETRY_AFTER};
 use serde_json::json;
 
-use crate::Service;
 use crate::http::{self, Body, Request, Reset, Response};
+use crate::services::Service;
 
 /// Where redirects lead, below `/stand-in/`.
 pub(crate) const TRAP: &str = "trap";

@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 
-use crate::{Service, StandIn};
+use crate::services::{Service, StandIn};
 
 /// A request that has been read to its end.
 pub(crate) struct Request {
