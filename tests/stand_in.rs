@@ -96,6 +96,16 @@ fn patches_items_as_connects_own_documentation_shows() {
 }
 
 #[test]
+fn speaks_tls_with_a_certificate_of_its_own_authority() {
+    let dir = tempfile::tempdir().unwrap();
+    let stand_in = StandIn::start(&["--tls", "--dir", dir.path().to_str().unwrap()]);
+    assert!(stand_in.connect().starts_with("https://"));
+    let id = stand_in.create_item(AGENT_VAULT, "over tls", &[("", "password", "canary")]);
+    let item = stand_in.request("GET", &format!("/v1/vaults/{AGENT_VAULT}/items/{id}"), &Value::Null);
+    assert_eq!(item["title"], "over tls");
+}
+
+#[test]
 fn satisfies_1passwords_own_client() {
     drive("connect_client.py", &StandIn::start(&[]));
 }

@@ -4,9 +4,9 @@
 //! It prints one line of JSON with its addresses and Connect tokens when it is ready, and ends with its standard input, so that it
 //! cannot outlive whoever started it. It keeps everything in memory and starts with the same [`connect::world`] every time.
 //!
-//! Faults are asked for by name ([`fault`]): a title that is looked up, an item of the vault `Faults`, a KMS key, an account. Every
-//! address also answers, without a token, `GET /stand-in/requests` (what was asked), `GET /stand-in/hits` (who followed a redirect) and
-//! `POST /stand-in/reset`.
+//! Faults are asked for by name ([`fault`]): a title that is looked up, an item of the vault `Faults`, a KMS key, an account.
+//! Every address also answers, without a token, `GET /stand-in/requests` (what was asked), `GET /stand-in/hits` (who followed a
+//! redirect) and `POST /stand-in/reset`.
 
 #![allow(
     clippy::unwrap_used,
