@@ -13,7 +13,11 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::{Value, json};
 
 /// The vault `AgentVault`, where tests create their items.
@@ -72,6 +76,16 @@ impl StandIn {
     /// The URL of Cloud KMS.
     pub(crate) fn kms(&self) -> &str {
         self.member("kms")
+    }
+
+    /// The URL of Google's identity endpoints.
+    pub(crate) fn identity(&self) -> &str {
+        self.member("identity")
+    }
+
+    /// The URL of the metadata server.
+    pub(crate) fn metadata(&self) -> &str {
+        self.member("metadata")
     }
 
     /// A Connect token that sees every vault.
@@ -135,19 +149,31 @@ impl StandIn {
 
     /// Asks Connect with the good token, and gives back the body of the response.
     pub(crate) fn request(&self, method: &str, path: &str, body: &Value) -> Value {
-        let host = self
-            .connect()
-            .strip_prefix("http://")
-            .expect("this helper speaks plain http only");
+        let (scheme, host) = self.connect().split_once("://").unwrap();
         let (token, body) = (self.token(), body.to_string());
         let head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n");
         let framing = format!("Connection: close\r\nContent-Length: {}\r\n\r\n", body.len());
-        let mut stream = TcpStream::connect(host).unwrap();
-        stream.write_all([head, framing, body].concat().as_bytes()).unwrap();
-        let mut response = String::new();
-        stream.read_to_string(&mut response).unwrap();
+        let request = [head, framing, body].concat();
+        let stream = TcpStream::connect(host).unwrap();
+        let response = match scheme {
+            "https" => exchange(self.tls(stream), &request),
+            _ => exchange(stream, &request),
+        };
         let (_, body) = response.split_once("\r\n\r\n").unwrap();
         serde_json::from_str(body).unwrap_or_default()
+    }
+
+    fn tls(&self, stream: TcpStream) -> StreamOwned<ClientConnection, TcpStream> {
+        let mut roots = RootCertStore::empty();
+        let authority = CertificateDer::from_pem_file(format!("{}/ca.pem", self.member("dir"))).unwrap();
+        roots.add(authority).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::try_from("localhost").unwrap();
+        StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), stream)
     }
 
     fn member(&self, name: &str) -> &str {
@@ -163,4 +189,11 @@ impl Drop for StandIn {
         drop(self.child.stdin.take());
         let _ = self.child.wait();
     }
+}
+
+fn exchange(mut stream: impl Read + Write, request: &str) -> String {
+    let mut response = String::new();
+    stream.write_all(request.as_bytes()).unwrap();
+    stream.read_to_string(&mut response).unwrap();
+    response
 }

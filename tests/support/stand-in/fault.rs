@@ -25,8 +25,8 @@ use hyper::body::Bytes;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, LOCATION, RETRY_AFTER};
 use serde_json::json;
 
-use crate::Service;
 use crate::http::{self, Body, Request, Reset, Response};
+use crate::services::Service;
 
 /// Where redirects lead, below `/stand-in/`.
 pub(crate) const TRAP: &str = "trap";
@@ -206,5 +206,5 @@ fn other_host(request: &Request) -> HeaderValue {
         .header(HOST)
         .unwrap_or_default()
         .replace("127.0.0.1", "localhost");
-    HeaderValue::try_from(format!("http://{host}/stand-in/{TRAP}")).unwrap()
+    HeaderValue::try_from(format!("{}://{host}/stand-in/{TRAP}", request.scheme)).unwrap()
 }

@@ -1,6 +1,7 @@
 //! HTTP/1.1 for all services: one request in, one response out, connections kept alive.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,11 +18,14 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Sleep;
+use tokio_rustls::TlsAcceptor;
 
-use crate::{Service, StandIn};
+use crate::services::{Service, StandIn};
 
 /// A request that has been read to its end.
 pub(crate) struct Request {
+    /// `http` or `https`.
+    pub(crate) scheme: &'static str,
     pub(crate) method: Method,
     pub(crate) path: String,
     pub(crate) query: String,
@@ -30,9 +34,10 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    async fn read(request: hyper::Request<Incoming>) -> Result<Request, hyper::Error> {
+    async fn read(scheme: &'static str, request: hyper::Request<Incoming>) -> Result<Request, hyper::Error> {
         let (head, body) = request.into_parts();
         Ok(Request {
+            scheme,
             method: head.method,
             path: head.uri.path().to_owned(),
             query: head.uri.query().unwrap_or_default().to_owned(),
@@ -141,11 +146,16 @@ impl hyper::body::Body for Body {
 }
 
 /// Serves all connections to `listener`, for ever.
-pub(crate) async fn serve(listener: TcpListener, service: Service, stand_in: Arc<StandIn>) -> Infallible {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    service: Service,
+    stand_in: Arc<StandIn>,
+) -> Infallible {
     loop {
         match listener.accept().await {
             Ok((socket, _)) => {
-                tokio::spawn(serve_connection(socket, service, Arc::clone(&stand_in)));
+                tokio::spawn(serve_connection(socket, tls.clone(), service, Arc::clone(&stand_in)));
             }
             // Out of descriptors, most likely: connections that end give some back.
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
@@ -177,17 +187,19 @@ pub(crate) fn with_header(mut response: Response, name: HeaderName, value: Heade
     response
 }
 
-/// Serves one connection until either side ends it, which is no error here.
-async fn serve_connection(socket: TcpStream, service: Service, stand_in: Arc<StandIn>) {
-    if socket.set_nodelay(true).is_err() {
-        return;
-    }
+/// Serves one connection until either side ends it. An error only says how it ended, which tests see at the other end.
+async fn serve_connection(
+    socket: TcpStream,
+    tls: Option<TlsAcceptor>,
+    service: Service,
+    stand_in: Arc<StandIn>,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    socket.set_nodelay(true)?;
     // A second handle on the socket, because hyper owns the first when a reset is asked for.
-    let Ok(handle) = socket.as_fd().try_clone_to_owned() else {
-        return;
-    };
+    let handle = socket.as_fd().try_clone_to_owned()?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let respond = service_fn(async |request| {
-        let request = Request::read(request).await.map_err(|_| Reset)?;
+        let request = Request::read(scheme, request).await.map_err(|_| Reset)?;
         let response = stand_in.respond(service, &request).await;
         if response.is_err() {
             // Closing then discards what is unsent and sends RST.
@@ -195,7 +207,13 @@ async fn serve_connection(socket: TcpStream, service: Service, stand_in: Arc<Sta
         }
         response
     });
-    let _ = http1::Builder::new()
-        .serve_connection(TokioIo::new(socket), respond)
-        .await;
+    let http = http1::Builder::new();
+    match tls {
+        None => http.serve_connection(TokioIo::new(socket), respond).await?,
+        Some(tls) => {
+            let stream = tls.accept(socket).await?;
+            http.serve_connection(TokioIo::new(stream), respond).await?;
+        }
+    }
+    Ok(())
 }

@@ -7,8 +7,8 @@ use hyper::{Method, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::Service;
 use crate::http::Request;
+use crate::services::Service;
 
 /// Every request since the start or the last reset, oldest first.
 #[derive(Default)]

@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 
 use super::token::Token;
 use super::{Answer, error, world};
-use crate::Service;
 use crate::http::{self, Request};
 use crate::requests::{Entry, Requests};
+use crate::services::Service;
 
 /// The log of what was done with vaults and items, newest first, one page of it.
 pub(crate) fn page(request: &Request, token: &Token, requests: &Requests) -> Answer {

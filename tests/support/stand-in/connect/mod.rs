@@ -33,8 +33,8 @@ pub(crate) struct Connect {
 /// What a request gets.
 type Answer = Result<Response, Refusal>;
 
-impl Connect {
-    pub(crate) fn new() -> Connect {
+impl Default for Connect {
+    fn default() -> Connect {
         let tokens = [GOOD, LIMITED, EXPIRED].map(|token| (token.encode(), token));
         Connect {
             world: Mutex::new(World::new()),
@@ -42,7 +42,9 @@ impl Connect {
             unlocked: AtomicBool::new(false),
         }
     }
+}
 
+impl Connect {
     pub(crate) fn reset(&self) {
         *self.world.lock().unwrap() = World::new();
     }

@@ -1,14 +1,13 @@
 //! The bearer tokens of Connect: in the form of 1Password's own, but known by heart instead of verified.
 
-use std::fs::OpenOptions;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::Path;
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use serde_json::json;
 
 use super::world::{self, id};
+use crate::file;
 
 /// Stands in every token as it is sent and in its claims, so that a leak of either can be searched for.
 const MARKER: &str = "standin-connect-token";
@@ -88,18 +87,7 @@ pub(crate) fn write_files(dir: &Path) -> io::Result<()> {
         ("connect-token-limited", LIMITED),
         ("connect-token-expired", EXPIRED),
     ] {
-        write_private(&dir.join(name), &token.encode())?;
+        file::write_private(&dir.join(name), &token.encode())?;
     }
     Ok(())
-}
-
-/// Writes a file that only its owner can read, in place of an older one.
-pub(crate) fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(text.as_bytes())
 }
