@@ -14,6 +14,8 @@
 
 pub mod container;
 pub mod deliver;
+pub mod errno;
+pub mod excerpt;
 pub mod harden;
 pub mod reference;
 pub mod retry;

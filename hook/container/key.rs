@@ -1,0 +1,140 @@
+//! The keys of our annotations: which are ours, and what each stands for.
+
+use super::{FileName, FileNameError};
+
+/// The key that names the files' owner.
+pub(super) const OWNER: &str = "run.secrets.owner";
+/// The key that names the files which may be missing.
+pub(super) const OPTIONAL: &str = "run.secrets.optional";
+
+const DOMAIN: &str = "run.secrets";
+const CONTAINER_NAME_BYTES_MAX: usize = 63;
+
+/// What a key under `run.secrets` stands for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Key<'a> {
+    /// `run.secrets.owner`
+    Owner,
+    /// `run.secrets.optional`
+    Optional,
+    /// `[<container>.]run.secrets/<file>`
+    File { container: Option<&'a str>, file: FileName },
+}
+
+impl<'a> Key<'a> {
+    /// Reads an annotation's key; `None` if it is not ours.
+    pub(super) fn parse(key: &'a str) -> Result<Option<Key<'a>>, KeyError> {
+        if !is_ours(key) {
+            return Ok(None);
+        }
+        let (domain, file) = match key {
+            OWNER => return Ok(Some(Key::Owner)),
+            OPTIONAL => return Ok(Some(Key::Optional)),
+            _ => key.split_once('/').ok_or(KeyError::Unknown)?,
+        };
+        let container = match domain.strip_suffix(DOMAIN).ok_or(KeyError::Unknown)? {
+            "" => None,
+            prefix => Some(container_name(prefix).ok_or(KeyError::Unknown)?),
+        };
+        let file = file.parse()?;
+        Ok(Some(Key::File { container, file }))
+    }
+}
+
+/// Whether a key's domain, the part before `/`, has the labels `run` and `secrets` in a row, in any case.
+fn is_ours(key: &str) -> bool {
+    let domain = key.split('/').next().unwrap_or_default();
+    let labels: Vec<String> = domain
+        .split('.')
+        .map(|label| label.trim().to_ascii_lowercase())
+        .collect();
+    labels.windows(2).any(|pair| pair == ["run", "secrets"])
+}
+
+/// The name before the dot, if Kubernetes would let a container have it: a DNS label (RFC 1123).
+fn container_name(prefix: &str) -> Option<&str> {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let name = prefix.strip_suffix('.')?;
+    let valid = (1..=CONTAINER_NAME_BYTES_MAX).contains(&name.len())
+        && name.bytes().all(allowed)
+        && !name.starts_with('-')
+        && !name.ends_with('-');
+    valid.then_some(name)
+}
+
+/// Why a key under `run.secrets` cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// It is none of ours: a typo, or a word of a later version.
+    #[error("expected run.secrets/<file>, <container>.run.secrets/<file>, {OWNER} or {OPTIONAL}")]
+    Unknown,
+    /// Its last part cannot name a file.
+    #[error(transparent)]
+    FileName(#[from] FileNameError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_its_own() {
+        let file: FileName = "db".parse().unwrap();
+        let general = Key::File {
+            container: None,
+            file: file.clone(),
+        };
+        let specific = Key::File {
+            container: Some("my-app"),
+            file,
+        };
+        assert_eq!(Key::parse("run.secrets/db"), Ok(Some(general)));
+        assert_eq!(Key::parse("my-app.run.secrets/db"), Ok(Some(specific)));
+        assert_eq!(Key::parse("run.secrets.owner"), Ok(Some(Key::Owner)));
+        assert_eq!(Key::parse("run.secrets.optional"), Ok(Some(Key::Optional)));
+    }
+
+    #[test]
+    fn leaves_the_keys_of_others_alone() {
+        for key in [
+            "run.secretsx/a",
+            "run.secret/a",
+            "xrun.secrets/a",
+            "example.com/run.secrets",
+            "",
+            "run/secrets",
+        ] {
+            assert_eq!(Key::parse(key), Ok(None), "{key}");
+        }
+    }
+
+    #[test]
+    fn refuses_every_other_key_under_run_secrets() {
+        let keys = [
+            "run.secrets",
+            "Run.Secrets/x",
+            "run.secrets.ownr",
+            "run.secrets.Owner",
+            "x.run.secrets.owner",
+            "x.run.secrets",
+            "a.b.run.secrets/x",
+            "App.run.secrets/x",
+            "-a.run.secrets/x",
+            ".run.secrets/x",
+            "run.secrets.owner/x",
+            "run.secrets.example/x",
+            " run.secrets/x",
+            "run.secrets /x",
+        ];
+        for key in keys {
+            assert_eq!(Key::parse(key), Err(KeyError::Unknown), "{key}");
+        }
+    }
+
+    #[test]
+    fn refuses_a_key_that_names_no_file() {
+        for key in ["run.secrets/", "run.secrets/..", "app.run.secrets/a/b"] {
+            assert_eq!(Key::parse(key), Err(KeyError::FileName(FileNameError)), "{key}");
+        }
+    }
+}

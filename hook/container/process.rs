@@ -1,0 +1,334 @@
+//! The container's first process, by descriptor: its mount namespace, its mounts, its ids.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::fstat;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::{Mounts, MountsError, Owner, Procfs, ProcfsError};
+use crate::errno::{SyscallError, failed};
+
+/// The container's first process and its namespaces.
+///
+/// All of it was taken while one and the same process lived, whatever becomes of its number.
+#[derive(Debug)]
+pub struct Process {
+    pidfd: OwnedFd,
+    namespaces: Namespaces,
+}
+
+#[derive(Debug)]
+struct Namespaces {
+    mount: File,
+    mountinfo: File,
+    /// `None` if the user namespace is our own, where ids need no translation.
+    ids: Option<Ids>,
+}
+
+/// How ids in the container's user namespace read in ours.
+#[derive(Debug)]
+struct Ids {
+    uids: IdMap,
+    gids: IdMap,
+}
+
+impl Process {
+    /// Takes hold of a process and its namespaces.
+    ///
+    /// # Errors
+    /// When it is gone, when the kernel refuses, or when its mount namespace is our own: a container without one of its own
+    /// would leave its secrets on the host.
+    pub fn open(pid: Pid) -> Result<Process, ProcessError> {
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| match errno {
+            rustix::io::Errno::SRCH => ProcessError::Gone,
+            other => failed(format!("pidfd_open({})", pid.as_raw_nonzero()))(other).into(),
+        })?;
+        let namespaces = Namespaces::open(pid);
+        // First the files, then the proof that they are this process's: a pidfd, unlike a number, never becomes another's.
+        if !is_alive(&pidfd) {
+            return Err(ProcessError::Gone);
+        }
+        Ok(Process {
+            pidfd,
+            namespaces: namespaces?,
+        })
+    }
+
+    /// Whether the process still runs; `false` as soon as it has ended, reaped or not.
+    pub fn is_alive(&self) -> bool {
+        is_alive(&self.pidfd)
+    }
+
+    /// Its mount namespace, for `setns`; the descriptor keeps the namespace even when the process has ended.
+    pub fn mount_namespace(&self) -> BorrowedFd<'_> {
+        self.namespaces.mount.as_fd()
+    }
+
+    /// The mounts of its mount namespace at this moment.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn mounts(&self) -> Result<Mounts, ProcessError> {
+        let mut content = Vec::new();
+        let mut file = &self.namespaces.mountinfo;
+        file.rewind()
+            .and_then(|()| file.read_to_end(&mut content))
+            .map_err(failed(r#"read("mountinfo")"#))?;
+        Ok(Mounts::parse(&content)?)
+    }
+
+    /// The ids of our user namespace for an owner in the container's.
+    ///
+    /// # Errors
+    /// When the container's user namespace has no such user or group.
+    pub fn host_owner(&self, owner: Owner) -> Result<Owner, ProcessError> {
+        match &self.namespaces.ids {
+            None => Ok(owner),
+            Some(ids) => Ok(Owner {
+                uid: ids
+                    .uids
+                    .outside(owner.uid)
+                    .ok_or(ProcessError::UnmappedUid { uid: owner.uid })?,
+                gid: ids
+                    .gids
+                    .outside(owner.gid)
+                    .ok_or(ProcessError::UnmappedGid { gid: owner.gid })?,
+            }),
+        }
+    }
+
+    /// The container's root in ids of our user namespace, `None` if both user namespaces are the same.
+    ///
+    /// A filesystem of the container's user namespace lets only such users create anything (`EOVERFLOW` otherwise).
+    ///
+    /// # Errors
+    /// When the container's user namespace has no root.
+    pub fn foreign_root(&self) -> Result<Option<Owner>, ProcessError> {
+        let root = self
+            .namespaces
+            .ids
+            .is_some()
+            .then(|| self.host_owner(Owner { uid: 0, gid: 0 }));
+        root.transpose()
+    }
+}
+
+impl Namespaces {
+    fn open(pid: Pid) -> Result<Namespaces, ProcessError> {
+        let procfs = Procfs::open()?;
+        let of = |name: &str| format!("{}/{name}", pid.as_raw_nonzero());
+        let mount = procfs.file(&of("ns/mnt"))?;
+        if is_same(&mount, &procfs.file("self/ns/mnt")?)? {
+            return Err(ProcessError::OwnMountNamespace);
+        }
+        let user_is_ours = is_same(&procfs.file(&of("ns/user"))?, &procfs.file("self/ns/user")?)?;
+        let ids = Ids {
+            uids: IdMap::parse(&procfs.read(&of("uid_map"))?)?,
+            gids: IdMap::parse(&procfs.read(&of("gid_map"))?)?,
+        };
+        Ok(Namespaces {
+            mount,
+            mountinfo: procfs.file(&of("mountinfo"))?,
+            // Our own map would be told in ids of the parent namespace, where nothing is to be owned.
+            ids: (!user_is_ours).then_some(ids),
+        })
+    }
+}
+
+/// The lines of a `uid_map` or `gid_map`: first id inside, first id outside, how many.
+#[derive(Debug)]
+struct IdMap(Vec<[u32; 3]>);
+
+impl IdMap {
+    fn parse(content: &[u8]) -> Result<IdMap, ProcessError> {
+        let text = String::from_utf8_lossy(content);
+        let line =
+            |line: &str| <[u32; 3]>::try_from(line.split_whitespace().flat_map(str::parse).collect::<Vec<_>>()).ok();
+        let lines = text.lines().map(line).collect::<Option<_>>();
+        lines.map(IdMap).ok_or(ProcessError::IdMap)
+    }
+
+    fn outside(&self, id: u32) -> Option<u32> {
+        let lines = self.0.iter();
+        let mut mapped = lines.filter_map(|[inside, outside, count]| {
+            let offset = id.checked_sub(*inside).filter(|offset| offset < count)?;
+            // Ids outside that our own namespace has no number for are told as the highest number, which is nobody's.
+            outside.checked_add(offset).filter(|id| *id != u32::MAX)
+        });
+        mapped.next()
+    }
+}
+
+/// A process's pidfd becomes readable when it ends.
+fn is_alive(pidfd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+    matches!(poll(&mut fds, Some(&Timespec::default())), Ok(0))
+}
+
+fn is_same(one: &File, other: &File) -> Result<bool, SyscallError> {
+    let one = fstat(one).map_err(failed("fstat(namespace)"))?;
+    let other = fstat(other).map_err(failed("fstat(namespace)"))?;
+    Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
+}
+
+/// Why the container's process cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// It has ended.
+    #[error("the container's process has ended")]
+    Gone,
+    /// The container was configured without a mount namespace.
+    #[error("refusing to enter the container: it has no mount namespace of its own")]
+    OwnMountNamespace,
+    /// A user id that the container's user namespace lacks.
+    #[error("cannot map uid {uid}: the container's user namespace has no such id")]
+    UnmappedUid {
+        /// The id in the container.
+        uid: u32,
+    },
+    /// A group id that the container's user namespace lacks.
+    #[error("cannot map gid {gid}: the container's user namespace has no such id")]
+    UnmappedGid {
+        /// The id in the container.
+        gid: u32,
+    },
+    /// A `uid_map` or `gid_map` that is not what user_namespaces(7) describes.
+    #[error("cannot parse the id maps of the container's user namespace")]
+    IdMap,
+    /// `/proc` did not answer.
+    #[error(transparent)]
+    Procfs(#[from] ProcfsError),
+    /// A system call failed.
+    #[error(transparent)]
+    Syscall(#[from] SyscallError),
+    /// The list of mounts is not what the manual describes.
+    #[error(transparent)]
+    Mounts(#[from] MountsError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Child, Command};
+
+    fn pid(child: &Child) -> Pid {
+        Pid::from_child(child)
+    }
+
+    /// A process in namespaces of its own, which `unshare` has made by the time it has become `sleep`.
+    fn unshared(arguments: &[&str]) -> Child {
+        let mut child = Command::new("unshare")
+            .args(arguments)
+            .args(["sleep", "60"])
+            .spawn()
+            .unwrap();
+        let comm = format!("/proc/{}/comm", child.id());
+        while std::fs::read_to_string(&comm).unwrap() != "sleep\n" {
+            assert_eq!(child.try_wait().unwrap(), None, "unshare failed");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        child
+    }
+
+    fn end(mut child: Child) {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    fn is_root() -> bool {
+        let root = rustix::process::geteuid().is_root();
+        if !root {
+            eprintln!("skipped: not root");
+        }
+        root
+    }
+
+    #[test]
+    fn maps_ids_line_by_line() {
+        let map = IdMap::parse(b"         0     100000      65536\n     70000          5          2\n").unwrap();
+        assert_eq!((map.outside(0), map.outside(65535)), (Some(100_000), Some(165_535)));
+        assert_eq!((map.outside(70_000), map.outside(70_001)), (Some(5), Some(6)));
+        assert_eq!(
+            (map.outside(65_536), map.outside(70_002), map.outside(u32::MAX)),
+            (None, None, None)
+        );
+        let whole = IdMap::parse(b"0 0 4294967295").unwrap();
+        assert_eq!(
+            (whole.outside(u32::MAX - 1), whole.outside(u32::MAX)),
+            (Some(u32::MAX - 1), None)
+        );
+        assert_eq!(IdMap::parse(b"0 4294967295 1").unwrap().outside(0), None);
+        assert_eq!(IdMap::parse(b"").unwrap().outside(0), None);
+        assert!(matches!(IdMap::parse(b"0 1\n"), Err(ProcessError::IdMap)));
+    }
+
+    #[test]
+    fn refuses_a_process_in_our_own_mount_namespace() {
+        let child = Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(matches!(
+            Process::open(pid(&child)),
+            Err(ProcessError::OwnMountNamespace)
+        ));
+        end(child);
+    }
+
+    #[test]
+    fn refuses_a_process_that_has_ended() {
+        let mut child = Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        assert!(matches!(Process::open(pid(&child)), Err(ProcessError::Gone)));
+    }
+
+    #[test]
+    fn sees_the_mounts_of_the_process_and_its_end() {
+        if !is_root() {
+            return;
+        }
+        let mut child = unshared(&["--mount"]);
+        let process = Process::open(pid(&child)).unwrap();
+        let before = process.mounts().unwrap().iter().count();
+        let mount = format!("--mount=/proc/{}/ns/mnt", child.id());
+        let status = Command::new("nsenter")
+            .args([&mount, "mount", "-t", "tmpfs", "none", "/mnt"])
+            .status();
+        assert!(status.unwrap().success());
+        assert_eq!(process.mounts().unwrap().iter().count(), before + 1);
+        assert_eq!(
+            process.host_owner(Owner { uid: 7, gid: 8 }).unwrap(),
+            Owner { uid: 7, gid: 8 }
+        );
+        assert_eq!(process.foreign_root().unwrap(), None);
+        assert!(process.is_alive());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!process.is_alive());
+    }
+
+    #[test]
+    fn maps_the_ids_of_another_user_namespace() {
+        if !is_root() {
+            return;
+        }
+        let child = unshared(&["--mount", "--user"]);
+        std::fs::write(format!("/proc/{}/uid_map", child.id()), "0 1000 10").unwrap();
+        std::fs::write(format!("/proc/{}/gid_map", child.id()), "0 2000 10").unwrap();
+        let process = Process::open(pid(&child)).unwrap();
+        assert_eq!(
+            process.host_owner(Owner { uid: 3, gid: 4 }).unwrap(),
+            Owner { uid: 1003, gid: 2004 }
+        );
+        assert_eq!(process.foreign_root().unwrap(), Some(Owner { uid: 1000, gid: 2000 }));
+        assert!(matches!(
+            process.host_owner(Owner { uid: 10, gid: 0 }),
+            Err(ProcessError::UnmappedUid { uid: 10 })
+        ));
+        assert!(matches!(
+            process.host_owner(Owner { uid: 0, gid: 10 }),
+            Err(ProcessError::UnmappedGid { gid: 10 })
+        ));
+        end(child);
+    }
+}

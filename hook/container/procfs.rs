@@ -1,0 +1,122 @@
+//! `/proc`, held by a descriptor and known to be what it claims.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use rustix::fs::{Mode, OFlags, PROC_SUPER_MAGIC};
+
+use crate::errno::{SyscallError, failed};
+
+/// The `/proc` of this mount namespace.
+///
+/// It stays the same `/proc` when the thread enters another mount namespace, where a hostile image may have put something else
+/// at that path.
+#[derive(Debug)]
+pub struct Procfs(OwnedFd);
+
+impl Procfs {
+    /// Opens `/proc`.
+    ///
+    /// # Errors
+    /// When it cannot be opened or is not the kernel's own.
+    pub fn open() -> Result<Procfs, ProcfsError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open("/proc", flags, Mode::empty()).map_err(failed(r#"open("/proc")"#))?;
+        let filesystem = rustix::fs::fstatfs(&root).map_err(failed(r#"fstatfs("/proc")"#))?;
+        if filesystem.f_type != PROC_SUPER_MAGIC {
+            return Err(ProcfsError::NotProcfs);
+        }
+        Ok(Procfs(root))
+    }
+
+    /// Opens a file below `/proc` for reading.
+    ///
+    /// # Errors
+    /// When the kernel says so.
+    pub fn file(&self, path: &str) -> Result<File, ProcfsError> {
+        let opened = rustix::fs::openat(&self.0, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        Ok(opened.map_err(failed(format!(r#"open("/proc/{path}")"#)))?.into())
+    }
+
+    /// Reads a file below `/proc`.
+    ///
+    /// # Errors
+    /// When the kernel says so.
+    pub fn read(&self, path: &str) -> Result<Vec<u8>, ProcfsError> {
+        let mut content = Vec::new();
+        let read = self.file(path)?.read_to_end(&mut content);
+        read.map_err(failed(format!(r#"read("/proc/{path}")"#)))?;
+        Ok(content)
+    }
+
+    /// The id of the mount to which a descriptor of this process leads, as in `mountinfo`.
+    ///
+    /// Taken from `fdinfo`, which every kernel with the mount API has; `statx` tells it from Linux 5.8 on only.
+    ///
+    /// # Errors
+    /// When the kernel says so.
+    pub fn mount_id(&self, descriptor: impl AsFd) -> Result<u64, ProcfsError> {
+        let path = format!("self/fdinfo/{}", descriptor.as_fd().as_raw_fd());
+        let content = self.read(&path)?;
+        let text = String::from_utf8_lossy(&content);
+        let id = text
+            .lines()
+            .find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
+        id.ok_or(ProcfsError::NoMountId { path })
+    }
+
+    /// The path to which a descriptor of this process leads, seen from this thread's root.
+    ///
+    /// # Errors
+    /// When the kernel says so.
+    pub fn path(&self, descriptor: impl AsFd) -> Result<PathBuf, ProcfsError> {
+        let link = format!("self/fd/{}", descriptor.as_fd().as_raw_fd());
+        let path = rustix::fs::readlinkat(&self.0, &link, Vec::new());
+        let path = path.map_err(failed(format!(r#"readlink("/proc/{link}")"#)))?;
+        Ok(OsString::from_vec(path.into_bytes()).into())
+    }
+}
+
+/// Why `/proc` could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcfsError {
+    /// A system call failed.
+    #[error(transparent)]
+    Syscall(#[from] SyscallError),
+    /// Something else is mounted at `/proc`.
+    #[error("refusing to use /proc: it is not a procfs")]
+    NotProcfs,
+    /// The kernel's description of a descriptor has no mount id.
+    #[error("cannot find mnt_id in /proc/{path}")]
+    NoMountId {
+        /// The file, below `/proc`.
+        path: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::Mounts;
+
+    #[test]
+    fn tells_mount_and_path_of_a_descriptor() {
+        let procfs = Procfs::open().unwrap();
+        let mounts = Mounts::parse(&procfs.read("self/mountinfo").unwrap()).unwrap();
+        let proc_mount = mounts.get(procfs.mount_id(&procfs.0).unwrap()).unwrap();
+        assert_eq!(
+            (proc_mount.fs_type.as_str(), procfs.path(&procfs.0).unwrap()),
+            ("proc", "/proc".into())
+        );
+    }
+
+    #[test]
+    fn names_the_file_that_it_could_not_open() {
+        let error = Procfs::open().unwrap().read("no-such-file").unwrap_err();
+        assert_eq!(error.to_string(), r#"open("/proc/no-such-file")"#);
+    }
+}

@@ -1,0 +1,364 @@
+//! Requests: the annotations that ask for secrets.
+//!
+//! ```text
+//! run.secrets/<file>              a reference: becomes /run/secrets/<file>
+//! <container>.run.secrets/<file>  the same for one container of a pod; it beats the general key
+//! run.secrets.owner               uid:gid in the container
+//! run.secrets.optional            file names, separated by commas
+//! ```
+//!
+//! Any other key under `run.secrets` is an error, in whatever case it is spelled: a typo must not start a container without its
+//! secrets.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
+
+use super::FileName;
+use super::key::{Key, KeyError, OPTIONAL, OWNER};
+use crate::excerpt::Excerpt;
+use crate::reference::{Reference, ReferenceError};
+
+/// The most files that one container may request.
+pub const FILES_MAX: usize = 1024;
+
+/// The container's name in its pod, as containerd and as CRI-O tell it.
+const CONTAINER_NAME_KEYS: [&str; 2] = ["io.kubernetes.cri.container-name", "io.kubernetes.container.name"];
+
+/// Everything that one container asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Requests {
+    /// The files, sorted by name; at least one and at most [`FILES_MAX`].
+    pub files: Vec<Request>,
+    /// Who shall own them, instead of the spec's `process.user`.
+    pub owner: Option<Owner>,
+}
+
+/// One file and what shall be in it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Its name in `/run/secrets`.
+    pub file: FileName,
+    /// Where its content comes from.
+    pub reference: Reference,
+    /// Whether the container starts without it if the item or field does not exist.
+    pub optional: bool,
+}
+
+/// A user and a group, by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The user's id.
+    pub uid: u32,
+    /// The group's id.
+    pub gid: u32,
+}
+
+impl Requests {
+    /// Collects what the annotations ask for; `None` if there is nothing for this container.
+    ///
+    /// Keys for other containers of the pod are held to the same form and then left alone.
+    ///
+    /// # Errors
+    /// When a key or value under `run.secrets` is not what the module's table says.
+    pub fn from_annotations(annotations: &BTreeMap<String, String>) -> Result<Option<Requests>, RequestError> {
+        let this_container = CONTAINER_NAME_KEYS.iter().find_map(|key| annotations.get(*key));
+        let mut draft = Draft::default();
+        for (key, value) in annotations {
+            let key_error = |source| RequestError::Key {
+                key: key.clone(),
+                source,
+            };
+            match Key::parse(key).map_err(key_error)? {
+                None => {}
+                Some(Key::Owner) => draft.owner = Some(value.parse()?),
+                Some(Key::Optional) => draft.optional = Some(value),
+                Some(Key::File { container, file }) => {
+                    let value_error = |source| RequestError::Reference {
+                        key: key.clone(),
+                        source,
+                    };
+                    let reference = value.parse().map_err(value_error)?;
+                    draft.named.insert(file.clone());
+                    let files = match (container, this_container) {
+                        (None, _) => &mut draft.general,
+                        (Some(name), Some(this)) if name == this => &mut draft.specific,
+                        (Some(_), Some(_)) => continue,
+                        (Some(_), None) => return Err(RequestError::NoContainerName { key: key.clone() }),
+                    };
+                    files.insert(file, reference);
+                }
+            }
+        }
+        draft.finish()
+    }
+}
+
+/// The annotations of a pod, sorted by what they say.
+#[derive(Default)]
+struct Draft<'a> {
+    general: BTreeMap<FileName, Reference>,
+    specific: BTreeMap<FileName, Reference>,
+    /// Every file that any container of the pod requests: `optional` speaks to all of them.
+    named: BTreeSet<FileName>,
+    owner: Option<Owner>,
+    optional: Option<&'a str>,
+}
+
+impl Draft<'_> {
+    fn finish(self) -> Result<Option<Requests>, RequestError> {
+        if self.named.is_empty() {
+            return match (self.owner, self.optional) {
+                (None, None) => Ok(None),
+                (Some(_), _) => Err(RequestError::NoFiles { key: OWNER }),
+                (None, Some(_)) => Err(RequestError::NoFiles { key: OPTIONAL }),
+            };
+        }
+        let optional = self.optional_files()?;
+        let mut chosen = self.general;
+        chosen.extend(self.specific);
+        if chosen.len() > FILES_MAX {
+            return Err(RequestError::TooManyFiles { found: chosen.len() });
+        }
+        let request = |(file, reference)| Request {
+            optional: optional.contains(&file),
+            file,
+            reference,
+        };
+        let files: Vec<Request> = chosen.into_iter().map(request).collect();
+        Ok((!files.is_empty()).then_some(Requests {
+            files,
+            owner: self.owner,
+        }))
+    }
+
+    fn optional_files(&self) -> Result<BTreeSet<FileName>, RequestError> {
+        let requested = |name: &str| {
+            let file = name.trim_matches(' ').parse().ok();
+            file.filter(|file| self.named.contains(file))
+                .ok_or_else(|| RequestError::Optional { name: name.to_owned() })
+        };
+        self.optional
+            .into_iter()
+            .flat_map(|names| names.split(','))
+            .map(requested)
+            .collect()
+    }
+}
+
+impl FromStr for Owner {
+    type Err = RequestError;
+
+    fn from_str(text: &str) -> Result<Owner, RequestError> {
+        let id = |digits: &str| {
+            let decimal = digits.bytes().all(|b| b.is_ascii_digit());
+            // The highest number means "no change" to chown(2).
+            digits.parse().ok().filter(|id| decimal && *id != u32::MAX)
+        };
+        text.split_once(':')
+            .and_then(|(uid, gid)| {
+                Some(Owner {
+                    uid: id(uid)?,
+                    gid: id(gid)?,
+                })
+            })
+            .ok_or_else(|| RequestError::Owner { value: text.to_owned() })
+    }
+}
+
+/// Why annotations cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// A key under `run.secrets` that is none of ours.
+    #[error("cannot use annotation {}", Excerpt(.key))]
+    Key {
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        source: KeyError,
+    },
+    /// A value that is not a reference.
+    #[error("cannot use annotation {}", Excerpt(.key))]
+    Reference {
+        /// The key.
+        key: String,
+        /// What is wrong with the value.
+        source: ReferenceError,
+    },
+    /// A key for one container, from an engine that does not say which container this is.
+    #[error(
+        "cannot use annotation {}: no annotation says which container this is ({} or {})",
+        Excerpt(.key), CONTAINER_NAME_KEYS[0], CONTAINER_NAME_KEYS[1]
+    )]
+    NoContainerName {
+        /// The key.
+        key: String,
+    },
+    /// An owner that is not two ids.
+    #[error("cannot use annotation \"{OWNER}\": expected uid:gid in decimal, found {}", Excerpt(.value))]
+    Owner {
+        /// The value.
+        value: String,
+    },
+    /// An optional file that nothing requests.
+    #[error("cannot use annotation \"{OPTIONAL}\": {} is not a requested file", Excerpt(.name))]
+    Optional {
+        /// The name in the list.
+        name: String,
+    },
+    /// An owner or a list of optional files, but no files.
+    #[error("cannot use annotation \"{key}\": no file is requested")]
+    NoFiles {
+        /// The key.
+        key: &'static str,
+    },
+    /// More files than anyone needs.
+    #[error("cannot use annotations: {found} files are requested, at most {FILES_MAX} are allowed")]
+    TooManyFiles {
+        /// How many there are.
+        found: usize,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POD: (&str, &str) = ("io.kubernetes.cri.container-name", "app");
+
+    fn requests(annotations: &[(&str, &str)]) -> Result<Option<Requests>, RequestError> {
+        let owned = annotations.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        Requests::from_annotations(&owned.collect())
+    }
+
+    fn files(annotations: &[(&str, &str)]) -> Vec<(String, String, bool)> {
+        let files = requests(annotations).unwrap().unwrap().files;
+        files
+            .iter()
+            .map(|r| (r.file.to_string(), r.reference.to_string(), r.optional))
+            .collect()
+    }
+
+    fn refusal(annotations: &[(&str, &str)]) -> RequestError {
+        requests(annotations).unwrap_err()
+    }
+
+    #[test]
+    fn collects_files_sorted_by_name() {
+        let found = files(&[
+            ("run.secrets/z.pem", "op://v/i/z"),
+            ("run.secrets/a_1", "op://v/i/a"),
+            ("run.secrets.optional", "a_1, z.pem"),
+            ("other/run.secrets", "x"),
+        ]);
+        let file = |name: &str, reference: &str| (name.to_owned(), reference.to_owned(), true);
+        assert_eq!(found, [file("a_1", "op://v/i/a"), file("z.pem", "op://v/i/z")]);
+    }
+
+    #[test]
+    fn asks_for_nothing_without_annotations_of_ours() {
+        assert_eq!(requests(&[]), Ok(None));
+        assert_eq!(requests(&[POD, ("run.secretsx/a", "op://v/i/f")]), Ok(None));
+    }
+
+    #[test]
+    fn refuses_a_key_of_no_use_even_when_others_are_fine() {
+        let error = refusal(&[("run.secrets/a", "op://v/i/f"), ("run.secrets.ownr", "1:1")]);
+        let key = "run.secrets.ownr".to_owned();
+        assert_eq!(
+            error,
+            RequestError::Key {
+                key,
+                source: KeyError::Unknown
+            }
+        );
+    }
+
+    #[test]
+    fn a_containers_own_key_beats_the_general_one() {
+        let own = ("app.run.secrets/db", "op://v/own/f");
+        let general = ("run.secrets/db", "op://v/general/f");
+        let others = ("zoo.run.secrets/db", "op://v/other/f");
+        let db = |reference: &str| vec![("db".to_owned(), reference.to_owned(), false)];
+        assert_eq!(files(&[POD, own, general, others]), db("op://v/own/f"));
+        assert_eq!(files(&[POD, general, others]), db("op://v/general/f"));
+        assert_eq!(
+            files(&[("io.kubernetes.container.name", "zoo"), own, general, others]),
+            db("op://v/other/f")
+        );
+    }
+
+    #[test]
+    fn leaves_keys_for_other_containers_alone_after_checking_their_form() {
+        let other = ("web.run.secrets/db", "op://v/i/f");
+        assert_eq!(requests(&[POD, other]), Ok(None));
+        let rest = [("run.secrets.owner", "1:1"), ("run.secrets.optional", "db")];
+        assert_eq!(requests(&[POD, other, rest[0], rest[1]]), Ok(None));
+        assert!(matches!(
+            refusal(&[POD, ("web.run.secrets/db", "v/i/f")]),
+            RequestError::Reference { .. }
+        ));
+        assert!(matches!(
+            refusal(&[POD, ("web.run.secrets/-", "op://v/i/f")]),
+            RequestError::Key { .. }
+        ));
+    }
+
+    #[test]
+    fn refuses_a_key_for_one_container_when_the_engine_names_none() {
+        let error = refusal(&[("app.run.secrets/db", "op://v/i/f")]);
+        assert_eq!(
+            error.to_string(),
+            "cannot use annotation \"app.run.secrets/db\": no annotation says which container this is \
+             (io.kubernetes.cri.container-name or io.kubernetes.container.name)"
+        );
+    }
+
+    #[test]
+    fn reads_an_owner() {
+        let with = |value: &str| requests(&[("run.secrets/a", "op://v/i/f"), ("run.secrets.owner", value)]);
+        let owner = Some(Owner { uid: 1000, gid: 0 });
+        assert_eq!(with("1000:0").unwrap().unwrap().owner, owner);
+        let signs = [
+            "", "1000", "1000:", ":1", "+1:1", "-1:1", "0x1:1", " 1:1", "a:b", "1:1:1",
+        ];
+        let numbers = ["4294967295:0", "0:4294967296"];
+        for value in signs.into_iter().chain(numbers) {
+            let expected = RequestError::Owner {
+                value: value.to_owned(),
+            };
+            assert_eq!(with(value), Err(expected), "{value}");
+        }
+    }
+
+    #[test]
+    fn refuses_optional_files_that_nothing_requests() {
+        for (value, name) in [("b", "b"), ("a,", ""), ("", ""), ("a;b", "a;b")] {
+            let error = refusal(&[("run.secrets/a", "op://v/i/f"), ("run.secrets.optional", value)]);
+            assert_eq!(error, RequestError::Optional { name: name.to_owned() });
+        }
+    }
+
+    #[test]
+    fn refuses_rules_without_files() {
+        assert_eq!(
+            refusal(&[("run.secrets.owner", "1:1")]),
+            RequestError::NoFiles { key: OWNER }
+        );
+        assert_eq!(
+            refusal(&[("run.secrets.optional", "a")]),
+            RequestError::NoFiles { key: OPTIONAL }
+        );
+    }
+
+    #[test]
+    fn refuses_more_files_than_anyone_needs() {
+        let many = |count: usize| {
+            (0..count)
+                .map(|i| (format!("run.secrets/{i}"), "op://v/i/f".to_owned()))
+                .collect()
+        };
+        assert!(Requests::from_annotations(&many(FILES_MAX)).is_ok());
+        let refusal = Requests::from_annotations(&many(FILES_MAX + 1)).unwrap_err();
+        assert_eq!(refusal, RequestError::TooManyFiles { found: FILES_MAX + 1 });
+    }
+}

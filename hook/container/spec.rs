@@ -1,0 +1,223 @@
+//! The spec: the bundle's `config.json`, of which only a few fields are read.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Mount, Root, User};
+use rustix::fs::{Mode, OFlags};
+use serde::Deserialize;
+
+use super::{Owner, null_is_empty};
+use crate::errno::Errno;
+
+/// The longest `config.json` that is read, in bytes.
+pub const SPEC_BYTES_MAX: u64 = 16 << 20;
+
+/// What a delivery needs to know of a container's spec.
+///
+/// Each field is decoded by oci-spec's own type and nothing else is decoded at all, so that a capability or a seccomp action which
+/// is newer than oci-spec cannot stop a container.
+///
+/// See the [runtime specification](https://github.com/opencontainers/runtime-spec/blob/main/config.md).
+#[derive(Debug)]
+pub struct Spec {
+    /// The root filesystem on the host, as an absolute path.
+    pub rootfs: PathBuf,
+    /// `process.user`, in the container's ids.
+    pub user: Option<Owner>,
+    /// The mounts, in their order.
+    pub mounts: Vec<Mount>,
+    /// `linux.mountLabel`: the SELinux context of the container's own filesystems.
+    pub mount_label: Option<String>,
+    /// `linux.maskedPaths`: what the runtime covers after the hooks have run.
+    pub masked_paths: Vec<PathBuf>,
+    /// `linux.readonlyPaths`: what the runtime mounts onto itself after the hooks have run.
+    pub readonly_paths: Vec<PathBuf>,
+}
+
+impl Spec {
+    /// Reads `config.json` of a bundle, which must be an absolute path.
+    ///
+    /// # Errors
+    /// When it is not a regular file of at most [`SPEC_BYTES_MAX`] bytes, not a spec, or names no root filesystem.
+    pub fn load(bundle: &Path) -> Result<Spec, SpecError> {
+        let path = bundle.join("config.json");
+        let config: Config = match serde_json::from_slice(&read(&path)?) {
+            Ok(config) => config,
+            Err(source) => return Err(SpecError::Json { path, source }),
+        };
+        let root = config.root.map(|root| root.path().clone()).unwrap_or_default();
+        if root.as_os_str().is_empty() {
+            return Err(SpecError::NoRootfs { path });
+        }
+        let user = config.process.and_then(|process| process.user);
+        let linux = config.linux.unwrap_or_default();
+        Ok(Spec {
+            rootfs: bundle.join(root),
+            user: user.map(|user| Owner {
+                uid: user.uid(),
+                gid: user.gid(),
+            }),
+            mounts: config.mounts,
+            mount_label: linux.mount_label.filter(|label| !label.is_empty()),
+            masked_paths: linux.masked_paths,
+            readonly_paths: linux.readonly_paths,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct Config {
+    root: Option<Root>,
+    process: Option<ProcessFields>,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    mounts: Vec<Mount>,
+    linux: Option<LinuxFields>,
+}
+
+#[derive(Deserialize)]
+struct ProcessFields {
+    user: Option<User>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LinuxFields {
+    mount_label: Option<String>,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    masked_paths: Vec<PathBuf>,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    readonly_paths: Vec<PathBuf>,
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, SpecError> {
+    let unreadable = |errno| SpecError::Read {
+        path: path.to_owned(),
+        errno,
+    };
+    // Without NONBLOCK, opening a FIFO would wait for its writer.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Err(rustix::io::Errno::NOENT) if path == Path::new("/config.json") => return Err(SpecError::BundleIsRoot),
+        opened => File::from(opened.map_err(|errno| unreadable(errno.into()))?),
+    };
+    if !file.metadata().map_err(|error| unreadable(error.into()))?.is_file() {
+        return Err(SpecError::NotAFile { path: path.to_owned() });
+    }
+    let mut json = Vec::new();
+    file.take(SPEC_BYTES_MAX + 1)
+        .read_to_end(&mut json)
+        .map_err(|error| unreadable(error.into()))?;
+    if json.len() as u64 > SPEC_BYTES_MAX {
+        return Err(SpecError::TooLong { path: path.to_owned() });
+    }
+    Ok(json)
+}
+
+/// Why a spec cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SpecError {
+    /// There is no `/config.json`, and nobody's bundle is `/`.
+    #[error("cannot read /config.json: there is none; crun before 1.27 may report \"/\" as the bundle")]
+    BundleIsRoot,
+    /// The file cannot be opened or read.
+    #[error("cannot read {}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel answered.
+        #[source]
+        errno: Errno,
+    },
+    /// A directory, a FIFO, a device.
+    #[error("refusing to read {}: it is not a regular file", .path.display())]
+    NotAFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A longer file than any container's spec.
+    #[error("refusing to read {}: it is longer than {} MiB", .path.display(), SPEC_BYTES_MAX >> 20)]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Not JSON, or a field of another type than the specification's.
+    #[error("cannot parse {}", .path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// `root.path` is missing or empty.
+    #[error("cannot use {}: it has no root.path", .path.display())]
+    NoRootfs {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(json: &str) -> Result<Spec, SpecError> {
+        let bundle = tempfile::tempdir().unwrap();
+        std::fs::write(bundle.path().join("config.json"), json).unwrap();
+        let mut spec = Spec::load(bundle.path())?;
+        if let Ok(inside) = spec.rootfs.strip_prefix(bundle.path()) {
+            spec.rootfs = Path::new("/bundle").join(inside);
+        }
+        Ok(spec)
+    }
+
+    #[test]
+    fn reads_what_a_delivery_needs_and_nothing_else() {
+        let spec = load(
+            r#"{"ociVersion":7,"root":{"path":"rootfs","readonly":true},
+                "process":{"user":{"uid":5,"gid":6},"capabilities":{"bounding":["CAP_FROM_THE_FUTURE"]}},
+                "mounts":[{"destination":"/run","type":"tmpfs","source":"tmpfs","options":["ro"]}],
+                "linux":{"mountLabel":"l:c1,c2","maskedPaths":["/proc/kcore"],"readonlyPaths":["/proc/sys"],
+                         "seccomp":{"defaultAction":"SCMP_ACT_FROM_THE_FUTURE"}}}"#,
+        )
+        .unwrap();
+        assert_eq!(spec.rootfs, Path::new("/bundle/rootfs"));
+        assert_eq!(spec.user, Some(Owner { uid: 5, gid: 6 }));
+        assert_eq!(spec.mounts[0].destination(), Path::new("/run"));
+        assert_eq!(spec.mount_label.as_deref(), Some("l:c1,c2"));
+        assert_eq!((spec.masked_paths.len(), spec.readonly_paths.len()), (1, 1));
+    }
+
+    #[test]
+    fn does_without_everything_but_a_root() {
+        let json = r#"{"root":{"path":"/abs"},"mounts":null,"linux":{"mountLabel":"","maskedPaths":null}}"#;
+        let spec = load(json).unwrap();
+        assert_eq!(
+            (spec.rootfs.as_path(), spec.user, spec.mount_label),
+            (Path::new("/abs"), None, None)
+        );
+        for json in ["{}", r#"{"root":{}}"#, r#"{"root":{"path":""}}"#, r#"{"root":null}"#] {
+            assert!(matches!(load(json), Err(SpecError::NoRootfs { .. })), "{json}");
+        }
+        assert!(matches!(load("{"), Err(SpecError::Json { .. })));
+    }
+
+    #[test]
+    fn reads_only_regular_files_of_reasonable_length() {
+        let bundle = tempfile::tempdir().unwrap();
+        let path = bundle.path().join("config.json");
+        assert!(matches!(Spec::load(bundle.path()), Err(SpecError::Read { .. })));
+        let mode = Mode::from(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        assert!(matches!(Spec::load(bundle.path()), Err(SpecError::NotAFile { .. })));
+        std::fs::remove_file(&path).unwrap();
+        File::create(&path).unwrap().set_len(SPEC_BYTES_MAX + 1).unwrap();
+        assert!(matches!(Spec::load(bundle.path()), Err(SpecError::TooLong { .. })));
+    }
+
+    #[test]
+    fn says_whose_fault_a_bundle_at_the_root_is() {
+        assert!(matches!(Spec::load(Path::new("/")), Err(SpecError::BundleIsRoot)));
+    }
+}

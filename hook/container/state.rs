@@ -1,0 +1,186 @@
+//! The state: the JSON that a runtime writes to a hook's standard input.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use rustix::process::Pid;
+use serde::Deserialize;
+
+use super::null_is_empty;
+
+/// The longest state that is read, in bytes.
+pub const STATE_BYTES_MAX: u64 = 4 << 20;
+
+const SANDBOX_KEYS: [&str; 2] = ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"];
+
+/// What a runtime says of the container that it is creating.
+///
+/// Only four fields are read, so that what runtimes disagree about (crun's `ociVersion` is not a version, and its `status` not
+/// always one of the specification's) stops nobody. A missing field is an error only for who asks for it: a container that wants
+/// no secrets starts whatever its state lacks.
+///
+/// See the [runtime specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#state).
+#[derive(Debug, Deserialize)]
+pub struct State {
+    #[serde(default, deserialize_with = "null_is_empty")]
+    id: String,
+    pid: Option<i32>,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    bundle: PathBuf,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    annotations: BTreeMap<String, String>,
+}
+
+impl State {
+    /// Reads the state to the end of the input, at most [`STATE_BYTES_MAX`] bytes.
+    ///
+    /// # Errors
+    /// When the input cannot be read, is longer, or is not a state.
+    pub fn read(input: impl Read) -> Result<State, StateError> {
+        let mut json = Vec::new();
+        input
+            .take(STATE_BYTES_MAX + 1)
+            .read_to_end(&mut json)
+            .map_err(|source| StateError::Read { source })?;
+        if json.len() as u64 > STATE_BYTES_MAX {
+            return Err(StateError::TooLong);
+        }
+        serde_json::from_slice(&json).map_err(|source| StateError::Json { source })
+    }
+
+    /// The container's id.
+    ///
+    /// # Errors
+    /// When the state has none.
+    pub fn id(&self) -> Result<&str, StateError> {
+        Some(self.id.as_str())
+            .filter(|id| !id.is_empty())
+            .ok_or(StateError::NoId)
+    }
+
+    /// The container's first process, in the process namespace of the runtime.
+    ///
+    /// # Errors
+    /// When the state names none, or 0 as crun does in `createContainer` hooks.
+    pub fn pid(&self) -> Result<Pid, StateError> {
+        self.pid
+            .filter(|pid| *pid > 0)
+            .and_then(Pid::from_raw)
+            .ok_or(StateError::NoPid)
+    }
+
+    /// The absolute path of the directory that holds the container's `config.json`.
+    ///
+    /// # Errors
+    /// When the state names none, or a relative one, which no two runtimes would resolve alike.
+    pub fn bundle(&self) -> Result<&Path, StateError> {
+        match self.bundle.as_path() {
+            bundle if bundle.as_os_str().is_empty() => Err(StateError::NoBundle),
+            bundle if bundle.is_relative() => Err(StateError::RelativeBundle),
+            bundle => Ok(bundle),
+        }
+    }
+
+    /// The annotations of the container and, in Kubernetes, of its pod.
+    pub fn annotations(&self) -> &BTreeMap<String, String> {
+        &self.annotations
+    }
+
+    /// Whether this is a pod's sandbox (pause) container, which gets its pod's annotations but has no use for secrets.
+    pub fn is_sandbox(&self) -> bool {
+        SANDBOX_KEYS
+            .iter()
+            .any(|key| self.annotations.get(*key).is_some_and(|kind| kind == "sandbox"))
+    }
+}
+
+/// Why a state cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Standard input failed.
+    #[error("cannot read the state")]
+    Read {
+        /// What the system said.
+        source: io::Error,
+    },
+    /// More input than any container's state has.
+    #[error("cannot read the state: longer than {} MiB", STATE_BYTES_MAX >> 20)]
+    TooLong,
+    /// Not JSON, or a field of another type than the specification's.
+    #[error("cannot parse the state")]
+    Json {
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// `id` is missing or empty.
+    #[error("the state has no id")]
+    NoId,
+    /// `pid` is missing or not positive.
+    #[error("the state has no pid")]
+    NoPid,
+    /// `bundle` is missing or empty.
+    #[error("the state has no bundle")]
+    NoBundle,
+    /// `bundle` does not begin with `/`.
+    #[error("the state's bundle is not an absolute path")]
+    RelativeBundle,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(json: &str) -> State {
+        State::read(json.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn reads_the_states_of_runc_and_crun() {
+        let runc = state(
+            r#"{"ociVersion":"1.0.2-dev","id":"c1","status":"creating","pid":41,"bundle":"/b","annotations":{"k":"v"}}"#,
+        );
+        assert_eq!((runc.id().unwrap(), runc.bundle().unwrap()), ("c1", Path::new("/b")));
+        assert_eq!(runc.pid().unwrap().as_raw_nonzero().get(), 41);
+        assert_eq!(runc.annotations()["k"], "v");
+        let crun = state(r#"{"ociVersion":"1.0","id":"c","pid":4,"root":"rootfs","bundle":"/b","status":"starting"}"#);
+        assert!(crun.annotations().is_empty());
+    }
+
+    #[test]
+    fn misses_a_field_only_when_it_is_asked_for() {
+        let bare = state(r#"{"annotations":null}"#);
+        assert!(bare.annotations().is_empty() && !bare.is_sandbox());
+        assert!(matches!(bare.id(), Err(StateError::NoId)));
+        assert!(matches!(bare.pid(), Err(StateError::NoPid)));
+        assert!(matches!(bare.bundle(), Err(StateError::NoBundle)));
+        assert!(matches!(state(r#"{"pid":0}"#).pid(), Err(StateError::NoPid)));
+        assert!(matches!(state(r#"{"pid":-1}"#).pid(), Err(StateError::NoPid)));
+        assert!(matches!(
+            state(r#"{"bundle":"b/c"}"#).bundle(),
+            Err(StateError::RelativeBundle)
+        ));
+    }
+
+    #[test]
+    fn refuses_endless_input() {
+        assert!(matches!(State::read(io::repeat(b' ')), Err(StateError::TooLong)));
+    }
+
+    #[test]
+    fn refuses_what_is_not_a_state() {
+        for json in ["", "[]", "{", r#"{"annotations":{"k":1}}"#, "{} {}"] {
+            assert!(
+                matches!(State::read(json.as_bytes()), Err(StateError::Json { .. })),
+                "{json}"
+            );
+        }
+    }
+
+    #[test]
+    fn knows_the_sandbox_of_containerd_and_of_cri_o() {
+        assert!(state(r#"{"annotations":{"io.kubernetes.cri.container-type":"sandbox"}}"#).is_sandbox());
+        assert!(state(r#"{"annotations":{"io.kubernetes.cri-o.ContainerType":"sandbox"}}"#).is_sandbox());
+        assert!(!state(r#"{"annotations":{"io.kubernetes.cri.container-type":"container"}}"#).is_sandbox());
+    }
+}
