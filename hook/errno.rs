@@ -20,10 +20,7 @@ pub struct SyscallError {
 
 /// Gives an answer its call: `fsopen(…).map_err(failed("fsopen(\"tmpfs\")"))?`.
 pub fn failed<E: Into<Errno>>(call: impl Into<String>) -> impl FnOnce(E) -> SyscallError {
-    move |errno| SyscallError {
-        call: call.into(),
-        errno: errno.into(),
-    }
+    move |errno| SyscallError { call: call.into(), errno: errno.into() }
 }
 
 impl fmt::Display for Errno {
@@ -49,11 +46,7 @@ impl From<rustix::io::Errno> for Errno {
 impl From<io::Error> for Errno {
     /// An error of the standard library's own, which no call answered, becomes `EIO`.
     fn from(error: io::Error) -> Errno {
-        Errno(
-            error
-                .raw_os_error()
-                .map_or(nix::errno::Errno::EIO, nix::errno::Errno::from_raw),
-        )
+        Errno(error.raw_os_error().map_or(nix::errno::Errno::EIO, nix::errno::Errno::from_raw))
     }
 }
 

@@ -14,9 +14,7 @@ impl fmt::Display for Excerpt<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut rest = self.0.chars();
         f.write_char('"')?;
-        rest.by_ref()
-            .take(EXCERPT_CHARS_MAX)
-            .try_for_each(|c| write!(f, "{}", c.escape_debug()))?;
+        rest.by_ref().take(EXCERPT_CHARS_MAX).try_for_each(|c| write!(f, "{}", c.escape_debug()))?;
         f.write_str(if rest.next().is_some() { "…\"" } else { "\"" })
     }
 }
@@ -27,21 +25,12 @@ mod tests {
 
     #[test]
     fn escapes_what_could_forge_a_line_or_steer_a_terminal() {
-        assert_eq!(
-            Excerpt("a\nb\x1b[2J\u{202e}\"").to_string(),
-            r#""a\nb\u{1b}[2J\u{202e}\"""#
-        );
+        assert_eq!(Excerpt("a\nb\x1b[2J\u{202e}\"").to_string(), r#""a\nb\u{1b}[2J\u{202e}\"""#);
     }
 
     #[test]
     fn cuts_long_text_and_shows_that_it_did() {
-        assert_eq!(
-            Excerpt(&"x".repeat(EXCERPT_CHARS_MAX)).to_string(),
-            format!("\"{}\"", "x".repeat(120))
-        );
-        assert_eq!(
-            Excerpt(&"x".repeat(500)).to_string(),
-            format!("\"{}…\"", "x".repeat(120))
-        );
+        assert_eq!(Excerpt(&"x".repeat(EXCERPT_CHARS_MAX)).to_string(), format!("\"{}\"", "x".repeat(120)));
+        assert_eq!(Excerpt(&"x".repeat(500)).to_string(), format!("\"{}…\"", "x".repeat(120)));
     }
 }

@@ -12,12 +12,18 @@
 //! [`hook`] tells one container start from its first line to its last. A module uses only modules of lower layers; the layers
 //! and the test that keeps them are in `tests/layers.rs`.
 
+pub mod audit;
+pub mod cli;
 pub mod container;
 pub mod deliver;
 pub mod errno;
+pub mod error;
 pub mod excerpt;
 pub mod harden;
+pub mod hook;
 pub mod reference;
+pub mod report;
+pub mod resolve;
 pub mod retry;
 pub mod seal;
 pub mod secret;

@@ -32,13 +32,7 @@ fn optional_keys_show_their_defaults() {
     assert_eq!(full.grants, written.grants);
     assert!(full.gcp_kms.sends_credentials());
     let plain = with_optional_keys().replace("https://connect", "http://connect");
-    assert!(
-        plain
-            .parse::<Settings>()
-            .unwrap_err()
-            .to_string()
-            .contains("plain http")
-    );
+    assert!(plain.parse::<Settings>().unwrap_err().to_string().contains("plain http"));
     // Keys whose default is to be absent show an example.
     assert!(full.connect.unwrap().ca_file.is_some() && written.connect.unwrap().ca_file.is_none());
     assert!(full.gcp_kms.credentials_file.is_some() && written.gcp_kms.credentials_file.is_none());
@@ -62,10 +56,7 @@ fn the_settings_show_every_key_that_the_code_knows() {
             shown += 1;
         }
     }
-    assert_eq!(
-        keys_expected_instead_of("[[grant]]\nreferences = []\nto = { no-such-key = 1 }"),
-        ["annotations"]
-    );
+    assert_eq!(keys_expected_instead_of("[[grant]]\nreferences = []\nto = { no-such-key = 1 }"), ["annotations"]);
     assert!(shown >= 20, "only {shown} keys were looked for");
     assert!(!shows("connect", "deadline") && !shows("", "deadline"));
 }
@@ -117,15 +108,11 @@ fn the_hook_runs_for_every_key_of_ours_however_it_is_spelled() {
 
 /// The settings with every `#key = value` made `key = value`.
 fn with_optional_keys() -> String {
-    SETTINGS
-        .lines()
-        .map(|line| format!("{}\n", optional(line).unwrap_or(line)))
-        .collect()
+    SETTINGS.lines().map(|line| format!("{}\n", optional(line).unwrap_or(line))).collect()
 }
 
 fn optional(line: &str) -> Option<&str> {
-    line.strip_prefix('#')
-        .filter(|rest| !rest.is_empty() && !rest.starts_with(' '))
+    line.strip_prefix('#').filter(|rest| !rest.is_empty() && !rest.starts_with(' '))
 }
 
 /// The keys that a section has, as the error about one that it has not tells them.
@@ -137,14 +124,11 @@ fn keys_expected_instead_of(text: &str) -> Vec<String> {
 
 fn shows(section: &str, key: &str) -> bool {
     let mut current = "";
-    SETTINGS
-        .lines()
-        .map(|line| optional(line).unwrap_or(line))
-        .any(|line| match line.strip_prefix('[') {
-            Some(header) => {
-                current = header.trim_matches(['[', ']']);
-                section.is_empty() && current == key
-            }
-            None => current == section && line.starts_with(&format!("{key} = ")),
-        })
+    SETTINGS.lines().map(|line| optional(line).unwrap_or(line)).any(|line| match line.strip_prefix('[') {
+        Some(header) => {
+            current = header.trim_matches(['[', ']']);
+            section.is_empty() && current == key
+        }
+        None => current == section && line.starts_with(&format!("{key} = ")),
+    })
 }

@@ -1,10 +1,6 @@
 //! The form of the house: who may use whom, and what must not be in the tree.
 
-#![allow(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    reason = "a test fails by panicking, its helpers too"
-)]
+#![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,10 +10,11 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// The modules of the crate, lowest layer first. A module uses only modules of lower layers, and so none of its own layer.
 const LAYERS: &[&[&str]] = &[
-    &["errno", "excerpt", "reference", "secret", "tls"],
+    &["errno", "excerpt", "harden", "reference", "retry", "secret", "syslog", "tls"],
     &["container", "settings"],
     &["source", "seal", "deliver"],
-    &["resolve", "audit"],
+    &["resolve"],
+    &["audit"],
     &["error"],
     &["report"],
     &["hook", "cli"],
@@ -60,11 +57,7 @@ fn modules_use_only_lower_layers() {
 fn binaries_are_thin() {
     for path in files_below(&root().join("hook/bin")) {
         let lines = fs::read_to_string(&path).unwrap().lines().count();
-        assert!(
-            lines <= BIN_LINES_MAX,
-            "{}: {lines} lines, at most {BIN_LINES_MAX}",
-            path.display()
-        );
+        assert!(lines <= BIN_LINES_MAX, "{}: {lines} lines, at most {BIN_LINES_MAX}", path.display());
     }
 }
 
@@ -80,19 +73,8 @@ fn unwanted_packages_stay_out() {
 
 #[test]
 fn no_file_names_a_path_of_one_machine() {
-    let entries = [
-        "hook",
-        "config",
-        "tests",
-        "packaging",
-        "Cargo.toml",
-        "CHANGELOG.md",
-        "README.md",
-    ];
-    let files: Vec<PathBuf> = entries
-        .iter()
-        .flat_map(|entry| files_below(&root().join(entry)))
-        .collect();
+    let entries = ["hook", "config", "tests", "packaging", "Cargo.toml", "CHANGELOG.md", "README.md"];
+    let files: Vec<PathBuf> = entries.iter().flat_map(|entry| files_below(&root().join(entry))).collect();
     assert!(files.contains(&root().join("tests/layers.rs")) && files.contains(&root().join("Cargo.toml")));
     for path in files {
         let text = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
@@ -104,20 +86,11 @@ fn no_file_names_a_path_of_one_machine() {
 fn violations(path: &str, source: &str) -> Vec<String> {
     let (user, depth) = module(path);
     let mut uses = Uses::default();
-    uses.collect(
-        &source.parse::<TokenStream>().unwrap().into_iter().collect::<Vec<_>>(),
-        depth,
-    );
+    uses.collect(&source.parse::<TokenStream>().unwrap().into_iter().collect::<Vec<_>>(), depth);
     let placed = |module: &str| LAYERS.iter().position(|layer| layer.contains(&module));
     let lower = |used: &str| user == "lib" || user == used || placed(used) < placed(&user);
     let mut violations = Vec::new();
-    for module in uses
-        .modules
-        .iter()
-        .map(String::as_str)
-        .chain([user.as_str()])
-        .filter(|module| *module != "lib")
-    {
+    for module in uses.modules.iter().map(String::as_str).chain([user.as_str()]).filter(|module| *module != "lib") {
         match placed(module) {
             None => violations.push(format!("{path}: module {module} has no layer")),
             Some(_) if !lower(module) => {
@@ -126,9 +99,8 @@ fn violations(path: &str, source: &str) -> Vec<String> {
             Some(_) => {}
         }
     }
-    for (library, _) in LIBRARIES
-        .iter()
-        .filter(|(library, rooms)| uses.names.contains(*library) && !rooms.contains(&&*user))
+    for (library, _) in
+        LIBRARIES.iter().filter(|(library, rooms)| uses.names.contains(*library) && !rooms.contains(&&*user))
     {
         violations.push(format!("{path}: {user} uses {library}"));
     }
@@ -194,10 +166,7 @@ impl Uses {
             TokenTree::Group(group) => {
                 let inner: Vec<TokenTree> = group.stream().into_iter().collect();
                 let is_comma = |token: &TokenTree| matches!(token, TokenTree::Punct(punct) if punct.as_char() == ',');
-                inner
-                    .split(is_comma)
-                    .filter_map(<[_]>::first)
-                    .for_each(|head| self.collect_head(head));
+                inner.split(is_comma).filter_map(<[_]>::first).for_each(|head| self.collect_head(head));
             }
             head => {
                 self.modules.insert(head.to_string());
@@ -256,10 +225,7 @@ mod tests {
 
     fn uses(path: &str, source: &str) -> Vec<String> {
         let found = violations(path, source);
-        found
-            .into_iter()
-            .map(|violation| violation.split_once(": ").unwrap().1.to_owned())
-            .collect()
+        found.into_iter().map(|violation| violation.split_once(": ").unwrap().1.to_owned()).collect()
     }
 
     #[test]
@@ -306,10 +272,7 @@ mod tests {
             ["module broker has no layer"]
         );
         assert_eq!(uses("hook/cli/mod.rs", "use crate::*;"), ["module * has no layer"]);
-        assert_eq!(
-            uses("hook/bin/oci-secrets.rs", "fn main() { oci_secrets::cli::run() }"),
-            [""; 0]
-        );
+        assert_eq!(uses("hook/bin/oci-secrets.rs", "fn main() { oci_secrets::cli::run() }"), [""; 0]);
     }
 
     #[test]
@@ -322,14 +285,8 @@ mod tests {
             uses("hook/settings/grant.rs", "use crate::report;"),
             ["settings uses report, which is not below it"]
         );
-        assert_eq!(
-            uses("hook/source/mod.rs", "use google_cloud_kms::client;"),
-            ["source uses google_cloud_kms"]
-        );
-        assert_eq!(
-            uses("hook/hook.rs", "#[derive(clap::Parser)] struct A;"),
-            ["hook uses clap"]
-        );
+        assert_eq!(uses("hook/source/mod.rs", "use google_cloud_kms::client;"), ["source uses google_cloud_kms"]);
+        assert_eq!(uses("hook/hook.rs", "#[derive(clap::Parser)] struct A;"), ["hook uses clap"]);
     }
 
     #[test]

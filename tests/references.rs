@@ -29,10 +29,7 @@ fn cases() -> Vec<Case> {
 
 #[test]
 fn accepts_what_the_sdks_accept_unless_tightened() {
-    for Case {
-        reference, tightened, ..
-    } in cases().into_iter().filter(|case| case.sdk == Answer::Accepts)
-    {
+    for Case { reference, tightened, .. } in cases().into_iter().filter(|case| case.sdk == Answer::Accepts) {
         let refusal = reference.parse::<Reference>().err().map(|error| error.to_string());
         assert_eq!(refusal, tightened, "{reference:?}");
     }
@@ -40,10 +37,7 @@ fn accepts_what_the_sdks_accept_unless_tightened() {
 
 #[test]
 fn refuses_what_the_sdks_refuse() {
-    for Case {
-        reference, tightened, ..
-    } in cases().into_iter().filter(|case| case.sdk == Answer::Refuses)
-    {
+    for Case { reference, tightened, .. } in cases().into_iter().filter(|case| case.sdk == Answer::Refuses) {
         assert!(reference.parse::<Reference>().is_err(), "{reference:?}");
         assert_eq!(tightened, None, "{reference:?}: the SDKs refuse it too");
     }

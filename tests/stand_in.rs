@@ -16,11 +16,7 @@ use support::{AGENT_VAULT, StandIn};
 #[test]
 fn serves_the_items_that_tests_create() {
     let stand_in = StandIn::start(&[]);
-    let id = stand_in.create_item(
-        AGENT_VAULT,
-        "database",
-        &[("", "password", "canary"), ("tls", "key", "canary")],
-    );
+    let id = stand_in.create_item(AGENT_VAULT, "database", &[("", "password", "canary"), ("tls", "key", "canary")]);
     let item = stand_in.request("GET", &format!("/v1/vaults/{AGENT_VAULT}/items/{id}"), &Value::Null);
     assert_eq!(item["title"], "database");
     assert_eq!(item["fields"][1]["section"]["id"], "tls");
@@ -48,18 +44,9 @@ fn serves_a_fault_as_often_as_its_name_says() {
 #[test]
 fn refuses_filters_that_a_name_has_broken_out_of() {
     let stand_in = StandIn::start(&[]);
-    for filter in [
-        "title eq \"a\" or title eq \"b\"",
-        "title eq \"it's\"",
-        "title ne \"a\"",
-        "title",
-    ] {
+    for filter in ["title eq \"a\" or title eq \"b\"", "title eq \"it's\"", "title ne \"a\"", "title"] {
         let filter = filter.replace(' ', "%20").replace('"', "%22");
-        let answer = stand_in.request(
-            "GET",
-            &format!("/v1/vaults/{AGENT_VAULT}/items?filter={filter}"),
-            &Value::Null,
-        );
+        let answer = stand_in.request("GET", &format!("/v1/vaults/{AGENT_VAULT}/items?filter={filter}"), &Value::Null);
         assert_eq!(answer["status"], 400, "{filter}");
     }
 }
@@ -83,12 +70,7 @@ fn patches_items_as_connects_own_documentation_shows() {
     assert_eq!(item["version"], 2);
     assert_eq!(item["favorite"], true);
     assert_eq!(item["tags"], json!(["a"]));
-    let values: Vec<_> = item["fields"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|field| &field["value"])
-        .collect();
+    let values: Vec<_> = item["fields"].as_array().unwrap().iter().map(|field| &field["value"]).collect();
     assert_eq!(values, ["one", "3"]);
 
     let nowhere = json!([{ "op": "replace", "path": "/fields/none/value", "value": "x" }]);
@@ -129,15 +111,9 @@ async fn gives_tokens_to_googles_rust_client() {
     let stand_in = StandIn::start(&["--dir", dir.path().to_str().unwrap(), "--service-account", "--kms-auth"]);
     let file = |name| serde_json::from_slice::<Value>(&std::fs::read(dir.path().join(name)).unwrap()).unwrap();
 
-    let service_account = service_account::Builder::new(file("service-account.json"))
-        .build()
-        .unwrap();
+    let service_account = service_account::Builder::new(file("service-account.json")).build().unwrap();
     assert_eq!(status(&stand_in, service_account).await, None);
-    for name in [
-        "external-account-file.json",
-        "external-account-url.json",
-        "external-account-impersonated.json",
-    ] {
+    for name in ["external-account-file.json", "external-account-url.json", "external-account-impersonated.json"] {
         let credentials = external_account::Builder::new(file(name)).build().unwrap();
         assert_eq!(status(&stand_in, credentials).await, None, "{name}");
     }
@@ -149,9 +125,7 @@ async fn gives_tokens_to_googles_rust_client() {
 
 /// The HTTP status with which Cloud KMS refuses to encrypt for these credentials, or none.
 async fn status(stand_in: &StandIn, credentials: Credentials) -> Option<u16> {
-    let client = KeyManagementService::builder()
-        .with_endpoint(stand_in.kms())
-        .with_credentials(credentials);
+    let client = KeyManagementService::builder().with_endpoint(stand_in.kms()).with_credentials(credentials);
     let request = client.build().await.unwrap().encrypt();
     let key = "projects/p/locations/l/keyRings/r/cryptoKeys/k";
     let answer = request.set_name(key).set_plaintext("a secret").send().await;
@@ -165,23 +139,14 @@ async fn status(stand_in: &StandIn, credentials: Credentials) -> Option<u16> {
 fn drive(client: &str, stand_in: &StandIn) {
     let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/clients");
     let python = std::env::var_os("OCI_SECRETS_PYTHON").map_or_else(|| PathBuf::from("python3"), PathBuf::from);
-    let packages = [
-        "-c",
-        "import onepasswordconnectsdk, google.cloud.kms_v1, google_crc32c, requests",
-    ];
-    let installed = Command::new(&python)
-        .args(packages)
-        .output()
-        .is_ok_and(|output| output.status.success());
+    let packages = ["-c", "import onepasswordconnectsdk, google.cloud.kms_v1, google_crc32c, requests"];
+    let installed = Command::new(&python).args(packages).output().is_ok_and(|output| output.status.success());
     if !installed && std::env::var_os("CI").is_none() {
         // Not by eprintln!, which the harness keeps to itself when a test passes.
         let (python, packages) = (python.display(), clients.join("requirements.txt"));
         let _ = writeln!(std::io::stderr(), "skipped: {python} lacks {}", packages.display());
         return;
     }
-    let status = Command::new(&python)
-        .arg(clients.join(client))
-        .arg(stand_in.ready().to_string())
-        .status();
+    let status = Command::new(&python).arg(clients.join(client)).arg(stand_in.ready().to_string()).status();
     assert!(status.unwrap().success(), "{client} found a difference");
 }

@@ -1,2 +1,14 @@
-//! `oci-secrets-hook`: the OCI hook.
-fn main() {}
+//! `oci-secrets-hook`: the OCI `createRuntime` hook.
+
+use std::alloc::System;
+use std::process::ExitCode;
+
+use zeroizing_alloc::ZeroAlloc;
+
+/// Zeroes what is freed: libraries copy secrets into buffers that are not ours to zero.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
+
+fn main() -> ExitCode {
+    oci_secrets::hook::run()
+}

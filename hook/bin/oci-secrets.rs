@@ -1,2 +1,14 @@
-//! `oci-secrets`: the operator's command.
-fn main() {}
+//! `oci-secrets`: the operator's and developer's command.
+
+use std::alloc::System;
+use std::process::ExitCode;
+
+use zeroizing_alloc::ZeroAlloc;
+
+/// Zeroes what is freed: libraries copy secrets into buffers that are not ours to zero.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
+
+fn main() -> ExitCode {
+    oci_secrets::cli::run()
+}

@@ -44,10 +44,7 @@ impl<'a> Key<'a> {
 /// Whether a key's domain, the part before `/`, has the labels `run` and `secrets` in a row, in any case.
 fn is_ours(key: &str) -> bool {
     let domain = key.split('/').next().unwrap_or_default();
-    let labels: Vec<String> = domain
-        .split('.')
-        .map(|label| label.trim().to_ascii_lowercase())
-        .collect();
+    let labels: Vec<String> = domain.split('.').map(|label| label.trim().to_ascii_lowercase()).collect();
     labels.windows(2).any(|pair| pair == ["run", "secrets"])
 }
 
@@ -80,14 +77,8 @@ mod tests {
     #[test]
     fn knows_its_own() {
         let file: FileName = "db".parse().unwrap();
-        let general = Key::File {
-            container: None,
-            file: file.clone(),
-        };
-        let specific = Key::File {
-            container: Some("my-app"),
-            file,
-        };
+        let general = Key::File { container: None, file: file.clone() };
+        let specific = Key::File { container: Some("my-app"), file };
         assert_eq!(Key::parse("run.secrets/db"), Ok(Some(general)));
         assert_eq!(Key::parse("my-app.run.secrets/db"), Ok(Some(specific)));
         assert_eq!(Key::parse("run.secrets.owner"), Ok(Some(Key::Owner)));
@@ -96,14 +87,7 @@ mod tests {
 
     #[test]
     fn leaves_the_keys_of_others_alone() {
-        for key in [
-            "run.secretsx/a",
-            "run.secret/a",
-            "xrun.secrets/a",
-            "example.com/run.secrets",
-            "",
-            "run/secrets",
-        ] {
+        for key in ["run.secretsx/a", "run.secret/a", "xrun.secrets/a", "example.com/run.secrets", "", "run/secrets"] {
             assert_eq!(Key::parse(key), Ok(None), "{key}");
         }
     }

@@ -34,9 +34,7 @@ impl Mounts {
     /// When a line is not what the manual page describes.
     pub fn parse(mountinfo: &[u8]) -> Result<Mounts, MountsError> {
         let lines = mountinfo.split(|b| *b == b'\n').filter(|line| !line.is_empty());
-        let mounts = lines
-            .enumerate()
-            .map(|(index, line)| Mount::parse(line).ok_or(MountsError { line: index + 1 }));
+        let mounts = lines.enumerate().map(|(index, line)| Mount::parse(line).ok_or(MountsError { line: index + 1 }));
         mounts.collect::<Result<_, _>>().map(Mounts)
     }
 
@@ -61,18 +59,9 @@ impl Mount {
         let point = path(fields.next()?);
         let _options = fields.next()?;
         let optional = fields.by_ref().take_while(|field| *field != b"-");
-        let peer_group = optional
-            .filter_map(|field| number(field.strip_prefix(b"shared:")?))
-            .last();
+        let peer_group = optional.filter_map(|field| number(field.strip_prefix(b"shared:")?)).last();
         let fs_type = String::from_utf8_lossy(fields.next()?).into_owned();
-        Some(Mount {
-            id,
-            parent,
-            root,
-            point,
-            fs_type,
-            peer_group,
-        })
+        Some(Mount { id, parent, root, point, fs_type, peer_group })
     }
 }
 
@@ -85,10 +74,8 @@ fn path(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((first, tail)) = rest.split_first() {
-        let escaped = (*first == b'\\').then(|| {
-            tail.split_first_chunk()
-                .and_then(|(digits, tail)| Some((octal(digits)?, tail)))
-        });
+        let escaped =
+            (*first == b'\\').then(|| tail.split_first_chunk().and_then(|(digits, tail)| Some((octal(digits)?, tail))));
         let (byte, tail) = escaped.flatten().unwrap_or((*first, tail));
         bytes.push(byte);
         rest = tail;

@@ -51,10 +51,7 @@ impl Process {
         if !is_alive(&pidfd) {
             return Err(ProcessError::Gone);
         }
-        Ok(Process {
-            pidfd,
-            namespaces: namespaces?,
-        })
+        Ok(Process { pidfd, namespaces: namespaces? })
     }
 
     /// Whether the process still runs; `false` as soon as it has ended, reaped or not.
@@ -74,9 +71,7 @@ impl Process {
     pub fn mounts(&self) -> Result<Mounts, ProcessError> {
         let mut content = Vec::new();
         let mut file = &self.namespaces.mountinfo;
-        file.rewind()
-            .and_then(|()| file.read_to_end(&mut content))
-            .map_err(failed(r#"read("mountinfo")"#))?;
+        file.rewind().and_then(|()| file.read_to_end(&mut content)).map_err(failed(r#"read("mountinfo")"#))?;
         Ok(Mounts::parse(&content)?)
     }
 
@@ -88,14 +83,8 @@ impl Process {
         match &self.namespaces.ids {
             None => Ok(owner),
             Some(ids) => Ok(Owner {
-                uid: ids
-                    .uids
-                    .outside(owner.uid)
-                    .ok_or(ProcessError::UnmappedUid { uid: owner.uid })?,
-                gid: ids
-                    .gids
-                    .outside(owner.gid)
-                    .ok_or(ProcessError::UnmappedGid { gid: owner.gid })?,
+                uid: ids.uids.outside(owner.uid).ok_or(ProcessError::UnmappedUid { uid: owner.uid })?,
+                gid: ids.gids.outside(owner.gid).ok_or(ProcessError::UnmappedGid { gid: owner.gid })?,
             }),
         }
     }
@@ -107,11 +96,7 @@ impl Process {
     /// # Errors
     /// When the container's user namespace has no root.
     pub fn foreign_root(&self) -> Result<Option<Owner>, ProcessError> {
-        let root = self
-            .namespaces
-            .ids
-            .is_some()
-            .then(|| self.host_owner(Owner { uid: 0, gid: 0 }));
+        let root = self.namespaces.ids.is_some().then(|| self.host_owner(Owner { uid: 0, gid: 0 }));
         root.transpose()
     }
 }
@@ -220,11 +205,7 @@ mod tests {
 
     /// A process in namespaces of its own, which `unshare` has made by the time it has become `sleep`.
     fn unshared(arguments: &[&str]) -> Child {
-        let mut child = Command::new("unshare")
-            .args(arguments)
-            .args(["sleep", "60"])
-            .spawn()
-            .unwrap();
+        let mut child = Command::new("unshare").args(arguments).args(["sleep", "60"]).spawn().unwrap();
         let comm = format!("/proc/{}/comm", child.id());
         while std::fs::read_to_string(&comm).unwrap() != "sleep\n" {
             assert_eq!(child.try_wait().unwrap(), None, "unshare failed");
@@ -251,15 +232,9 @@ mod tests {
         let map = IdMap::parse(b"         0     100000      65536\n     70000          5          2\n").unwrap();
         assert_eq!((map.outside(0), map.outside(65535)), (Some(100_000), Some(165_535)));
         assert_eq!((map.outside(70_000), map.outside(70_001)), (Some(5), Some(6)));
-        assert_eq!(
-            (map.outside(65_536), map.outside(70_002), map.outside(u32::MAX)),
-            (None, None, None)
-        );
+        assert_eq!((map.outside(65_536), map.outside(70_002), map.outside(u32::MAX)), (None, None, None));
         let whole = IdMap::parse(b"0 0 4294967295").unwrap();
-        assert_eq!(
-            (whole.outside(u32::MAX - 1), whole.outside(u32::MAX)),
-            (Some(u32::MAX - 1), None)
-        );
+        assert_eq!((whole.outside(u32::MAX - 1), whole.outside(u32::MAX)), (Some(u32::MAX - 1), None));
         assert_eq!(IdMap::parse(b"0 4294967295 1").unwrap().outside(0), None);
         assert_eq!(IdMap::parse(b"").unwrap().outside(0), None);
         assert!(matches!(IdMap::parse(b"0 1\n"), Err(ProcessError::IdMap)));
@@ -268,10 +243,7 @@ mod tests {
     #[test]
     fn refuses_a_process_in_our_own_mount_namespace() {
         let child = Command::new("sleep").arg("60").spawn().unwrap();
-        assert!(matches!(
-            Process::open(pid(&child)),
-            Err(ProcessError::OwnMountNamespace)
-        ));
+        assert!(matches!(Process::open(pid(&child)), Err(ProcessError::OwnMountNamespace)));
         end(child);
     }
 
@@ -291,15 +263,10 @@ mod tests {
         let process = Process::open(pid(&child)).unwrap();
         let before = process.mounts().unwrap().iter().count();
         let mount = format!("--mount=/proc/{}/ns/mnt", child.id());
-        let status = Command::new("nsenter")
-            .args([&mount, "mount", "-t", "tmpfs", "none", "/mnt"])
-            .status();
+        let status = Command::new("nsenter").args([&mount, "mount", "-t", "tmpfs", "none", "/mnt"]).status();
         assert!(status.unwrap().success());
         assert_eq!(process.mounts().unwrap().iter().count(), before + 1);
-        assert_eq!(
-            process.host_owner(Owner { uid: 7, gid: 8 }).unwrap(),
-            Owner { uid: 7, gid: 8 }
-        );
+        assert_eq!(process.host_owner(Owner { uid: 7, gid: 8 }).unwrap(), Owner { uid: 7, gid: 8 });
         assert_eq!(process.foreign_root().unwrap(), None);
         assert!(process.is_alive());
         child.kill().unwrap();
@@ -316,19 +283,10 @@ mod tests {
         std::fs::write(format!("/proc/{}/uid_map", child.id()), "0 1000 10").unwrap();
         std::fs::write(format!("/proc/{}/gid_map", child.id()), "0 2000 10").unwrap();
         let process = Process::open(pid(&child)).unwrap();
-        assert_eq!(
-            process.host_owner(Owner { uid: 3, gid: 4 }).unwrap(),
-            Owner { uid: 1003, gid: 2004 }
-        );
+        assert_eq!(process.host_owner(Owner { uid: 3, gid: 4 }).unwrap(), Owner { uid: 1003, gid: 2004 });
         assert_eq!(process.foreign_root().unwrap(), Some(Owner { uid: 1000, gid: 2000 }));
-        assert!(matches!(
-            process.host_owner(Owner { uid: 10, gid: 0 }),
-            Err(ProcessError::UnmappedUid { uid: 10 })
-        ));
-        assert!(matches!(
-            process.host_owner(Owner { uid: 0, gid: 10 }),
-            Err(ProcessError::UnmappedGid { gid: 10 })
-        ));
+        assert!(matches!(process.host_owner(Owner { uid: 10, gid: 0 }), Err(ProcessError::UnmappedUid { uid: 10 })));
+        assert!(matches!(process.host_owner(Owner { uid: 0, gid: 10 }), Err(ProcessError::UnmappedGid { gid: 10 })));
         end(child);
     }
 }

@@ -63,9 +63,7 @@ impl Procfs {
         let path = format!("self/fdinfo/{}", descriptor.as_fd().as_raw_fd());
         let content = self.read(&path)?;
         let text = String::from_utf8_lossy(&content);
-        let id = text
-            .lines()
-            .find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
+        let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
         id.ok_or(ProcfsError::NoMountId { path })
     }
 
@@ -108,10 +106,7 @@ mod tests {
         let procfs = Procfs::open().unwrap();
         let mounts = Mounts::parse(&procfs.read("self/mountinfo").unwrap()).unwrap();
         let proc_mount = mounts.get(procfs.mount_id(&procfs.0).unwrap()).unwrap();
-        assert_eq!(
-            (proc_mount.fs_type.as_str(), procfs.path(&procfs.0).unwrap()),
-            ("proc", "/proc".into())
-        );
+        assert_eq!((proc_mount.fs_type.as_str(), procfs.path(&procfs.0).unwrap()), ("proc", "/proc".into()));
     }
 
     #[test]

@@ -64,19 +64,13 @@ impl Requests {
         let this_container = CONTAINER_NAME_KEYS.iter().find_map(|key| annotations.get(*key));
         let mut draft = Draft::default();
         for (key, value) in annotations {
-            let key_error = |source| RequestError::Key {
-                key: key.clone(),
-                source,
-            };
+            let key_error = |source| RequestError::Key { key: key.clone(), source };
             match Key::parse(key).map_err(key_error)? {
                 None => {}
                 Some(Key::Owner) => draft.owner = Some(value.parse()?),
                 Some(Key::Optional) => draft.optional = Some(value),
                 Some(Key::File { container, file }) => {
-                    let value_error = |source| RequestError::Reference {
-                        key: key.clone(),
-                        source,
-                    };
+                    let value_error = |source| RequestError::Reference { key: key.clone(), source };
                     let reference = value.parse().map_err(value_error)?;
                     draft.named.insert(file.clone());
                     let files = match (container, this_container) {
@@ -119,16 +113,9 @@ impl Draft<'_> {
         if chosen.len() > FILES_MAX {
             return Err(RequestError::TooManyFiles { found: chosen.len() });
         }
-        let request = |(file, reference)| Request {
-            optional: optional.contains(&file),
-            file,
-            reference,
-        };
+        let request = |(file, reference)| Request { optional: optional.contains(&file), file, reference };
         let files: Vec<Request> = chosen.into_iter().map(request).collect();
-        Ok((!files.is_empty()).then_some(Requests {
-            files,
-            owner: self.owner,
-        }))
+        Ok((!files.is_empty()).then_some(Requests { files, owner: self.owner }))
     }
 
     fn optional_files(&self) -> Result<BTreeSet<FileName>, RequestError> {
@@ -137,11 +124,7 @@ impl Draft<'_> {
             file.filter(|file| self.named.contains(file))
                 .ok_or_else(|| RequestError::Optional { name: name.to_owned() })
         };
-        self.optional
-            .into_iter()
-            .flat_map(|names| names.split(','))
-            .map(requested)
-            .collect()
+        self.optional.into_iter().flat_map(|names| names.split(',')).map(requested).collect()
     }
 }
 
@@ -155,12 +138,7 @@ impl FromStr for Owner {
             digits.parse().ok().filter(|id| decimal && *id != u32::MAX)
         };
         text.split_once(':')
-            .and_then(|(uid, gid)| {
-                Some(Owner {
-                    uid: id(uid)?,
-                    gid: id(gid)?,
-                })
-            })
+            .and_then(|(uid, gid)| Some(Owner { uid: id(uid)?, gid: id(gid)? }))
             .ok_or_else(|| RequestError::Owner { value: text.to_owned() })
     }
 }
@@ -232,10 +210,7 @@ mod tests {
 
     fn files(annotations: &[(&str, &str)]) -> Vec<(String, String, bool)> {
         let files = requests(annotations).unwrap().unwrap().files;
-        files
-            .iter()
-            .map(|r| (r.file.to_string(), r.reference.to_string(), r.optional))
-            .collect()
+        files.iter().map(|r| (r.file.to_string(), r.reference.to_string(), r.optional)).collect()
     }
 
     fn refusal(annotations: &[(&str, &str)]) -> RequestError {
@@ -264,13 +239,7 @@ mod tests {
     fn refuses_a_key_of_no_use_even_when_others_are_fine() {
         let error = refusal(&[("run.secrets/a", "op://v/i/f"), ("run.secrets.ownr", "1:1")]);
         let key = "run.secrets.ownr".to_owned();
-        assert_eq!(
-            error,
-            RequestError::Key {
-                key,
-                source: KeyError::Unknown
-            }
-        );
+        assert_eq!(error, RequestError::Key { key, source: KeyError::Unknown });
     }
 
     #[test]
@@ -281,10 +250,7 @@ mod tests {
         let db = |reference: &str| vec![("db".to_owned(), reference.to_owned(), false)];
         assert_eq!(files(&[POD, own, general, others]), db("op://v/own/f"));
         assert_eq!(files(&[POD, general, others]), db("op://v/general/f"));
-        assert_eq!(
-            files(&[("io.kubernetes.container.name", "zoo"), own, general, others]),
-            db("op://v/other/f")
-        );
+        assert_eq!(files(&[("io.kubernetes.container.name", "zoo"), own, general, others]), db("op://v/other/f"));
     }
 
     #[test]
@@ -293,14 +259,8 @@ mod tests {
         assert_eq!(requests(&[POD, other]), Ok(None));
         let rest = [("run.secrets.owner", "1:1"), ("run.secrets.optional", "db")];
         assert_eq!(requests(&[POD, other, rest[0], rest[1]]), Ok(None));
-        assert!(matches!(
-            refusal(&[POD, ("web.run.secrets/db", "v/i/f")]),
-            RequestError::Reference { .. }
-        ));
-        assert!(matches!(
-            refusal(&[POD, ("web.run.secrets/-", "op://v/i/f")]),
-            RequestError::Key { .. }
-        ));
+        assert!(matches!(refusal(&[POD, ("web.run.secrets/db", "v/i/f")]), RequestError::Reference { .. }));
+        assert!(matches!(refusal(&[POD, ("web.run.secrets/-", "op://v/i/f")]), RequestError::Key { .. }));
     }
 
     #[test]
@@ -318,14 +278,10 @@ mod tests {
         let with = |value: &str| requests(&[("run.secrets/a", "op://v/i/f"), ("run.secrets.owner", value)]);
         let owner = Some(Owner { uid: 1000, gid: 0 });
         assert_eq!(with("1000:0").unwrap().unwrap().owner, owner);
-        let signs = [
-            "", "1000", "1000:", ":1", "+1:1", "-1:1", "0x1:1", " 1:1", "a:b", "1:1:1",
-        ];
+        let signs = ["", "1000", "1000:", ":1", "+1:1", "-1:1", "0x1:1", " 1:1", "a:b", "1:1:1"];
         let numbers = ["4294967295:0", "0:4294967296"];
         for value in signs.into_iter().chain(numbers) {
-            let expected = RequestError::Owner {
-                value: value.to_owned(),
-            };
+            let expected = RequestError::Owner { value: value.to_owned() };
             assert_eq!(with(value), Err(expected), "{value}");
         }
     }
@@ -340,23 +296,13 @@ mod tests {
 
     #[test]
     fn refuses_rules_without_files() {
-        assert_eq!(
-            refusal(&[("run.secrets.owner", "1:1")]),
-            RequestError::NoFiles { key: OWNER }
-        );
-        assert_eq!(
-            refusal(&[("run.secrets.optional", "a")]),
-            RequestError::NoFiles { key: OPTIONAL }
-        );
+        assert_eq!(refusal(&[("run.secrets.owner", "1:1")]), RequestError::NoFiles { key: OWNER });
+        assert_eq!(refusal(&[("run.secrets.optional", "a")]), RequestError::NoFiles { key: OPTIONAL });
     }
 
     #[test]
     fn refuses_more_files_than_anyone_needs() {
-        let many = |count: usize| {
-            (0..count)
-                .map(|i| (format!("run.secrets/{i}"), "op://v/i/f".to_owned()))
-                .collect()
-        };
+        let many = |count: usize| (0..count).map(|i| (format!("run.secrets/{i}"), "op://v/i/f".to_owned())).collect();
         assert!(Requests::from_annotations(&many(FILES_MAX)).is_ok());
         let refusal = Requests::from_annotations(&many(FILES_MAX + 1)).unwrap_err();
         assert_eq!(refusal, RequestError::TooManyFiles { found: FILES_MAX + 1 });

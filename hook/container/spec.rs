@@ -16,8 +16,8 @@ pub const SPEC_BYTES_MAX: u64 = 16 << 20;
 
 /// What a delivery needs to know of a container's spec.
 ///
-/// Each field is decoded by oci-spec's own type and nothing else is decoded at all, so that a capability or a seccomp action which
-/// is newer than oci-spec cannot stop a container.
+/// Each field is decoded by oci-spec's own type and nothing else is decoded at all, so that a capability or a seccomp action
+/// which is newer than oci-spec cannot stop a container.
 ///
 /// See the [runtime specification](https://github.com/opencontainers/runtime-spec/blob/main/config.md).
 #[derive(Debug)]
@@ -55,10 +55,7 @@ impl Spec {
         let linux = config.linux.unwrap_or_default();
         Ok(Spec {
             rootfs: bundle.join(root),
-            user: user.map(|user| Owner {
-                uid: user.uid(),
-                gid: user.gid(),
-            }),
+            user: user.map(|user| Owner { uid: user.uid(), gid: user.gid() }),
             mounts: config.mounts,
             mount_label: linux.mount_label.filter(|label| !label.is_empty()),
             masked_paths: linux.masked_paths,
@@ -92,10 +89,7 @@ struct LinuxFields {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, SpecError> {
-    let unreadable = |errno| SpecError::Read {
-        path: path.to_owned(),
-        errno,
-    };
+    let unreadable = |errno| SpecError::Read { path: path.to_owned(), errno };
     // Without NONBLOCK, opening a FIFO would wait for its writer.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = match rustix::fs::open(path, flags, Mode::empty()) {
@@ -106,9 +100,7 @@ fn read(path: &Path) -> Result<Vec<u8>, SpecError> {
         return Err(SpecError::NotAFile { path: path.to_owned() });
     }
     let mut json = Vec::new();
-    file.take(SPEC_BYTES_MAX + 1)
-        .read_to_end(&mut json)
-        .map_err(|error| unreadable(error.into()))?;
+    file.take(SPEC_BYTES_MAX + 1).read_to_end(&mut json).map_err(|error| unreadable(error.into()))?;
     if json.len() as u64 > SPEC_BYTES_MAX {
         return Err(SpecError::TooLong { path: path.to_owned() });
     }
@@ -193,10 +185,7 @@ mod tests {
     fn does_without_everything_but_a_root() {
         let json = r#"{"root":{"path":"/abs"},"mounts":null,"linux":{"mountLabel":"","maskedPaths":null}}"#;
         let spec = load(json).unwrap();
-        assert_eq!(
-            (spec.rootfs.as_path(), spec.user, spec.mount_label),
-            (Path::new("/abs"), None, None)
-        );
+        assert_eq!((spec.rootfs.as_path(), spec.user, spec.mount_label), (Path::new("/abs"), None, None));
         for json in ["{}", r#"{"root":{}}"#, r#"{"root":{"path":""}}"#, r#"{"root":null}"#] {
             assert!(matches!(load(json), Err(SpecError::NoRootfs { .. })), "{json}");
         }

@@ -39,10 +39,7 @@ impl State {
     /// When the input cannot be read, is longer, or is not a state.
     pub fn read(input: impl Read) -> Result<State, StateError> {
         let mut json = Vec::new();
-        input
-            .take(STATE_BYTES_MAX + 1)
-            .read_to_end(&mut json)
-            .map_err(|source| StateError::Read { source })?;
+        input.take(STATE_BYTES_MAX + 1).read_to_end(&mut json).map_err(|source| StateError::Read { source })?;
         if json.len() as u64 > STATE_BYTES_MAX {
             return Err(StateError::TooLong);
         }
@@ -54,9 +51,7 @@ impl State {
     /// # Errors
     /// When the state has none.
     pub fn id(&self) -> Result<&str, StateError> {
-        Some(self.id.as_str())
-            .filter(|id| !id.is_empty())
-            .ok_or(StateError::NoId)
+        Some(self.id.as_str()).filter(|id| !id.is_empty()).ok_or(StateError::NoId)
     }
 
     /// The container's first process, in the process namespace of the runtime.
@@ -64,10 +59,7 @@ impl State {
     /// # Errors
     /// When the state names none, or 0 as crun does in `createContainer` hooks.
     pub fn pid(&self) -> Result<Pid, StateError> {
-        self.pid
-            .filter(|pid| *pid > 0)
-            .and_then(Pid::from_raw)
-            .ok_or(StateError::NoPid)
+        self.pid.filter(|pid| *pid > 0).and_then(Pid::from_raw).ok_or(StateError::NoPid)
     }
 
     /// The absolute path of the directory that holds the container's `config.json`.
@@ -89,9 +81,7 @@ impl State {
 
     /// Whether this is a pod's sandbox (pause) container, which gets its pod's annotations but has no use for secrets.
     pub fn is_sandbox(&self) -> bool {
-        SANDBOX_KEYS
-            .iter()
-            .any(|key| self.annotations.get(*key).is_some_and(|kind| kind == "sandbox"))
+        SANDBOX_KEYS.iter().any(|key| self.annotations.get(*key).is_some_and(|kind| kind == "sandbox"))
     }
 }
 
@@ -156,10 +146,7 @@ mod tests {
         assert!(matches!(bare.bundle(), Err(StateError::NoBundle)));
         assert!(matches!(state(r#"{"pid":0}"#).pid(), Err(StateError::NoPid)));
         assert!(matches!(state(r#"{"pid":-1}"#).pid(), Err(StateError::NoPid)));
-        assert!(matches!(
-            state(r#"{"bundle":"b/c"}"#).bundle(),
-            Err(StateError::RelativeBundle)
-        ));
+        assert!(matches!(state(r#"{"bundle":"b/c"}"#).bundle(), Err(StateError::RelativeBundle)));
     }
 
     #[test]
@@ -170,10 +157,7 @@ mod tests {
     #[test]
     fn refuses_what_is_not_a_state() {
         for json in ["", "[]", "{", r#"{"annotations":{"k":1}}"#, "{} {}"] {
-            assert!(
-                matches!(State::read(json.as_bytes()), Err(StateError::Json { .. })),
-                "{json}"
-            );
+            assert!(matches!(State::read(json.as_bytes()), Err(StateError::Json { .. })), "{json}");
         }
     }
 

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, LocalBoxStream, StreamExt, iter};
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, HeaderMap, RETRY_AFTER};
 use reqwest::{Certificate, Client, Response, StatusCode, Url, redirect};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -18,18 +18,22 @@ use tokio::sync::OnceCell;
 use zeroize::Zeroizing;
 
 use super::item::{Item, Named, is_active};
+use super::token::Token;
 use super::{Fetched, Field, Source, SourceError};
 use crate::reference::{Reference, is_id};
 use crate::retry::{Deadline, Failure, GaveUp};
+use crate::settings::{self, file};
 
 /// The most that is read of one answer. 1Password bounds an item well below it.
 pub const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+const CA_BYTES_MAX: usize = 1024 * 1024;
 const USER_AGENT: &str = concat!("oci-secrets/", env!("CARGO_PKG_VERSION"));
 
 /// A 1Password Connect server and the token that it knows us by.
 pub struct Connect {
     client: Client,
+    token: Token,
     base: Url,
     /// The address as messages name it: without a path, and user-info cannot be in it.
     server: String,
@@ -54,25 +58,31 @@ struct Summary {
 }
 
 impl Connect {
-    /// Prepares a client; nothing is sent yet. Certificates come from `ca_pem` alone if it is given, else from the system.
+    /// Reads the token, and the certificates if the settings name any, else takes the system's. Nothing is sent yet.
     ///
     /// # Errors
     /// If the token cannot stand in a header, or the certificates cannot be used.
-    pub fn new(base: &Url, token: &[u8], ca_pem: Option<&[u8]>) -> Result<Connect, SourceError> {
-        let bearer = Zeroizing::new([b"Bearer ", token.trim_ascii()].concat());
-        let mut bearer = HeaderValue::from_bytes(&bearer).map_err(|_| SourceError::UnusableToken)?;
-        bearer.set_sensitive(true);
+    pub fn open(settings: &settings::Connect) -> Result<Connect, SourceError> {
+        let token = Token::read(&settings.token_file)?;
         let mut client = Client::builder()
             .user_agent(USER_AGENT)
-            .default_headers(HeaderMap::from_iter([(AUTHORIZATION, bearer)]))
+            .default_headers(HeaderMap::from_iter([(AUTHORIZATION, token.bearer()?)]))
             .redirect(redirect::Policy::none())
             .no_proxy();
-        if let Some(pem) = ca_pem {
+        if let Some(path) = &settings.ca_file {
+            let pem =
+                file::read(path, file::Kind::Plain, CA_BYTES_MAX).map_err(|source| SourceError::File { source })?;
             let unusable = |source| SourceError::UnusableCertificates { source };
-            client = client.tls_certs_only(Certificate::from_pem_bundle(pem).map_err(unusable)?);
+            client = client.tls_certs_only(Certificate::from_pem_bundle(&pem).map_err(unusable)?);
         }
         let client = client.build().map_err(|source| SourceError::NoClient { source })?;
-        Ok(Connect { client, server: base.origin().ascii_serialization(), base: base.clone() })
+        let base = settings.url.as_url().clone();
+        Ok(Connect { client, token, server: base.origin().ascii_serialization(), base })
+    }
+
+    /// The token by which Connect knows us.
+    pub fn token(&self) -> &Token {
+        &self.token
     }
 
     /// The vaults that the token may see.

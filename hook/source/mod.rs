@@ -2,6 +2,7 @@
 
 pub mod connect;
 mod item;
+pub mod token;
 
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::reference::Reference;
 use crate::retry::{Deadline, Seconds, Tries};
+use crate::settings::FileError;
 
 /// A place that knows the fields which references name.
 pub trait Source {
@@ -198,6 +200,12 @@ pub enum SourceError {
         line: usize,
         /// Where it stops to be.
         column: usize,
+    },
+    /// The token file or the file of certificates cannot be read, or others can.
+    #[error("cannot use the files of [connect]")]
+    File {
+        /// What is wrong with it.
+        source: FileError,
     },
     /// The token file holds what no header can carry.
     #[error("the Connect token is not a line of ASCII text")]

@@ -38,21 +38,12 @@ impl StandIn {
     /// If the program has not been built: `cargo test` does, `cargo test --test NAME` does not.
     pub(crate) fn start(arguments: &[&str]) -> StandIn {
         let program = StandIn::program();
-        let mut child = Command::new(&program)
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| {
-                panic!(
-                    "cannot start {}: {error}; cargo build --example stand-in",
-                    program.display()
-                )
-            });
+        let mut child =
+            Command::new(&program).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap_or_else(
+                |error| panic!("cannot start {}: {error}; cargo build --example stand-in", program.display()),
+            );
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let ready = serde_json::from_str(&line).expect("the stand-in ended before it was ready");
         StandIn { child, ready }
     }
@@ -105,11 +96,8 @@ impl StandIn {
 
     /// Creates an item in a vault and tells its id. Each field is `(section, label, value)`; an empty section is none.
     pub(crate) fn create_item(&self, vault: &str, title: &str, fields: &[(&str, &str, &str)]) -> String {
-        let mut sections: Vec<&str> = fields
-            .iter()
-            .map(|field| field.0)
-            .filter(|section| !section.is_empty())
-            .collect();
+        let mut sections: Vec<&str> =
+            fields.iter().map(|field| field.0).filter(|section| !section.is_empty()).collect();
         sections.sort_unstable();
         sections.dedup();
         let item = json!({
@@ -126,25 +114,17 @@ impl StandIn {
             }).collect::<Value>(),
         });
         let created = self.request("POST", &format!("/v1/vaults/{vault}/items"), &item);
-        created["id"]
-            .as_str()
-            .expect("the stand-in refused the item")
-            .to_owned()
+        created["id"].as_str().expect("the stand-in refused the item").to_owned()
     }
 
     /// Every request since the start, oldest first: `service`, `method`, `path`, `query`, `authorization`, `status`.
     pub(crate) fn requests(&self) -> Vec<Value> {
-        self.request("GET", "/stand-in/requests", &Value::Null)
-            .as_array()
-            .unwrap()
-            .clone()
+        self.request("GET", "/stand-in/requests", &Value::Null).as_array().unwrap().clone()
     }
 
     /// How many requests have followed a redirect.
     pub(crate) fn hits(&self) -> u64 {
-        self.request("GET", "/stand-in/hits", &Value::Null)["hits"]
-            .as_u64()
-            .unwrap()
+        self.request("GET", "/stand-in/hits", &Value::Null)["hits"].as_u64().unwrap()
     }
 
     /// Asks Connect with the good token, and gives back the body of the response.
@@ -177,9 +157,7 @@ impl StandIn {
     }
 
     fn member(&self, name: &str) -> &str {
-        self.ready[name]
-            .as_str()
-            .unwrap_or_else(|| panic!("the stand-in told no {name}"))
+        self.ready[name].as_str().unwrap_or_else(|| panic!("the stand-in told no {name}"))
     }
 }
 

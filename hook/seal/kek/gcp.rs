@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::LocalBoxFuture;
 use google_cloud_auth::credentials::{Credentials, anonymous, external_account, impersonated, mds, service_account};
 use google_cloud_auth::errors::CredentialsError;
 use google_cloud_gax::error::Error as ApiError;
@@ -18,7 +17,7 @@ use google_cloud_kms::client::KeyManagementService;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Kek, KekError, Unwrapped};
+use super::{Abilities, Answer, Kek, Unwrapped};
 use crate::retry::{Deadline, Failure, GaveUp, Seconds, Tries};
 use crate::seal::envelope::DataKey;
 use crate::settings::GcpKms;
@@ -29,6 +28,9 @@ pub const SCHEME: &str = "gcp-kms://";
 
 /// How the URIs of this kind look.
 pub const FORM: &str = "gcp-kms://projects/<project>/locations/<location>/keyRings/<ring>/cryptoKeys/<key>";
+
+const MAY_WRAP: &str = "cloudkms.cryptoKeyVersions.useToEncrypt";
+const MAY_UNWRAP: &str = "cloudkms.cryptoKeyVersions.useToDecrypt";
 
 const CREDENTIALS_BYTES_MAX: usize = 64 * 1024;
 
@@ -86,34 +88,32 @@ impl CloudKms {
             version: Some(version.to_owned()),
         })
     }
+
+    /// Asks which of the two permissions we have; the question itself needs none.
+    async fn permissions(&self, name: &str) -> Result<Abilities, Failure<CallError>> {
+        let request = self.client.test_iam_permissions().set_resource(name).set_permissions([MAY_WRAP, MAY_UNWRAP]);
+        let answer = request.with_retry_policy(NeverRetry).send().await.map_err(failure)?;
+        let may = |permission: &str| answer.permissions.iter().any(|granted| granted == permission);
+        Ok(Abilities { wrap: may(MAY_WRAP), unwrap: may(MAY_UNWRAP) })
+    }
 }
 
 impl Kek for CloudKms {
-    fn wrap<'a>(
-        &'a self,
-        name: &'a str,
-        data_key: &'a DataKey,
-        deadline: Deadline,
-    ) -> LocalBoxFuture<'a, Result<Vec<u8>, KekError>> {
-        async move {
-            let wrapped = deadline.retry(async || self.encrypt(name, data_key).await).await;
-            wrapped.map_err(|gave_up| told(name, gave_up).into())
-        }
-        .boxed_local()
+    fn wrap<'a>(&'a self, name: &'a str, data_key: &'a DataKey, deadline: Deadline) -> Answer<'a, Vec<u8>> {
+        answer(name, deadline.retry(async || self.encrypt(name, data_key).await))
     }
 
-    fn unwrap<'a>(
-        &'a self,
-        name: &'a str,
-        wrapped: &'a [u8],
-        deadline: Deadline,
-    ) -> LocalBoxFuture<'a, Result<Unwrapped, KekError>> {
-        async move {
-            let unwrapped = deadline.retry(async || self.decrypt(name, wrapped).await).await;
-            unwrapped.map_err(|gave_up| told(name, gave_up).into())
-        }
-        .boxed_local()
+    fn unwrap<'a>(&'a self, name: &'a str, wrapped: &'a [u8], deadline: Deadline) -> Answer<'a, Unwrapped> {
+        answer(name, deadline.retry(async || self.decrypt(name, wrapped).await))
     }
+
+    fn describe<'a>(&'a self, name: &'a str, deadline: Deadline) -> Answer<'a, Abilities> {
+        answer(name, deadline.retry(async || self.permissions(name).await))
+    }
+}
+
+fn answer<'a, T: 'a>(name: &'a str, call: impl Future<Output = Result<T, GaveUp<CallError>>> + 'a) -> Answer<'a, T> {
+    async move { call.await.map_err(|gave_up| told(name, gave_up).into()) }.boxed_local()
 }
 
 /// Whether Cloud KMS can have a key of this name: `projects/*/locations/*/keyRings/*/cryptoKeys/*`, each part of the characters

@@ -10,10 +10,10 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use futures_util::FutureExt;
-use futures_util::future::LocalBoxFuture;
+use futures_util::future::ready;
 use zeroize::Zeroizing;
 
-use super::{Kek, KekError, Unwrapped};
+use super::{Abilities, Answer, Kek, KekError, Unwrapped};
 use crate::retry::Deadline;
 use crate::seal::envelope::{DataKey, EnvelopeError, decrypt, encrypt, random};
 use crate::settings::file::{self, FileError};
@@ -76,28 +76,22 @@ impl LocalKeks {
 }
 
 impl Kek for LocalKeks {
-    fn wrap<'a>(
-        &'a self,
-        name: &'a str,
-        data_key: &'a DataKey,
-        _: Deadline,
-    ) -> LocalBoxFuture<'a, Result<Vec<u8>, KekError>> {
+    fn wrap<'a>(&'a self, name: &'a str, data_key: &'a DataKey, _: Deadline) -> Answer<'a, Vec<u8>> {
         let wrap = |key: &_| encrypt(key, data_key.serialized(), &[]).map_err(|source| LocalKekError::Wrap { source });
-        async move { self.with_key(name, wrap) }.boxed_local()
+        ready(self.with_key(name, wrap)).boxed_local()
     }
 
-    fn unwrap<'a>(
-        &'a self,
-        name: &'a str,
-        wrapped: &'a [u8],
-        _: Deadline,
-    ) -> LocalBoxFuture<'a, Result<Unwrapped, KekError>> {
+    fn unwrap<'a>(&'a self, name: &'a str, wrapped: &'a [u8], _: Deadline) -> Answer<'a, Unwrapped> {
         let unwrap = |key: &_| {
             let serialized =
                 decrypt(key, wrapped, &[]).ok_or_else(|| LocalKekError::OtherKey { name: name.to_owned() })?;
             Ok(Unwrapped { data_key: DataKey::from_serialized(serialized), version: None })
         };
-        async move { self.with_key(name, unwrap) }.boxed_local()
+        ready(self.with_key(name, unwrap)).boxed_local()
+    }
+
+    fn describe<'a>(&'a self, name: &'a str, _: Deadline) -> Answer<'a, Abilities> {
+        ready(self.with_key(name, |_| Ok(Abilities { wrap: true, unwrap: true }))).boxed_local()
     }
 }
 

@@ -20,20 +20,24 @@ use local::{LocalKekError, LocalKeks};
 /// A kind of KEK: a client that knows all keys of its kind.
 pub trait Kek {
     /// Wraps a data key under the key of this name.
-    fn wrap<'a>(
-        &'a self,
-        name: &'a str,
-        data_key: &'a DataKey,
-        deadline: Deadline,
-    ) -> LocalBoxFuture<'a, Result<Vec<u8>, KekError>>;
+    fn wrap<'a>(&'a self, name: &'a str, data_key: &'a DataKey, deadline: Deadline) -> Answer<'a, Vec<u8>>;
 
     /// Unwraps a data key that the key of this name wrapped.
-    fn unwrap<'a>(
-        &'a self,
-        name: &'a str,
-        wrapped: &'a [u8],
-        deadline: Deadline,
-    ) -> LocalBoxFuture<'a, Result<Unwrapped, KekError>>;
+    fn unwrap<'a>(&'a self, name: &'a str, wrapped: &'a [u8], deadline: Deadline) -> Answer<'a, Unwrapped>;
+
+    /// Tells what our identity may do with the key of this name, without doing it.
+    fn describe<'a>(&'a self, name: &'a str, deadline: Deadline) -> Answer<'a, Abilities>;
+}
+
+/// What a KEK will have answered.
+pub type Answer<'a, T> = LocalBoxFuture<'a, Result<T, KekError>>;
+
+/// What our identity may do with a KEK.
+pub struct Abilities {
+    /// Seal.
+    pub wrap: bool,
+    /// Unseal.
+    pub unwrap: bool,
 }
 
 /// A data key, and what the KMS tells of the KEK that unwrapped it.
@@ -161,6 +165,14 @@ impl<'a> Keks<'a> {
     /// If the KEK is not listed in the settings, or the KMS does not unwrap.
     pub async fn unwrap(&self, kek: &KekUri, wrapped: &[u8], deadline: Deadline) -> Result<Unwrapped, KekError> {
         self.open(kek).await?.unwrap(kek.name(), wrapped, deadline).await
+    }
+
+    /// Tells what our identity may do with a KEK.
+    ///
+    /// # Errors
+    /// If the KEK is not listed in the settings, or the KMS does not tell.
+    pub async fn describe(&self, kek: &KekUri, deadline: Deadline) -> Result<Abilities, KekError> {
+        self.open(kek).await?.describe(kek.name(), deadline).await
     }
 
     async fn open(&self, kek: &KekUri) -> Result<&dyn Kek, KekError> {

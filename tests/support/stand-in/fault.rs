@@ -147,11 +147,9 @@ impl Fault {
         let json = |body: &'static str| http::content(200, "application/json", body);
         Ok(Some(match self {
             Fault::Status(status) => service.error(status, message(status)),
-            Fault::RetryAfter(seconds) => http::with_header(
-                service.error(429, message(429)),
-                RETRY_AFTER,
-                HeaderValue::from(seconds),
-            ),
+            Fault::RetryAfter(seconds) => {
+                http::with_header(service.error(429, message(429)), RETRY_AFTER, HeaderValue::from(seconds))
+            }
             Fault::Html(status) => http::content(status, "text/html", "<html><body>bad gateway</body></html>"),
             Fault::NotJson => json("this is no JSON"),
             Fault::EmptyBody => json(""),
@@ -161,10 +159,7 @@ impl Fault {
                 http::content(200, "application/json", body)
             }
             Fault::Huge => {
-                let body = Body::Huge {
-                    left: HUGE_BODY_BYTES,
-                    chunk: Bytes::from(vec![b' '; 1 << 16]),
-                };
+                let body = Body::Huge { left: HUGE_BODY_BYTES, chunk: Bytes::from(vec![b' '; 1 << 16]) };
                 http::with_header(
                     http::with_body(200, body),
                     CONTENT_TYPE,
@@ -202,9 +197,6 @@ fn message(status: u16) -> &'static str {
 
 /// The trap under this listener's other name: another host for whoever compares names.
 fn other_host(request: &Request) -> HeaderValue {
-    let host = request
-        .header(HOST)
-        .unwrap_or_default()
-        .replace("127.0.0.1", "localhost");
+    let host = request.header(HOST).unwrap_or_default().replace("127.0.0.1", "localhost");
     HeaderValue::try_from(format!("{}://{host}/stand-in/{TRAP}", request.scheme)).unwrap()
 }

@@ -28,12 +28,7 @@ impl Refusal {
             504 => "DEADLINE_EXCEEDED",
             _ => "UNKNOWN",
         };
-        Refusal {
-            status,
-            name,
-            message: message.into(),
-            details: Vec::new(),
-        }
+        Refusal { status, name, message: message.into(), details: Vec::new() }
     }
 
     /// No such method or resource name in this API.
@@ -60,10 +55,7 @@ impl Refusal {
             "@type": "type.googleapis.com/google.rpc.PreconditionFailure",
             "violations": [violation],
         }));
-        Refusal {
-            name: "FAILED_PRECONDITION",
-            ..refusal
-        }
+        Refusal { name: "FAILED_PRECONDITION", ..refusal }
     }
 
     fn detail(mut self, detail: Value) -> Refusal {

@@ -96,10 +96,7 @@ impl Body {
     pub(crate) fn broken(part: &'static [u8]) -> Body {
         // A moment, so that the part is sent before the connection is closed.
         let end = Box::pin(tokio::time::sleep(Duration::from_millis(20)));
-        Body::Broken {
-            part: Some(Bytes::from_static(part)),
-            end,
-        }
+        Body::Broken { part: Some(Bytes::from_static(part)), end }
     }
 }
 
@@ -121,9 +118,7 @@ impl hyper::body::Body for Body {
                 *left = left.saturating_sub(chunk.len() as u64);
                 Some(Ok(Frame::data(chunk.clone())))
             }
-            Body::Broken {
-                part: part @ Some(_), ..
-            } => part.take().map(|part| Ok(Frame::data(part))),
+            Body::Broken { part: part @ Some(_), .. } => part.take().map(|part| Ok(Frame::data(part))),
             Body::Broken { end, .. } => {
                 ready!(end.as_mut().poll(cx));
                 Some(Err(Reset))

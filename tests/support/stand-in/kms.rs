@@ -75,11 +75,7 @@ impl Kms {
         let Some((name, below)) = split_key(resource) else {
             return Refusal::unknown_path().into();
         };
-        let key = Key {
-            name,
-            id: name.rsplit('/').next().unwrap_or_default(),
-            versions: self.versions(name),
-        };
+        let key = Key { name, id: name.rsplit('/').next().unwrap_or_default(), versions: self.versions(name) };
         let body = request.json();
         let answer = match (method, below, verb) {
             ("POST", "", "encrypt") => key.encrypt(&body),
@@ -87,12 +83,12 @@ impl Kms {
             ("POST", "", "testIamPermissions") => Ok(key.test_permissions(&body)),
             ("GET", "", "") => key.check("cryptoKeys.get").map(|()| key.describe()),
             ("GET", "cryptoKeyVersions", "") => key.check("cryptoKeys.get").map(|()| key.list_versions()),
-            ("POST", "cryptoKeyVersions", "") => key
-                .check("cryptoKeyVersions.create")
-                .map(|()| self.create_version(&key)),
-            ("POST", "", "updatePrimaryVersion") => key
-                .check("cryptoKeys.update")
-                .and_then(|()| self.update_primary(key, &body)),
+            ("POST", "cryptoKeyVersions", "") => {
+                key.check("cryptoKeyVersions.create").map(|()| self.create_version(&key))
+            }
+            ("POST", "", "updatePrimaryVersion") => {
+                key.check("cryptoKeys.update").and_then(|()| self.update_primary(key, &body))
+            }
             _ => Err(Refusal::unknown_path()),
         };
         answer.map_or_else(Response::from, |body| http::json(200, &body))
@@ -104,10 +100,7 @@ impl Kms {
     }
 
     fn create_version(&self, key: &Key<'_>) -> Value {
-        let versions = Versions {
-            newest: key.versions.newest + 1,
-            ..key.versions
-        };
+        let versions = Versions { newest: key.versions.newest + 1, ..key.versions };
         self.versions.lock().unwrap().insert(key.name.to_owned(), versions);
         key.describe_version(versions.newest)
     }
@@ -137,18 +130,11 @@ impl Key<'_> {
         let plaintext = bytes(request, "plaintext")?;
         let aad = bytes(request, "additionalAuthenticatedData")?;
         if plaintext.len() > PLAINTEXT_BYTES_MAX {
-            return Err(Refusal::new(
-                400,
-                "The plaintext is too large: at most 65536 bytes can be encrypted.",
-            ));
+            return Err(Refusal::new(400, "The plaintext is too large: at most 65536 bytes can be encrypted."));
         }
         let plaintext_verified = self.verify_sum(request, "plaintextCrc32c", "plaintext", &plaintext)?;
-        let aad_verified = self.verify_sum(
-            request,
-            "additionalAuthenticatedDataCrc32c",
-            "additional_authenticated_data",
-            &aad,
-        )?;
+        let aad_verified =
+            self.verify_sum(request, "additionalAuthenticatedDataCrc32c", "additional_authenticated_data", &aad)?;
         let ciphertext = self.seal(plaintext, &aad);
         let sum = crc32c::crc32c(&ciphertext) ^ u32::from(self.id.starts_with("wrong-ciphertext-crc"));
         Ok(json!({
@@ -166,12 +152,7 @@ impl Key<'_> {
         let ciphertext = bytes(request, "ciphertext")?;
         let aad = bytes(request, "additionalAuthenticatedData")?;
         self.verify_sum(request, "ciphertextCrc32c", "ciphertext", &ciphertext)?;
-        self.verify_sum(
-            request,
-            "additionalAuthenticatedDataCrc32c",
-            "additional_authenticated_data",
-            &aad,
-        )?;
+        self.verify_sum(request, "additionalAuthenticatedDataCrc32c", "additional_authenticated_data", &aad)?;
         let (mut plaintext, version) = self.open(&ciphertext, &aad)?;
         let wrong = self.trouble("useToDecrypt");
         let sum = crc32c::crc32c(&plaintext) ^ u32::from(wrong.starts_with("wrong-crc"));
@@ -190,8 +171,7 @@ impl Key<'_> {
         let mut nonce = [0; NONCE_LEN];
         SystemRandom::new().fill(&mut nonce).unwrap();
         let key = self.material(self.versions.primary);
-        key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), &mut plaintext)
-            .unwrap();
+        key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), &mut plaintext).unwrap();
         [MAGIC, &self.versions.primary.to_be_bytes(), &nonce, &plaintext].concat()
     }
 
@@ -204,12 +184,7 @@ impl Key<'_> {
         let version = u32::from_be_bytes(*version);
         let (nonce, mut sealed) = (Nonce::assume_unique_for_key(*nonce), sealed.to_vec());
         let opened = self.material(version).open_in_place(nonce, Aad::from(aad), &mut sealed);
-        let wrong_key = |_| {
-            Refusal::new(
-                400,
-                "Decryption failed: verify that 'name' refers to the correct CryptoKey.",
-            )
-        };
+        let wrong_key = |_| Refusal::new(400, "Decryption failed: verify that 'name' refers to the correct CryptoKey.");
         Ok((opened.map_err(wrong_key)?.to_vec(), version))
     }
 
@@ -291,9 +266,7 @@ impl Key<'_> {
     }
 
     fn list_versions(&self) -> Value {
-        let versions: Value = (1..=self.versions.newest)
-            .map(|version| self.describe_version(version))
-            .collect();
+        let versions: Value = (1..=self.versions.newest).map(|version| self.describe_version(version)).collect();
         json!({ "cryptoKeyVersions": versions, "totalSize": self.versions.newest })
     }
 
@@ -354,10 +327,5 @@ fn bytes(request: &Value, name: &str) -> Result<Vec<u8>, Refusal> {
         }
     };
     let decoded = LENIENT.decode(text.replace('-', "+").replace('_', "/"));
-    decoded.map_err(|_| {
-        Refusal::new(
-            400,
-            format!("Invalid value at '{name}' (TYPE_BYTES), Base64 decoding failed"),
-        )
-    })
+    decoded.map_err(|_| Refusal::new(400, format!("Invalid value at '{name}' (TYPE_BYTES), Base64 decoding failed")))
 }

@@ -56,12 +56,7 @@ impl Requests {
     /// The entries of one service, newest first.
     pub(crate) fn of(&self, service: Service) -> Vec<Entry> {
         let entries = self.entries.lock().unwrap();
-        entries
-            .iter()
-            .rev()
-            .filter(|entry| entry.service == service)
-            .cloned()
-            .collect()
+        entries.iter().rev().filter(|entry| entry.service == service).cloned().collect()
     }
 
     pub(crate) fn reset(&self) {

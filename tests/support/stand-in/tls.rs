@@ -26,9 +26,7 @@ pub(crate) fn acceptor(dir: &Path, expired: bool) -> io::Result<TlsAcceptor> {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    params
-        .distinguished_name
-        .push(rcgen::DnType::CommonName, "stand-in authority");
+    params.distinguished_name.push(rcgen::DnType::CommonName, "stand-in authority");
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
     fs::write(dir.join("ca.pem"), authority.pem())?;
 
@@ -45,10 +43,7 @@ pub(crate) fn acceptor(dir: &Path, expired: bool) -> io::Result<TlsAcceptor> {
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(
-            vec![certificate.der().clone()],
-            PrivateKeyDer::Pkcs8(key.serialize_der().into()),
-        )
+        .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
         .unwrap();
     config.ticketer = ring::Ticketer::new().unwrap();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];

@@ -16,11 +16,8 @@ pub(crate) fn page(request: &Request, token: &Token, requests: &Requests) -> Ans
         Some(text) => text.parse().map_err(|_| error(400, &format!("Invalid {name}"))),
     };
     let (limit, offset): (usize, usize) = (number("limit", 50)?, number("offset", 0)?);
-    let all: Vec<Entry> = requests
-        .of(Service::Connect)
-        .into_iter()
-        .filter(|e| e.path.starts_with("/v1/vaults"))
-        .collect();
+    let all: Vec<Entry> =
+        requests.of(Service::Connect).into_iter().filter(|e| e.path.starts_with("/v1/vaults")).collect();
     let page: Vec<Value> = all
         .iter()
         .enumerate()
@@ -29,11 +26,7 @@ pub(crate) fn page(request: &Request, token: &Token, requests: &Requests) -> Ans
         .map(|(age, entry)| api_request(entry, all.len() - age, token))
         .collect();
     let range = format!("{}-{}/{}", (offset + 1).min(all.len()), offset + page.len(), all.len());
-    Ok(http::with_header(
-        http::json(200, &page.into()),
-        CONTENT_RANGE,
-        HeaderValue::try_from(range).unwrap(),
-    ))
+    Ok(http::with_header(http::json(200, &page.into()), CONTENT_RANGE, HeaderValue::try_from(range).unwrap()))
 }
 
 fn api_request(entry: &Entry, number: usize, token: &Token) -> Value {

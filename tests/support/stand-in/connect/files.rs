@@ -31,21 +31,14 @@ pub(crate) fn answer(world: &World, vault: usize, item: &str, path: &[&str], req
         file.ok_or_else(|| error(404, &format!("file {id} not found")))
     };
     match path {
-        [] => Ok(http::json(
-            200,
-            &files.iter().map(describe).collect::<Result<Value, _>>()?,
-        )),
+        [] => Ok(http::json(200, &files.iter().map(describe).collect::<Result<Value, _>>()?)),
         [id] => Ok(http::json(200, &describe(find(id)?)?)),
         [id, "content"] => {
             let file = find(id)?;
             let disposition = format!("attachment; filename=\"{}\"", text(&file["name"]));
             let content = world.files[text(&file["id"])].clone();
             let response = http::content(200, "application/octet-stream", content);
-            Ok(http::with_header(
-                response,
-                CONTENT_DISPOSITION,
-                HeaderValue::try_from(disposition).unwrap(),
-            ))
+            Ok(http::with_header(response, CONTENT_DISPOSITION, HeaderValue::try_from(disposition).unwrap()))
         }
         _ => Err(error(404, "not found")),
     }

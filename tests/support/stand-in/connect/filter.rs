@@ -18,19 +18,11 @@ impl Filter {
             "co" => true,
             _ => return None,
         };
-        let filter = Filter {
-            attribute: attribute.to_owned(),
-            value: value.to_owned(),
-            contains,
-        };
+        let filter = Filter { attribute: attribute.to_owned(), value: value.to_owned(), contains };
         (!value.contains(['"', '\''])).then_some(filter)
     }
 
     pub(crate) fn matches(&self, text: &str) -> bool {
-        if self.contains {
-            text.contains(&self.value)
-        } else {
-            text == self.value
-        }
+        if self.contains { text.contains(&self.value) } else { text == self.value }
     }
 }

@@ -37,9 +37,7 @@ pub(crate) fn list(world: &mut World, vault: usize, request: &Request) -> Answer
     let vault = &world.vaults[vault];
     let matches = |item: &&Value| {
         filter.as_ref().is_none_or(|filter| match filter.attribute.as_str() {
-            "tag" => item["tags"]
-                .as_array()
-                .is_some_and(|tags| tags.iter().any(|tag| filter.matches(text(tag)))),
+            "tag" => item["tags"].as_array().is_some_and(|tags| tags.iter().any(|tag| filter.matches(text(tag)))),
             _ => filter.matches(text(&item["title"])),
         })
     };
@@ -77,12 +75,8 @@ pub(crate) fn answer(world: &mut World, vault: usize, id: &str, method: &str, re
     let index = match find(world, vault, id) {
         Ok(index) => index,
         Err(not_found) => {
-            let title = world
-                .fault_title(id)
-                .filter(|_| method == "GET" && world.vaults[vault].name == "Faults");
-            return title
-                .map(|title| http::json(200, &world::fault_item(id, title)))
-                .ok_or(not_found);
+            let title = world.fault_title(id).filter(|_| method == "GET" && world.vaults[vault].name == "Faults");
+            return title.map(|title| http::json(200, &world::fault_item(id, title))).ok_or(not_found);
         }
     };
     let old = &world.vaults[vault].items[index];
@@ -103,10 +97,7 @@ pub(crate) fn answer(world: &mut World, vault: usize, id: &str, method: &str, re
     };
     check_item(&item, &world.vaults[vault])?;
     if item["id"] != id {
-        return Err(error(
-            400,
-            "The item UUID in the body does not match the one in the path",
-        ));
+        return Err(error(400, "The item UUID in the body does not match the one in the path"));
     }
     item["version"] = (old["version"].as_u64().unwrap_or_default() + 1).into();
     item["createdAt"] = old["createdAt"].clone();
@@ -114,9 +105,7 @@ pub(crate) fn answer(world: &mut World, vault: usize, id: &str, method: &str, re
 }
 
 fn patched(item: &Value, operations: &Value) -> Result<Value, Refusal> {
-    let operations = operations
-        .as_array()
-        .ok_or_else(|| error(400, "Invalid patch: not a list of operations"))?;
+    let operations = operations.as_array().ok_or_else(|| error(400, "Invalid patch: not a list of operations"))?;
     let mut item = item.clone();
     patch::apply(&mut item, operations).map_err(|message| error(400, &format!("Invalid patch: {message}")))?;
     Ok(item)
@@ -140,9 +129,7 @@ fn store(world: &mut World, vault: usize, mut item: Value, index: Option<usize>)
             field["type"] = "STRING".into();
         }
         if field["generate"] == true && text(&field["value"]).is_empty() {
-            field["value"] = "x"
-                .repeat(field["recipe"]["length"].as_u64().unwrap_or(32).min(64) as usize)
-                .into();
+            field["value"] = "x".repeat(field["recipe"]["length"].as_u64().unwrap_or(32).min(64) as usize).into();
         }
     }
     let vault = &mut world.vaults[vault];
@@ -163,10 +150,7 @@ fn check_item(item: &Value, vault: &Vault) -> Result<(), Refusal> {
         return Err(error(400, "Invalid item category"));
     }
     if item["vault"]["id"] != vault.id.as_str() {
-        return Err(error(
-            400,
-            "The vault UUID in the body does not match the one in the path",
-        ));
+        return Err(error(400, "The vault UUID in the body does not match the one in the path"));
     }
     Ok(())
 }

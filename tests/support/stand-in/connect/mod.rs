@@ -36,11 +36,7 @@ type Answer = Result<Response, Refusal>;
 impl Default for Connect {
     fn default() -> Connect {
         let tokens = [GOOD, LIMITED, EXPIRED].map(|token| (token.encode(), token));
-        Connect {
-            world: Mutex::new(World::new()),
-            tokens,
-            unlocked: AtomicBool::new(false),
-        }
+        Connect { world: Mutex::new(World::new()), tokens, unlocked: AtomicBool::new(false) }
     }
 }
 
@@ -71,9 +67,9 @@ impl Connect {
             ("GET", ["heartbeat"]) => Ok(http::content(200, "text/plain", ".")),
             ("GET", ["metrics"]) => Ok(http::content(200, "text/plain", "# TYPE up gauge\nup 1\n")),
             ("GET", ["health"]) => Ok(self.health(request)),
-            (method, ["v1", rest @ ..]) => self
-                .authorize(request)
-                .and_then(|token| self.answer_v1(method, rest, token, request, requests)),
+            (method, ["v1", rest @ ..]) => {
+                self.authorize(request).and_then(|token| self.answer_v1(method, rest, token, request, requests))
+            }
             _ => Err(error(404, "not found")),
         };
         let version = HeaderValue::from_static(VERSION);
@@ -88,16 +84,11 @@ impl Connect {
             { "service": "sync", "status": sync },
             { "service": "sqlite", "status": "ACTIVE", "message": "Connected to ./1password.sqlite" },
         ]);
-        http::json(
-            200,
-            &json!({ "name": "1Password Connect API", "version": VERSION, "dependencies": dependencies }),
-        )
+        http::json(200, &json!({ "name": "1Password Connect API", "version": VERSION, "dependencies": dependencies }))
     }
 
     fn authorize(&self, request: &Request) -> Result<&Token, Refusal> {
-        let bearer = request
-            .bearer()
-            .ok_or_else(|| error(401, "Authentication: (No bearer token provided)"))?;
+        let bearer = request.bearer().ok_or_else(|| error(401, "Authentication: (No bearer token provided)"))?;
         let known = self.tokens.iter().find(|(text, _)| text == bearer);
         let (_, token) = known.ok_or_else(|| error(401, "Invalid token signature"))?;
         if token.is_expired() {
@@ -135,10 +126,7 @@ pub(crate) struct Refusal {
 }
 
 pub(crate) fn error(status: u16, message: &str) -> Refusal {
-    Refusal {
-        status,
-        message: message.to_owned(),
-    }
+    Refusal { status, message: message.to_owned() }
 }
 
 impl From<Refusal> for Response {
@@ -150,10 +138,8 @@ impl From<Refusal> for Response {
 fn list_vaults(world: &World, token: &Token, request: &Request) -> Answer {
     let filter = filter(request, &["name", "title"])?;
     let vaults = world.vaults.iter().filter(|vault| token.sees(&vault.id));
-    let list: Value = vaults
-        .filter(|vault| filter.as_ref().is_none_or(|f| f.matches(vault.name)))
-        .map(describe)
-        .collect();
+    let list: Value =
+        vaults.filter(|vault| filter.as_ref().is_none_or(|f| f.matches(vault.name))).map(describe).collect();
     Ok(http::json(200, &list))
 }
 
@@ -163,10 +149,7 @@ fn find_vault(world: &World, token: &Token, id: &str) -> Result<usize, Refusal> 
     let index = world.vaults.iter().position(|vault| vault.id == id);
     let index = index.ok_or_else(|| error(404, &format!("vault {id} not found")))?;
     if !token.sees(id) {
-        return Err(error(
-            403,
-            &format!("Authorization: token does not have access to vault {id}"),
-        ));
+        return Err(error(403, &format!("Authorization: token does not have access to vault {id}")));
     }
     Ok(index)
 }
@@ -194,10 +177,7 @@ fn filter(request: &Request, attributes: &[&str]) -> Result<Option<Filter>, Refu
 }
 
 fn check_id(id: &str, message: &str) -> Result<(), Refusal> {
-    let valid = id.len() == 26
-        && id
-            .bytes()
-            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    let valid = id.len() == 26 && id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
     if valid { Ok(()) } else { Err(error(400, message)) }
 }
 

@@ -8,11 +8,7 @@ pub(crate) fn apply(item: &mut Value, operations: &[Value]) -> Result<(), String
 }
 
 fn apply_one(item: &mut Value, operation: &Value) -> Result<(), String> {
-    let text = |name: &str| {
-        operation[name]
-            .as_str()
-            .ok_or_else(|| format!("patch operation without {name}"))
-    };
+    let text = |name: &str| operation[name].as_str().ok_or_else(|| format!("patch operation without {name}"));
     let (op, path, value) = (text("op")?, text("path")?, operation["value"].clone());
     let missing = || format!("path {path} does not exist");
 

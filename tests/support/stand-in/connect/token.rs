@@ -23,21 +23,9 @@ pub(crate) struct Token {
     expires: u64,
 }
 
-pub(crate) const GOOD: Token = Token {
-    name: "good",
-    vaults: None,
-    expires: 4_102_444_800,
-};
-pub(crate) const LIMITED: Token = Token {
-    name: "limited",
-    vaults: Some(&["agentvault"]),
-    expires: 4_102_444_800,
-};
-pub(crate) const EXPIRED: Token = Token {
-    name: "expired",
-    vaults: None,
-    expires: 1_577_836_800,
-};
+pub(crate) const GOOD: Token = Token { name: "good", vaults: None, expires: 4_102_444_800 };
+pub(crate) const LIMITED: Token = Token { name: "limited", vaults: Some(&["agentvault"]), expires: 4_102_444_800 };
+pub(crate) const EXPIRED: Token = Token { name: "expired", vaults: None, expires: 1_577_836_800 };
 
 impl Token {
     /// The token as it is sent: a JWT with the claims that have been seen in real ones.
@@ -67,8 +55,7 @@ impl Token {
 
     /// Whether the token's scope includes the vault with this id.
     pub(crate) fn sees(&self, vault: &str) -> bool {
-        self.vaults
-            .is_none_or(|vaults| vaults.iter().any(|name| id(name) == vault))
+        self.vaults.is_none_or(|vaults| vaults.iter().any(|name| id(name) == vault))
     }
 
     pub(crate) fn is_expired(&self) -> bool {
@@ -82,11 +69,9 @@ impl Token {
 
 /// Writes `connect-token`, `connect-token-limited` and `connect-token-expired` into `dir`, readable by the owner alone.
 pub(crate) fn write_files(dir: &Path) -> io::Result<()> {
-    for (name, token) in [
-        ("connect-token", GOOD),
-        ("connect-token-limited", LIMITED),
-        ("connect-token-expired", EXPIRED),
-    ] {
+    for (name, token) in
+        [("connect-token", GOOD), ("connect-token-limited", LIMITED), ("connect-token-expired", EXPIRED)]
+    {
         file::write_private(&dir.join(name), &token.encode())?;
     }
     Ok(())

@@ -16,15 +16,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 /// The ids of all vaults, before [`id`] fills them up.
-pub(crate) const VAULTS: &[&str] = &[
-    "agentvault",
-    "duplicates",
-    "archive",
-    "twins1",
-    "twins2",
-    "shapes",
-    "faults",
-];
+pub(crate) const VAULTS: &[&str] = &["agentvault", "duplicates", "archive", "twins1", "twins2", "shapes", "faults"];
 
 const START: &str = "2026-01-02T03:04:05Z";
 
@@ -47,12 +39,7 @@ pub(crate) struct Vault {
 
 impl World {
     pub(crate) fn new() -> World {
-        let vault = |id, name, items| Vault {
-            id: self::id(id),
-            name,
-            content_version: 1,
-            items,
-        };
+        let vault = |id, name, items| Vault { id: self::id(id), name, content_version: 1, items };
         let mut world = World {
             vaults: vec![
                 vault("agentvault", "AgentVault", vec![ordinary()]),
@@ -104,12 +91,7 @@ pub(crate) fn id(name: &str) -> String {
 
 /// An item of the vault `Faults`, for when its fault is over.
 pub(crate) fn fault_item(id: &str, title: &str) -> Value {
-    let mut item = item(
-        id,
-        title,
-        "LOGIN",
-        json!([field("password", "CONCEALED", "canary-fault-value")]),
-    );
+    let mut item = item(id, title, "LOGIN", json!([field("password", "CONCEALED", "canary-fault-value")]));
     item["vault"] = json!({ "id": self::id("faults") });
     item
 }
@@ -189,23 +171,10 @@ fn duplicates() -> Vec<Value> {
     vec![
         item("same1", "same title", "LOGIN", password("first")),
         item("same2", "same title", "LOGIN", password("second")),
-        with(
-            item("sections", "sections", "LOGIN", fields),
-            json!({ "sections": sections }),
-        ),
-        item(
-            "titledlikeanid",
-            "abcdefghijklmnopqrstuvwxyz",
-            "LOGIN",
-            password("titled like an id"),
-        ),
+        with(item("sections", "sections", "LOGIN", fields), json!({ "sections": sections })),
+        item("titledlikeanid", "abcdefghijklmnopqrstuvwxyz", "LOGIN", password("titled like an id")),
         // Its title is another item's id: the id wins.
-        item(
-            "titledlikeanother",
-            &id("same1"),
-            "LOGIN",
-            password("titled like another's id"),
-        ),
+        item("titledlikeanother", &id("same1"), "LOGIN", password("titled like another's id")),
         item("nonascii", "Datenbank für Agenten", "LOGIN", password("reached by id")),
         item("slash", "IT/Dev", "LOGIN", password("reached by id")),
         item("upper", "Database", "LOGIN", password("upper")),
@@ -215,12 +184,7 @@ fn duplicates() -> Vec<Value> {
 
 fn archive() -> Vec<Value> {
     let item = |name, state| {
-        let item = item(
-            name,
-            name,
-            "LOGIN",
-            json!([field("password", "CONCEALED", "canary-archive-password")]),
-        );
+        let item = item(name, name, "LOGIN", json!([field("password", "CONCEALED", "canary-archive-password")]));
         with(item, json!({ "state": state }))
     };
     vec![item("archived", "ARCHIVED"), item("deleted", "DELETED")]
@@ -241,10 +205,7 @@ fn shapes() -> Vec<Value> {
         ("CREDIT_CARD_TYPE", "visa"),
         ("GENDER", "none"),
         ("REFERENCE", "ordinary00000000000000000a"),
-        (
-            "SSHKEY",
-            "-----BEGIN PRIVATE KEY-----\nnot a key\n-----END PRIVATE KEY-----\n",
-        ),
+        ("SSHKEY", "-----BEGIN PRIVATE KEY-----\nnot a key\n-----END PRIVATE KEY-----\n"),
         ("UNKNOWN", "unknown"),
         ("A_TYPE_OF_TOMORROW", "new"),
     ]
@@ -270,10 +231,7 @@ fn shapes() -> Vec<Value> {
         item("otp", "otp", "LOGIN", json!([otp])),
         item("values", "values", "LOGIN", values),
         item("nofields", "no fields", "SECURE_NOTE", json!([])),
-        with(
-            item("files", "files", "DOCUMENT", json!([])),
-            json!({ "files": file_list() }),
-        ),
+        with(item("files", "files", "DOCUMENT", json!([])), json!({ "files": file_list() })),
     ]
 }
 
@@ -287,22 +245,14 @@ fn files() -> HashMap<String, Vec<u8>> {
 
 fn file_list() -> Value {
     let sizes = files();
-    [
-        ("textfile", "text.txt"),
-        ("binaryfile", "binary.der"),
-        ("largefile", "large.bin"),
-    ]
-    .iter()
-    .map(|(name, file_name)| {
-        let id = id(name);
-        let path = format!(
-            "/v1/vaults/{}/items/{}/files/{id}/content",
-            self::id("shapes"),
-            self::id("files")
-        );
-        json!({ "id": id, "name": file_name, "size": sizes[&id].len(), "content_path": path })
-    })
-    .collect()
+    [("textfile", "text.txt"), ("binaryfile", "binary.der"), ("largefile", "large.bin")]
+        .iter()
+        .map(|(name, file_name)| {
+            let id = id(name);
+            let path = format!("/v1/vaults/{}/items/{}/files/{id}/content", self::id("shapes"), self::id("files"));
+            json!({ "id": id, "name": file_name, "size": sizes[&id].len(), "content_path": path })
+        })
+        .collect()
 }
 
 /// A file's description with its content.

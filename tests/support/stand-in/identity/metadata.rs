@@ -23,30 +23,17 @@ fn answer_path(identity: &Identity, request: &Request) -> Response {
     let text = |text: &str| http::content(200, "application/text", text);
     match request.segments()[..] {
         [] => text("computeMetadata/\n"),
-        [
-            "computeMetadata",
-            "v1",
-            "universe",
-            "universe-domain" | "universe_domain",
-        ] => text("googleapis.com"),
+        ["computeMetadata", "v1", "universe", "universe-domain" | "universe_domain"] => text("googleapis.com"),
         ["computeMetadata", "v1", "project", "project-id"] => text(PROJECT),
-        [
-            "computeMetadata",
-            "v1",
-            "instance",
-            "service-accounts",
-            "default" | SERVICE_ACCOUNT,
-            ref path @ ..,
-        ] => match path {
-            [] => http::json(
-                200,
-                &json!({ "aliases": ["default"], "email": SERVICE_ACCOUNT, "scopes": [SCOPE] }),
-            ),
-            ["token"] => http::json(200, &identity.grant("metadata")),
-            ["email"] => text(SERVICE_ACCOUNT),
-            ["scopes"] => text(SCOPE),
-            _ => http::empty(404),
-        },
+        ["computeMetadata", "v1", "instance", "service-accounts", "default" | SERVICE_ACCOUNT, ref path @ ..] => {
+            match path {
+                [] => http::json(200, &json!({ "aliases": ["default"], "email": SERVICE_ACCOUNT, "scopes": [SCOPE] })),
+                ["token"] => http::json(200, &identity.grant("metadata")),
+                ["email"] => text(SERVICE_ACCOUNT),
+                ["scopes"] => text(SCOPE),
+                _ => http::empty(404),
+            }
+        }
         _ => http::empty(404),
     }
 }

@@ -106,10 +106,7 @@ impl Identity {
         if parameter(form, "grant_type") != JWT_BEARER {
             return error(400, "unsupported_grant_type", "Invalid grant_type");
         }
-        let claims = self
-            .key
-            .as_ref()
-            .and_then(|key| key.verify(parameter(form, "assertion")));
+        let claims = self.key.as_ref().and_then(|key| key.verify(parameter(form, "assertion")));
         match claims {
             None => error(400, "invalid_grant", "Invalid JWT Signature."),
             Some(claims) if claims["iss"] != SERVICE_ACCOUNT => {
@@ -135,11 +132,7 @@ impl Identity {
             );
         }
         if parameter(form, "subject_token") != SUBJECT_TOKEN {
-            return error(
-                400,
-                "invalid_grant",
-                "The given credential is rejected: its signature is invalid.",
-            );
+            return error(400, "invalid_grant", "The given credential is rejected: its signature is invalid.");
         }
         let mut grant = self.grant("federated");
         grant["issued_token_type"] = ACCESS_TOKEN_TYPE.into();
@@ -147,17 +140,11 @@ impl Identity {
     }
 
     fn impersonate(&self, request: &Request, account: &str) -> Result<Response, Refusal> {
-        let email = account
-            .strip_suffix(":generateAccessToken")
-            .ok_or_else(Refusal::unknown_path)?;
+        let email = account.strip_suffix(":generateAccessToken").ok_or_else(Refusal::unknown_path)?;
         self.check(request)?;
         if email.starts_with("denied@") {
             let resource = format!("projects/-/serviceAccounts/{email}");
-            return Err(Refusal::denied(
-                "iam.googleapis.com",
-                "iam.serviceAccounts.getAccessToken",
-                &resource,
-            ));
+            return Err(Refusal::denied("iam.googleapis.com", "iam.serviceAccounts.getAccessToken", &resource));
         }
         let expires = Timestamp::now() + SignedDuration::from_secs(LIFETIME_SECONDS);
         let body = json!({ "accessToken": self.issue("impersonated"), "expireTime": format!("{expires:.0}") });

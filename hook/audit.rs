@@ -1,0 +1,191 @@
+//! The audit trail: one line of JSON for every container that asked for secrets, whether it got them or not.
+//!
+//! It tells who asked for what and on which grounds it was decided; never a value, and never the length of one.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::container::Request;
+use crate::resolve::Resolved;
+use crate::settings::file::{self, FileError};
+use crate::syslog::{self, Severity};
+
+/// The version of the record's shape.
+const SCHEMA: u8 = 1;
+
+/// What is known of one start. It is filled as the start goes on, so that a refusal tells how far it came.
+#[derive(Serialize)]
+pub struct Record {
+    schema: u8,
+    /// RFC 3339, UTC.
+    time: String,
+    decision: Decision,
+    /// The container's id.
+    pub container: String,
+    /// The bundle's directory.
+    pub bundle: PathBuf,
+    /// The annotations by which grants chose this container.
+    pub annotations: BTreeMap<String, String>,
+    secrets: Vec<Reading>,
+    /// The error and its exit code, if it was refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refusal: Option<Refusal>,
+    /// Milliseconds per phase, for those that were reached.
+    milliseconds: BTreeMap<&'static str, f64>,
+    #[serde(skip)]
+    lap: Instant,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Decision {
+    Delivered,
+    Refused,
+}
+
+/// One reference that was asked for, and what was read for it. Optional ones that are missing have no item.
+#[derive(Serialize)]
+struct Reading {
+    file: String,
+    reference: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    item: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    item_version: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kek: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kek_version: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Refusal {
+    code: u8,
+    message: String,
+}
+
+impl Record {
+    /// Begins the record, and its clock.
+    pub fn begin() -> Record {
+        Record {
+            schema: SCHEMA,
+            time: jiff::Timestamp::now().to_string(),
+            decision: Decision::Refused,
+            container: String::new(),
+            bundle: PathBuf::new(),
+            annotations: BTreeMap::new(),
+            secrets: Vec::new(),
+            refusal: None,
+            milliseconds: BTreeMap::new(),
+            lap: Instant::now(),
+        }
+    }
+
+    /// Notes what the container asks for.
+    pub fn requests(&mut self, requests: &[Request]) {
+        let reading = |request: &Request| Reading {
+            file: request.file.to_string(),
+            reference: request.reference.to_string(),
+            item: None,
+            item_version: None,
+            kek: None,
+            kek_version: None,
+        };
+        self.secrets = requests.iter().map(reading).collect();
+    }
+
+    /// Notes what was read for it.
+    pub fn resolved(&mut self, resolved: &[Resolved<'_>]) {
+        for secret in resolved {
+            let file = secret.request.file.to_string();
+            if let Some(reading) = self.secrets.iter_mut().find(|reading| reading.file == file) {
+                reading.item = Some(secret.item_id.clone());
+                reading.item_version = Some(secret.item_version);
+                reading.kek = secret.kek.as_ref().map(ToString::to_string);
+                reading.kek_version = secret.kek_version.clone();
+            }
+        }
+    }
+
+    /// Notes how long the phase that ends here took.
+    pub fn phase_ends(&mut self, name: &'static str) {
+        let now = Instant::now();
+        let milliseconds = (now - self.lap).as_secs_f64() * 1e3;
+        self.milliseconds.insert(name, (milliseconds * 1e3).round() / 1e3);
+        self.lap = now;
+    }
+
+    /// Decides that the container has its secrets.
+    pub fn delivered(&mut self) {
+        self.decision = Decision::Delivered;
+    }
+
+    /// Decides that it does not, for this reason.
+    pub fn refused(&mut self, code: u8, message: String) {
+        self.decision = Decision::Refused;
+        self.refusal = Some(Refusal { code, message });
+    }
+}
+
+/// Where records go: the system log, and a file if the settings name one.
+#[derive(Default)]
+pub struct Trail {
+    file: Option<(PathBuf, File)>,
+}
+
+impl Trail {
+    /// Opens the file, or makes it with mode 0600. A trail that cannot be kept is found out before any secret is asked for.
+    ///
+    /// # Errors
+    /// If the file cannot be opened.
+    pub fn open(path: Option<&Path>) -> Result<Trail, AuditError> {
+        let open = |path: &Path| file::append(path).map(|file| (path.to_owned(), file));
+        Ok(Trail { file: path.map(open).transpose().map_err(|source| AuditError::Open { source })? })
+    }
+
+    /// Writes one record as one line, in one write, so that starts at the same time do not mix theirs.
+    ///
+    /// # Errors
+    /// If the file does not take it: then the container must not start either.
+    pub fn write(&mut self, program: &str, record: &Record) -> Result<(), AuditError> {
+        let mut line = serde_json::to_string(record).map_err(|source| AuditError::Encode { source })?;
+        syslog::log(Severity::Info, program, &line);
+        line.push('\n');
+        match &mut self.file {
+            None => Ok(()),
+            Some((path, file)) => {
+                file.write_all(line.as_bytes()).map_err(|source| AuditError::Write { path: path.clone(), source })
+            }
+        }
+    }
+}
+
+/// Why the audit trail cannot be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// The file cannot be opened.
+    #[error("cannot keep the audit file")]
+    Open {
+        /// What is wrong with it.
+        source: FileError,
+    },
+    /// The file does not take a line.
+    #[error("cannot write to the audit file {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's account.
+        source: io::Error,
+    },
+    /// The record is not JSON.
+    #[error("cannot encode the audit record")]
+    Encode {
+        /// The library's account.
+        source: serde_json::Error,
+    },
+}

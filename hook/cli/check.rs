@@ -1,0 +1,191 @@
+//! `oci-secrets check`: whether this host can deliver secrets, tested as the hook would do it.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use jiff::Timestamp;
+
+use super::{block_on, load, write_output};
+use crate::deliver::{Noswap, Tmpfs, TmpfsOptions};
+use crate::error::Error;
+use crate::error::class::Class;
+use crate::report;
+use crate::retry::Deadline;
+use crate::seal::kek::{KekUri, Keks, Kind};
+use crate::settings::{self, Settings};
+use crate::source::connect::Connect;
+
+/// Test whether this host can deliver secrets, and say what to do where it cannot.
+///
+/// Settings and the files that they name, the kernel, the container runtimes, 1Password Connect and its token, each KEK. Nothing is changed.
+#[derive(clap::Args)]
+pub(super) struct Arguments {}
+
+/// The first version of each runtime that the hook is known to work with.
+const RUNTIMES: [(&str, [u32; 2]); 4] = [("runc", [1, 1]), ("crun", [1, 8]), ("youki", [0, 6]), ("podman", [4, 3])];
+
+/// How long before its end a token is worth a word.
+const TOKEN_WARNING_DAYS: i64 = 14;
+
+/// One line of the table, and what to do about it.
+struct Finding {
+    verdict: Verdict,
+    subject: String,
+    detail: String,
+    advice: Option<String>,
+}
+
+enum Verdict {
+    Ok,
+    Warning,
+    Problem(Class),
+}
+
+pub(super) fn run(path: &Path) -> Result<ExitCode, Error> {
+    let mut findings = vec![kernel()];
+    findings.extend(RUNTIMES.iter().filter_map(|(name, minimum)| runtime(name, *minimum)));
+    match load(path) {
+        Err(error) => findings.push(Finding::problem("settings", &error)),
+        Ok(settings) => {
+            findings.push(Finding::ok("settings", path.display().to_string()));
+            match &settings.connect {
+                None => findings.push(Finding::problem("connect", &Error::NoSource)),
+                Some(connect) => {
+                    findings.push(self::connect(&settings, connect).unwrap_or_else(|e| Finding::problem("connect", &e)))
+                }
+            }
+            findings.extend(settings.keks.iter().map(|pattern| kek(&settings, pattern.as_str())));
+        }
+    }
+    write_output(table(&findings).as_bytes())?;
+    let mut problems = findings.iter().filter_map(|finding| match finding.verdict {
+        Verdict::Problem(class) => Some(class),
+        _ => None,
+    });
+    match problems.next() {
+        None => Ok(ExitCode::SUCCESS),
+        Some(class) => Err(Error::Check { problems: 1 + problems.count(), checks: findings.len(), class }),
+    }
+}
+
+/// Makes a tmpfs as a container's secrets have it, without giving it a path.
+fn kernel() -> Finding {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let probe =
+        |noswap| Tmpfs::create(&TmpfsOptions { files: 1, bytes: 1, label: None, noswap }).and_then(Tmpfs::freeze);
+    if !rustix::process::geteuid().is_root() {
+        let detail = format!("Linux {release}");
+        return Finding::warning("kernel", detail, "run as root to test mounts".into());
+    }
+    match (probe(Noswap::Prefer), probe(Noswap::Require)) {
+        (Ok(_), Ok(_)) => Finding::ok("kernel", format!("Linux {release}: a read-only tmpfs without swap can be made")),
+        (Ok(_), Err(_)) => {
+            let detail = format!("Linux {release}: a read-only tmpfs can be made, but not kept out of swap");
+            Finding::warning("kernel", detail, "Linux 6.4 has `noswap`; before it, turn swap off or encrypt it".into())
+        }
+        (Err(error), _) => Finding::problem("kernel", &Error::Tmpfs(error)),
+    }
+}
+
+/// The version of a runtime or engine, if there is one on the PATH.
+fn runtime(name: &str, minimum: [u32; 2]) -> Option<Finding> {
+    let output = Command::new(name).arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?.to_owned();
+    let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    let found = [numbers.next()?.ok()?, numbers.next()?.ok()?];
+    if found >= minimum {
+        return Some(Finding::ok(name, version));
+    }
+    let [major, minor] = minimum;
+    Some(Finding::warning(name, version, format!("the hook is not tested with versions before {major}.{minor}")))
+}
+
+/// Whether Connect answers and takes the token, and what the token can see.
+fn connect(settings: &Settings, connect: &settings::Connect) -> Result<Finding, Error> {
+    crate::tls::install();
+    let client = Connect::open(connect).map_err(Error::Source)?;
+    let vaults = block_on(settings, async |deadline: Deadline| client.vaults(deadline).await.map_err(Error::Source))?;
+    let mut names: Vec<&str> = vaults.iter().map(|vault| vault.name.as_str()).collect();
+    names.sort_unstable();
+    let mut detail = format!("{} takes the token", connect.url);
+    if names.is_empty() {
+        return Ok(Finding::warning(
+            "connect",
+            detail,
+            "the token sees no vault: `op connect token create --vault`".into(),
+        ));
+    }
+    let _ = write!(detail, ", which sees {}", names.join(", "));
+    let Some(expiry) = client.token().expires() else { return Ok(Finding::ok("connect", detail)) };
+    let days = (expiry.as_second() - Timestamp::now().as_second()) / (24 * 60 * 60);
+    let _ = write!(detail, " until {}", expiry.strftime("%Y-%m-%d"));
+    if days < TOKEN_WARNING_DAYS {
+        return Ok(Finding::warning("connect", detail, format!("the token expires in {days} days: make a new one")));
+    }
+    Ok(Finding::ok("connect", detail))
+}
+
+/// Whether a listed KEK can be used to unwrap.
+fn kek(settings: &Settings, listed: &str) -> Finding {
+    if listed.contains('*') {
+        let advice = "list the keys by name to have them tested".to_owned();
+        return Finding::warning(listed, "stands for any key of this form: none was tested".into(), advice);
+    }
+    let tested: Result<KekUri, Error> = listed.parse().map_err(Error::KekUri);
+    let abilities = tested.and_then(|kek| {
+        let abilities = block_on(settings, async |deadline| {
+            Keks::new(settings).describe(&kek, deadline).await.map_err(Error::Kek)
+        })?;
+        Ok((kek, abilities))
+    });
+    match abilities {
+        Err(error) => Finding::problem(listed, &error),
+        Ok((_, abilities)) if !abilities.unwrap => {
+            let advice = "grant roles/cloudkms.cryptoKeyDecrypter on the key to the identity of this host".to_owned();
+            Finding {
+                verdict: Verdict::Problem(Class::NotPermitted),
+                subject: listed.into(),
+                detail: "our identity may not unwrap".into(),
+                advice: Some(advice),
+            }
+        }
+        Ok((kek, _)) if kek.kind() == Kind::Local => {
+            Finding::warning(listed, "can unwrap".into(), "a key file on this host is for trials and tests only".into())
+        }
+        Ok((_, abilities)) if abilities.wrap => Finding::ok(listed, "can unwrap, and seal".into()),
+        Ok(_) => Finding::ok(listed, "can unwrap".into()),
+    }
+}
+
+impl Finding {
+    fn ok(subject: &str, detail: String) -> Finding {
+        Finding { verdict: Verdict::Ok, subject: subject.to_owned(), detail, advice: None }
+    }
+
+    fn warning(subject: &str, detail: String, advice: String) -> Finding {
+        Finding { verdict: Verdict::Warning, subject: subject.to_owned(), detail, advice: Some(advice) }
+    }
+
+    fn problem(subject: &str, error: &Error) -> Finding {
+        let detail = report::chain(error);
+        Finding { verdict: Verdict::Problem(error.class()), subject: subject.to_owned(), detail, advice: error.hint() }
+    }
+}
+
+fn table(findings: &[Finding]) -> String {
+    let mut text = String::new();
+    for Finding { verdict, subject, detail, advice } in findings {
+        let verdict = match verdict {
+            Verdict::Ok => "ok",
+            Verdict::Warning => "warning",
+            Verdict::Problem(_) => "problem",
+        };
+        let _ = writeln!(text, "{verdict:<8} {subject}: {detail}");
+        if let Some(advice) = advice {
+            let _ = writeln!(text, "{:<8} -> {advice}", "");
+        }
+    }
+    text
+}

@@ -1,0 +1,63 @@
+//! `oci-secrets seal`: a secret becomes the line of text that 1Password stores.
+
+use std::io::{IsTerminal, stdin};
+use std::process::ExitCode;
+
+use zeroize::Zeroizing;
+
+use super::{PROGRAM, block_on, read_input, write_output};
+use crate::error::Error;
+use crate::reference::Reference;
+use crate::report;
+use crate::seal::SealedValue;
+use crate::seal::kek::{KekUri, Keks};
+use crate::secret::Secret;
+use crate::settings::Settings;
+
+/// Seal a secret for one field, and print the line to store there.
+///
+/// The secret is read from standard input, every byte of it, or asked for without echo if that is a terminal. The line opens only
+/// for containers that ask for the field by this very reference.
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// The key-encryption key, as the settings list it.
+    #[arg(long, value_name = "URI")]
+    kek: KekUri,
+    /// The field, spelled as containers will ask for it.
+    #[arg(long = "for", value_name = "REFERENCE")]
+    reference: Reference,
+}
+
+pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode, Error> {
+    let secret = if stdin().is_terminal() { ask(&arguments.reference)? } else { read_input()? };
+    if secret.is_empty() {
+        return Err(Error::EmptySecret);
+    }
+    if is_line(&secret) {
+        report::note(PROGRAM, "the secret ends with a newline, which becomes a part of it; `printf %s` writes none");
+    }
+    let secret = Secret::new(secret.to_vec());
+    let sealed = block_on(settings, async |deadline| {
+        let keks = Keks::new(settings);
+        let sealed = SealedValue::seal(&secret, arguments.kek.clone(), &arguments.reference, &keks, deadline).await;
+        sealed.map_err(|source| Error::Seal { reference: arguments.reference.clone(), source })
+    })?;
+    write_output(format!("{sealed}\n").as_bytes())
+}
+
+fn ask(reference: &Reference) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let typed =
+        rpassword::prompt_password(format!("Secret for {reference}: ")).map_err(|source| Error::Input { source })?;
+    let repeated =
+        rpassword::prompt_password("Once more: ").map(Zeroizing::new).map_err(|source| Error::Input { source })?;
+    let typed = Zeroizing::new(typed.into_bytes());
+    if *typed != repeated.as_bytes() {
+        return Err(Error::TypedTwice);
+    }
+    Ok(typed)
+}
+
+/// Whether the secret is one line with its end: what `echo` writes, and seldom what is meant.
+fn is_line(secret: &[u8]) -> bool {
+    secret.iter().position(|byte| *byte == b'\n') == Some(secret.len() - 1)
+}

@@ -1,0 +1,161 @@
+//! Exit codes.
+
+use super::Error;
+use crate::audit::AuditError;
+use crate::container::ProcessError;
+use crate::deliver::{AttachError, TargetError};
+use crate::resolve::ResolveError;
+use crate::seal::kek::KekError;
+use crate::seal::kek::gcp::CloudKmsError;
+use crate::seal::kek::local::LocalKekError;
+use crate::seal::{SealError, envelope::EnvelopeError};
+use crate::settings::{FileError, SettingsError};
+use crate::source::SourceError;
+
+/// Whose fault it is: the exit code, as `sysexits.h` numbers them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The command line.
+    CommandLine = 64,
+    /// The state, the spec, an annotation or a sealed value.
+    Data = 65,
+    /// A reference that leads nowhere.
+    NotFound = 66,
+    /// The source or the KMS, for now.
+    Unavailable = 69,
+    /// Ours.
+    Bug = 70,
+    /// The kernel.
+    Kernel = 71,
+    /// Nobody's: it is not permitted.
+    NotPermitted = 77,
+    /// The settings.
+    Settings = 78,
+}
+
+impl Error {
+    /// Whose fault it is: the exit code.
+    pub fn class(&self) -> Class {
+        match self {
+            Error::Argument { .. } | Error::CommandLine { .. } | Error::NoValue | Error::ForeignKek { .. } => {
+                Class::CommandLine
+            }
+            Error::State(_) | Error::Request(_) | Error::Spec(_) | Error::NoOwner => Class::Data,
+            Error::EmptySecret | Error::TypedTwice | Error::LongInput { .. } => Class::Data,
+            Error::Process(error) => of_process(error),
+            Error::Settings(SettingsError::File(error)) => of_file(error),
+            Error::Settings(_) | Error::NoSource | Error::KekUri(_) => Class::Settings,
+            Error::Grant(_) => Class::NotPermitted,
+            Error::Source(error) | Error::Resolve(ResolveError::Fetch { source: error, .. }) => of_source(error),
+            Error::Seal { source: error, .. } | Error::Resolve(ResolveError::Unseal { source: error, .. }) => {
+                of_seal(error)
+            }
+            Error::Kek(error) => of_kek(error),
+            Error::Preflight(_) => Class::NotPermitted,
+            Error::Tmpfs(_) => Class::Kernel,
+            Error::Attach(error) => of_attach(error),
+            Error::Audit(AuditError::Open { source }) => of_file(source),
+            Error::Audit(AuditError::Encode { .. }) => Class::Bug,
+            Error::Audit(AuditError::Write { .. }) => Class::Kernel,
+            Error::Input { .. } | Error::Output { .. } | Error::Runtime { .. } => Class::Kernel,
+            Error::Check { class, .. } => *class,
+        }
+    }
+}
+
+fn of_file(error: &FileError) -> Class {
+    match error {
+        FileError::Open { .. } | FileError::Read { .. } | FileError::NotRegular { .. } | FileError::TooLarge { .. } => {
+            Class::Settings
+        }
+        FileError::Owner { .. }
+        | FileError::Writable { .. }
+        | FileError::Readable { .. }
+        | FileError::DirectoryOwner { .. }
+        | FileError::DirectoryWritable { .. } => Class::NotPermitted,
+    }
+}
+
+fn of_process(error: &ProcessError) -> Class {
+    match error {
+        ProcessError::OwnMountNamespace => Class::NotPermitted,
+        ProcessError::Gone | ProcessError::UnmappedUid { .. } | ProcessError::UnmappedGid { .. } => Class::Data,
+        _ => Class::Kernel,
+    }
+}
+
+fn of_source(error: &SourceError) -> Class {
+    match error {
+        SourceError::NoVault { .. }
+        | SourceError::NoItem { .. }
+        | SourceError::ArchivedItem { .. }
+        | SourceError::NoSection { .. }
+        | SourceError::NoField { .. }
+        | SourceError::NoValue { .. } => Class::NotFound,
+        SourceError::ManyVaults { .. }
+        | SourceError::ManyItems { .. }
+        | SourceError::ManyFields { .. }
+        | SourceError::NotText { .. }
+        | SourceError::NoKeyFormats => Class::Data,
+        SourceError::Unauthorized { .. } | SourceError::Forbidden { .. } => Class::NotPermitted,
+        SourceError::File { source } => of_file(source),
+        SourceError::UnusableToken | SourceError::UnusableCertificates { .. } => Class::Settings,
+        SourceError::NoAnswer { .. }
+        | SourceError::Unreachable { .. }
+        | SourceError::Limited { .. }
+        | SourceError::Redirected { .. }
+        | SourceError::Status { .. }
+        | SourceError::TooLarge { .. }
+        | SourceError::NotConnect { .. }
+        | SourceError::NoClient { .. } => Class::Unavailable,
+    }
+}
+
+fn of_seal(error: &SealError) -> Class {
+    match error {
+        SealError::Kek { source } => of_kek(source),
+        SealError::Envelope { source: EnvelopeError::NoRandom } => Class::Kernel,
+        _ => Class::Data,
+    }
+}
+
+fn of_kek(error: &KekError) -> Class {
+    match error {
+        KekError::NotListed { .. } => Class::NotPermitted,
+        KekError::Gcp(error) => of_gcp(error),
+        KekError::Local(LocalKekError::File { source }) => of_file(source),
+        KekError::Local(LocalKekError::OtherKey { .. } | LocalKekError::Wrap { .. }) => Class::Data,
+        KekError::Local(_) => Class::Settings,
+    }
+}
+
+fn of_gcp(error: &CloudKmsError) -> Class {
+    match error {
+        CloudKmsError::File { source } => of_file(source),
+        CloudKmsError::Credentials { .. } | CloudKmsError::CredentialsKind { .. } => Class::Settings,
+        CloudKmsError::IdentityRefused
+        | CloudKmsError::Unauthenticated { .. }
+        | CloudKmsError::Denied { .. }
+        | CloudKmsError::NotEnabled { .. } => Class::NotPermitted,
+        CloudKmsError::NoKey { .. } | CloudKmsError::NotWrappedByKey { .. } => Class::Data,
+        _ => Class::Unavailable,
+    }
+}
+
+fn of_attach(error: &AttachError) -> Class {
+    match error {
+        AttachError::Process(error) | AttachError::Target(TargetError::Process(error)) => of_process(error),
+        AttachError::Target(TargetError::NoOpenat2 | TargetError::Syscall(_)) => Class::Kernel,
+        AttachError::Target(_)
+        | AttachError::NotMounted { .. }
+        | AttachError::Occupied { .. }
+        | AttachError::MountBelow { .. }
+        | AttachError::Shared
+        | AttachError::NotInPlace => Class::NotPermitted,
+        AttachError::Thread { .. }
+        | AttachError::NoMount
+        | AttachError::Syscall(_)
+        | AttachError::Procfs(_)
+        | AttachError::Mounts(_) => Class::Kernel,
+    }
+}

@@ -1,0 +1,176 @@
+//! What can be done now.
+
+use super::Error;
+use crate::audit::AuditError;
+use crate::container::ProcessError;
+use crate::deliver::{AttachError, TargetError, TmpfsError};
+use crate::reference::Reference;
+use crate::resolve::ResolveError;
+use crate::seal::kek::KekError;
+use crate::seal::kek::gcp::CloudKmsError;
+use crate::seal::kek::local::LocalKekError;
+use crate::seal::{SealError, envelope::EnvelopeError};
+use crate::settings::{FileError, Refusal, SettingsError};
+use crate::source::SourceError;
+
+impl Error {
+    /// The one thing that can be done about it now, if it is known.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Error::Argument { .. } | Error::NoValue => "`oci-secrets-hook --help` shows the arguments",
+            Error::Settings(SettingsError::File(error)) | Error::Audit(AuditError::Open { source: error }) => {
+                return file_hint(error);
+            }
+            Error::Settings(_) => "`oci-secrets check` tests the settings; config/settings.toml explains every key",
+            Error::NoSource => "add [connect] with `url` and `token-file`",
+            Error::Grant(refusal) => return grant_hint(refusal),
+            Error::NoOwner => "set process.user in the spec, or request an owner with the annotation run.secrets.owner",
+            Error::Source(error) | Error::Resolve(ResolveError::Fetch { source: error, .. }) => {
+                return source_hint(error);
+            }
+            Error::Seal { source: error, reference }
+            | Error::Resolve(ResolveError::Unseal { source: error, reference, .. }) => {
+                return seal_hint(error, reference);
+            }
+            Error::CommandLine { .. } => {
+                "`oci-secrets --help` shows the commands, `oci-secrets COMMAND --help` its arguments"
+            }
+            Error::Kek(error) => return kek_hint(error),
+            Error::Process(error) | Error::Attach(AttachError::Process(error)) => return process_hint(error),
+            Error::Preflight(_) => "leave /run/secrets out of the spec: the hook makes and protects it",
+            Error::Tmpfs(TmpfsError::NoNoswap) => {
+                "noswap = \"prefer\" under [deliver] in the settings goes on without; then keep swap off or encrypted"
+            }
+            Error::Attach(error) => return attach_hint(error),
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+fn file_hint(error: &FileError) -> Option<String> {
+    match error {
+        FileError::Writable { path, .. } => Some(format!("chmod go-w {}", path.display())),
+        FileError::Readable { path, .. } => Some(format!("chmod 0600 {}", path.display())),
+        FileError::Owner { path, .. } => Some(format!("chown root {}", path.display())),
+        FileError::DirectoryWritable { directory, .. } => Some(format!("chmod go-w {}", directory.display())),
+        FileError::DirectoryOwner { directory, .. } => Some(format!("chown root {}", directory.display())),
+        FileError::Open { .. } | FileError::Read { .. } | FileError::NotRegular { .. } | FileError::TooLarge { .. } => {
+            None
+        }
+    }
+}
+
+fn grant_hint(refusal: &Refusal) -> Option<String> {
+    match refusal {
+        Refusal::NoGrant { reference } => Some(format!(
+            "a grant in the settings must list \"{}\" or \"op://{}/*\" under `references`",
+            reference.as_str(),
+            reference.vault()
+        )),
+        Refusal::Annotation { .. } => Some("the grant is for other containers; see its `to` in the settings".into()),
+        Refusal::Owner { .. } => Some("drop the annotation, or add owner = \"allow\" to the grant".into()),
+    }
+}
+
+fn source_hint(error: &SourceError) -> Option<String> {
+    let hint = match error {
+        SourceError::File { source } => return file_hint(source),
+        SourceError::NoVault { .. } => {
+            "names are case-sensitive; `oci-secrets check` shows which vaults the token can see"
+        }
+        SourceError::NoItem { .. } | SourceError::NoSection { .. } | SourceError::NoField { .. } => {
+            "names are case-sensitive, and ids work in their place"
+        }
+        SourceError::ArchivedItem { .. } => "restore the item in 1Password, or ask for another",
+        SourceError::ManyVaults { .. } | SourceError::ManyItems { .. } | SourceError::ManyFields { .. } => {
+            "use the id in the place of the name: 1Password shows it under \"Copy UUID\""
+        }
+        SourceError::NoValue { .. } => "store a sealed value in the field: `oci-secrets seal` makes one",
+        SourceError::Unauthorized { .. } => {
+            "put a valid token into the token-file: `op connect token create` makes one"
+        }
+        SourceError::Forbidden { .. } => "give the token access to the vault: `op connect token create --vault`",
+        SourceError::NoAnswer { .. } | SourceError::Unreachable { .. } => {
+            "`oci-secrets check` tests the connection; `url` under [connect] in the settings names the server"
+        }
+        SourceError::Redirected { .. } => "set `url` under [connect] in the settings to where Connect itself answers",
+        SourceError::NotConnect { .. } => "`url` under [connect] in the settings may lead to something else",
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+fn seal_hint(error: &SealError, reference: &Reference) -> Option<String> {
+    let reference = reference.as_str();
+    match error {
+        SealError::Plaintext => {
+            Some(format!("seal it for this reference: oci-secrets seal --kek URI --for \"{reference}\""))
+        }
+        SealError::Version { .. } => Some("a newer oci-secrets may have sealed it".into()),
+        SealError::Form
+        | SealError::Base64
+        | SealError::Envelope { source: EnvelopeError::Truncated | EnvelopeError::WrappedLength } => {
+            Some("store the whole line that `oci-secrets seal` prints".into())
+        }
+        SealError::Envelope { source: EnvelopeError::Authentication } => Some(format!(
+            "a value opens only by the reference it was sealed for, in the same spelling: here \"{reference}\""
+        )),
+        SealError::Kek { source } => kek_hint(source),
+        SealError::KekUri { .. } | SealError::Envelope { .. } => None,
+    }
+}
+
+fn kek_hint(error: &KekError) -> Option<String> {
+    match error {
+        KekError::NotListed { kek } => Some(format!("add \"{kek}\" to `keks` in the settings, if it is yours")),
+        KekError::Gcp(error) => gcp_hint(error),
+        KekError::Local(LocalKekError::File { source }) => file_hint(source),
+        KekError::Local(_) => None,
+    }
+}
+
+fn gcp_hint(error: &CloudKmsError) -> Option<String> {
+    let hint = match error {
+        CloudKmsError::File { source } => return file_hint(source),
+        CloudKmsError::Denied { .. } => {
+            "grant roles/cloudkms.cryptoKeyDecrypter on the key (to seal: cryptoKeyEncrypter); Google says the same of keys that do not exist"
+        }
+        CloudKmsError::NotEnabled { .. } => {
+            "enable the key version that sealed the value: gcloud kms keys versions enable"
+        }
+        CloudKmsError::IdentityRefused => "`credentials-file` under [gcp-kms] in the settings names the identity",
+        CloudKmsError::NoIdentity { .. } => {
+            "without `credentials-file` under [gcp-kms] the metadata server is asked, which only Google's machines have"
+        }
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+fn process_hint(error: &ProcessError) -> Option<String> {
+    let hint = match error {
+        ProcessError::OwnMountNamespace => "give the spec a namespace of type \"mount\"",
+        ProcessError::UnmappedUid { .. } | ProcessError::UnmappedGid { .. } => {
+            "map the id in the container's user namespace, or run its process as one that is mapped"
+        }
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+fn attach_hint(error: &AttachError) -> Option<String> {
+    let hint = match error {
+        AttachError::Occupied { .. } | AttachError::MountBelow { .. } => {
+            "leave the mount out, or give it another place than /run/secrets"
+        }
+        AttachError::Target(TargetError::ReadOnly { .. }) => "make /run/secrets in the image, or mount a tmpfs at /run",
+        AttachError::Target(
+            TargetError::Dangling { .. } | TargetError::NotADirectory { .. } | TargetError::Loop { .. },
+        ) => "/run/secrets must be a directory in the image, or missing",
+        AttachError::Shared => "make the container's root filesystem a private mount",
+        AttachError::NotMounted { .. } => "the hook is for runtimes that share the host's kernel: runc, crun, youki",
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}

@@ -1,0 +1,139 @@
+//! Every way in which a program of this project can fail, its exit code ([`class`]), and what can be done about it ([`hint`]).
+
+pub mod class;
+mod hint;
+
+use std::io;
+
+use crate::audit::AuditError;
+use crate::container::{ProcessError, RequestError, SpecError, StateError};
+use crate::deliver::{AttachError, PreflightError, TmpfsError};
+use crate::reference::Reference;
+use crate::resolve::ResolveError;
+use crate::seal::SealError;
+use crate::seal::kek::{KekError, KekUri, KekUriError};
+use crate::settings::{Refusal, SettingsError};
+use crate::source::SourceError;
+use class::Class;
+
+/// Why a program ends without having done what it was called for.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An argument that the hook does not have.
+    #[error("unknown argument {found:.120?}")]
+    Argument {
+        /// The argument.
+        found: String,
+    },
+    /// A command line that `oci-secrets` does not have.
+    #[error("{message}")]
+    CommandLine {
+        /// What is wrong with it.
+        message: String,
+    },
+    /// `--settings` at the end of the command line.
+    #[error("--settings needs a path")]
+    NoValue,
+    /// The state on standard input.
+    #[error(transparent)]
+    State(StateError),
+    /// The annotations.
+    #[error(transparent)]
+    Request(RequestError),
+    /// The bundle's `config.json`.
+    #[error(transparent)]
+    Spec(SpecError),
+    /// Neither the spec nor an annotation says who shall own the files.
+    #[error("cannot tell who shall own the secrets: the spec has no process.user")]
+    NoOwner,
+    /// The container's process and namespaces.
+    #[error(transparent)]
+    Process(ProcessError),
+    /// The settings, or a file that they name.
+    #[error(transparent)]
+    Settings(SettingsError),
+    /// The settings name no source.
+    #[error("the settings have no [connect]")]
+    NoSource,
+    /// The grants.
+    #[error(transparent)]
+    Grant(Refusal),
+    /// The source, apart from any request.
+    #[error(transparent)]
+    Source(SourceError),
+    /// A request.
+    #[error(transparent)]
+    Resolve(ResolveError),
+    /// The spec leaves no place for the secrets.
+    #[error(transparent)]
+    Preflight(PreflightError),
+    /// The tmpfs.
+    #[error(transparent)]
+    Tmpfs(TmpfsError),
+    /// The tmpfs's way into the container.
+    #[error(transparent)]
+    Attach(AttachError),
+    /// The audit trail.
+    #[error(transparent)]
+    Audit(AuditError),
+    /// A sealed value, apart from any container.
+    #[error("cannot use the value of {reference}")]
+    Seal {
+        /// The field that it is for.
+        reference: Reference,
+        /// What the seal says.
+        source: SealError,
+    },
+    /// A URI in the settings that is no KEK's.
+    #[error(transparent)]
+    KekUri(KekUriError),
+    /// A KEK, apart from any sealed value.
+    #[error(transparent)]
+    Kek(KekError),
+    /// A KEK that is made elsewhere.
+    #[error("cannot make {kek}: only local-kek:<name> is made here")]
+    ForeignKek {
+        /// Its URI.
+        kek: KekUri,
+    },
+    /// Nothing to seal.
+    #[error("refusing to seal an empty secret")]
+    EmptySecret,
+    /// Two different secrets were typed.
+    #[error("refusing to seal: what was typed first and second differs")]
+    TypedTwice,
+    /// More input than any secret or sealed value has.
+    #[error("cannot read standard input: it is longer than {limit} bytes")]
+    LongInput {
+        /// The most that is read.
+        limit: u64,
+    },
+    /// Standard input or the terminal.
+    #[error("cannot read the input")]
+    Input {
+        /// The kernel's account.
+        source: io::Error,
+    },
+    /// Standard output.
+    #[error("cannot write the output")]
+    Output {
+        /// The kernel's account.
+        source: io::Error,
+    },
+    /// The asynchronous runtime.
+    #[error("cannot prepare for the network")]
+    Runtime {
+        /// The kernel's account.
+        source: io::Error,
+    },
+    /// `check` found problems and told them already.
+    #[error("{problems} of {checks} checks found a problem")]
+    Check {
+        /// How many.
+        problems: usize,
+        /// Of how many.
+        checks: usize,
+        /// The class of the first one.
+        class: Class,
+    },
+}

@@ -1,0 +1,197 @@
+//! The hook: one container start.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::audit::{Record, Trail};
+use crate::container::{Owner, Process, Request, Requests, Spec, State};
+use crate::deliver::{Frozen, Noswap, Tmpfs, TmpfsOptions, preflight};
+use crate::error::Error;
+use crate::resolve::{Resolved, resolve};
+use crate::retry::Deadline;
+use crate::seal::kek::{Keks, Kind};
+use crate::settings::{Grants, SETTINGS_PATH, Settings};
+use crate::source::connect::Connect;
+use crate::{harden, report, settings, tls};
+
+/// How the hook calls itself in messages.
+pub const PROGRAM: &str = "oci-secrets-hook";
+
+const HELP: &str = "\
+OCI createRuntime hook: reads a container's state on standard input and delivers the
+secrets that its annotations request as files below /run/secrets.
+
+Usage: oci-secrets-hook [--settings PATH] < state.json
+
+  --settings PATH  the settings file [default: /etc/oci-secrets/settings.toml]
+  --version        print the version
+  --help           print this help
+";
+
+/// Runs the hook that the process was started as.
+pub fn run() -> ExitCode {
+    harden::harden();
+    let settings = match Call::parse(std::env::args_os().skip(1)) {
+        Ok(Call::Start { settings }) => settings,
+        Ok(Call::Print(text)) => return print(&text),
+        Err(error) => return report::failed(PROGRAM, None, &error),
+    };
+    let state = match State::read(io::stdin().lock()) {
+        Ok(state) => state,
+        Err(source) => return report::failed(PROGRAM, None, &Error::State(source)),
+    };
+    match start(&state, &settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report::failed(PROGRAM, state.id().ok(), &error),
+    }
+}
+
+/// One container start: nothing for a container that asks for nothing, else all of its secrets or an error.
+fn start(state: &State, settings: &Path) -> Result<(), Error> {
+    if state.is_sandbox() {
+        return Ok(());
+    }
+    let Some(requests) = Requests::from_annotations(state.annotations()).map_err(Error::Request)? else {
+        return Ok(());
+    };
+    harden::lock_memory();
+    let mut record = Record::begin();
+    record.requests(&requests.files);
+    let mut trail = Trail::default();
+    let outcome = deliver_to(state, &requests, settings, &mut record, &mut trail);
+    match &outcome {
+        Ok(()) => record.delivered(),
+        Err(error) => record.refused(error.class() as u8, report::chain(error)),
+    }
+    // A start that cannot be recorded must not happen; a refusal stands either way.
+    let written = trail.write(PROGRAM, &record).map_err(Error::Audit);
+    outcome.and(written)
+}
+
+fn deliver_to(
+    state: &State,
+    requests: &Requests,
+    settings: &Path,
+    record: &mut Record,
+    trail: &mut Trail,
+) -> Result<(), Error> {
+    record.container = state.id().map_err(Error::State)?.to_owned();
+    record.bundle = state.bundle().map_err(Error::State)?.to_owned();
+    let process = Process::open(state.pid().map_err(Error::State)?).map_err(Error::Process)?;
+    let spec = Spec::load(&record.bundle).map_err(Error::Spec)?;
+    preflight(&spec).map_err(Error::Preflight)?;
+    let settings = Settings::load(settings).map_err(Error::Settings)?;
+    *trail = Trail::open(settings.audit.file.as_deref()).map_err(Error::Audit)?;
+    record.annotations = granted(&settings.grants, requests, state.annotations())?;
+    let owner = process.host_owner(owner(requests, &spec)?).map_err(Error::Process)?;
+    record.phase_ends("read");
+
+    let secrets = secrets(&requests.files, &settings)?;
+    record.resolved(&secrets);
+    warn_of_local_keks(state, &secrets);
+    record.phase_ends("resolve");
+
+    let delivery = fill(&secrets, owner, &spec, &settings)?;
+    drop(secrets);
+    delivery.attach(&process, &spec.rootfs).map_err(Error::Attach)?;
+    record.phase_ends("deliver");
+    Ok(())
+}
+
+/// The annotations on whose account every request was granted.
+fn granted(
+    grants: &Grants,
+    requests: &Requests,
+    annotations: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, Error> {
+    let mut used = BTreeMap::new();
+    for request in &requests.files {
+        let grant = grants.decide(&request.reference, annotations, requests.owner.is_some()).map_err(Error::Grant)?;
+        let keys = grant.annotations().filter_map(|key| annotations.get_key_value(key));
+        used.extend(keys.map(|(key, value)| (key.clone(), value.clone())));
+    }
+    Ok(used)
+}
+
+/// Who shall own the files, in the container's ids.
+fn owner(requests: &Requests, spec: &Spec) -> Result<Owner, Error> {
+    requests.owner.or(spec.user).ok_or(Error::NoOwner)
+}
+
+fn secrets<'a>(requests: &'a [Request], settings: &Settings) -> Result<Vec<Resolved<'a>>, Error> {
+    tls::install();
+    let connect = Connect::open(settings.connect.as_ref().ok_or(Error::NoSource)?).map_err(Error::Source)?;
+    let keks = Keks::new(settings);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|source| Error::Runtime { source })?;
+    let resolved = runtime.block_on(async {
+        let deadline = Deadline::after(settings.deliver.deadline);
+        resolve(requests, &connect, &keks, settings.deliver.plaintext, deadline).await.map_err(Error::Resolve)
+    });
+    // A thread that still waits for a name server must not hold up the container.
+    runtime.shutdown_background();
+    resolved
+}
+
+fn fill(secrets: &[Resolved<'_>], owner: Owner, spec: &Spec, settings: &Settings) -> Result<Frozen, Error> {
+    let options = TmpfsOptions {
+        files: secrets.len(),
+        bytes: secrets.iter().map(|secret| secret.secret.expose().len()).sum(),
+        label: spec.mount_label.as_deref(),
+        noswap: match settings.deliver.noswap {
+            settings::Noswap::Prefer => Noswap::Prefer,
+            settings::Noswap::Require => Noswap::Require,
+        },
+    };
+    let tmpfs = Tmpfs::create(&options).map_err(Error::Tmpfs)?;
+    for secret in secrets {
+        tmpfs.write(&secret.request.file, &secret.secret, owner).map_err(Error::Tmpfs)?;
+    }
+    tmpfs.freeze().map_err(Error::Tmpfs)
+}
+
+fn warn_of_local_keks(state: &State, secrets: &[Resolved<'_>]) {
+    let mut keks: Vec<&str> = secrets
+        .iter()
+        .filter_map(|s| s.kek.as_ref())
+        .filter(|kek| kek.kind() == Kind::Local)
+        .map(|k| k.as_str())
+        .collect();
+    keks.sort_unstable();
+    keks.dedup();
+    for kek in keks {
+        let id = state.id().unwrap_or_default();
+        report::warn(PROGRAM, &format!("container {id}: {kek} is a key file on this host, for trials and tests only"));
+    }
+}
+
+/// What the command line asks for.
+enum Call {
+    Start { settings: PathBuf },
+    Print(String),
+}
+
+impl Call {
+    fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Call, Error> {
+        let mut settings = PathBuf::from(SETTINGS_PATH);
+        while let Some(argument) = arguments.next() {
+            match argument.to_str() {
+                Some("--settings") => settings = arguments.next().map(PathBuf::from).ok_or(Error::NoValue)?,
+                Some("--version") => return Ok(Call::Print(format!("{PROGRAM} {}\n", env!("CARGO_PKG_VERSION")))),
+                Some("--help") => return Ok(Call::Print(HELP.to_owned())),
+                _ => return Err(Error::Argument { found: argument.to_string_lossy().into_owned() }),
+            }
+        }
+        Ok(Call::Start { settings })
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(source) => report::failed(PROGRAM, None, &Error::Output { source }),
+    }
+}

@@ -1,0 +1,97 @@
+//! What is said to people: one error line and at most one hint, on standard error and in the system log.
+
+use std::error::Error as Cause;
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use crate::error::Error;
+use crate::syslog::{self, Severity};
+
+/// The most that is written to standard error. Runtimes hold a hook's output in a pipe that nobody may be reading.
+pub const OUTPUT_BYTES_MAX: usize = 4096;
+
+/// As much of a container's id as people know it by.
+const ID_CHARACTERS: usize = 12;
+
+/// Reports why the program ends, and gives the exit code to end with.
+pub fn failed(program: &str, container: Option<&str>, error: &Error) -> ExitCode {
+    let mut message = String::new();
+    if let Some(id) = container {
+        let id: String = id.chars().take(ID_CHARACTERS).collect();
+        let _ = write!(message, "container {id}: ");
+    }
+    message.push_str(&chain(error));
+    say(program, Severity::Error, "error", &message);
+    if let Some(hint) = error.hint() {
+        say(program, Severity::Error, "hint", &hint);
+    }
+    ExitCode::from(error.class() as u8)
+}
+
+/// Tells the system log of something that should not stay as it is. Standard error stays silent on success.
+pub fn warn(program: &str, message: &str) {
+    syslog::log(Severity::Warning, program, &printable(message));
+}
+
+/// Tells the person at the terminal of something that may not be meant.
+pub fn note(program: &str, message: &str) {
+    write_line(program, "note", &printable(message));
+}
+
+/// An error and its causes, outermost first, joined with `: `.
+pub fn chain(error: &(dyn Cause + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let _ = write!(text, ": {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+fn say(program: &str, severity: Severity, label: &str, message: &str) {
+    let message = printable(message);
+    write_line(program, label, &message);
+    syslog::log(severity, program, &format!("{label}: {message}"));
+}
+
+fn write_line(program: &str, label: &str, message: &str) {
+    let _ = writeln!(io::stderr().lock(), "{program}: {label}: {message}");
+}
+
+/// One line, whatever is in it, of at most half of what may be written: an error and a hint make two.
+fn printable(message: &str) -> String {
+    const MESSAGE_BYTES_MAX: usize = OUTPUT_BYTES_MAX / 2 - 64;
+    let mut line = String::with_capacity(message.len());
+    for character in message.chars() {
+        let bytes_before = line.len();
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+        if line.len() > MESSAGE_BYTES_MAX {
+            line.truncate(bytes_before);
+            line.push('…');
+            break;
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_stays_one_line() {
+        assert_eq!(printable("a\nb\u{1b}[31m\tc"), "a\\nb\\u{1b}[31m\\tc");
+    }
+
+    #[test]
+    fn a_message_is_cut_where_a_runtime_would_hang() {
+        let long = printable(&"ü".repeat(10_000));
+        assert!(long.len() <= OUTPUT_BYTES_MAX / 2 && long.ends_with("ü…"));
+    }
+}

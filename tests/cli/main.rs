@@ -1,0 +1,121 @@
+//! Runs the transcripts beside this file: what a person types, and what they see.
+//!
+//! A transcript is a text file. `# …` is a remark; `$ …` is a command, run by bash in a fresh directory after `setup.bash`; the lines
+//! below it are everything it prints on either stream, and `[exit N]` its exit code unless that is 0. In what it prints, addresses
+//! and the directory are replaced by the variables that the commands know them by. With `UPDATE=1` in the environment, the
+//! transcripts are rewritten to what was seen: the diff is then for the author to judge.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use support::StandIn;
+
+#[test]
+fn transcripts_are_true() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli");
+    let mut transcripts: Vec<PathBuf> = fs::read_dir(&here).unwrap().map(|entry| entry.unwrap().path()).collect();
+    transcripts.retain(|path| path.extension().is_some_and(|extension| extension == "txt"));
+    transcripts.sort();
+    assert!(!transcripts.is_empty(), "no transcripts in {}", here.display());
+
+    let update = std::env::var_os("UPDATE").is_some();
+    let mut wrong = 0;
+    for path in &transcripts {
+        let told = fs::read_to_string(path).unwrap();
+        let seen = Session::begin().replay(&told);
+        if told == seen {
+            continue;
+        }
+        if update {
+            fs::write(path, &seen).unwrap();
+        } else {
+            wrong += 1;
+            eprintln!("{}:\n{}", path.display(), difference(&told, &seen));
+        }
+    }
+    assert_eq!(wrong, 0, "of {} transcripts, this many are not true", transcripts.len());
+}
+
+/// One directory, one stand-in, and the commands of one transcript.
+struct Session {
+    directory: tempfile::TempDir,
+    stand_in: StandIn,
+}
+
+impl Session {
+    fn begin() -> Session {
+        let directory = tempfile::Builder::new().prefix("transcript").tempdir().unwrap();
+        Session { stand_in: StandIn::start(&[]), directory }
+    }
+
+    /// The transcript as it should read: its own remarks and commands, with what was really seen below each.
+    fn replay(&self, told: &str) -> String {
+        let mut seen = String::new();
+        let mut lines = told.lines().peekable();
+        while let Some(line) = lines.next() {
+            seen.push_str(line);
+            seen.push('\n');
+            if let Some(command) = line.strip_prefix("$ ") {
+                while lines
+                    .next_if(|line| !line.is_empty() && !line.starts_with("# ") && !line.starts_with("$ "))
+                    .is_some()
+                {}
+                seen.push_str(&self.run(command));
+            }
+        }
+        seen
+    }
+
+    fn run(&self, command: &str) -> String {
+        let setup = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli/setup.bash");
+        let hook = Path::new(env!("CARGO_BIN_EXE_oci-secrets-hook"));
+        let binaries = hook.parent().unwrap().display();
+        let output = Command::new("bash")
+            .args(["-c", &format!("exec 2>&1; source {}; {command}", setup.display())])
+            .current_dir(self.directory.path())
+            .env_clear()
+            .env("PATH", format!("{binaries}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"))
+            .env("DIR", self.directory.path())
+            .env("CONNECT", self.stand_in.connect())
+            .env("KMS", self.stand_in.kms())
+            .env("TOKEN", self.stand_in.token())
+            .output()
+            .unwrap();
+        let mut text = self.with_variables(&String::from_utf8_lossy(&output.stdout));
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
+        }
+        match output.status.code() {
+            Some(0) => {}
+            code => text.push_str(&format!("[exit {}]\n", code.unwrap_or(-1))),
+        }
+        text
+    }
+
+    fn with_variables(&self, text: &str) -> String {
+        text.replace(&self.directory.path().display().to_string(), "$DIR")
+            .replace(self.stand_in.connect(), "$CONNECT")
+            .replace(self.stand_in.kms(), "$KMS")
+    }
+}
+
+fn difference(told: &str, seen: &str) -> String {
+    let mut text = String::new();
+    let (told, seen): (Vec<&str>, Vec<&str>) = (told.lines().collect(), seen.lines().collect());
+    let same_before = told.iter().zip(&seen).take_while(|(a, b)| a == b).count();
+    let command = told.iter().take(same_before + 1).rfind(|line| line.starts_with("$ "));
+    text.push_str(&format!("  {}\n", command.unwrap_or(&"(at the beginning)")));
+    for line in told.iter().skip(same_before).take(6) {
+        text.push_str(&format!("  told {line}\n"));
+    }
+    for line in seen.iter().skip(same_before).take(6) {
+        text.push_str(&format!("  seen {line}\n"));
+    }
+    text
+}

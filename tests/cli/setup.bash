@@ -1,0 +1,55 @@
+# What the transcripts' commands have at hand. $DIR is the working directory, $CONNECT, $KMS and $TOKEN belong to the stand-in.
+umask 077
+vault=agentvault0000000000000000
+kek=gcp-kms://projects/acme/locations/europe/keyRings/agents/cryptoKeys
+
+oci-secrets() { command oci-secrets --settings "$DIR/settings.toml" "$@"; }
+
+
+# Writes settings that grant all of AgentVault to every container; the arguments are lines that follow.
+settings() {
+    rm -f "$DIR/settings.toml" "$DIR/token"
+    printf '%s\n' >"$DIR/settings.toml" "keks = [\"$kek/*\", \"local-kek:trial\"]" '[connect]' "url = \"$CONNECT\"" \
+        "token-file = \"$DIR/token\"" '[gcp-kms]' "endpoint = \"$KMS\"" '[local-kek]' "directory = \"$DIR/keks\"" \
+        '[deliver]' "deadline = \"${DEADLINE:-3s}\"" '[[grant]]' 'references = ["op://AgentVault/*"]' "$@"
+    printf '%s' "$TOKEN" >"$DIR/token"
+}
+
+# Stores an item in AgentVault: item TITLE LABEL VALUE
+item() {
+    jq -n --arg vault "$vault" --arg title "$1" --arg field "$2" --arg value "$3" \
+        '{vault: {id: $vault}, title: $title, category: "PASSWORD", fields: [{label: $field, type: "CONCEALED", value: $value}]}' |
+        curl -sf -o /dev/null -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' --data-binary @- \
+            "$CONNECT/v1/vaults/$vault/items"
+}
+
+# Runs the hook for a container with these annotations: start KEY=VALUE...
+# Its process lives in a mount namespace of its own; its bundle is $DIR/bundle.
+start() {
+    mkdir -p "$DIR/bundle/rootfs"
+    [ -e "$DIR/bundle/config.json" ] ||
+        printf '%s' '{"ociVersion":"1.0.2","process":{"user":{"uid":1000,"gid":1000}},"root":{"path":"rootfs"}}' >"$DIR/bundle/config.json"
+    coproc CONTAINER {
+        exec unshare -m --propagation private sh -c 'mount --bind "$1" "$1" && echo && exec cat' sh "$DIR/bundle/rootfs"
+    }
+    read -r <&"${CONTAINER[0]}"
+    state "$CONTAINER_PID" "$@" | hook
+    local code=$?
+    eval "exec ${CONTAINER[1]}>&-"
+    wait "$CONTAINER_PID" 2>/dev/null
+    return $code
+}
+
+# Prints the state of a container: state PID KEY=VALUE...
+state() {
+    local pid=$1
+    shift
+    jq -n --arg bundle "$DIR/bundle" --argjson pid "$pid" \
+        '{ociVersion: "1.0.2", id: "4f2a9c1b77de0011", status: "creating", pid: $pid, bundle: $bundle,
+          annotations: ($ARGS.positional | map(capture("(?<key>[^=]*)=(?<value>.*)"; "s")) | from_entries)}' --args -- "$@"
+}
+
+hook() {
+    local hook; hook=$(command -v oci-secrets-hook)
+    env -i PATH=/usr/bin "$hook" --settings "$DIR/settings.toml"
+}
