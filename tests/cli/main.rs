@@ -62,11 +62,13 @@ impl Session {
             seen.push_str(line);
             seen.push('\n');
             if let Some(command) = line.strip_prefix("$ ") {
-                while lines
-                    .next_if(|line| !line.is_empty() && !line.starts_with("# ") && !line.starts_with("$ "))
-                    .is_some()
-                {}
                 seen.push_str(&self.run(command));
+                // What was told of the last run ends where the next command or remark begins, or with the empty lines before it.
+                let mut gap = 0;
+                while let Some(told) = lines.next_if(|line| !line.starts_with("# ") && !line.starts_with("$ ")) {
+                    gap = if told.is_empty() { gap + 1 } else { 0 };
+                }
+                seen.push_str(&"\n".repeat(gap));
             }
         }
         seen
