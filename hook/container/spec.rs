@@ -16,8 +16,8 @@ pub const SPEC_BYTES_MAX: u64 = 16 << 20;
 
 /// What a delivery needs to know of a container's spec.
 ///
-/// Each field is decoded by oci-spec's own type and nothing else is decoded at all, so that a capability or a seccomp action which
-/// is newer than oci-spec cannot stop a container.
+/// Each field is decoded by oci-spec's own type and nothing else is decoded at all, so that a capability or a seccomp action
+/// which is newer than oci-spec cannot stop a container.
 ///
 /// See the [runtime specification](https://github.com/opencontainers/runtime-spec/blob/main/config.md).
 #[derive(Debug)]

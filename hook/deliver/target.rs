@@ -1,0 +1,255 @@
+//! The target: the directory `/run/secrets` of the container, found and if need be made, by descriptor only.
+//!
+//! The image decides what `/run` and `/run/secrets` are, and may be hostile. The kernel resolves every path as if the root
+//! filesystem were `/` (`RESOLVE_IN_ROOT`), so that no symlink leads out of it; what it finds is held by descriptor and not
+//! looked up again.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
+use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat2};
+use rustix::io::Errno;
+
+use crate::container::{Owner, Process, ProcessError};
+use crate::errno::{SyscallError, failed};
+use crate::excerpt::Excerpt;
+
+/// The directory in which a container finds its files.
+pub const TARGET: &str = "/run/secrets";
+
+/// How often a path is resolved anew when something was renamed meanwhile (`EAGAIN`).
+const ATTEMPTS: usize = 64;
+
+/// Opens the root filesystem: a path of the host's, in the mount namespace of this thread.
+pub(super) fn open_rootfs(path: &Path) -> Result<OwnedFd, TargetError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let call = || format!("open({})", Excerpt(&path.to_string_lossy()));
+    Ok(rustix::fs::open(path, flags, Mode::empty()).map_err(failed(call()))?)
+}
+
+/// Opens the target below the root filesystem.
+pub(super) fn open(rootfs: BorrowedFd<'_>) -> Result<OwnedFd, TargetError> {
+    resolve(rootfs, TARGET).map_err(|errno| not_resolved(TARGET, errno))
+}
+
+/// Opens the target below the root filesystem, after making what is missing of it.
+///
+/// A directory is made as the container's root would make it, with mode 0755 less this thread's umask. It stays when the
+/// container ends.
+pub(super) fn open_or_make(rootfs: BorrowedFd<'_>, container: &Process) -> Result<OwnedFd, TargetError> {
+    let step = |path: &'static str, parent: BorrowedFd<'_>, name: &str| {
+        let resolved = match resolve(rootfs, path) {
+            Err(Errno::NOENT) => {
+                make(parent, name, container.foreign_root()?).map_err(|errno| not_made(path, errno))?;
+                resolve(rootfs, path)
+            }
+            other => other,
+        };
+        resolved.map_err(|errno| not_resolved(path, errno))
+    };
+    let run = step("/run", rootfs, "run")?;
+    step(TARGET, run.as_fd(), "secrets")
+}
+
+fn resolve(rootfs: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let attempt = || openat2(rootfs, path, flags, Mode::empty(), inside);
+    let settled = |opened: &Result<_, Errno>| !matches!(opened, Err(Errno::AGAIN | Errno::INTR));
+    std::iter::repeat_with(attempt)
+        .take(ATTEMPTS)
+        .find(settled)
+        .unwrap_or(Err(Errno::AGAIN))
+}
+
+/// Makes a directory, as another user if one is given; it is no error when something of that name exists.
+fn make(parent: BorrowedFd<'_>, name: &str, user: Option<Owner>) -> Result<(), Errno> {
+    let mkdir = || mkdirat(parent, name, Mode::from(0o755));
+    let made = match user {
+        None => mkdir(),
+        // Of this thread alone. A filesystem of the container's user namespace has no room for users it does not know.
+        Some(user) => {
+            let group = setfsgid(Gid::from_raw(user.gid));
+            let previous = setfsuid(Uid::from_raw(user.uid));
+            let made = mkdir();
+            setfsuid(previous);
+            setfsgid(group);
+            made
+        }
+    };
+    match made {
+        Err(Errno::EXIST) => Ok(()),
+        other => other,
+    }
+}
+
+fn not_resolved(path: &'static str, errno: Errno) -> TargetError {
+    match errno {
+        Errno::NOSYS => TargetError::NoOpenat2,
+        Errno::NOENT => TargetError::Dangling { path },
+        Errno::NOTDIR => TargetError::NotADirectory { path },
+        Errno::LOOP | Errno::XDEV => TargetError::Loop { path },
+        other => failed(format!(r#"openat2("{path}", RESOLVE_IN_ROOT)"#))(other).into(),
+    }
+}
+
+fn not_made(path: &'static str, errno: Errno) -> TargetError {
+    match errno {
+        Errno::ROFS => TargetError::ReadOnly { path },
+        other => failed(format!(r#"mkdirat("{path}")"#))(other).into(),
+    }
+}
+
+/// Why the container has no target.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// The kernel cannot resolve a path inside a root.
+    #[error("cannot resolve {TARGET}: openat2 is not implemented; Linux 5.6 is the oldest that is supported")]
+    NoOpenat2,
+    /// A symlink of the image leads to nothing.
+    #[error("refusing to use the container's {path}: it is a symlink that leads nowhere")]
+    Dangling {
+        /// The path in the container.
+        path: &'static str,
+    },
+    /// The image has a file or device there, or on the way.
+    #[error("refusing to use the container's {path}: it is not a directory")]
+    NotADirectory {
+        /// The path in the container.
+        path: &'static str,
+    },
+    /// The image's symlinks go in circles, or lead through `/proc` to some process's files.
+    #[error("refusing to use the container's {path}: its symlinks lead in a circle or through /proc")]
+    Loop {
+        /// The path in the container.
+        path: &'static str,
+    },
+    /// The directory is missing on a filesystem that cannot get it.
+    #[error("cannot make the container's {path}: it is missing, and the filesystem is read-only")]
+    ReadOnly {
+        /// The path in the container.
+        path: &'static str,
+    },
+    /// A system call failed.
+    #[error(transparent)]
+    Syscall(#[from] SyscallError),
+    /// The container's root has no id here, and a directory must be made.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::deliver::AttachError;
+    use crate::deliver::testing::{Container, attach, is_root};
+    use std::fs::{create_dir, create_dir_all, read_to_string};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    #[test]
+    fn keeps_symlinks_of_the_image_inside_of_it() {
+        if !is_root() {
+            return;
+        }
+        let outwards = |rootfs: &Path| {
+            create_dir(rootfs.join("etc")).unwrap();
+            symlink("/../../../../../../etc", rootfs.join("run")).unwrap();
+        };
+        let container = Container::start(outwards, "true");
+        attach(&container).unwrap();
+        assert_eq!(read_to_string(container.inside("/etc/secrets/db")).unwrap(), "hunter2");
+
+        let absolute = |rootfs: &Path| {
+            create_dir_all(rootfs.join("run")).unwrap();
+            create_dir(rootfs.join("etc")).unwrap();
+            symlink("/etc", rootfs.join("run/secrets")).unwrap();
+        };
+        let container = Container::start(absolute, "true");
+        attach(&container).unwrap();
+        assert_eq!(read_to_string(container.inside("/etc/db")).unwrap(), "hunter2");
+        let mounts = container.process().mounts().unwrap();
+        assert!(!mounts.iter().any(|mount| mount.point.starts_with("/etc")));
+    }
+
+    #[test]
+    fn refuses_what_an_image_puts_in_the_way() {
+        if !is_root() {
+            return;
+        }
+        let refusal = |image: fn(&Path)| match attach(&Container::start(image, "true")) {
+            Err(AttachError::Target(error)) => error.to_string(),
+            other => panic!("{other:?}"),
+        };
+        let dangling = refusal(|rootfs| symlink("/nowhere/at/all", rootfs.join("run")).unwrap());
+        assert_eq!(
+            dangling,
+            "refusing to use the container's /run: it is a symlink that leads nowhere"
+        );
+        let circle = refusal(|rootfs| symlink("run", rootfs.join("run")).unwrap());
+        assert_eq!(
+            circle,
+            "refusing to use the container's /run: its symlinks lead in a circle or through /proc"
+        );
+        let file = refusal(|rootfs| {
+            create_dir(rootfs.join("run")).unwrap();
+            std::fs::write(rootfs.join("run/secrets"), "").unwrap();
+        });
+        assert_eq!(
+            file,
+            "refusing to use the container's /run/secrets: it is not a directory"
+        );
+    }
+
+    #[test]
+    fn refuses_symlinks_through_the_links_of_proc() {
+        if !is_root() {
+            return;
+        }
+        let image = |rootfs: &Path| {
+            create_dir(rootfs.join("proc")).unwrap();
+            symlink("/proc/self/root/run", rootfs.join("run")).unwrap();
+        };
+        let container = Container::start(image, "mount -t proc proc proc");
+        let error = attach(&container).unwrap_err();
+        assert!(
+            matches!(error, AttachError::Target(TargetError::Loop { path: "/run" })),
+            "{error:?}"
+        );
+    }
+
+    #[test]
+    fn says_that_a_read_only_filesystem_lacks_the_directory() {
+        if !is_root() {
+            return;
+        }
+        let container = Container::start(
+            |rootfs| create_dir(rootfs.join("run")).unwrap(),
+            "mount -t tmpfs -o ro x run",
+        );
+        let error = attach(&container).unwrap_err();
+        assert!(
+            matches!(error, AttachError::Target(TargetError::ReadOnly { path: TARGET })),
+            "{error:?}"
+        );
+    }
+
+    #[test]
+    fn makes_the_directory_on_a_filesystem_of_another_user_namespace() {
+        if !is_root() {
+            return;
+        }
+        let image = |rootfs: &Path| {
+            for directory in [rootfs, rootfs.parent().unwrap()] {
+                std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755)).unwrap();
+            }
+            create_dir(rootfs.join("run")).unwrap();
+        };
+        let container = Container::unshare(&["--user"], image, "true");
+        container.map_ids();
+        container.run("mount --bind . . && mount -t tmpfs -o mode=755 tmpfs \"$0/run\"");
+        attach(&container).unwrap();
+        assert_eq!(read_to_string(container.inside("/run/secrets/db")).unwrap(), "hunter2");
+        assert_eq!(container.inside("/run/secrets/..").metadata().unwrap().uid(), 1000);
+    }
+}

@@ -1,0 +1,134 @@
+//! Something like a container: a process in its own mount namespace, and a root filesystem that is mounted there.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::Pid;
+use tempfile::TempDir;
+
+use super::{AttachError, Frozen, Noswap, Tmpfs, TmpfsOptions};
+use crate::container::{Owner, Process};
+use crate::secret::Secret;
+
+/// Whether the kernel will let a test mount anything; says so if not.
+pub(super) fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("skipped: not root");
+    }
+    root
+}
+
+/// A frozen tmpfs with one file, `db`.
+pub(super) fn frozen() -> Frozen {
+    let options = TmpfsOptions {
+        files: 1,
+        bytes: 16,
+        label: None,
+        noswap: Noswap::Prefer,
+    };
+    let tmpfs = Tmpfs::create(&options).unwrap();
+    let owner = Owner { uid: 1000, gid: 1001 };
+    tmpfs
+        .write(&"db".parse().unwrap(), &Secret::new(b"hunter2".to_vec()), owner)
+        .unwrap();
+    tmpfs.freeze().unwrap()
+}
+
+/// Attaches [`frozen`] to a container.
+pub(super) fn attach(container: &Container) -> Result<(), AttachError> {
+    frozen().attach(&container.process(), &container.rootfs())
+}
+
+/// An image without any file.
+pub(super) const NOTHING: fn(&Path) = |_| {};
+
+/// A process in its own mount namespace, ended with the test.
+pub(super) struct Container {
+    child: Child,
+    directory: TempDir,
+}
+
+impl Container {
+    /// Starts a process whose root filesystem holds what `image` puts there; `script` then runs in its mount namespace, with
+    /// the root filesystem as its working directory, already mounted onto itself.
+    pub(super) fn start(image: impl FnOnce(&Path), script: &str) -> Container {
+        Container::unshare(
+            &["--propagation", "private"],
+            image,
+            &format!("mount --bind . . && cd \"$PWD\" && {script}"),
+        )
+    }
+
+    /// The same, with options for `unshare` and nothing mounted.
+    pub(super) fn unshare(options: &[&str], image: impl FnOnce(&Path), script: &str) -> Container {
+        let directory = tempfile::tempdir().unwrap();
+        let rootfs = directory.path().join("rootfs");
+        std::fs::create_dir(&rootfs).unwrap();
+        image(&rootfs);
+        let mut child = Command::new("unshare")
+            .arg("--mount")
+            .args(options)
+            .args(["sh", "-ec", &format!("{script}; echo ready; exec sleep 60")])
+            .current_dir(&rootfs)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        assert_eq!(line, "ready\n");
+        Container { child, directory }
+    }
+
+    pub(super) fn process(&self) -> Process {
+        Process::open(Pid::from_child(&self.child)).unwrap()
+    }
+
+    /// The root filesystem on the host.
+    pub(super) fn rootfs(&self) -> PathBuf {
+        self.directory.path().join("rootfs")
+    }
+
+    /// A path of the container, as its process sees it.
+    pub(super) fn inside(&self, path: &str) -> PathBuf {
+        let rootfs = self.rootfs();
+        format!("/proc/{}/root{}{path}", self.child.id(), rootfs.display()).into()
+    }
+
+    /// Runs a script as root of the process's namespaces, in the root filesystem.
+    pub(super) fn run(&self, script: &str) {
+        let target = self.child.id().to_string();
+        let mut nsenter = Command::new("nsenter");
+        nsenter.args([
+            "--target",
+            &target,
+            "--all",
+            "sh",
+            "-ec",
+            &format!("cd \"$0\"; {script}"),
+        ]);
+        assert!(nsenter.arg(self.rootfs()).status().unwrap().success(), "{script}");
+    }
+
+    /// Gives the process's new user namespace ten ids, from 1000 on.
+    pub(super) fn map_ids(&self) {
+        for map in ["uid_map", "gid_map"] {
+            std::fs::write(format!("/proc/{}/{map}", self.child.id()), "0 1000 10").unwrap();
+        }
+    }
+
+    pub(super) fn end(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

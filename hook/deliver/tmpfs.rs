@@ -1,0 +1,311 @@
+//! The tmpfs while nothing leads to it: created, filled, frozen.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{FsWord, Gid, Mode, OFlags, StatVfsMountFlags, Uid};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_reconfigure, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen,
+};
+
+use crate::container::{FileName, Owner, Procfs, ProcfsError};
+use crate::errno::{SyscallError, failed};
+use crate::secret::Secret;
+
+/// What lists of mounts show as its source.
+const SOURCE: &str = "oci-secrets";
+const TMPFS_MAGIC: FsWord = 0x0102_1994;
+
+/// A tmpfs without a path, which still takes files.
+///
+/// Dropping it destroys the files.
+#[derive(Debug)]
+pub struct Tmpfs {
+    context: OwnedFd,
+    mount: OwnedFd,
+    noswap: bool,
+}
+
+/// What a tmpfs must have room for, and how it is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct TmpfsOptions<'a> {
+    /// How many files it will hold.
+    pub files: usize,
+    /// How many bytes they will hold in all.
+    pub bytes: usize,
+    /// The SELinux context of its files, the spec's `linux.mountLabel`; ignored by a kernel that runs without SELinux.
+    pub label: Option<&'a str>,
+    /// What to do when its pages cannot be kept out of swap.
+    pub noswap: Noswap,
+}
+
+/// What to do when a tmpfs's pages cannot be kept out of swap: before Linux 6.4, and in a user namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Noswap {
+    /// Go on without.
+    Prefer,
+    /// Fail.
+    Require,
+}
+
+/// A tmpfs that holds every secret of one container and can no longer change.
+///
+/// It has no path: until [`Frozen::attach`] gives it one inside the container, the only way to it is this descriptor. Dropping
+/// it destroys the files. What makes it read-only is its superblock, which belongs to the user namespace of the hook: a
+/// container with capabilities in a user namespace of its own can remount the mount, but not make the files writable.
+#[derive(Debug)]
+pub struct Frozen {
+    pub(super) mount: OwnedFd,
+}
+
+impl Tmpfs {
+    /// Creates an empty tmpfs: nosuid, nodev, noexec, a root directory of mode 0555, and room for what the options say.
+    ///
+    /// # Errors
+    /// When the kernel refuses or is too old. Nothing is left behind.
+    pub fn create(options: &TmpfsOptions<'_>) -> Result<Tmpfs, TmpfsError> {
+        let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|errno| match errno {
+            Errno::NOSYS => TmpfsError::NoMountApi,
+            other => failed(r#"fsopen("tmpfs")"#)(other).into(),
+        })?;
+        set(&context, "source", SOURCE)?;
+        set(&context, "size", &options.size_bytes().to_string())?;
+        set(&context, "nr_inodes", &options.inodes().to_string())?;
+        set(&context, "mode", "0555")?;
+        if let Some(label) = options.label {
+            set_label(&context, label)?;
+        }
+        let noswap = set_noswap(&context, options.noswap)?;
+        fsconfig_create(&context).map_err(failed("fsconfig(FSCONFIG_CMD_CREATE)"))?;
+        let attributes =
+            MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(failed("fsmount"))?;
+        Ok(Tmpfs { context, mount, noswap })
+    }
+
+    /// Whether its pages are kept out of swap.
+    pub fn noswap(&self) -> bool {
+        self.noswap
+    }
+
+    /// Writes one file of mode 0400. The owner is told in ids of our own user namespace.
+    ///
+    /// # Errors
+    /// When the file exists or the kernel refuses. The tmpfs may then hold part of the file and is of no more use.
+    pub fn write(&self, name: &FileName, secret: &Secret, owner: Owner) -> Result<(), TmpfsError> {
+        let call = |call: &str| format!(r#"{call}("{name}")"#);
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.mount, name.as_str(), flags, Mode::RUSR | Mode::WUSR);
+        let mut file = File::from(file.map_err(failed(call("openat")))?);
+        file.write_all(secret.expose()).map_err(failed(call("write")))?;
+        let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+        rustix::fs::fchown(&file, Some(uid), Some(gid)).map_err(failed(call("fchown")))?;
+        rustix::fs::fchmod(&file, Mode::RUSR).map_err(failed(call("fchmod")))?;
+        Ok(())
+    }
+
+    /// Makes the superblock read-only, for good: nothing else holds the descriptor that could undo it.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or does not do what it said. The files are destroyed.
+    pub fn freeze(self) -> Result<Frozen, TmpfsError> {
+        if self.noswap {
+            // Linux 6.4 up to the stable releases of November 2025 take its absence for a wish to change it, and refuse.
+            fsconfig_set_flag(&self.context, "noswap").map_err(failed(r#"fsconfig("noswap")"#))?;
+        }
+        fsconfig_set_flag(&self.context, "ro").map_err(failed(r#"fsconfig("ro")"#))?;
+        fsconfig_reconfigure(&self.context).map_err(failed("fsconfig(FSCONFIG_CMD_RECONFIGURE)"))?;
+        if !is_frozen(&self.mount)? {
+            return Err(TmpfsError::NotFrozen);
+        }
+        Ok(Frozen { mount: self.mount })
+    }
+}
+
+impl TmpfsOptions<'_> {
+    /// Every file fills whole pages. Never 0, which would mean no limit.
+    fn size_bytes(&self) -> usize {
+        let page = rustix::param::page_size();
+        let pages = (self.bytes / page).saturating_add(self.files).saturating_add(1);
+        pages.saturating_mul(page)
+    }
+
+    /// The files and the root directory, twice: since Linux 6.6 a label that a security module gives to a file is charged to
+    /// the same limit, at less than one inode a file.
+    fn inodes(&self) -> usize {
+        self.files.saturating_add(1).saturating_mul(2)
+    }
+}
+
+/// Whether a descriptor leads to a tmpfs as [`Tmpfs::freeze`] leaves it.
+pub(super) fn is_frozen(descriptor: impl AsFd) -> Result<bool, SyscallError> {
+    let expected =
+        StatVfsMountFlags::RDONLY | StatVfsMountFlags::NOSUID | StatVfsMountFlags::NODEV | StatVfsMountFlags::NOEXEC;
+    let filesystem = rustix::fs::fstatfs(&descriptor).map_err(failed("fstatfs(tmpfs)"))?;
+    let flags = rustix::fs::fstatvfs(&descriptor)
+        .map_err(failed("fstatfs(tmpfs)"))?
+        .f_flag;
+    Ok(filesystem.f_type == TMPFS_MAGIC && flags.contains(expected))
+}
+
+fn set(context: &OwnedFd, key: &str, value: &str) -> Result<(), SyscallError> {
+    // Without the value: the size would tell how long the secrets are.
+    fsconfig_set_string(context, key, value).map_err(failed(format!(r#"fsconfig("{key}")"#)))
+}
+
+fn set_label(context: &OwnedFd, label: &str) -> Result<(), TmpfsError> {
+    let Err(errno) = fsconfig_set_string(context, "context", label) else {
+        return Ok(());
+    };
+    let filesystems = Procfs::open()?.read("filesystems")?;
+    let runs_selinux = String::from_utf8_lossy(&filesystems).contains("selinuxfs");
+    if errno == Errno::INVAL && !runs_selinux {
+        return Ok(());
+    }
+    Err(failed(format!("fsconfig(\"context\", {label:?})"))(errno).into())
+}
+
+/// Whether the tmpfs will be kept out of swap.
+fn set_noswap(context: &OwnedFd, wish: Noswap) -> Result<bool, TmpfsError> {
+    match (fsconfig_set_flag(context, "noswap"), wish) {
+        (Ok(()), _) => Ok(true),
+        (Err(Errno::INVAL), Noswap::Prefer) => Ok(false),
+        (Err(Errno::INVAL), Noswap::Require) => Err(TmpfsError::NoNoswap),
+        (Err(other), _) => Err(failed(r#"fsconfig("noswap")"#)(other).into()),
+    }
+}
+
+/// Why a tmpfs could not be made, filled or frozen.
+#[derive(Debug, thiserror::Error)]
+pub enum TmpfsError {
+    /// The kernel has no mount API.
+    #[error("cannot create a tmpfs: fsopen is not implemented; Linux 5.6 is the oldest that is supported")]
+    NoMountApi,
+    /// Swap cannot be turned off and must be.
+    #[error("cannot keep a tmpfs out of swap: noswap needs Linux 6.4 and a hook outside of user namespaces")]
+    NoNoswap,
+    /// The kernel said that the tmpfs is read-only, and it is not.
+    #[error("refusing to deliver a tmpfs that is not ro,nosuid,nodev,noexec")]
+    NotFrozen,
+    /// A system call failed.
+    #[error(transparent)]
+    Syscall(#[from] SyscallError),
+    /// `/proc` could not say whether the kernel runs SELinux.
+    #[error(transparent)]
+    Procfs(#[from] ProcfsError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::deliver::testing::is_root;
+    use std::error::Error;
+    use std::io::Read;
+    use std::os::unix::fs::MetadataExt;
+
+    const OPTIONS: TmpfsOptions<'_> = TmpfsOptions {
+        files: 2,
+        bytes: 5000,
+        label: None,
+        noswap: Noswap::Prefer,
+    };
+    const OWNER: Owner = Owner { uid: 1000, gid: 1001 };
+
+    fn write(tmpfs: &Tmpfs, name: &str, content: &[u8]) -> Result<(), TmpfsError> {
+        tmpfs.write(&name.parse().unwrap(), &Secret::new(content.to_vec()), OWNER)
+    }
+
+    fn open(mount: &OwnedFd, name: &str, flags: OFlags) -> Result<File, Errno> {
+        rustix::fs::openat(mount, name, flags | OFlags::CLOEXEC, Mode::RUSR).map(File::from)
+    }
+
+    #[test]
+    fn has_room_for_whole_pages_and_never_for_nothing() {
+        let page = rustix::param::page_size();
+        let room = |files, bytes| {
+            TmpfsOptions {
+                files,
+                bytes,
+                ..OPTIONS
+            }
+            .size_bytes()
+        };
+        assert_eq!(room(0, 0), page);
+        assert!(room(3, 3 * page) >= 3 * page && room(2, page + 1) >= 3 * page);
+        assert_eq!(
+            TmpfsOptions {
+                files: usize::MAX,
+                ..OPTIONS
+            }
+            .inodes(),
+            usize::MAX
+        );
+    }
+
+    #[test]
+    fn holds_what_was_written_and_no_longer_changes() {
+        if !is_root() {
+            return;
+        }
+        let tmpfs = Tmpfs::create(&OPTIONS).unwrap();
+        write(&tmpfs, "one", b"first").unwrap();
+        write(&tmpfs, "two", &[7; 4995]).unwrap();
+        let frozen = tmpfs.freeze().unwrap();
+
+        let mut file = open(&frozen.mount, "one", OFlags::RDONLY).unwrap();
+        let metadata = file.metadata().unwrap();
+        assert_eq!(
+            (metadata.uid(), metadata.gid(), metadata.mode()),
+            (1000, 1001, 0o100_400)
+        );
+        let mut content = String::new();
+        file.read_to_string(&mut content).unwrap();
+        assert_eq!(content, "first");
+
+        assert_eq!(open(&frozen.mount, "one", OFlags::WRONLY).unwrap_err(), Errno::ROFS);
+        assert_eq!(
+            open(&frozen.mount, "new", OFlags::CREATE | OFlags::WRONLY).unwrap_err(),
+            Errno::ROFS
+        );
+        assert_eq!(rustix::fs::fchmod(&file, Mode::RWXU).unwrap_err(), Errno::ROFS);
+    }
+
+    #[test]
+    fn refuses_a_second_file_of_the_same_name() {
+        if !is_root() {
+            return;
+        }
+        let tmpfs = Tmpfs::create(&OPTIONS).unwrap();
+        write(&tmpfs, "one", b"first").unwrap();
+        let error = write(&tmpfs, "one", b"second").unwrap_err();
+        assert_eq!(error.to_string(), r#"openat("one")"#);
+        assert_eq!(error.source().unwrap().to_string(), "File exists (EEXIST)");
+    }
+
+    #[test]
+    fn has_no_room_for_more_than_was_announced() {
+        if !is_root() {
+            return;
+        }
+        let tmpfs = Tmpfs::create(&OPTIONS).unwrap();
+        let error = write(&tmpfs, "big", &[0; 1 << 20]).unwrap_err();
+        assert_eq!(error.to_string(), r#"write("big")"#);
+    }
+
+    #[test]
+    fn ignores_a_label_where_there_is_no_selinux() {
+        let selinux = std::fs::read_to_string("/proc/filesystems")
+            .unwrap()
+            .contains("selinuxfs");
+        if !is_root() || selinux {
+            return;
+        }
+        let label = Some("system_u:object_r:container_file_t:s0:c1,c2");
+        let tmpfs = Tmpfs::create(&TmpfsOptions { label, ..OPTIONS }).unwrap();
+        write(&tmpfs, "one", b"first").unwrap();
+        tmpfs.freeze().unwrap();
+    }
+}
