@@ -80,13 +80,14 @@ impl Process {
     /// # Errors
     /// When the container's user namespace has no such user or group.
     pub fn host_owner(&self, owner: Owner) -> Result<Owner, ProcessError> {
-        match &self.namespaces.ids {
-            None => Ok(owner),
-            Some(ids) => Ok(Owner {
-                uid: ids.uids.outside(owner.uid).ok_or(ProcessError::UnmappedUid { uid: owner.uid })?,
-                gid: ids.gids.outside(owner.gid).ok_or(ProcessError::UnmappedGid { gid: owner.gid })?,
-            }),
-        }
+        let (uid, gid) = match &self.namespaces.ids {
+            None => (valid(owner.uid), valid(owner.gid)),
+            Some(ids) => (ids.uids.outside(owner.uid), ids.gids.outside(owner.gid)),
+        };
+        Ok(Owner {
+            uid: uid.ok_or(ProcessError::UnmappedUid { uid: owner.uid })?,
+            gid: gid.ok_or(ProcessError::UnmappedGid { gid: owner.gid })?,
+        })
     }
 
     /// The container's root in ids of our user namespace, `None` if both user namespaces are the same.
@@ -130,8 +131,10 @@ struct IdMap(Vec<[u32; 3]>);
 impl IdMap {
     fn parse(content: &[u8]) -> Result<IdMap, ProcessError> {
         let text = String::from_utf8_lossy(content);
-        let line =
-            |line: &str| <[u32; 3]>::try_from(line.split_whitespace().flat_map(str::parse).collect::<Vec<_>>()).ok();
+        let line = |line: &str| {
+            let ids: Result<Vec<u32>, _> = line.split_whitespace().map(str::parse).collect();
+            ids.ok()?.try_into().ok()
+        };
         let lines = text.lines().map(line).collect::<Option<_>>();
         lines.map(IdMap).ok_or(ProcessError::IdMap)
     }
@@ -140,11 +143,16 @@ impl IdMap {
         let lines = self.0.iter();
         let mut mapped = lines.filter_map(|[inside, outside, count]| {
             let offset = id.checked_sub(*inside).filter(|offset| offset < count)?;
-            // Ids outside that our own namespace has no number for are told as the highest number, which is nobody's.
-            outside.checked_add(offset).filter(|id| *id != u32::MAX)
+            outside.checked_add(offset).and_then(valid)
         });
         mapped.next()
     }
+}
+
+/// The highest number is nobody's: maps tell by it that our namespace has no number for an id, and chown(2) takes it for "no
+/// change".
+fn valid(id: u32) -> Option<u32> {
+    Some(id).filter(|id| *id != u32::MAX)
 }
 
 /// A process's pidfd becomes readable when it ends.
@@ -237,7 +245,9 @@ mod tests {
         assert_eq!((whole.outside(u32::MAX - 1), whole.outside(u32::MAX)), (Some(u32::MAX - 1), None));
         assert_eq!(IdMap::parse(b"0 4294967295 1").unwrap().outside(0), None);
         assert_eq!(IdMap::parse(b"").unwrap().outside(0), None);
-        assert!(matches!(IdMap::parse(b"0 1\n"), Err(ProcessError::IdMap)));
+        for broken in ["0 1\n", "0 1 2 3", "0 0 x 1", "0 0 1\n\n"] {
+            assert!(matches!(IdMap::parse(broken.as_bytes()), Err(ProcessError::IdMap)), "{broken}");
+        }
     }
 
     #[test]
@@ -267,6 +277,8 @@ mod tests {
         assert!(status.unwrap().success());
         assert_eq!(process.mounts().unwrap().iter().count(), before + 1);
         assert_eq!(process.host_owner(Owner { uid: 7, gid: 8 }).unwrap(), Owner { uid: 7, gid: 8 });
+        let nobody = Owner { uid: 0, gid: u32::MAX };
+        assert!(matches!(process.host_owner(nobody), Err(ProcessError::UnmappedGid { gid: u32::MAX })));
         assert_eq!(process.foreign_root().unwrap(), None);
         assert!(process.is_alive());
         child.kill().unwrap();

@@ -17,8 +17,8 @@ const SANDBOX_KEYS: [&str; 2] = ["io.kubernetes.cri.container-type", "io.kuberne
 /// What a runtime says of the container that it is creating.
 ///
 /// Only four fields are read, so that what runtimes disagree about (crun's `ociVersion` is not a version, and its `status` not
-/// always one of the specification's) stops nobody. A missing field is an error only for who asks for it: a container that wants
-/// no secrets starts whatever its state lacks.
+/// always one of the specification's) stops nobody. A missing field is an error only for who asks for it: a container that
+/// wants no secrets starts whatever its state lacks.
 ///
 /// See the [runtime specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#state).
 #[derive(Debug, Deserialize)]

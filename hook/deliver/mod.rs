@@ -4,10 +4,10 @@
 //! Tmpfs::create ─► Tmpfs::write … ─► Tmpfs::freeze ─► Frozen::attach
 //! ```
 //!
-//! The types keep the order: only a [`Frozen`] delivery can be attached, and a frozen one takes no more files. Until it is attached
-//! the tmpfs has no path anywhere, and dropping the descriptor destroys the files; afterwards it lives and dies with the
-//! container's mount namespace. On the host there is never a path that leads to a secret, and a container sees all of its files or
-//! none.
+//! The types keep the order: only a [`Frozen`] delivery can be attached, and a frozen one takes no more files. Until it is
+//! attached the tmpfs has no path anywhere, and dropping the descriptor destroys the files; afterwards it lives and dies with
+//! the container's mount namespace. On the host there is never a path that leads to a secret, and a container sees all of its
+//! files or none.
 //!
 //! Kernel features, by their first version:
 //!

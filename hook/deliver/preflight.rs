@@ -7,7 +7,8 @@ use crate::container::Spec;
 
 /// Refuses a spec by which the runtime would hide or weaken the delivery after the hooks have run.
 ///
-/// Paths are compared as they are written, with `/var/run` read as `/run`: what an image's symlinks make of them is not known yet.
+/// Paths are compared as they are written, with `/var/run` read as `/run`; what the image's symlinks make of them is not
+/// looked at.
 ///
 /// # Errors
 /// When a masked or read-only path covers `/run/secrets` or a file in it, or when the spec mounts a read-only tmpfs there: runc

@@ -135,3 +135,101 @@ pub enum TargetError {
     #[error(transparent)]
     Process(#[from] ProcessError),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::deliver::AttachError;
+    use crate::deliver::testing::{Container, attach, is_root};
+    use std::fs::{create_dir, create_dir_all, read_to_string};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    #[test]
+    fn keeps_symlinks_of_the_image_inside_of_it() {
+        if !is_root() {
+            return;
+        }
+        let outwards = |rootfs: &Path| {
+            create_dir(rootfs.join("etc")).unwrap();
+            symlink("/../../../../../../etc", rootfs.join("run")).unwrap();
+        };
+        let container = Container::start(outwards, "true");
+        attach(&container).unwrap();
+        assert_eq!(read_to_string(container.inside("/etc/secrets/db")).unwrap(), "hunter2");
+
+        let absolute = |rootfs: &Path| {
+            create_dir_all(rootfs.join("run")).unwrap();
+            create_dir(rootfs.join("etc")).unwrap();
+            symlink("/etc", rootfs.join("run/secrets")).unwrap();
+        };
+        let container = Container::start(absolute, "true");
+        attach(&container).unwrap();
+        assert_eq!(read_to_string(container.inside("/etc/db")).unwrap(), "hunter2");
+        let mounts = container.process().mounts().unwrap();
+        assert!(!mounts.iter().any(|mount| mount.point.starts_with("/etc")));
+    }
+
+    #[test]
+    fn refuses_what_an_image_puts_in_the_way() {
+        if !is_root() {
+            return;
+        }
+        let refusal = |image: fn(&Path)| match attach(&Container::start(image, "true")) {
+            Err(AttachError::Target(error)) => error.to_string(),
+            other => panic!("{other:?}"),
+        };
+        let dangling = refusal(|rootfs| symlink("/nowhere/at/all", rootfs.join("run")).unwrap());
+        assert_eq!(dangling, "refusing to use the container's /run: it is a symlink that leads nowhere");
+        let circle = refusal(|rootfs| symlink("run", rootfs.join("run")).unwrap());
+        assert_eq!(circle, "refusing to use the container's /run: its symlinks lead in a circle or through /proc");
+        let file = refusal(|rootfs| {
+            create_dir(rootfs.join("run")).unwrap();
+            std::fs::write(rootfs.join("run/secrets"), "").unwrap();
+        });
+        assert_eq!(file, "refusing to use the container's /run/secrets: it is not a directory");
+    }
+
+    #[test]
+    fn refuses_symlinks_through_the_links_of_proc() {
+        if !is_root() {
+            return;
+        }
+        let image = |rootfs: &Path| {
+            create_dir(rootfs.join("proc")).unwrap();
+            symlink("/proc/self/root/run", rootfs.join("run")).unwrap();
+        };
+        let container = Container::start(image, "mount -t proc proc proc");
+        let error = attach(&container).unwrap_err();
+        assert!(matches!(error, AttachError::Target(TargetError::Loop { path: "/run" })), "{error:?}");
+    }
+
+    #[test]
+    fn says_that_a_read_only_filesystem_lacks_the_directory() {
+        if !is_root() {
+            return;
+        }
+        let container =
+            Container::start(|rootfs| create_dir(rootfs.join("run")).unwrap(), "mount -t tmpfs -o ro x run");
+        let error = attach(&container).unwrap_err();
+        assert!(matches!(error, AttachError::Target(TargetError::ReadOnly { path: TARGET })), "{error:?}");
+    }
+
+    #[test]
+    fn makes_the_directory_on_a_filesystem_of_another_user_namespace() {
+        if !is_root() {
+            return;
+        }
+        let image = |rootfs: &Path| {
+            for directory in [rootfs, rootfs.parent().unwrap()] {
+                std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755)).unwrap();
+            }
+            create_dir(rootfs.join("run")).unwrap();
+        };
+        let container = Container::unshare(&["--user"], image, "true");
+        container.map_ids();
+        container.run("mount --bind . . && mount -t tmpfs -o mode=755 tmpfs \"$0/run\"");
+        attach(&container).unwrap();
+        assert_eq!(read_to_string(container.inside("/run/secrets/db")).unwrap(), "hunter2");
+        assert_eq!(container.inside("/run/secrets/..").metadata().unwrap().uid(), 1000);
+    }
+}

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::Pid;
 use tempfile::TempDir;
 
-use super::{Frozen, Noswap, Tmpfs, TmpfsOptions};
+use super::{AttachError, Frozen, Noswap, Tmpfs, TmpfsOptions};
 use crate::container::{Owner, Process};
 use crate::secret::Secret;
 
@@ -29,6 +29,15 @@ pub(super) fn frozen() -> Frozen {
     tmpfs.freeze().unwrap()
 }
 
+/// Attaches [`frozen`] to a container.
+pub(super) fn attach(container: &Container) -> Result<(), AttachError> {
+    frozen().attach(&container.process(), &container.rootfs())
+}
+
+/// An image without any file.
+pub(super) const NOTHING: fn(&Path) = |_| {};
+
+/// A process in its own mount namespace, ended with the test.
 pub(super) struct Container {
     child: Child,
     directory: TempDir,

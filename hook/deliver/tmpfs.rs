@@ -15,6 +15,8 @@ use crate::container::{FileName, Owner, Procfs, ProcfsError};
 use crate::errno::{SyscallError, failed};
 use crate::secret::Secret;
 
+/// What lists of mounts show as its source.
+const SOURCE: &str = "oci-secrets";
 const TMPFS_MAGIC: FsWord = 0x0102_1994;
 
 /// A tmpfs without a path, which still takes files.
@@ -51,9 +53,9 @@ pub enum Noswap {
 
 /// A tmpfs that holds every secret of one container and can no longer change.
 ///
-/// It has no path: until [`Frozen::attach`] gives it one inside the container, the only way to it is this descriptor. Dropping it
-/// destroys the files. What makes it read-only is its superblock, which belongs to the user namespace of the hook: a container
-/// with capabilities in its own user namespace can remount the mount, but not make the files writable.
+/// It has no path: until [`Frozen::attach`] gives it one inside the container, the only way to it is this descriptor. Dropping
+/// it destroys the files. What makes it read-only is its superblock, which belongs to the user namespace of the hook: a
+/// container with capabilities in a user namespace of its own can remount the mount, but not make the files writable.
 #[derive(Debug)]
 pub struct Frozen {
     pub(super) mount: OwnedFd,
@@ -69,6 +71,7 @@ impl Tmpfs {
             Errno::NOSYS => TmpfsError::NoMountApi,
             other => failed(r#"fsopen("tmpfs")"#)(other).into(),
         })?;
+        set(&context, "source", SOURCE)?;
         set(&context, "size", &options.size_bytes().to_string())?;
         set(&context, "nr_inodes", &options.inodes().to_string())?;
         set(&context, "mode", "0555")?;
