@@ -4,13 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::Serialize;
 
 use crate::container::Request;
+use crate::errno::Errno;
 use crate::resolve::Resolved;
 use crate::settings::file::{self, FileError};
 use crate::syslog::{self, Severity};
@@ -158,9 +159,9 @@ impl Trail {
         line.push('\n');
         match &mut self.file {
             None => Ok(()),
-            Some((path, file)) => {
-                file.write_all(line.as_bytes()).map_err(|source| AuditError::Write { path: path.clone(), source })
-            }
+            Some((path, file)) => file
+                .write_all(line.as_bytes())
+                .map_err(|error| AuditError::Write { path: path.clone(), errno: error.into() }),
         }
     }
 }
@@ -179,8 +180,9 @@ pub enum AuditError {
     Write {
         /// The file.
         path: PathBuf,
-        /// The kernel's account.
-        source: io::Error,
+        /// What the kernel answered.
+        #[source]
+        errno: Errno,
     },
     /// The record is not JSON.
     #[error("cannot encode the audit record")]

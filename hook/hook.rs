@@ -8,14 +8,14 @@ use std::process::ExitCode;
 
 use crate::audit::{Record, Trail};
 use crate::container::{Owner, Process, Request, Requests, Spec, State};
-use crate::deliver::{Frozen, Noswap, Tmpfs, TmpfsOptions, preflight};
+use crate::deliver::{Frozen, Tmpfs, TmpfsOptions, preflight};
 use crate::error::Error;
 use crate::resolve::{Resolved, resolve};
 use crate::retry::Deadline;
 use crate::seal::kek::{Keks, Kind};
 use crate::settings::{Grants, SETTINGS_PATH, Settings};
 use crate::source::connect::Connect;
-use crate::{harden, report, settings, tls};
+use crate::{harden, report, tls};
 
 /// How the hook calls itself in messages.
 pub const PROGRAM: &str = "oci-secrets-hook";
@@ -126,7 +126,7 @@ fn secrets<'a>(requests: &'a [Request], settings: &Settings) -> Result<Vec<Resol
     let connect = Connect::open(settings.connect.as_ref().ok_or(Error::NoSource)?).map_err(Error::Source)?;
     let keks = Keks::new(settings);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|source| Error::Runtime { source })?;
+    let runtime = runtime.map_err(|error| Error::Runtime { errno: error.into() })?;
     let resolved = runtime.block_on(async {
         let deadline = Deadline::after(settings.deliver.deadline);
         resolve(requests, &connect, &keks, settings.deliver.plaintext, deadline).await.map_err(Error::Resolve)
@@ -141,10 +141,7 @@ fn fill(secrets: &[Resolved<'_>], owner: Owner, spec: &Spec, settings: &Settings
         files: secrets.len(),
         bytes: secrets.iter().map(|secret| secret.secret.expose().len()).sum(),
         label: spec.mount_label.as_deref(),
-        noswap: match settings.deliver.noswap {
-            settings::Noswap::Prefer => Noswap::Prefer,
-            settings::Noswap::Require => Noswap::Require,
-        },
+        noswap: settings.deliver.noswap,
     };
     let tmpfs = Tmpfs::create(&options).map_err(Error::Tmpfs)?;
     for secret in secrets {
@@ -192,6 +189,6 @@ impl Call {
 fn print(text: &str) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(source) => report::failed(PROGRAM, None, &Error::Output { source }),
+        Err(error) => report::failed(PROGRAM, None, &Error::Output { errno: error.into() }),
     }
 }

@@ -7,13 +7,13 @@ use std::process::{Command, ExitCode};
 use jiff::Timestamp;
 
 use super::{block_on, load, write_output};
-use crate::deliver::{Noswap, Tmpfs, TmpfsOptions};
+use crate::deliver::{Tmpfs, TmpfsOptions};
 use crate::error::Error;
 use crate::error::class::Class;
 use crate::report;
 use crate::retry::Deadline;
 use crate::seal::kek::{KekUri, Keks, Kind};
-use crate::settings::{self, Settings};
+use crate::settings::{self, Noswap, Settings};
 use crate::source::connect::Connect;
 
 /// Test whether this host can deliver secrets, and say what to do where it cannot.

@@ -96,7 +96,7 @@ fn block_on<T>(settings: &Settings, work: impl AsyncFnOnce(Deadline) -> Result<T
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|source| Error::Runtime { source })?;
+        .map_err(|error| Error::Runtime { errno: error.into() })?;
     runtime.block_on(async { work(Deadline::after(settings.deliver.deadline)).await })
 }
 
@@ -104,7 +104,7 @@ fn block_on<T>(settings: &Settings, work: impl AsyncFnOnce(Deadline) -> Result<T
 fn read_input() -> Result<Zeroizing<Vec<u8>>, Error> {
     let mut bytes = Zeroizing::new(Vec::new());
     let read = io::stdin().take(INPUT_BYTES_MAX + 1).read_to_end(&mut bytes);
-    read.map_err(|source| Error::Input { source })?;
+    read.map_err(|error| Error::Input { errno: error.into() })?;
     if bytes.len() as u64 > INPUT_BYTES_MAX {
         return Err(Error::LongInput { limit: INPUT_BYTES_MAX });
     }
@@ -113,6 +113,6 @@ fn read_input() -> Result<Zeroizing<Vec<u8>>, Error> {
 
 fn write_output(bytes: &[u8]) -> Result<ExitCode, Error> {
     let mut output = io::stdout().lock();
-    output.write_all(bytes).and_then(|()| output.flush()).map_err(|source| Error::Output { source })?;
+    output.write_all(bytes).and_then(|()| output.flush()).map_err(|error| Error::Output { errno: error.into() })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -46,10 +46,11 @@ pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode
 }
 
 fn ask(reference: &Reference) -> Result<Zeroizing<Vec<u8>>, Error> {
-    let typed =
-        rpassword::prompt_password(format!("Secret for {reference}: ")).map_err(|source| Error::Input { source })?;
-    let repeated =
-        rpassword::prompt_password("Once more: ").map(Zeroizing::new).map_err(|source| Error::Input { source })?;
+    let typed = rpassword::prompt_password(format!("Secret for {reference}: "))
+        .map_err(|error| Error::Input { errno: error.into() })?;
+    let repeated = rpassword::prompt_password("Once more: ")
+        .map(Zeroizing::new)
+        .map_err(|error| Error::Input { errno: error.into() })?;
     let typed = Zeroizing::new(typed.into_bytes());
     if *typed != repeated.as_bytes() {
         return Err(Error::TypedTwice);

@@ -15,7 +15,7 @@
 //! |---|---|---|
 //! | `fsopen`, `fsconfig`, `fsmount`, `move_mount` | 5.2 | an error |
 //! | `openat2`, `pidfd_open` | 5.6, 5.3 | an error |
-//! | tmpfs `noswap`, and only outside of user namespaces | 6.4 | [`Noswap`] decides |
+//! | tmpfs `noswap`, and only outside of user namespaces | 6.4 | [`noswap`](crate::settings::Noswap) in the settings decides |
 
 mod attach;
 mod preflight;
@@ -28,4 +28,4 @@ mod testing;
 pub use attach::AttachError;
 pub use preflight::{PreflightError, preflight};
 pub use target::{TARGET, TargetError};
-pub use tmpfs::{Frozen, Noswap, Tmpfs, TmpfsError, TmpfsOptions};
+pub use tmpfs::{Frozen, Tmpfs, TmpfsError, TmpfsOptions};

@@ -7,9 +7,10 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::Pid;
 use tempfile::TempDir;
 
-use super::{AttachError, Frozen, Noswap, Tmpfs, TmpfsOptions};
+use super::{AttachError, Frozen, Tmpfs, TmpfsOptions};
 use crate::container::{Owner, Process};
 use crate::secret::Secret;
+use crate::settings::Noswap;
 
 /// Whether the kernel will let a test mount anything; says so if not.
 pub(super) fn is_root() -> bool {

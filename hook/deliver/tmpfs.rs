@@ -14,6 +14,7 @@ use rustix::mount::{
 use crate::container::{FileName, Owner, Procfs, ProcfsError};
 use crate::errno::{SyscallError, failed};
 use crate::secret::Secret;
+use crate::settings::Noswap;
 
 /// What lists of mounts show as its source.
 const SOURCE: &str = "oci-secrets";
@@ -40,15 +41,6 @@ pub struct TmpfsOptions<'a> {
     pub label: Option<&'a str>,
     /// What to do when its pages cannot be kept out of swap.
     pub noswap: Noswap,
-}
-
-/// What to do when a tmpfs's pages cannot be kept out of swap: before Linux 6.4, and in a user namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Noswap {
-    /// Go on without.
-    Prefer,
-    /// Fail.
-    Require,
 }
 
 /// A tmpfs that holds every secret of one container and can no longer change.

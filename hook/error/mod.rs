@@ -3,11 +3,10 @@
 pub mod class;
 mod hint;
 
-use std::io;
-
 use crate::audit::AuditError;
 use crate::container::{ProcessError, RequestError, SpecError, StateError};
 use crate::deliver::{AttachError, PreflightError, TmpfsError};
+use crate::errno::Errno;
 use crate::reference::Reference;
 use crate::resolve::ResolveError;
 use crate::seal::SealError;
@@ -111,20 +110,23 @@ pub enum Error {
     /// Standard input or the terminal.
     #[error("cannot read the input")]
     Input {
-        /// The kernel's account.
-        source: io::Error,
+        /// What the kernel answered.
+        #[source]
+        errno: Errno,
     },
     /// Standard output.
     #[error("cannot write the output")]
     Output {
-        /// The kernel's account.
-        source: io::Error,
+        /// What the kernel answered.
+        #[source]
+        errno: Errno,
     },
     /// The asynchronous runtime.
     #[error("cannot prepare for the network")]
     Runtime {
-        /// The kernel's account.
-        source: io::Error,
+        /// What the kernel answered.
+        #[source]
+        errno: Errno,
     },
     /// `check` found problems and told them already.
     #[error("{problems} of {checks} checks found a problem")]

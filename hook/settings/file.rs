@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 use zeroize::Zeroizing;
 
+use crate::errno::Errno;
+
 const WRITE_BY_OTHERS: u32 = 0o022;
 const ANY_BY_OTHERS: u32 = 0o077;
 const STICKY: u32 = 0o1000;
@@ -38,7 +40,7 @@ pub fn read(path: &Path, kind: Kind, bytes_max: usize) -> Result<Zeroizing<Vec<u
     let limit = bytes_max as u64 + 1;
     let mut bytes = Zeroizing::new(Vec::with_capacity(metadata.len().min(limit) as usize + 1));
     match file.take(limit).read_to_end(&mut bytes) {
-        Err(source) => Err(FileError::Read { path: path.into(), source }),
+        Err(error) => Err(FileError::Read { path: path.into(), errno: error.into() }),
         Ok(length) if length > bytes_max => Err(FileError::TooLarge { path: path.into(), bytes_max }),
         Ok(_) => Ok(bytes),
     }
@@ -54,7 +56,7 @@ pub fn append(path: &Path) -> Result<File, FileError> {
 }
 
 fn open(path: &Path, kind: Kind, options: &mut OpenOptions) -> Result<(File, Metadata), FileError> {
-    let cannot_open = |source| FileError::Open { path: path.into(), source };
+    let cannot_open = |error: io::Error| FileError::Open { path: path.into(), errno: error.into() };
     check_directory(path, path)?;
     let file = options.custom_flags(OFlag::O_NONBLOCK.bits()).open(path).map_err(cannot_open)?;
     let metadata = file.metadata().map_err(cannot_open)?;
@@ -89,7 +91,8 @@ fn check_directory(path: &Path, name: &Path) -> Result<(), FileError> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let metadata = fs::metadata(directory).map_err(|source| FileError::Open { path: path.into(), source })?;
+    let metadata =
+        fs::metadata(directory).map_err(|error| FileError::Open { path: path.into(), errno: error.into() })?;
     let mode = metadata.mode() & 0o7777;
     if !is_trusted(metadata.uid()) {
         return Err(FileError::DirectoryOwner { path: path.into(), directory: directory.into(), uid: metadata.uid() });
@@ -124,7 +127,8 @@ pub enum FileError {
         /// The file.
         path: PathBuf,
         /// What `open`, `stat` or `realpath` said.
-        source: io::Error,
+        #[source]
+        errno: Errno,
     },
     /// Reading failed after the checks.
     #[error("cannot read {}", path.display())]
@@ -132,7 +136,8 @@ pub enum FileError {
         /// The file.
         path: PathBuf,
         /// What `read` said.
-        source: io::Error,
+        #[source]
+        errno: Errno,
     },
     /// A directory, FIFO, socket or device.
     #[error("refusing to use {}: it is not a regular file", path.display())]

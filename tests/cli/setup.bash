@@ -23,6 +23,12 @@ item() {
             "$CONNECT/v1/vaults/$vault/items"
 }
 
+# Stores a canary in AgentVault, sealed under a key that decrypts as its name says, and starts a container with it: with_key KEY
+with_key() {
+    item "$1" password "$(printf canary-secret | oci-secrets seal --kek "$kek/$1" --for "op://AgentVault/$1/password")"
+    start "run.secrets/x=op://AgentVault/$1/password"
+}
+
 # Runs the hook for a container with these annotations: start KEY=VALUE...
 # Its process lives in a mount namespace of its own; its bundle is $DIR/bundle.
 start() {

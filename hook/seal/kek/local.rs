@@ -14,6 +14,7 @@ use futures_util::future::ready;
 use zeroize::Zeroizing;
 
 use super::{Abilities, Answer, Kek, KekError, Unwrapped};
+use crate::errno::Errno;
 use crate::retry::Deadline;
 use crate::seal::envelope::{DataKey, EnvelopeError, decrypt, encrypt, random};
 use crate::settings::file::{self, FileError};
@@ -59,7 +60,7 @@ impl LocalKeks {
             file.persist_noclobber(&path)?;
             Ok(())
         };
-        write().map_err(|source| LocalKekError::Create { path: path.clone(), source })
+        write().map_err(|error| LocalKekError::Create { path: path.clone(), errno: error.into() })
     }
 
     fn with_key<T>(
@@ -123,8 +124,9 @@ pub enum LocalKekError {
     Create {
         /// The file.
         path: PathBuf,
-        /// The kernel's account; that the file exists, if it does.
-        source: io::Error,
+        /// What the kernel answered: that the file exists, if it does.
+        #[source]
+        errno: Errno,
     },
     /// Another key wrapped the value, or its wrapped data key was changed.
     #[error("local-kek:{name} did not wrap this value's data key, or it was changed since")]
