@@ -23,7 +23,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode, Error> {
     let input = read_input()?;
     let reference = &arguments.reference;
-    let unusable = |source| Error::Seal { reference: reference.clone(), source };
+    let unusable = |source| Error::Unseal { reference: reference.clone(), source };
     let text = std::str::from_utf8(&input).map_err(|_| unusable(SealError::Plaintext))?;
     let sealed: SealedValue = text.parse().map_err(unusable)?;
     let unsealed = block_on(settings, async |deadline| {

@@ -205,6 +205,7 @@ pub enum ProcessError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
     use std::process::{Child, Command};
 
     fn pid(child: &Child) -> Pid {
@@ -260,6 +261,9 @@ mod tests {
     #[test]
     fn refuses_a_process_that_has_ended() {
         let mut child = Command::new("true").spawn().unwrap();
+        let ended_but_not_reaped = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(pid(&child)), ended_but_not_reaped).unwrap();
+        assert!(matches!(Process::open(pid(&child)), Err(ProcessError::Gone)));
         child.wait().unwrap();
         assert!(matches!(Process::open(pid(&child)), Err(ProcessError::Gone)));
     }

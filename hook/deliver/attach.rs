@@ -291,4 +291,21 @@ mod tests {
         std::thread::scope(|scope| scope.spawn(attach_and_detach).join().unwrap());
         assert_eq!(tmpfs_mounts(&container), 0);
     }
+
+    #[test]
+    fn notices_when_another_frozen_tmpfs_is_in_its_place() {
+        if !is_root() {
+            return;
+        }
+        let container = Container::start(NOTHING, "true");
+        attach(&container).unwrap();
+        let verify = || {
+            let procfs = Procfs::open().unwrap();
+            enter(&container.process()).unwrap();
+            let rootfs = target::open_rootfs(&container.rootfs()).unwrap();
+            frozen().verify(&procfs, rootfs.as_fd())
+        };
+        let verified = std::thread::scope(|scope| scope.spawn(verify).join().unwrap());
+        assert!(matches!(verified, Err(AttachError::NotInPlace)), "{verified:?}");
+    }
 }

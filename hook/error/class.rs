@@ -47,9 +47,9 @@ impl Error {
             Error::Settings(_) | Error::NoSource | Error::KekUri(_) => Class::Settings,
             Error::Grant(_) => Class::NotPermitted,
             Error::Source(error) | Error::Resolve(ResolveError::Fetch { source: error, .. }) => of_source(error),
-            Error::Seal { source: error, .. } | Error::Resolve(ResolveError::Unseal { source: error, .. }) => {
-                of_seal(error)
-            }
+            Error::Seal { source: error, .. }
+            | Error::Unseal { source: error, .. }
+            | Error::Resolve(ResolveError::Unseal { source: error, .. }) => of_seal(error),
             Error::Kek(error) => of_kek(error),
             Error::Preflight(_) => Class::NotPermitted,
             Error::Tmpfs(_) => Class::Kernel,

@@ -29,6 +29,7 @@ impl Error {
                 return source_hint(error);
             }
             Error::Seal { source: error, reference }
+            | Error::Unseal { source: error, reference }
             | Error::Resolve(ResolveError::Unseal { source: error, reference, .. }) => {
                 return seal_hint(error, reference);
             }

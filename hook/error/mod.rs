@@ -75,10 +75,18 @@ pub enum Error {
     /// The audit trail.
     #[error(transparent)]
     Audit(AuditError),
-    /// A sealed value, apart from any container.
-    #[error("cannot use the value of {reference}")]
+    /// A secret was not sealed.
+    #[error("cannot seal a value for {reference}")]
     Seal {
         /// The field that it is for.
+        reference: Reference,
+        /// What the seal says.
+        source: SealError,
+    },
+    /// A sealed value was not opened, apart from any container.
+    #[error("cannot unseal the value for {reference}")]
+    Unseal {
+        /// The field that it was sealed for.
         reference: Reference,
         /// What the seal says.
         source: SealError,

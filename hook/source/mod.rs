@@ -63,7 +63,7 @@ pub enum SourceError {
         vault: String,
     },
     /// Only archived or deleted items have this title or id.
-    #[error("item \"{item}\" in vault \"{vault}\" is archived")]
+    #[error("item \"{item}\" in vault \"{vault}\" is archived or deleted")]
     ArchivedItem {
         /// As the reference names it.
         item: String,
