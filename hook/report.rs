@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use crate::error::Error;
+use crate::error::class::Class;
 use crate::syslog::{self, Severity};
 
 /// The most that is written to standard error. Runtimes hold a hook's output in a pipe that nobody may be reading.
@@ -27,6 +28,17 @@ pub fn failed(program: &str, container: Option<&str>, error: &Error) -> ExitCode
         say(program, Severity::Error, "hint", &hint);
     }
     ExitCode::from(error.class() as u8)
+}
+
+/// Makes a bug end the program with its own exit code, and with where it is instead of what the library would print: a panic's
+/// message can quote what it was working on.
+pub fn own_up_to_bugs(program: &'static str) {
+    std::panic::set_hook(Box::new(move |panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        say(program, Severity::Error, "error", &format!("this is a bug of ours, in {place}"));
+        say(program, Severity::Error, "hint", "please report it, with this line");
+        std::process::exit(Class::Bug as i32);
+    }));
 }
 
 /// Tells the system log of something that should not stay as it is. Standard error stays silent on success.
@@ -87,6 +99,22 @@ mod tests {
     #[test]
     fn a_message_stays_one_line() {
         assert_eq!(printable("a\nb\u{1b}[31m\tc"), "a\\nb\\u{1b}[31m\\tc");
+    }
+
+    #[test]
+    fn a_bug_ends_with_its_own_code_and_does_not_quote() {
+        const CHILD: &str = "OCI_SECRETS_TEST_PANICS";
+        if std::env::var_os(CHILD).is_some() {
+            own_up_to_bugs("test");
+            panic!("canary");
+        }
+        let name = "report::tests::a_bug_ends_with_its_own_code_and_does_not_quote";
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = child.args(["--exact", name, "--nocapture"]).env(CHILD, "1").output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(70));
+        assert!(stderr.contains("test: error: this is a bug of ours, in hook/report.rs:"), "{stderr}");
+        assert!(!stderr.contains("canary"), "{stderr}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::report;
 use crate::retry::Deadline;
 use crate::seal::kek::{KekUri, Keks, Kind};
 use crate::settings::{self, Noswap, Settings};
+use crate::source::SourceError;
 use crate::source::connect::Connect;
 
 /// Test whether this host can deliver secrets, and say what to do where it cannot.
@@ -106,10 +107,19 @@ fn runtime(name: &str, minimum: [u32; 2]) -> Option<Finding> {
 fn connect(settings: &Settings, connect: &settings::Connect) -> Result<Finding, Error> {
     crate::tls::install();
     let client = Connect::open(connect).map_err(Error::Source)?;
-    let vaults = block_on(settings, async |deadline: Deadline| client.vaults(deadline).await.map_err(Error::Source))?;
+    let vaults = block_on(settings, async |deadline: Deadline| client.vaults(deadline).await.map_err(Error::Source));
+    let expires = client.token().expires();
+    let vaults = match (vaults, expires) {
+        (Err(error @ Error::Source(SourceError::Unauthorized { .. })), Some(end)) if end < Timestamp::now() => {
+            let mut finding = Finding::problem("connect", &error);
+            let _ = write!(finding.detail, ": it expired on {}", end.strftime("%Y-%m-%d"));
+            return Ok(finding);
+        }
+        (vaults, _) => vaults?,
+    };
     let mut names: Vec<&str> = vaults.iter().map(|vault| vault.name.as_str()).collect();
     names.sort_unstable();
-    let mut detail = format!("{} takes the token", connect.url);
+    let mut detail = format!("{} takes the token", client.server());
     if names.is_empty() {
         return Ok(Finding::warning(
             "connect",
@@ -118,7 +128,7 @@ fn connect(settings: &Settings, connect: &settings::Connect) -> Result<Finding, 
         ));
     }
     let _ = write!(detail, ", which sees {}", names.join(", "));
-    let Some(expiry) = client.token().expires() else { return Ok(Finding::ok("connect", detail)) };
+    let Some(expiry) = expires else { return Ok(Finding::ok("connect", detail)) };
     let days = (expiry.as_second() - Timestamp::now().as_second()) / (24 * 60 * 60);
     let _ = write!(detail, " until {}", expiry.strftime("%Y-%m-%d"));
     if days < TOKEN_WARNING_DAYS {

@@ -53,6 +53,7 @@ Example: seal a password for one field, and store the line that is printed in th
 /// Runs the command that the process was started with.
 pub fn run() -> ExitCode {
     harden::hide_memory();
+    report::own_up_to_bugs(PROGRAM);
     tls::install();
     let outcome = match Arguments::try_parse() {
         Ok(arguments) => arguments.verb.run(&arguments.settings),

@@ -18,6 +18,9 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Error::Argument { .. } | Error::NoValue => "`oci-secrets-hook --help` shows the arguments",
+            Error::Settings(SettingsError::File(FileError::Open { .. })) => {
+                "config/settings.toml is an example to begin with"
+            }
             Error::Settings(SettingsError::File(error)) | Error::Audit(AuditError::Open { source: error }) => {
                 return file_hint(error);
             }
@@ -93,7 +96,7 @@ fn source_hint(error: &SourceError) -> Option<String> {
         }
         SourceError::Forbidden { .. } => "give the token access to the vault: `op connect token create --vault`",
         SourceError::NoAnswer { .. } | SourceError::Unreachable { .. } => {
-            "`oci-secrets check` tests the connection; `url` under [connect] in the settings names the server"
+            "`url` under [connect] in the settings names the server; `curl URL/heartbeat` tests the way there"
         }
         SourceError::Redirected { .. } => "set `url` under [connect] in the settings to where Connect itself answers",
         SourceError::NotConnect { .. } => "`url` under [connect] in the settings may lead to something else",
@@ -126,6 +129,9 @@ fn kek_hint(error: &KekError) -> Option<String> {
     match error {
         KekError::NotListed { kek } => Some(format!("add \"{kek}\" to `keks` in the settings, if it is yours")),
         KekError::Gcp(error) => gcp_hint(error),
+        KekError::Local(LocalKekError::File { source: FileError::Open { .. } }) => {
+            Some("`oci-secrets kek new` makes a key file".into())
+        }
         KekError::Local(LocalKekError::File { source }) => file_hint(source),
         KekError::Local(_) => None,
     }

@@ -80,6 +80,11 @@ impl Connect {
         Ok(Connect { client, token, server: base.origin().ascii_serialization(), base })
     }
 
+    /// The server's address, as messages name it.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
     /// The token by which Connect knows us.
     pub fn token(&self) -> &Token {
         &self.token

@@ -97,6 +97,8 @@ impl Session {
             .env("CONNECT", self.stand_in.connect())
             .env("KMS", self.stand_in.kms())
             .env("TOKEN", self.stand_in.token())
+            .env("LIMITED_TOKEN", self.stand_in.limited_token())
+            .env("EXPIRED_TOKEN", self.stand_in.expired_token())
             .output()
             .unwrap();
         let mut text = self.with_variables(&String::from_utf8_lossy(&output.stdout));

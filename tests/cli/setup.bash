@@ -1,5 +1,6 @@
 # What the transcripts' commands have at hand. $DIR is the working directory, $CONNECT, $KMS and $TOKEN belong to the stand-in.
 umask 077
+set -o pipefail
 vault=agentvault0000000000000000
 kek=gcp-kms://projects/acme/locations/europe/keyRings/agents/cryptoKeys
 
@@ -58,4 +59,9 @@ state() {
 hook() {
     local hook; hook=$(command -v oci-secrets-hook)
     env -i PATH=/usr/bin "$hook" --settings "$DIR/settings.toml"
+}
+
+# Blanks what differs from host to host in the table of `check`: the kernel's release, and which runtimes there are.
+blank() {
+    sed -E '/^(ok|warning) +(runc|crun|youki|podman):/d; s/Linux [^:]*:/Linux …:/; s/expires in [0-9]+ days/expires in … days/; s/(until|expired on) [0-9-]+/\1 …/'
 }
