@@ -11,10 +11,10 @@ use std::time::Duration;
 use http_body_util::BodyExt;
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Sleep;
@@ -191,18 +191,21 @@ async fn serve_connection(
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     socket.set_nodelay(true)?;
     // A second handle on the socket, because hyper owns the first when a reset is asked for.
-    let handle = socket.as_fd().try_clone_to_owned()?;
+    let handle = Arc::new(socket.as_fd().try_clone_to_owned()?);
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let respond = service_fn(async |request| {
-        let request = Request::read(scheme, request).await.map_err(|_| Reset)?;
-        let response = stand_in.respond(service, &request).await;
-        if response.is_err() {
-            // Closing then discards what is unsent and sends RST.
-            let _ = rustix::net::sockopt::set_socket_linger(&handle, Some(Duration::ZERO));
+    let respond = service_fn(move |request| {
+        let (stand_in, handle) = (Arc::clone(&stand_in), Arc::clone(&handle));
+        async move {
+            let request = Request::read(scheme, request).await.map_err(|_| Reset)?;
+            let response = stand_in.respond(service, &request).await;
+            if response.is_err() {
+                // Closing then discards what is unsent and sends RST.
+                let _ = rustix::net::sockopt::set_socket_linger(&handle, Some(Duration::ZERO));
+            }
+            response
         }
-        response
     });
-    let http = http1::Builder::new();
+    let http = auto::Builder::new(TokioExecutor::new());
     match tls {
         None => http.serve_connection(TokioIo::new(socket), respond).await?,
         Some(tls) => {

@@ -46,6 +46,6 @@ pub(crate) fn acceptor(dir: &Path, expired: bool) -> io::Result<TlsAcceptor> {
         .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
         .unwrap();
     config.ticketer = ring::Ticketer::new().unwrap();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
