@@ -28,7 +28,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("google_cloud_auth", &["seal"]),
     ("google_cloud_gax", &["seal"]),
     ("google_cloud_kms", &["seal"]),
-    ("oci_spec", &["container"]),
+    ("oci_spec", &["container", "deliver"]),
     ("toml", &["settings"]),
 ];
 
