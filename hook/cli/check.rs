@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode};
 use jiff::Timestamp;
 
 use super::{block_on, load, write_output};
+use crate::audit::Trail;
 use crate::deliver::{Tmpfs, TmpfsOptions};
 use crate::error::Error;
 use crate::error::class::Class;
@@ -56,6 +57,7 @@ pub(super) fn run(path: &Path) -> Result<ExitCode, Error> {
                     findings.push(self::connect(&settings, connect).unwrap_or_else(|e| Finding::problem("connect", &e)))
                 }
             }
+            findings.extend(audit(&settings));
             findings.extend(settings.keks.iter().map(|pattern| kek(&settings, pattern.as_str())));
         }
     }
@@ -140,8 +142,7 @@ fn connect(settings: &Settings, connect: &settings::Connect) -> Result<Finding, 
 /// Whether a listed KEK can be used to unwrap.
 fn kek(settings: &Settings, listed: &str) -> Finding {
     if listed.contains('*') {
-        let advice = "list the keys by name to have them tested".to_owned();
-        return Finding::warning(listed, "stands for any key of this form: none was tested".into(), advice);
+        return pattern(settings, listed);
     }
     let tested: Result<KekUri, Error> = listed.parse().map_err(Error::KekUri);
     let abilities = tested.and_then(|kek| {
@@ -167,6 +168,30 @@ fn kek(settings: &Settings, listed: &str) -> Finding {
         Ok((_, abilities)) if abilities.wrap => Finding::ok(listed, "can unwrap, and seal".into()),
         Ok(_) => Finding::ok(listed, "can unwrap".into()),
     }
+}
+
+/// Whether there is an identity for the keys of a pattern, which names none that could be tested.
+fn pattern(settings: &Settings, listed: &str) -> Finding {
+    if !listed.starts_with(Kind::Gcp.scheme()) {
+        return Finding::ok(listed, "no key is named, none was tested".into());
+    }
+    let identified =
+        block_on(settings, async |deadline| Keks::new(settings).identify(deadline).await.map_err(Error::Kek));
+    match identified {
+        Err(error) => Finding::problem(listed, &error),
+        Ok(()) => Finding::ok(listed, "we have an identity; no key is named, none was tested".into()),
+    }
+}
+
+/// Whether the audit file, if there is one already, can be appended to.
+fn audit(settings: &Settings) -> Option<Finding> {
+    let path = settings.audit.file.as_deref()?;
+    let name = || path.display().to_string();
+    Some(match path.exists().then(|| Trail::open(Some(path))) {
+        None => Finding::ok("audit", format!("{} will be made", name())),
+        Some(Ok(_)) => Finding::ok("audit", name()),
+        Some(Err(error)) => Finding::problem("audit", &Error::Audit(error)),
+    })
 }
 
 impl Finding {

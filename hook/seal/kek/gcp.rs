@@ -57,12 +57,19 @@ impl CloudKms {
     }
 
     /// Gets an access token, which the client keeps for its later calls.
-    pub async fn prepare(&self, deadline: Deadline) {
+    ///
+    /// # Errors
+    /// If there is no identity to be had.
+    pub async fn identify(&self, deadline: Deadline) -> Result<(), CloudKmsError> {
         let token = async || match self.credentials.headers(Default::default()).await {
             Ok(_) => Ok(()),
-            Err(_) => Err(Failure::Final(())),
+            Err(error) if error.is_transient() => Err(again(CallError::Identity { transient: true })),
+            Err(_) => Err(Failure::Final(CallError::Identity { transient: false })),
         };
-        let _ = deadline.retry(token).await;
+        deadline.retry(token).await.map_err(|gave_up| match gave_up {
+            GaveUp { last: Some(CallError::Identity { transient: false }), .. } => CloudKmsError::IdentityRefused,
+            GaveUp { tries, .. } => CloudKmsError::NoIdentity { tries },
+        })
     }
 
     async fn encrypt(&self, name: &str, data_key: &DataKey) -> Result<Vec<u8>, Failure<CallError>> {

@@ -145,10 +145,17 @@ impl<'a> Keks<'a> {
     ///
     /// Errors are not told here: they are met again, and told, by the value that needs the KEK.
     pub async fn prepare(&self, deadline: Deadline) {
-        let needed = self.settings.keks.iter().any(|pattern| pattern.as_str().starts_with(gcp::SCHEME));
-        if needed && let Ok(kms) = self.gcp().await {
-            kms.prepare(deadline).await;
+        if self.settings.keks.iter().any(|pattern| pattern.as_str().starts_with(gcp::SCHEME)) {
+            let _ = self.identify(deadline).await;
         }
+    }
+
+    /// Makes sure that we have an identity for Google Cloud KMS.
+    ///
+    /// # Errors
+    /// If the credentials cannot be used, or give no access token.
+    pub async fn identify(&self, deadline: Deadline) -> Result<(), KekError> {
+        Ok(self.gcp().await?.identify(deadline).await?)
     }
 
     /// Wraps a data key.
