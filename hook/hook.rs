@@ -55,14 +55,14 @@ fn start(state: &State, settings: &Path) -> Result<(), Error> {
     if state.is_sandbox() {
         return Ok(());
     }
-    let Some(requests) = Requests::from_annotations(state.annotations()).map_err(Error::Request)? else {
+    let requests = Requests::from_annotations(state.annotations()).map_err(Error::Request);
+    let Some(requests) = requests.transpose() else {
         return Ok(());
     };
     harden::lock_memory();
     let mut record = Record::begin();
-    record.requests(&requests.files);
     let mut trail = Trail::default();
-    let outcome = deliver_to(state, &requests, settings, &mut record, &mut trail);
+    let outcome = deliver_to(state, requests, settings, &mut record, &mut trail);
     match &outcome {
         Ok(()) => record.delivered(),
         Err(error) => record.refused(error.class() as u8, report::chain(error)),
@@ -72,22 +72,25 @@ fn start(state: &State, settings: &Path) -> Result<(), Error> {
     outcome.and(written)
 }
 
+/// Everything between the requests and their delivery. What can be said of a refusal is recorded as soon as it is known.
 fn deliver_to(
     state: &State,
-    requests: &Requests,
+    requests: Result<Requests, Error>,
     settings: &Path,
     record: &mut Record,
     trail: &mut Trail,
 ) -> Result<(), Error> {
+    let settings = Settings::load(settings).map_err(Error::Settings)?;
+    *trail = Trail::open(settings.audit.file.as_deref()).map_err(Error::Audit)?;
     record.container = state.id().map_err(Error::State)?.to_owned();
     record.bundle = state.bundle().map_err(Error::State)?.to_owned();
+    let requests = requests?;
+    record.requests(&requests.files);
+    record.annotations = granted(&settings.grants, &requests, state.annotations())?;
     let process = Process::open(state.pid().map_err(Error::State)?).map_err(Error::Process)?;
     let spec = Spec::load(&record.bundle).map_err(Error::Spec)?;
     preflight(&spec).map_err(Error::Preflight)?;
-    let settings = Settings::load(settings).map_err(Error::Settings)?;
-    *trail = Trail::open(settings.audit.file.as_deref()).map_err(Error::Audit)?;
-    record.annotations = granted(&settings.grants, requests, state.annotations())?;
-    let owner = process.host_owner(owner(requests, &spec)?).map_err(Error::Process)?;
+    let owner = process.host_owner(owner(&requests, &spec)?).map_err(Error::Process)?;
     record.phase_ends("read");
 
     let secrets = secrets(&requests.files, &settings)?;

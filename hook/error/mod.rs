@@ -1,4 +1,4 @@
-//! Every way in which a program of this project can fail, its exit code ([`class`]), and what can be done about it ([`hint`]).
+//! Every way in which a program of this project can fail, its exit code ([`class`]), and what can be done about it (`hint.rs`).
 
 pub mod class;
 mod hint;
