@@ -45,10 +45,9 @@ enum Verb {
 }
 
 const EXAMPLE: &str = "\
-Example: seal a password for one field, and store the line that is printed in that field
+Example: seal a password for one field, and store the line that is printed there
 
-  oci-secrets seal --kek gcp-kms://projects/acme/locations/europe-west1/keyRings/agents/cryptoKeys/prod \\
-                   --for op://AgentVault/database/password < password";
+  oci-secrets seal --kek \"$KEK\" --for op://AgentVault/db/password < password";
 
 /// Runs the command that the process was started with.
 pub fn run() -> ExitCode {
@@ -83,7 +82,10 @@ fn told_by_clap(usage: &clap::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let text = usage.render().to_string();
-    let message = text.split("\n\n").next().unwrap_or_default();
+    let message = match usage.kind() {
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "a subcommand is missing",
+        _ => text.split("\n\n").next().unwrap_or_default(),
+    };
     let message = message.strip_prefix("error: ").unwrap_or(message).split_whitespace().collect::<Vec<_>>().join(" ");
     report::failed(PROGRAM, None, &Error::CommandLine { message })
 }
