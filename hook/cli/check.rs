@@ -74,20 +74,18 @@ pub(super) fn run(path: &Path) -> Result<ExitCode, Error> {
 
 /// Makes a tmpfs as a container's secrets have it, without giving it a path.
 fn kernel() -> Finding {
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let probe =
-        |noswap| Tmpfs::create(&TmpfsOptions { files: 1, bytes: 1, label: None, noswap }).and_then(Tmpfs::freeze);
+    let linux = format!("Linux {}", rustix::system::uname().release().to_string_lossy());
     if !rustix::process::geteuid().is_root() {
-        let detail = format!("Linux {release}");
-        return Finding::warning("kernel", detail, "run as root to test mounts".into());
+        return Finding::warning("kernel", linux, "run as root to test mounts".into());
     }
-    match (probe(Noswap::Prefer), probe(Noswap::Require)) {
-        (Ok(_), Ok(_)) => Finding::ok("kernel", format!("Linux {release}: a read-only tmpfs without swap can be made")),
-        (Ok(_), Err(_)) => {
-            let detail = format!("Linux {release}: a read-only tmpfs can be made, but not kept out of swap");
+    let options = TmpfsOptions { files: 1, bytes: 1, label: None, noswap: Noswap::Prefer };
+    match Tmpfs::create(&options).and_then(|tmpfs| Ok((tmpfs.noswap(), tmpfs.freeze()?))) {
+        Ok((true, _)) => Finding::ok("kernel", format!("{linux}: a read-only tmpfs without swap can be made")),
+        Ok((false, _)) => {
+            let detail = format!("{linux}: a read-only tmpfs can be made, but not kept out of swap");
             Finding::warning("kernel", detail, "Linux 6.4 has `noswap`; before it, turn swap off or encrypt it".into())
         }
-        (Err(error), _) => Finding::problem("kernel", &Error::Tmpfs(error)),
+        Err(error) => Finding::problem("kernel", &Error::Tmpfs(error)),
     }
 }
 

@@ -84,11 +84,6 @@ impl SealedValue {
             .map_err(|source| SealError::Envelope { source })?;
         Ok(Unsealed { secret, kek: self.kek, kek_version: unwrapped.version })
     }
-
-    /// The KEK that the value names.
-    pub fn kek(&self) -> &KekUri {
-        &self.kek
-    }
 }
 
 /// Whether a field's text is, or means to be, a sealed value. Anything else is plaintext.
