@@ -9,6 +9,9 @@
     reason = "tests fail by panicking"
 )]
 
+pub(crate) mod host;
+pub(crate) mod python;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
@@ -79,6 +82,11 @@ impl StandIn {
         self.member("metadata")
     }
 
+    /// The certificate authority that its servers show, if they speak https.
+    pub(crate) fn ca_file(&self) -> Option<PathBuf> {
+        self.connect().starts_with("https").then(|| PathBuf::from(self.member("dir")).join("ca.pem"))
+    }
+
     /// A Connect token that sees every vault.
     pub(crate) fn token(&self) -> &str {
         self.member("token")
@@ -145,7 +153,7 @@ impl StandIn {
 
     fn tls(&self, stream: TcpStream) -> StreamOwned<ClientConnection, TcpStream> {
         let mut roots = RootCertStore::empty();
-        let authority = CertificateDer::from_pem_file(format!("{}/ca.pem", self.member("dir"))).unwrap();
+        let authority = CertificateDer::from_pem_file(self.ca_file().unwrap()).unwrap();
         roots.add(authority).unwrap();
         let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
