@@ -3,7 +3,7 @@
 use std::fs::{self, Permissions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
@@ -44,10 +44,13 @@ directory = {:?}
 deadline = "2s"
 [[grant]]
 references = ["op://AgentVault/*"]
+[audit]
+file = {:?}
 "#,
             stand_in.connect(),
             host.path("token"),
             host.keks(),
+            host.path("audit"),
         );
         host.write("settings.toml", settings.as_bytes(), 0o644);
         host
@@ -74,10 +77,21 @@ references = ["op://AgentVault/*"]
         fs::set_permissions(self.path(name), Permissions::from_mode(mode)).unwrap();
     }
 
-    /// Runs this build's `oci-secrets` with the settings and this input.
+    /// Runs `oci-secrets` with the settings, these arguments and this input.
     pub(crate) fn oci_secrets(&self, arguments: &[&str], input: &[u8]) -> Output {
-        let program = Path::new(env!("CARGO_BIN_EXE_oci-secrets"));
-        run(Command::new(program).arg("--settings").arg(self.settings()).args(arguments), input)
+        run(self.program("oci-secrets").args(arguments), input)
+    }
+
+    /// Runs the hook with the settings and this state.
+    pub(crate) fn hook(&self, state: &[u8]) -> Output {
+        run(&mut self.program("oci-secrets-hook"), state)
+    }
+
+    /// A program of this build, with the settings and no environment.
+    pub(crate) fn program(&self, name: &str) -> Command {
+        let mut command = Command::new(StandIn::program().ancestors().nth(2).unwrap().join(name));
+        command.env_clear().arg("--settings").arg(self.settings());
+        command
     }
 }
 
