@@ -4,14 +4,10 @@
 
 mod support;
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
 use google_cloud_auth::credentials::{Credentials, external_account, impersonated, service_account};
 use google_cloud_kms::client::KeyManagementService;
 use serde_json::{Value, json};
-use support::{AGENT_VAULT, StandIn};
+use support::{AGENT_VAULT, StandIn, python};
 
 #[test]
 fn serves_the_items_that_tests_create() {
@@ -133,20 +129,9 @@ async fn status(stand_in: &StandIn, credentials: Credentials) -> Option<u16> {
 }
 
 /// Runs a client in Python, whose output tells what it checked.
-///
-/// The interpreter is `$OCI_SECRETS_PYTHON`, which has the packages of `requirements.txt`. Without them the test is skipped, but
-/// not in CI.
-fn drive(client: &str, stand_in: &StandIn) {
-    let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/clients");
-    let python = std::env::var_os("OCI_SECRETS_PYTHON").map_or_else(|| PathBuf::from("python3"), PathBuf::from);
-    let packages = ["-c", "import onepasswordconnectsdk, google.cloud.kms_v1, google_crc32c, requests"];
-    let installed = Command::new(&python).args(packages).output().is_ok_and(|output| output.status.success());
-    if !installed && std::env::var_os("CI").is_none() {
-        // Not by eprintln!, which the harness keeps to itself when a test passes.
-        let (python, packages) = (python.display(), clients.join("requirements.txt"));
-        let _ = writeln!(std::io::stderr(), "skipped: {python} lacks {}", packages.display());
-        return;
+fn drive(program: &str, stand_in: &StandIn) {
+    if let Some(mut client) = python::client(program) {
+        let status = client.arg(stand_in.ready().to_string()).status();
+        assert!(status.unwrap().success(), "{program} found a difference");
     }
-    let status = Command::new(&python).arg(clients.join(client)).arg(stand_in.ready().to_string()).status();
-    assert!(status.unwrap().success(), "{client} found a difference");
 }

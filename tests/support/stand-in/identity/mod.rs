@@ -73,7 +73,10 @@ impl Identity {
     /// Whether the request bears a token that was given out here, or one that the service account signed for itself.
     pub(crate) fn check(&self, request: &Request) -> Result<(), Refusal> {
         let known = |token: &str| self.tokens.lock().unwrap().contains(token);
-        let self_signed = |token| self.key.as_ref().is_some_and(|key| key.verify(token).is_some());
+        let self_signed = |token| {
+            let claims = self.key.as_ref().and_then(|key| key.verify(token));
+            claims.is_some_and(|claims| claims["iss"] == SERVICE_ACCOUNT)
+        };
         match request.bearer() {
             Some(token) if known(token) || self_signed(token) => Ok(()),
             _ => Err(Refusal::new(

@@ -1,0 +1,233 @@
+//! Every identity by which Google can know a host, and what is told when it is refused: nothing that is secret.
+//!
+//! Google's client finds its certificates where the system has them, and the metadata server at its fixed address: each test runs
+//! on a machine of its own.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, its helpers too")]
+
+mod support;
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::container::Container;
+use support::host::{Host, KEY_RING};
+use support::{AGENT_VAULT, StandIn, machine};
+use tempfile::TempDir;
+
+const REFERENCE: &str = "op://AgentVault/database/password";
+const SECRET: &[u8] = b"canary";
+
+/// The settings' deadline, and what a process may take besides.
+const PATIENCE: Duration = Duration::from_millis(2000 + 1500);
+
+#[test]
+fn takes_each_kind_of_credentials_file() {
+    let Some(google) = Google::start(&[]) else { return };
+    for file in [
+        "service-account.json",
+        "external-account-file.json",
+        "external-account-url.json",
+        "external-account-impersonated.json",
+        "impersonated.json",
+    ] {
+        google.opens_what_it_seals(&google.host(file));
+    }
+}
+
+#[test]
+fn asks_the_metadata_server_when_there_is_no_file() {
+    let Some(google) = Google::start(&[]) else { return };
+    google.opens_what_it_seals(&google.host_with(""));
+    assert!(google.stand_in.requests().iter().any(|request| request["service"] == "metadata"));
+}
+
+#[test]
+fn the_hook_delivers_by_an_identity_and_keeps_its_tokens_to_itself() {
+    let Some(google) = Google::start(&[]) else { return };
+    let host = google.host("external-account-impersonated.json");
+    let sealed = String::from_utf8(google.seal(&host).stdout).unwrap();
+    google.stand_in.create_item(AGENT_VAULT, "database", &[("", "password", sealed.trim_end())]);
+    let container = Container::create();
+    let output = host.hook(&container.state([("run.secrets/password".into(), REFERENCE.into())]));
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(container.secret("password"), SECRET);
+    let audit = fs::read_to_string(host.path("audit")).unwrap();
+    assert!(audit.contains("primary"), "{audit}");
+    google.assert_holds_no_secret(&audit);
+}
+
+#[test]
+fn tells_that_impersonation_is_denied() {
+    let Some(google) = Google::start(&[]) else { return };
+    google.is_refused(&google.host("impersonated-denied.json"), 77, "the credentials are refused");
+}
+
+#[test]
+fn tells_that_the_pool_does_not_know_the_token_or_us() {
+    let Some(google) = Google::start(&[]) else { return };
+    let expired = google.write("expired", b"eyJhbGciOiJSUzI1NiJ9.eyJleHAiOjF9.standin-subject-token", 0o600);
+    for change in
+        [json!({ "audience": "//iam.googleapis.com/another" }), json!({ "credential_source": { "file": expired } })]
+    {
+        google.is_refused(&google.changed("external-account-file.json", &change), 77, "the credentials are refused");
+    }
+}
+
+#[test]
+fn tells_that_the_service_account_is_not_known() {
+    let Some(google) = Google::start(&[]) else { return };
+    let change = json!({ "client_email": "other@stand-in.iam.gserviceaccount.com" });
+    google.is_refused(&google.changed("service-account.json", &change), 77, "refuses our access token");
+}
+
+#[test]
+fn does_not_repeat_a_token_file_in_which_it_finds_no_token() {
+    let Some(google) = Google::start(&[]) else { return };
+    let token = json!({ "value": google.subject_token() }).to_string();
+    let source = json!({
+        "file": google.write("json-token", token.as_bytes(), 0o600),
+        "format": { "type": "json", "subject_token_field_name": "other" },
+    });
+    let change = json!({ "credential_source": source });
+    google.is_refused(&google.changed("external-account-file.json", &change), 77, "the credentials are refused");
+}
+
+#[test]
+fn refuses_credentials_that_others_can_read() {
+    let Some(google) = Google::start(&[]) else { return };
+    let token = google.write("readable", google.subject_token().as_bytes(), 0o644);
+    let change = json!({ "credential_source": { "file": token } });
+    google.is_refused(
+        &google.changed("external-account-file.json", &change),
+        77,
+        "readable: mode is 0644, others can read it",
+    );
+    google.write("readable.json", &fs::read(google.path("service-account.json")).unwrap(), 0o644);
+    google.is_refused(&google.host("readable.json"), 77, "readable.json: mode is 0644, others can read it");
+}
+
+#[test]
+fn a_token_service_that_does_not_answer_costs_no_more_than_the_deadline() {
+    let Some(google) = Google::start(&[]) else { return };
+    let audience = google.file("external-account-file.json")["audience"].as_str().unwrap().to_owned();
+    let (pool, _) = audience.rsplit_once('/').unwrap();
+    for provider in ["silent", "status-503", "reset"] {
+        let change = json!({ "audience": format!("{pool}/{provider}") });
+        google.is_not_reached(&google.changed("external-account-file.json", &change));
+    }
+}
+
+#[test]
+fn a_silent_metadata_server_costs_no_more_than_the_deadline() {
+    let Some(google) = Google::start(&["--metadata-fault", "silent"]) else { return };
+    google.is_not_reached(&google.host_with(""));
+}
+
+#[test]
+fn a_machine_without_a_metadata_server_is_told_so_within_the_deadline() {
+    let Some(google) = Google::start(&["--metadata", "127.0.0.1:0"]) else { return };
+    google.is_not_reached(&google.host_with(""));
+}
+
+/// A machine, and on it all of Google that is needed: over TLS, and with a Cloud KMS that asks for tokens.
+struct Google {
+    stand_in: StandIn,
+    directory: TempDir,
+}
+
+impl Google {
+    /// Makes this thread's machine; `None` if there can be none.
+    fn start(arguments: &[&str]) -> Option<Google> {
+        if !machine::enter() {
+            return None;
+        }
+        let directory = tempfile::Builder::new().prefix("google").tempdir().unwrap();
+        let dir = directory.path().to_str().unwrap();
+        let mut all = vec!["--dir", dir, "--tls", "--kms-auth", "--service-account"];
+        if !arguments.contains(&"--metadata") {
+            all.extend(["--metadata", machine::METADATA]);
+        }
+        all.extend(arguments);
+        let stand_in = StandIn::start(&all);
+        machine::trust(&stand_in.ca_file().unwrap());
+        Some(Google { stand_in, directory })
+    }
+
+    /// A host that is known by this file of the stand-in's directory.
+    fn host(&self, credentials: &str) -> Host {
+        self.host_with(&format!("credentials-file = {:?}", self.path(credentials)))
+    }
+
+    fn host_with(&self, gcp_kms: &str) -> Host {
+        Host::new(&self.stand_in, &format!("{gcp_kms}\nendpoint = \"{}\"", self.stand_in.kms()))
+    }
+
+    /// A host that is known by a file in which these members are others.
+    fn changed(&self, credentials: &str, members: &Value) -> Host {
+        let mut file = self.file(credentials);
+        file.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+        self.write("changed.json", file.to_string().as_bytes(), 0o600);
+        self.host("changed.json")
+    }
+
+    fn seal(&self, host: &Host) -> Output {
+        host.oci_secrets(&["seal", "--kek", &format!("{KEY_RING}/prod"), "--for", REFERENCE], SECRET)
+    }
+
+    fn opens_what_it_seals(&self, host: &Host) {
+        let sealed = self.seal(host);
+        assert!(sealed.status.success(), "{}", text(&sealed));
+        let opened = host.oci_secrets(&["unseal", "--for", REFERENCE], &sealed.stdout);
+        assert_eq!(opened.stdout, SECRET, "{}", text(&opened));
+    }
+
+    fn is_refused(&self, host: &Host, code: i32, words: &str) {
+        let begin = Instant::now();
+        let output = self.seal(host);
+        assert!(begin.elapsed() < PATIENCE, "took {:?}", begin.elapsed());
+        assert_eq!(output.status.code(), Some(code), "{}", text(&output));
+        assert!(text(&output).contains(words), "{}", text(&output));
+        assert!(output.stdout.is_empty());
+        self.assert_holds_no_secret(&text(&output));
+    }
+
+    fn is_not_reached(&self, host: &Host) {
+        self.is_refused(host, 69, "answer");
+    }
+
+    fn assert_holds_no_secret(&self, text: &str) {
+        let service_account = self.file("service-account.json");
+        let private_key = service_account["private_key"].as_str().unwrap();
+        for secret in ["standin-access-token", "standin-subject-token", &self.subject_token(), &private_key[60..120]] {
+            assert!(!text.contains(secret), "{text}");
+        }
+    }
+
+    fn subject_token(&self) -> String {
+        fs::read_to_string(self.path("subject-token")).unwrap()
+    }
+
+    /// A credentials file of the stand-in's directory.
+    fn file(&self, name: &str) -> Value {
+        serde_json::from_slice(&fs::read(self.path(name)).unwrap()).unwrap()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn write(&self, name: &str, content: &[u8], mode: u32) -> PathBuf {
+        fs::write(self.path(name), content).unwrap();
+        fs::set_permissions(self.path(name), Permissions::from_mode(mode)).unwrap();
+        self.path(name)
+    }
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}

@@ -1,0 +1,65 @@
+//! What a runtime has made when it calls the hook: a process in a mount namespace of its own, and its bundle.
+
+use std::fs;
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+
+/// The container's id.
+pub(crate) const ID: &str = "4f2a9c1b77de0011";
+
+const SPEC: &str = r#"{"ociVersion":"1.0.2","process":{"user":{"uid":1000,"gid":1000}},"root":{"path":"rootfs"}}"#;
+
+/// A container that is being created; it ends when this is dropped.
+pub(crate) struct Container {
+    process: Child,
+    bundle: TempDir,
+}
+
+impl Container {
+    /// Makes the bundle and the namespace, in which the root filesystem is a mount.
+    pub(crate) fn create() -> Container {
+        let bundle = tempfile::Builder::new().prefix("bundle").tempdir().unwrap();
+        fs::create_dir(bundle.path().join("rootfs")).unwrap();
+        fs::write(bundle.path().join("config.json"), SPEC).unwrap();
+        let mut process = Command::new("unshare")
+            .args(["-m", "--propagation", "private", "sh", "-c", "mount --bind rootfs rootfs && echo && exec cat"])
+            .current_dir(bundle.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        process.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        Container { process, bundle }
+    }
+
+    /// The state that the hook is given on standard input.
+    pub(crate) fn state(&self, annotations: impl IntoIterator<Item = (String, String)>) -> Vec<u8> {
+        let annotations: Map<String, Value> = annotations.into_iter().map(|(key, value)| (key, value.into())).collect();
+        let state = json!({
+            "ociVersion": "1.0.2",
+            "id": ID,
+            "status": "creating",
+            "pid": self.process.id(),
+            "bundle": self.bundle.path(),
+            "annotations": annotations,
+        });
+        state.to_string().into_bytes()
+    }
+
+    /// A file below `/run/secrets` as the container's processes see it.
+    pub(crate) fn secret(&self, file: &str) -> Vec<u8> {
+        let root = PathBuf::from(format!("/proc/{}/cwd", self.process.id()));
+        fs::read(root.join("rootfs/run/secrets").join(file)).unwrap()
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        drop(self.process.stdin.take());
+        let _ = self.process.wait();
+    }
+}

@@ -1,0 +1,30 @@
+//! Python, for the official clients that prove what we make.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::skip;
+
+/// Fails if a package of the file that it is given is not installed.
+const PACKAGES_ARE_INSTALLED: &str = "
+import importlib.metadata, sys
+[importlib.metadata.version(line.split('==')[0]) for line in open(sys.argv[1]) if '==' in line]
+";
+
+/// A program of `tests/support/clients`, to be given its arguments.
+///
+/// The interpreter is `$OCI_SECRETS_PYTHON`, which has the packages of `requirements.txt`. Without them there is none, and the test
+/// that needs it is to be skipped.
+pub(crate) fn client(program: &str) -> Option<Command> {
+    let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/clients");
+    let packages = clients.join("requirements.txt");
+    let python = std::env::var_os("OCI_SECRETS_PYTHON").map_or_else(|| PathBuf::from("python3"), PathBuf::from);
+    let check = Command::new(&python).args(["-c", PACKAGES_ARE_INSTALLED]).arg(&packages).output();
+    if !check.is_ok_and(|output| output.status.success()) {
+        skip(&format!("{} lacks {}", python.display(), packages.display()));
+        return None;
+    }
+    let mut command = Command::new(python);
+    command.arg(clients.join(program));
+    Some(command)
+}
