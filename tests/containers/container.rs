@@ -1,0 +1,194 @@
+//! A container that is about to start: its root filesystem, annotations and settings.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, lchown, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::engine::{Ended, Engine, Running};
+use crate::host;
+use crate::spec::{self, MAPPED, Twist};
+use crate::world::World;
+
+/// The hook as operators configure it; only its path and arguments are the test's.
+const HOOK: &str = include_str!("../../config/hooks.d/90-oci-secrets.json");
+
+/// Busybox's name for each of its parts that the tests' scripts use.
+const APPLETS: [&str; 14] =
+    ["cat", "chmod", "grep", "id", "ls", "mkdir", "mv", "readlink", "rm", "sh", "sleep", "stat", "touch", "true"];
+
+/// A container in the making. Dropping it removes its files.
+pub(crate) struct Container<'w> {
+    pub(crate) world: &'w World,
+    /// Unique among all containers of the tests, and a part of the titles of its items.
+    pub(crate) name: String,
+    pub(crate) directory: PathBuf,
+    /// As the spec and as podman know them.
+    pub(crate) annotations: BTreeMap<String, String>,
+    /// User and group.
+    pub(crate) user: (u32, u32),
+    pub(crate) twists: Vec<Twist>,
+    /// What follows the grant in the settings; `None` for no settings at all.
+    pub(crate) settings: Option<String>,
+}
+
+impl<'w> Container<'w> {
+    /// A container of user 1000 and group 1001 that asks for nothing.
+    pub(crate) fn new(world: &'w World) -> Container<'w> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("test-{:04}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let directory = Path::new(host::DIRECTORY).join(&name);
+        make_rootfs(&directory.join("rootfs"));
+        Container {
+            world,
+            name,
+            directory,
+            annotations: BTreeMap::new(),
+            user: (1000, 1001),
+            twists: Vec::new(),
+            settings: Some(String::new()),
+        }
+    }
+
+    pub(crate) fn rootfs(&self) -> PathBuf {
+        self.directory.join("rootfs")
+    }
+
+    /// The title of the item that is for this file.
+    pub(crate) fn title(&self, file: &str) -> String {
+        format!("{}-{file}", self.name)
+    }
+
+    /// Stores a secret in an item of its own, asks for it as this file, and tells the item's id.
+    pub(crate) fn secret(&mut self, file: &str, value: &[u8]) -> String {
+        let title = self.title(file);
+        self.ask(file, &title, "password");
+        self.world.store(&title, &[("password", value)])
+    }
+
+    /// Asks for a file.
+    pub(crate) fn ask(&mut self, file: &str, title: &str, field: &str) {
+        self.annotate(&format!("run.secrets/{file}"), &format!("op://AgentVault/{title}/{field}"));
+    }
+
+    pub(crate) fn annotate(&mut self, key: &str, value: &str) {
+        self.annotations.insert(key.to_owned(), value.to_owned());
+    }
+
+    /// A directory of the host's that the container has at `/marks`: what it leaves there tells that it ran.
+    pub(crate) fn marks(&mut self) -> PathBuf {
+        let marks = self.directory.join("marks");
+        fs::create_dir(&marks).unwrap();
+        fs::set_permissions(&marks, fs::Permissions::from_mode(0o777)).unwrap();
+        self.twists.push(Twist::Bind(marks.clone(), "/marks"));
+        marks
+    }
+
+    /// Runs the script in the container and waits for its end.
+    pub(crate) fn run(&self, engine: Engine, script: &str) -> Ended {
+        self.write(script);
+        Running::start(engine, self, script).end()
+    }
+
+    /// Runs the script in the container until it has printed `ready`.
+    pub(crate) fn start(&self, engine: Engine, script: &str) -> Running<'_> {
+        self.write(script);
+        let mut running = Running::start(engine, self, script);
+        running.wait_until_ready();
+        running
+    }
+
+    /// Runs the script in the container of a podman that does not wait for it.
+    pub(crate) fn detach(&self, engine: Engine, script: &str) -> Running<'_> {
+        self.write(script);
+        Running::detached(engine, self, script)
+    }
+
+    /// Runs a script that must not come to run: the container does not start, and nothing is left of it. Tells why.
+    pub(crate) fn refused(&mut self, engine: Engine) -> Refused {
+        let marks = self.marks();
+        let ended = self.run(engine, "touch /marks/ran");
+        assert!(!ended.status.success(), "it started: {ended:?}");
+        assert!(!marks.join("ran").exists(), "its process ran: {ended:?}");
+        let records = self.world.journal.records(&self.name);
+        let record = records.last().unwrap_or_else(|| panic!("no audit record: {ended:?}"));
+        assert_eq!(record["decision"], "refused");
+        let code = record["refusal"]["code"].as_i64().unwrap();
+        let message = record["refusal"]["message"].as_str().unwrap().to_owned();
+        Refused { ended, code, message }
+    }
+
+    /// Whether the spec has a mount namespace.
+    pub(crate) fn has_own_mounts(&self) -> bool {
+        !self.twists.iter().any(|twist| matches!(twist, Twist::NoMountNamespace))
+    }
+
+    /// The hook's configuration for hooks.d, with this container's settings.
+    pub(crate) fn hook(&self) -> Value {
+        let mut hook: Value = serde_json::from_str(HOOK).unwrap();
+        hook["hook"]["path"] = env!("CARGO_BIN_EXE_oci-secrets-hook").into();
+        hook["hook"]["args"] = json!(["oci-secrets-hook", "--settings", self.settings_path()]);
+        hook
+    }
+
+    /// The hooks.d directory of this container's engine.
+    pub(crate) fn hooks(&self) -> PathBuf {
+        self.directory.join("hooks.d")
+    }
+
+    pub(crate) fn settings_path(&self) -> PathBuf {
+        self.directory.join("settings.toml")
+    }
+
+    /// Writes everything that the engine and the hook read.
+    pub(crate) fn write(&self, script: &str) {
+        fs::create_dir_all(self.hooks()).unwrap();
+        fs::write(self.hooks().join("90-oci-secrets.json"), self.hook().to_string()).unwrap();
+        if let Some(settings) = &self.settings {
+            fs::write(self.settings_path(), self.world.settings(settings)).unwrap();
+        }
+        fs::write(self.directory.join("config.json"), spec::spec(self, script).to_string()).unwrap();
+        if self.twists.iter().any(|twist| matches!(twist, Twist::UserNamespace)) {
+            give_to_mapped_root(&self.rootfs());
+        }
+    }
+}
+
+impl Drop for Container<'_> {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// How a container did not start.
+pub(crate) struct Refused {
+    pub(crate) ended: Ended,
+    /// The hook's exit code.
+    pub(crate) code: i64,
+    /// The hook's message.
+    pub(crate) message: String,
+}
+
+/// Busybox, and the directories that engines mount on. No `/run`.
+fn make_rootfs(rootfs: &Path) {
+    for directory in ["bin", "dev", "etc", "proc", "sys", "tmp"] {
+        fs::create_dir_all(rootfs.join(directory)).unwrap();
+    }
+    fs::copy(host::find("busybox").unwrap(), rootfs.join("bin/busybox")).unwrap();
+    for applet in APPLETS {
+        symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
+    }
+}
+
+/// Makes the container's own root the owner of its files.
+fn give_to_mapped_root(path: &Path) {
+    lchown(path, Some(MAPPED.0), Some(MAPPED.0)).unwrap();
+    if path.symlink_metadata().unwrap().is_dir() {
+        for entry in fs::read_dir(path).unwrap() {
+            give_to_mapped_root(&entry.unwrap().path());
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Starts real containers with the real hook, and shows every promise on every engine.
+//!
+//! Needs root, `busybox` (static), `runc`, `crun` and `podman`. What is missing is a failure where `CI` is set in the environment;
+//! elsewhere it is skipped, and said. Everything happens in a mount namespace of its own, on a `/run` of its own, which are gone with
+//! the process ([`host`]). A table of engines and promises is printed at the end.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "tests fail by panicking, and this one prints its table"
+)]
+
+mod container;
+mod direct;
+mod engine;
+mod host;
+mod journal;
+mod promises;
+mod search;
+mod spec;
+#[path = "../support/mod.rs"]
+mod support;
+mod world;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::process::ExitCode;
+use std::sync::Mutex;
+
+use engine::Engine;
+use libtest_mimic::{Arguments, Trial};
+use promises::Promise;
+use world::World;
+
+/// What was shown so far: by promise, then by engine; `None` is for promises of the hook alone.
+static SHOWN: Mutex<BTreeMap<(&str, Option<Engine>), bool>> = Mutex::new(BTreeMap::new());
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    if !arguments.list {
+        if !rustix::process::geteuid().is_root() {
+            println!("containers: skipped, as they need root");
+            return if is_ci() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
+        // Before there is any thread: each would keep the namespace that it was born in.
+        host::enter().expect("cannot make a mount namespace");
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials());
+    if !arguments.list {
+        print!("{}", table());
+    }
+    conclusion.exit_code()
+}
+
+fn trials() -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for (column, programs) in columns() {
+        let missing: Vec<&str> = programs.iter().copied().filter(|program| host::find(program).is_none()).collect();
+        let missing = missing.join(", ");
+        if !missing.is_empty() && !is_ci() {
+            println!("containers: {} is skipped, without {missing}", title(column));
+        }
+        for (name, promise) in promises::all() {
+            let show: Box<dyn Fn(&World) + Send> = match (promise, column) {
+                (Promise::OfHook(show), None) => Box::new(show),
+                (Promise::On(engines, show), Some(engine)) if engines.contains(&engine) => {
+                    Box::new(move |world| show(world, engine))
+                }
+                _ => continue,
+            };
+            trials.push(trial(name, column, missing.clone(), show));
+        }
+    }
+    trials
+}
+
+/// Every engine, and `None` for the hook alone, with the programs that it needs.
+fn columns() -> impl Iterator<Item = (Option<Engine>, &'static [&'static str])> {
+    let engines = Engine::ALL.iter().map(|engine| (Some(*engine), engine.programs()));
+    engines.chain([(None, &["busybox", "setpriv", "strace"][..])])
+}
+
+/// One promise on one engine, or by the hook alone.
+fn trial(name: &'static str, column: Option<Engine>, missing: String, show: Box<dyn Fn(&World) + Send>) -> Trial {
+    let skipped = !missing.is_empty() && !is_ci();
+    let show = move || {
+        let shown = catch_unwind(AssertUnwindSafe(|| {
+            assert!(missing.is_empty(), "not installed: {missing}");
+            show(World::shared());
+        }));
+        SHOWN.lock().unwrap().insert((name, column), shown.is_ok());
+        shown.map_err(|panic| resume_unwind(panic))
+    };
+    Trial::test(format!("{}::{name}", title(column)), show).with_ignored_flag(skipped)
+}
+
+fn title(column: Option<Engine>) -> &'static str {
+    column.map_or("hook", Engine::name)
+}
+
+fn is_ci() -> bool {
+    std::env::var_os("CI").is_some()
+}
+
+/// What was shown, one promise a line.
+fn table() -> String {
+    let shown = SHOWN.lock().unwrap();
+    let mut table = String::from("\n");
+    for engine in Engine::ALL {
+        let _ = write!(table, "{:<12}", engine.name());
+    }
+    table.push('\n');
+    for (name, _) in promises::all() {
+        let of_hook = shown.get(&(name, None));
+        let marks: Vec<_> = Engine::ALL.iter().map(|engine| of_hook.or(shown.get(&(name, Some(*engine))))).collect();
+        if marks.iter().all(Option::is_none) {
+            continue;
+        }
+        for mark in marks {
+            let word = match mark {
+                Some(true) => "yes",
+                Some(false) => "FAILED",
+                None => "-",
+            };
+            let _ = write!(table, "{word:<12}");
+        }
+        let _ = writeln!(table, "{}", name.replace("::", ": ").replace('_', " "));
+    }
+    table
+}

@@ -1,0 +1,81 @@
+//! The promises, each a sentence, and the engines on which it is shown.
+
+mod delivery;
+mod hygiene;
+mod log;
+mod memory;
+mod places;
+mod refusal;
+mod rotation;
+mod users;
+
+use crate::engine::Engine;
+use crate::world::World;
+
+/// How a promise is shown.
+#[derive(Clone, Copy)]
+pub(crate) enum Promise {
+    /// On each of these engines.
+    On(&'static [Engine], fn(&World, Engine)),
+    /// By the hook alone.
+    OfHook(fn(&World)),
+}
+
+macro_rules! promises {
+    ($show:expr; $($module:ident::$name:ident)*) => {
+        [$((concat!(stringify!($module), "::", stringify!($name)), $show($module::$name as _))),*]
+    };
+}
+
+/// Every promise, in the order of the table.
+pub(crate) fn all() -> Vec<(&'static str, Promise)> {
+    let everywhere = promises![|show| Promise::On(Engine::ALL, show);
+        delivery::files_have_their_content_owner_and_mode
+        delivery::nobody_can_change_the_files
+        delivery::the_mount_is_read_only_and_never_swapped
+        delivery::a_file_of_300_kib_arrives_whole
+        delivery::items_and_fields_become_one_directory
+        delivery::an_optional_file_may_be_missing
+        delivery::containers_at_the_same_time_get_only_their_own
+        delivery::a_container_that_asks_for_nothing_starts_in_silence
+        delivery::a_sandbox_starts_in_silence
+        refusal::a_failing_hook_stops_the_container_and_says_why
+        refusal::a_killed_hook_stops_the_container
+        places::a_missing_run_is_made
+        places::an_existing_run_is_used
+        places::existing_run_secrets_are_covered
+        places::var_run_may_lead_to_run
+        places::the_root_may_be_read_only
+        places::the_spec_may_mount_a_tmpfs_at_run
+        places::the_spec_may_mount_a_read_only_tmpfs_at_run
+        places::the_spec_may_mount_a_tmpfs_at_run_secrets
+        places::a_read_only_tmpfs_at_run_secrets_is_refused
+        places::a_masked_path_over_the_files_is_refused
+        places::a_volume_at_or_below_run_secrets_is_refused
+        places::symlinks_of_the_image_stay_in_the_image
+        users::ids_are_mapped_into_a_user_namespace
+        users::a_user_namespace_may_have_a_read_only_root
+        users::an_id_without_a_mapping_is_refused
+        users::another_owner_needs_a_grant
+        rotation::a_new_value_is_there_after_a_restart
+        log::every_start_is_one_audit_record
+        log::starts_at_the_same_time_do_not_mix_their_records
+        hygiene::nobody_else_holds_the_secret
+    ];
+    let runtimes = promises![|show| Promise::On(Engine::RUNTIMES, show);
+        places::no_mount_namespace_is_refused
+    ];
+    let podman = promises![|show| Promise::On(Engine::PODMAN, show);
+        rotation::podman_restart_brings_the_new_value
+    ];
+    let hook = promises![Promise::OfHook;
+        log::success_is_silent
+        log::dev_log_takes_the_place_of_the_journal
+        hygiene::a_refusal_does_not_tell_what_it_saw
+        hygiene::the_searches_find_what_is_there
+        memory::a_crash_leaves_no_core
+        memory::nobody_without_the_right_reads_its_memory
+        memory::the_kernel_hears_of_the_label_and_of_swap
+    ];
+    [&everywhere[..], &runtimes, &podman, &hook].concat()
+}
