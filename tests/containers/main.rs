@@ -109,14 +109,10 @@ fn is_ci() -> bool {
 /// What was shown, one promise a line.
 fn table() -> String {
     let shown = SHOWN.lock().unwrap();
-    let mut table = String::from("\n");
-    for engine in Engine::ALL {
-        let _ = write!(table, "{:<12}", engine.name());
-    }
-    table.push('\n');
+    let titles: String = columns().map(|(column, _)| format!("{:<13}", title(column))).collect();
+    let mut table = format!("\n{titles}\n");
     for (name, _) in promises::all() {
-        let of_hook = shown.get(&(name, None));
-        let marks: Vec<_> = Engine::ALL.iter().map(|engine| of_hook.or(shown.get(&(name, Some(*engine))))).collect();
+        let marks: Vec<_> = columns().map(|(column, _)| shown.get(&(name, column))).collect();
         if marks.iter().all(Option::is_none) {
             continue;
         }
@@ -126,7 +122,7 @@ fn table() -> String {
                 Some(false) => "FAILED",
                 None => "-",
             };
-            let _ = write!(table, "{word:<12}");
+            let _ = write!(table, "{word:<13}");
         }
         let _ = writeln!(table, "{}", name.replace("::", ": ").replace('_', " "));
     }
