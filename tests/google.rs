@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use support::container::Container;
 use support::host::{Host, KEY_RING};
-use support::{AGENT_VAULT, StandIn, machine};
+use support::machine::{METADATA, Machine};
+use support::{AGENT_VAULT, StandIn};
 use tempfile::TempDir;
 
 const REFERENCE: &str = "op://AgentVault/database/password";
@@ -143,18 +144,16 @@ struct Google {
 impl Google {
     /// Makes this thread's machine; `None` if there can be none.
     fn start(arguments: &[&str]) -> Option<Google> {
-        if !machine::enter() {
-            return None;
-        }
+        let machine = Machine::enter()?;
         let directory = tempfile::Builder::new().prefix("google").tempdir().unwrap();
         let dir = directory.path().to_str().unwrap();
         let mut all = vec!["--dir", dir, "--tls", "--kms-auth", "--service-account"];
         if !arguments.contains(&"--metadata") {
-            all.extend(["--metadata", machine::METADATA]);
+            all.extend(["--metadata", METADATA]);
         }
         all.extend(arguments);
         let stand_in = StandIn::start(&all);
-        machine::trust(&stand_in.ca_file().unwrap());
+        machine.trust(&stand_in.ca_file().unwrap());
         Some(Google { stand_in, directory })
     }
 

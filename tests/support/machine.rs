@@ -1,9 +1,10 @@
 //! A machine for one test: a network and mounts that only its thread has, and the processes that the thread starts.
 //!
 //! There is loopback alone. The metadata server's address and name lead there, too, as they lead to a machine's host in Google's
-//! cloud. Whoever looks for roots of trust in the system finds another one.
+//! cloud. Whoever looks for roots of trust in the system finds those of the host, and those that are added here.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
@@ -16,38 +17,38 @@ use super::skip;
 /// Where a stand-in can serve as this machine's metadata server.
 pub(crate) const METADATA: &str = "169.254.169.254:80";
 
-const ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 const HOSTS: &str = "127.0.0.1 localhost\n169.254.169.254 metadata.google.internal\n";
+const ROOTS_PATH: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-/// Leaves the host's network and mounts. It takes root; without, the test is to be skipped.
-#[must_use]
-pub(crate) fn enter() -> bool {
-    if !rustix::process::geteuid().is_root() {
-        skip("a machine of its own takes root");
-        return false;
+/// The machine that this thread has entered, and never leaves.
+pub(crate) struct Machine(());
+
+impl Machine {
+    /// Leaves the host's network and mounts. It takes root; without, there is none, and the test is to be skipped.
+    pub(crate) fn enter() -> Option<Machine> {
+        if !rustix::process::geteuid().is_root() {
+            skip("a machine of its own takes root");
+            return None;
+        }
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
+        for arguments in ["link set lo up", "address add 169.254.169.254/32 dev lo"] {
+            assert!(Command::new("ip").args(arguments.split(' ')).status().unwrap().success());
+        }
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+        replace("/etc/hosts", HOSTS.as_bytes());
+        replace(ROOTS_PATH, &fs::read(ROOTS_PATH).unwrap());
+        Some(Machine(()))
     }
-    unshare(CloneFlags::CLONE_NEWNET).unwrap();
-    for arguments in ["link set lo up", "address add 169.254.169.254/32 dev lo"] {
-        assert!(Command::new("ip").args(arguments.split(' ')).status().unwrap().success());
+
+    /// Adds a certificate authority to the system's roots of trust.
+    pub(crate) fn trust(&self, authority: &Path) {
+        let mut roots = OpenOptions::new().append(true).open(ROOTS_PATH).unwrap();
+        roots.write_all(&fs::read(authority).unwrap()).unwrap();
     }
-    enter_mounts();
-    put(HOSTS.as_bytes(), Path::new("/etc/hosts"));
-    true
-}
-
-/// Leaves the host's mounts alone.
-pub(crate) fn enter_mounts() {
-    unshare(CloneFlags::CLONE_NEWNS).unwrap();
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
-}
-
-/// Adds a certificate authority to the roots of trust of the system, which are as many as before but for this one.
-pub(crate) fn trust(authority: &Path) {
-    put(&[fs::read(ROOTS).unwrap(), fs::read(authority).unwrap()].concat(), Path::new(ROOTS));
 }
 
 /// Puts this content in the place of a file of the host.
-fn put(content: &[u8], path: &Path) {
+fn replace(path: &str, content: &[u8]) {
     let file = NamedTempFile::new().unwrap();
     fs::write(file.path(), content).unwrap();
     fs::set_permissions(file.path(), fs::metadata(path).unwrap().permissions()).unwrap();

@@ -44,8 +44,13 @@ impl CloudKms {
     /// Reads the credentials file and makes the client. Nothing is sent, unless the metadata server has to say what Google it is in.
     ///
     /// # Errors
-    /// If the credentials cannot be used.
-    pub async fn new(settings: &GcpKms) -> Result<CloudKms, CloudKmsError> {
+    /// If the credentials cannot be used, or the metadata server does not answer.
+    pub async fn open(settings: &GcpKms, deadline: Deadline) -> Result<CloudKms, CloudKmsError> {
+        let client = deadline.retry(async || CloudKms::new(settings).await.map_err(Failure::Final)).await;
+        client.map_err(|GaveUp { tries, last, .. }| last.unwrap_or(CloudKmsError::NoIdentity { tries }))
+    }
+
+    async fn new(settings: &GcpKms) -> Result<CloudKms, CloudKmsError> {
         let credentials = credentials(settings)?;
         let mut builder =
             KeyManagementService::builder().with_credentials(credentials.clone()).with_retry_policy(NeverRetry);

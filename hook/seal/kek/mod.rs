@@ -155,7 +155,7 @@ impl<'a> Keks<'a> {
     /// # Errors
     /// If the credentials cannot be used, or give no access token.
     pub async fn identify(&self, deadline: Deadline) -> Result<(), KekError> {
-        Ok(self.gcp().await?.identify(deadline).await?)
+        Ok(self.gcp(deadline).await?.identify(deadline).await?)
     }
 
     /// Wraps a data key.
@@ -163,7 +163,7 @@ impl<'a> Keks<'a> {
     /// # Errors
     /// If the KEK is not listed in the settings, or the KMS does not wrap.
     pub async fn wrap(&self, kek: &KekUri, data_key: &DataKey, deadline: Deadline) -> Result<Vec<u8>, KekError> {
-        self.open(kek).await?.wrap(kek.name(), data_key, deadline).await
+        self.open(kek, deadline).await?.wrap(kek.name(), data_key, deadline).await
     }
 
     /// Unwraps a data key.
@@ -171,7 +171,7 @@ impl<'a> Keks<'a> {
     /// # Errors
     /// If the KEK is not listed in the settings, or the KMS does not unwrap.
     pub async fn unwrap(&self, kek: &KekUri, wrapped: &[u8], deadline: Deadline) -> Result<Unwrapped, KekError> {
-        self.open(kek).await?.unwrap(kek.name(), wrapped, deadline).await
+        self.open(kek, deadline).await?.unwrap(kek.name(), wrapped, deadline).await
     }
 
     /// Tells what our identity may do with a KEK.
@@ -179,21 +179,21 @@ impl<'a> Keks<'a> {
     /// # Errors
     /// If the KEK is not listed in the settings, or the KMS does not tell.
     pub async fn describe(&self, kek: &KekUri, deadline: Deadline) -> Result<Abilities, KekError> {
-        self.open(kek).await?.describe(kek.name(), deadline).await
+        self.open(kek, deadline).await?.describe(kek.name(), deadline).await
     }
 
-    async fn open(&self, kek: &KekUri) -> Result<&dyn Kek, KekError> {
+    async fn open(&self, kek: &KekUri, deadline: Deadline) -> Result<&dyn Kek, KekError> {
         if !self.settings.kek_is_listed(kek.as_str()) {
             return Err(KekError::NotListed { kek: kek.to_string() });
         }
         match kek.kind() {
-            Kind::Gcp => Ok(self.gcp().await?),
+            Kind::Gcp => Ok(self.gcp(deadline).await?),
             Kind::Local => Ok(&self.local),
         }
     }
 
-    async fn gcp(&self) -> Result<&CloudKms, KekError> {
-        self.gcp.get_or_try_init(|| CloudKms::new(&self.settings.gcp_kms)).await.map_err(KekError::Gcp)
+    async fn gcp(&self, deadline: Deadline) -> Result<&CloudKms, KekError> {
+        self.gcp.get_or_try_init(|| CloudKms::open(&self.settings.gcp_kms, deadline)).await.map_err(KekError::Gcp)
     }
 }
 

@@ -1,0 +1,118 @@
+//! Measures what a container start costs, beside what it would cost without the hook: run it by `tests/bench/run`.
+//!
+//! Figures are medians. What one row compares with another was run in turn with it, so that whatever else the machine did fell on
+//! both; figures of different runs do not compare. The servers are the stand-in's, on loopback and over TLS, and both sides find
+//! the roots of trust of this system, with one more.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    reason = "a benchmark that cannot go on should say so at once, and it prints its table"
+)]
+
+mod engine;
+mod measure;
+#[path = "../support/mod.rs"]
+mod support;
+mod vault;
+
+use std::process::Command;
+use std::time::Duration;
+
+use engine::{Bundle, ENGINES, unify_cgroups};
+use measure::{medians, peak_of_children, row, timed};
+use support::container::Container;
+use support::host::Host;
+use support::machine::Machine;
+use vault::{Identity, Vault};
+
+/// What an engine tells every hook of a container that asks for nothing.
+const FOREIGN: [(&str, &str); 3] = [
+    ("io.container.manager", "libpod"),
+    ("io.podman.annotations.init", "FALSE"),
+    ("org.opencontainers.image.stopSignal", "15"),
+];
+
+fn main() {
+    let machine = Machine::enter().unwrap();
+    peak_memory(&machine);
+    container_without_our_annotations(&machine);
+    one_secret(&machine);
+    many_secrets(&machine, Duration::ZERO);
+    many_secrets(&machine, Duration::from_millis(10));
+}
+
+/// First of all, as the kernel tells the largest of all children so far.
+fn peak_memory(machine: &Machine) {
+    let vault = Vault::fill(machine, Identity::ServiceAccount, Duration::ZERO);
+    let begin = peak_of_children();
+    start(&vault.host, &vault.many());
+    let peak = peak_of_children();
+    println!("Peak memory of the hook, 64 secrets");
+    assert!(peak > begin, "another process was larger: {begin} MiB");
+    println!("  {:46} {peak:8.1} MiB          target < 24 MiB", "hook");
+}
+
+fn container_without_our_annotations(machine: &Machine) {
+    let vault = Vault::fill(machine, Identity::ServiceAccount, Duration::ZERO);
+    let container = Container::create();
+    let state = container.state(FOREIGN.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    let [base, ours] = medians(
+        500,
+        [&mut || timed(Command::new("/bin/true").env_clear().env("PATH", "/bin"), &state), &mut || {
+            timed(&mut hook(&vault.host), &state)
+        }],
+    );
+    println!("\nA container without our annotations, the hook alone");
+    row("/bin/true", base, None);
+    row("hook", ours, Some((base, 1.3)));
+
+    unify_cgroups();
+    for engine in ENGINES {
+        let bundles = [None, Some(Command::new("/bin/true")), Some(hook(&vault.host))].map(Bundle::with);
+        let [none, base, ours] = medians(
+            150,
+            [&mut || bundles[0].run(engine), &mut || bundles[1].run(engine), &mut || bundles[2].run(engine)],
+        );
+        println!("\nA container without our annotations, {engine} run");
+        row("no hook", none, None);
+        row("/bin/true adds", base.saturating_sub(none), None);
+        row("hook adds", ours.saturating_sub(none), Some((base.saturating_sub(none), 1.3)));
+    }
+}
+
+fn one_secret(machine: &Machine) {
+    println!("\nOne secret");
+    for identity in [Identity::ServiceAccount, Identity::MetadataServer] {
+        let vault = Vault::fill(machine, identity, Duration::ZERO);
+        let one = vault.one();
+        let [curls, hook] = medians(100, [&mut || vault.curls(), &mut || start(&vault.host, &one)]);
+        row(identity.curls(), curls, None);
+        row(&format!("hook, {identity}"), hook, Some((curls, 0.25)));
+    }
+}
+
+fn many_secrets(machine: &Machine, latency: Duration) {
+    let vault = Vault::fill(machine, Identity::ServiceAccount, latency);
+    let (one, many) = (vault.one(), vault.many());
+    let rounds = if latency.is_zero() { 60 } else { 30 };
+    let [one, many] = medians(rounds, [&mut || start(&vault.host, &one), &mut || start(&vault.host, &many)]);
+    println!("\nMany secrets, servers that answer after {} ms", latency.as_millis());
+    row("1 secret", one, None);
+    row("64 secrets in 8 items", many, Some((one, 2.0)));
+}
+
+/// What the hook takes for a container with these annotations.
+fn start(host: &Host, annotations: &[(String, String)]) -> Duration {
+    let container = Container::create();
+    timed(&mut hook(host), &container.state(annotations.iter().cloned()))
+}
+
+/// The hook as `config/hooks.d` calls it.
+fn hook(host: &Host) -> Command {
+    let mut command = host.program("oci-secrets-hook");
+    command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    command
+}

@@ -1,0 +1,57 @@
+//! Times, and how they are shown.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{UsageWho, getrusage};
+
+use crate::support::host;
+
+/// The median of what each case takes, all of them run in turn, after one turn that does not count.
+pub(crate) fn medians<const N: usize>(rounds: usize, mut cases: [&mut dyn FnMut() -> Duration; N]) -> [Duration; N] {
+    let mut times = [const { Vec::new() }; N];
+    for round in 0..=rounds {
+        for (case, times) in cases.iter_mut().zip(&mut times) {
+            let time = case();
+            if round > 0 {
+                times.push(time);
+            }
+        }
+    }
+    times.map(|mut times| {
+        times.sort_unstable();
+        times[times.len() / 2]
+    })
+}
+
+/// What a command takes from its start to its end.
+pub(crate) fn timed(command: &mut Command, input: &[u8]) -> Duration {
+    attempt(command, input).unwrap_or_else(|told| panic!("{command:?}: {told}"))
+}
+
+/// What a command takes, or what it told when it failed.
+pub(crate) fn attempt(command: &mut Command, input: &[u8]) -> Result<Duration, String> {
+    let begin = Instant::now();
+    let output = host::run(command, input);
+    let time = begin.elapsed();
+    if output.status.success() { Ok(time) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+}
+
+/// The most memory, in MiB, that any process had which this one has waited for.
+pub(crate) fn peak_of_children() -> f64 {
+    let kib = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap().max_rss();
+    f64::from(i32::try_from(kib).unwrap()) / 1024.0
+}
+
+/// Prints a figure, and beside it what it is in terms of another, and what that should be at most.
+pub(crate) fn row(name: &str, time: Duration, target: Option<(Duration, f64)>) {
+    let milliseconds = time.as_secs_f64() * 1000.0;
+    match target {
+        None => println!("  {name:46} {milliseconds:8.2} ms"),
+        Some((base, most)) => {
+            let ratio = time.as_secs_f64() / base.as_secs_f64();
+            let verdict = if ratio <= most { "" } else { "  missed" };
+            println!("  {name:46} {milliseconds:8.2} ms  x {ratio:4.2}  target <= {most}{verdict}");
+        }
+    }
+}
