@@ -6,7 +6,7 @@ use std::pin::pin;
 use futures_util::future::{Either, select};
 use futures_util::stream::StreamExt;
 
-use crate::container::{FileName, Request};
+use crate::container::{FILES_MAX, FileName, Request};
 use crate::reference::Reference;
 use crate::retry::Deadline;
 use crate::seal::kek::{KekUri, Keks};
@@ -14,9 +14,6 @@ use crate::seal::{SealError, SealedValue, is_sealed};
 use crate::secret::Secret;
 use crate::settings::Permission;
 use crate::source::{Fetched, Field, Source, SourceError};
-
-/// How many data keys are unwrapped at the same time. Each needs a connection of its own, as Google's client speaks HTTP/1.1.
-const UNWRAPS_MAX: usize = 64;
 
 /// One request's secret, and where it came from.
 pub struct Resolved<'a> {
@@ -63,7 +60,7 @@ pub async fn resolve<'a>(
                     Err(source) => Err(ResolveError::fetch(request, source)),
                 }
             })
-            .buffer_unordered(UNWRAPS_MAX);
+            .buffer_unordered(FILES_MAX);
         while let Some(secret) = opened.next().await {
             secrets.extend(secret?);
         }

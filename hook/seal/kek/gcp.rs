@@ -17,6 +17,7 @@ use google_cloud_kms::client::KeyManagementService;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::ramp::Ramp;
 use super::{Abilities, Answer, Kek, Unwrapped};
 use crate::retry::{Deadline, Failure, GaveUp, Seconds, Tries};
 use crate::seal::envelope::DataKey;
@@ -38,6 +39,8 @@ const CREDENTIALS_BYTES_MAX: usize = 64 * 1024;
 pub struct CloudKms {
     client: KeyManagementService,
     credentials: Credentials,
+    /// Google's client speaks HTTP/1.1: calls at the same time are connections at the same time.
+    ramp: Ramp,
 }
 
 impl CloudKms {
@@ -58,7 +61,7 @@ impl CloudKms {
             builder = builder.with_endpoint(endpoint.to_string());
         }
         let client = builder.build().await.map_err(|_| CloudKmsError::Client)?;
-        Ok(CloudKms { client, credentials })
+        Ok(CloudKms { client, credentials, ramp: Ramp::default() })
     }
 
     /// Gets an access token, which the client keeps for its later calls.
@@ -87,6 +90,7 @@ impl CloudKms {
     }
 
     async fn decrypt(&self, name: &str, wrapped: &[u8]) -> Result<Unwrapped, Failure<CallError>> {
+        let _turn = self.ramp.turn().await;
         let request =
             self.client.decrypt().set_name(name).set_ciphertext(wrapped.to_vec()).set_ciphertext_crc32c(sum(wrapped));
         let answer = request.with_retry_policy(NeverRetry).send().await.map_err(failure)?;

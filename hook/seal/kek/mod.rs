@@ -4,6 +4,7 @@
 
 pub mod gcp;
 pub mod local;
+mod ramp;
 
 use std::fmt;
 use std::str::FromStr;
