@@ -13,7 +13,7 @@ use crate::settings::Settings;
 pub(super) enum Verb {
     /// Make a new key, and print its URI.
     ///
-    /// Only local-kek:<name> for now: a key file on this host, for trials and tests. Keys in Cloud KMS are made with `gcloud kms keys create`.
+    /// Only `local-kek:<name>` for now: a key file on this host, for trials and tests. Keys in Cloud KMS are made with `gcloud kms keys create`.
     New {
         /// The new key's URI.
         #[arg(value_name = "URI")]

@@ -36,6 +36,7 @@ start() {
     mkdir -p "$DIR/bundle/rootfs"
     [ -e "$DIR/bundle/config.json" ] ||
         printf '%s' '{"ociVersion":"1.0.2","process":{"user":{"uid":1000,"gid":1000}},"root":{"path":"rootfs"}}' >"$DIR/bundle/config.json"
+    # shellcheck disable=SC2016 # Another shell expands it.
     coproc CONTAINER {
         exec unshare -m --propagation private sh -c 'mount --bind "$1" "$1" && echo && exec cat' sh "$DIR/bundle/rootfs"
     }
