@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use crate::audit::{Record, Trail};
 use crate::container::{Owner, Process, Request, Requests, Spec, State};
-use crate::deliver::{Frozen, Tmpfs, TmpfsOptions, preflight};
+use crate::deliver::{Carried, Frozen, Tmpfs, TmpfsOptions, preflight};
 use crate::error::Error;
 use crate::resolve::{Resolved, resolve};
 use crate::retry::Deadline;
@@ -90,6 +90,7 @@ fn deliver_to(
     let process = Process::open(state.pid().map_err(Error::State)?).map_err(Error::Process)?;
     let spec = Spec::load(&record.bundle).map_err(Error::Spec)?;
     preflight(&spec).map_err(Error::Preflight)?;
+    let carried = Carried::find(&process, &spec.rootfs).map_err(Error::Carry)?;
     let owner = process.host_owner(owner(&requests, &spec)?).map_err(Error::Process)?;
     record.phase_ends("read");
 
@@ -98,7 +99,7 @@ fn deliver_to(
     warn_of_local_keks(state, &secrets);
     record.phase_ends("resolve");
 
-    let delivery = fill(&secrets, owner, &spec, &settings)?;
+    let delivery = fill(&secrets, owner, carried, &spec, &settings)?;
     drop(secrets);
     delivery.attach(&process, &spec.rootfs).map_err(Error::Attach)?;
     record.phase_ends("deliver");
@@ -140,14 +141,20 @@ fn secrets<'a>(requests: &'a [Request], settings: &Settings) -> Result<Vec<Resol
     resolved
 }
 
-fn fill(secrets: &[Resolved<'_>], owner: Owner, spec: &Spec, settings: &Settings) -> Result<Frozen, Error> {
+fn fill(
+    secrets: &[Resolved<'_>],
+    owner: Owner,
+    carried: Carried,
+    spec: &Spec,
+    settings: &Settings,
+) -> Result<Frozen, Error> {
     let options = TmpfsOptions {
         files: secrets.len(),
         bytes: secrets.iter().map(|secret| secret.secret.expose().len()).sum(),
         label: spec.mount_label.as_deref(),
         noswap: settings.deliver.noswap,
     };
-    let tmpfs = Tmpfs::create(&options).map_err(Error::Tmpfs)?;
+    let tmpfs = Tmpfs::create(&options, carried).map_err(Error::Tmpfs)?;
     for secret in secrets {
         tmpfs.write(&secret.request.file, &secret.secret, owner).map_err(Error::Tmpfs)?;
     }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::{block_on, load, write_output};
 use crate::audit::Trail;
-use crate::deliver::{Tmpfs, TmpfsOptions};
+use crate::deliver::{Carried, Tmpfs, TmpfsOptions};
 use crate::error::Error;
 use crate::error::class::Class;
 use crate::report;
@@ -79,7 +79,7 @@ fn kernel() -> Finding {
         return Finding::warning("kernel", linux, "run as root to test mounts".into());
     }
     let options = TmpfsOptions { files: 1, bytes: 1, label: None, noswap: Noswap::Prefer };
-    match Tmpfs::create(&options).and_then(|tmpfs| Ok((tmpfs.noswap(), tmpfs.freeze()?))) {
+    match Tmpfs::create(&options, Carried::default()).and_then(|tmpfs| Ok((tmpfs.noswap(), tmpfs.freeze()?))) {
         Ok((true, _)) => Finding::ok("kernel", format!("{linux}: a read-only tmpfs without swap can be made")),
         Ok((false, _)) => {
             let detail = format!("{linux}: a read-only tmpfs can be made, but not kept out of swap");

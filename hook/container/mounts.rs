@@ -11,7 +11,7 @@ use std::path::PathBuf;
 pub struct Mounts(Vec<Mount>);
 
 /// One line of `mountinfo`.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
     /// The mount's id, unique among the mounts that exist.
     pub id: u64,
@@ -23,6 +23,8 @@ pub struct Mount {
     pub point: PathBuf,
     /// The filesystem's type: `tmpfs`, `ext4`, …
     pub fs_type: String,
+    /// What it was mounted from, by its own account: a device, or any word.
+    pub source: String,
     /// The peer group with which it shares what is mounted below it (`shared:N`).
     pub peer_group: Option<u64>,
 }
@@ -61,7 +63,8 @@ impl Mount {
         let optional = fields.by_ref().take_while(|field| *field != b"-");
         let peer_group = optional.filter_map(|field| number(field.strip_prefix(b"shared:")?)).last();
         let fs_type = String::from_utf8_lossy(fields.next()?).into_owned();
-        Some(Mount { id, parent, root, point, fs_type, peer_group })
+        let source = String::from_utf8_lossy(fields.next()?).into_owned();
+        Some(Mount { id, parent, root, point, fs_type, source, peer_group })
     }
 }
 
@@ -111,6 +114,7 @@ mod tests {
             root: "/mnt1".into(),
             point: "/mnt 2\\x".into(),
             fs_type: "ext3".to_owned(),
+            source: "/dev/root".to_owned(),
             peer_group: Some(7),
         };
         assert_eq!(mounts.get(36), Some(&first));

@@ -1,24 +1,27 @@
 //! The delivery: a tmpfs that is filled and made read-only while nothing leads to it, then attached inside the container.
 //!
 //! ```text
-//! Tmpfs::create ─► Tmpfs::write … ─► Tmpfs::freeze ─► Frozen::attach
+//! Carried::find ─► Tmpfs::create ─► Tmpfs::write … ─► Tmpfs::freeze ─► Frozen::attach
 //! ```
 //!
-//! The types keep the order: only a [`Frozen`] delivery can be attached, and a frozen one takes no more files. Until it is
-//! attached the tmpfs has no path anywhere, and dropping the descriptor destroys the files; afterwards it lives and dies with
-//! the container's mount namespace. On the host there is never a path that leads to a secret, and a container sees all of its
-//! files or none.
+//! The types keep the order: what the container already has at the target is found first, as a tmpfs is made with room for it;
+//! only a [`Frozen`] delivery can be attached, and a frozen one takes no more files. Until it is attached the tmpfs has no path
+//! anywhere, and dropping the descriptor destroys the files; afterwards it lives and dies with the container's mount namespace.
+//! On the host there is never a path that leads to a secret, and a container sees all of its files, and still all that it had, or
+//! does not start.
 //!
 //! Kernel features, by their first version:
 //!
 //! | feature | Linux | without it |
 //! |---|---|---|
-//! | `fsopen`, `fsconfig`, `fsmount`, `move_mount` | 5.2 | an error |
+//! | `fsopen`, `fsconfig`, `fsmount`, `move_mount`, `open_tree` | 5.2 | an error |
 //! | `openat2`, `pidfd_open` | 5.6, 5.3 | an error |
 //! | tmpfs `noswap`, and only outside of user namespaces | 6.4 | [`noswap`](crate::settings::Noswap) in the settings decides |
 
 mod attach;
+mod carry;
 mod preflight;
+mod site;
 mod target;
 mod tmpfs;
 
@@ -26,6 +29,8 @@ mod tmpfs;
 mod testing;
 
 pub use attach::AttachError;
+pub use carry::{Carried, CarryError};
 pub use preflight::{PreflightError, preflight};
+pub use site::SiteError;
 pub use target::{TARGET, TargetError};
 pub use tmpfs::{Frozen, Tmpfs, TmpfsError, TmpfsOptions};

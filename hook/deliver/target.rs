@@ -30,7 +30,8 @@ pub(super) fn open_rootfs(path: &Path) -> Result<OwnedFd, TargetError> {
 
 /// Opens the target below the root filesystem.
 pub(super) fn open(rootfs: BorrowedFd<'_>) -> Result<OwnedFd, TargetError> {
-    resolve(rootfs, TARGET).map_err(|errno| not_resolved(TARGET, errno))
+    let step = |path| resolve(rootfs, path).map_err(|errno| not_resolved(path, errno));
+    step("/run").and_then(|_run| step(TARGET))
 }
 
 /// Opens the target below the root filesystem, after making what is missing of it.
@@ -52,10 +53,18 @@ pub(super) fn open_or_make(rootfs: BorrowedFd<'_>, container: &Process) -> Resul
     step(TARGET, run.as_fd(), "secrets")
 }
 
+/// Opens what is, or is mounted, at a path below a directory, without following any symlink.
+pub(super) fn open_below(directory: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
+    persist(directory, path, OFlags::NOFOLLOW, ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)
+}
+
 fn resolve(rootfs: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let attempt = || openat2(rootfs, path, flags, Mode::empty(), inside);
+    persist(rootfs, path.as_ref(), OFlags::DIRECTORY, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
+}
+
+fn persist(root: BorrowedFd<'_>, path: &Path, flags: OFlags, how: ResolveFlags) -> Result<OwnedFd, Errno> {
+    let flags = flags | OFlags::PATH | OFlags::CLOEXEC;
+    let attempt = || openat2(root, path, flags, Mode::empty(), how);
     let settled = |opened: &Result<_, Errno>| !matches!(opened, Err(Errno::AGAIN | Errno::INTR));
     std::iter::repeat_with(attempt).take(ATTEMPTS).find(settled).unwrap_or(Err(Errno::AGAIN))
 }
@@ -139,8 +148,8 @@ pub enum TargetError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::deliver::AttachError;
     use crate::deliver::testing::{Container, attach, is_root};
+    use crate::deliver::{AttachError, CarryError, SiteError};
     use std::fs::{create_dir, create_dir_all, read_to_string};
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
@@ -175,7 +184,7 @@ mod tests {
             return;
         }
         let refusal = |image: fn(&Path)| match attach(&Container::start(image, "true")) {
-            Err(AttachError::Target(error)) => error.to_string(),
+            Err(AttachError::Carry(CarryError::Site(SiteError::Target(error)))) => error.to_string(),
             other => panic!("{other:?}"),
         };
         let dangling = refusal(|rootfs| symlink("/nowhere/at/all", rootfs.join("run")).unwrap());
@@ -200,7 +209,10 @@ mod tests {
         };
         let container = Container::start(image, "mount -t proc proc proc");
         let error = attach(&container).unwrap_err();
-        assert!(matches!(error, AttachError::Target(TargetError::Loop { path: "/run" })), "{error:?}");
+        assert_eq!(
+            error.to_string(),
+            "refusing to use the container's /run: its symlinks lead in a circle or through /proc"
+        );
     }
 
     #[test]
@@ -211,7 +223,10 @@ mod tests {
         let container =
             Container::start(|rootfs| create_dir(rootfs.join("run")).unwrap(), "mount -t tmpfs -o ro x run");
         let error = attach(&container).unwrap_err();
-        assert!(matches!(error, AttachError::Target(TargetError::ReadOnly { path: TARGET })), "{error:?}");
+        assert_eq!(
+            error.to_string(),
+            "cannot make the container's /run/secrets: it is missing, and the filesystem is read-only"
+        );
     }
 
     #[test]

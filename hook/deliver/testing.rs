@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::Pid;
 use tempfile::TempDir;
 
-use super::{AttachError, Frozen, Tmpfs, TmpfsOptions};
+use super::{AttachError, Carried, Frozen, Tmpfs, TmpfsError, TmpfsOptions};
 use crate::container::{Owner, Process};
 use crate::secret::Secret;
 use crate::settings::Noswap;
@@ -23,16 +23,22 @@ pub(super) fn is_root() -> bool {
 
 /// A frozen tmpfs with one file, `db`.
 pub(super) fn frozen() -> Frozen {
-    let options = TmpfsOptions { files: 1, bytes: 16, label: None, noswap: Noswap::Prefer };
-    let tmpfs = Tmpfs::create(&options).unwrap();
-    let owner = Owner { uid: 1000, gid: 1001 };
-    tmpfs.write(&"db".parse().unwrap(), &Secret::new(b"hunter2".to_vec()), owner).unwrap();
-    tmpfs.freeze().unwrap()
+    frozen_for(Carried::default()).unwrap()
 }
 
-/// Attaches [`frozen`] to a container.
+/// The same, with room for what is carried over.
+pub(super) fn frozen_for(carried: Carried) -> Result<Frozen, TmpfsError> {
+    let options = TmpfsOptions { files: 1, bytes: 16, label: None, noswap: Noswap::Prefer };
+    let tmpfs = Tmpfs::create(&options, carried)?;
+    let owner = Owner { uid: 1000, gid: 1001 };
+    tmpfs.write(&"db".parse().unwrap(), &Secret::new(b"hunter2".to_vec()), owner)?;
+    tmpfs.freeze()
+}
+
+/// Attaches a frozen tmpfs with one file, `db`, to a container.
 pub(super) fn attach(container: &Container) -> Result<(), AttachError> {
-    frozen().attach(&container.process(), &container.rootfs())
+    let carried = Carried::find(&container.process(), &container.rootfs())?;
+    frozen_for(carried).unwrap().attach(&container.process(), &container.rootfs())
 }
 
 /// An image without any file.
@@ -90,6 +96,11 @@ impl Container {
         format!("/proc/{}/root{}{path}", self.child.id(), rootfs.display()).into()
     }
 
+    /// A file of the process's below `/proc`.
+    pub(super) fn proc(&self, file: &str) -> PathBuf {
+        format!("/proc/{}/{file}", self.child.id()).into()
+    }
+
     /// Runs a script as root of the process's namespaces, in the root filesystem.
     pub(super) fn run(&self, script: &str) {
         let target = self.child.id().to_string();
@@ -101,7 +112,7 @@ impl Container {
     /// Gives the process's new user namespace ten ids, from 1000 on.
     pub(super) fn map_ids(&self) {
         for map in ["uid_map", "gid_map"] {
-            std::fs::write(format!("/proc/{}/{map}", self.child.id()), "0 1000 10").unwrap();
+            std::fs::write(self.proc(map), "0 1000 10").unwrap();
         }
     }
 

@@ -4,20 +4,20 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{FsWord, Gid, Mode, OFlags, StatVfsMountFlags, Uid};
+use rustix::fs::{AtFlags, FsWord, Gid, Mode, OFlags, StatVfsMountFlags, Uid, chmodat, mkdirat};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_reconfigure, fsconfig_set_flag,
     fsconfig_set_string, fsmount, fsopen,
 };
 
+use super::site::SOURCE;
+use super::{Carried, TARGET};
 use crate::container::{FileName, Owner, Procfs, ProcfsError};
 use crate::errno::{SyscallError, failed};
 use crate::secret::Secret;
 use crate::settings::Noswap;
 
-/// What lists of mounts show as its source.
-const SOURCE: &str = "oci-secrets";
 const TMPFS_MAGIC: FsWord = 0x0102_1994;
 
 /// A tmpfs without a path, which still takes files.
@@ -28,6 +28,7 @@ pub struct Tmpfs {
     context: OwnedFd,
     mount: OwnedFd,
     noswap: bool,
+    carried: Carried,
 }
 
 /// What a tmpfs must have room for, and how it is kept.
@@ -51,21 +52,23 @@ pub struct TmpfsOptions<'a> {
 #[derive(Debug)]
 pub struct Frozen {
     pub(super) mount: OwnedFd,
+    pub(super) carried: Carried,
 }
 
 impl Tmpfs {
-    /// Creates an empty tmpfs: nosuid, nodev, noexec, a root directory of mode 0555, and room for what the options say.
+    /// Creates a tmpfs: nosuid, nodev, noexec, a root directory of mode 0555, a place for everything that will be carried over
+    /// into it, and room for what the options say.
     ///
     /// # Errors
     /// When the kernel refuses or is too old. Nothing is left behind.
-    pub fn create(options: &TmpfsOptions<'_>) -> Result<Tmpfs, TmpfsError> {
+    pub fn create(options: &TmpfsOptions<'_>, carried: Carried) -> Result<Tmpfs, TmpfsError> {
         let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|errno| match errno {
             Errno::NOSYS => TmpfsError::NoMountApi,
             other => failed(r#"fsopen("tmpfs")"#)(other).into(),
         })?;
         set(&context, "source", SOURCE)?;
         set(&context, "size", &options.size_bytes().to_string())?;
-        set(&context, "nr_inodes", &options.inodes().to_string())?;
+        set(&context, "nr_inodes", &options.inodes(carried.placeholders().len()).to_string())?;
         set(&context, "mode", "0555")?;
         if let Some(label) = options.label {
             set_label(&context, label)?;
@@ -75,7 +78,25 @@ impl Tmpfs {
         let attributes =
             MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(failed("fsmount"))?;
-        Ok(Tmpfs { context, mount, noswap })
+        let tmpfs = Tmpfs { context, mount, noswap, carried };
+        tmpfs.make_placeholders()?;
+        Ok(tmpfs)
+    }
+
+    fn make_placeholders(&self) -> Result<(), SyscallError> {
+        for (path, is_directory) in self.carried.placeholders() {
+            if is_directory {
+                let mode = Mode::from(0o555);
+                mkdirat(&self.mount, path, mode).map_err(failed("mkdirat(placeholder)"))?;
+                // Whatever the umask: the container's users must get through to what is mounted below.
+                chmodat(&self.mount, path, mode, AtFlags::empty()).map_err(failed("chmodat(placeholder)"))?;
+            } else {
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let file = rustix::fs::openat(&self.mount, path, flags, Mode::empty());
+                file.map_err(failed("openat(placeholder)"))?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether its pages are kept out of swap.
@@ -86,8 +107,12 @@ impl Tmpfs {
     /// Writes one file of mode 0400. The owner is told in ids of our own user namespace.
     ///
     /// # Errors
-    /// When the file exists or the kernel refuses. The tmpfs may then hold part of the file and is of no more use.
+    /// When the container has something of its own by that name, when the file exists, or when the kernel refuses. The tmpfs may
+    /// then hold part of the file and is of no more use.
     pub fn write(&self, name: &FileName, secret: &Secret, owner: Owner) -> Result<(), TmpfsError> {
+        if self.carried.has(name) {
+            return Err(TmpfsError::Taken { name: name.clone() });
+        }
         let call = |call: &str| format!(r#"{call}("{name}")"#);
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.mount, name.as_str(), flags, Mode::RUSR | Mode::WUSR);
@@ -113,7 +138,7 @@ impl Tmpfs {
         if !is_frozen(&self.mount)? {
             return Err(TmpfsError::NotFrozen);
         }
-        Ok(Frozen { mount: self.mount })
+        Ok(Frozen { mount: self.mount, carried: self.carried })
     }
 }
 
@@ -125,10 +150,10 @@ impl TmpfsOptions<'_> {
         pages.saturating_mul(page)
     }
 
-    /// The files and the root directory, twice: since Linux 6.6 a label that a security module gives to a file is charged to
-    /// the same limit, at less than one inode a file.
-    fn inodes(&self) -> usize {
-        self.files.saturating_add(1).saturating_mul(2)
+    /// The files, the placeholders and the root directory, twice: since Linux 6.6 a label that a security module gives to a file
+    /// is charged to the same limit, at less than one inode a file.
+    fn inodes(&self, placeholders: usize) -> usize {
+        self.files.saturating_add(placeholders).saturating_add(1).saturating_mul(2)
     }
 }
 
@@ -177,6 +202,12 @@ pub enum TmpfsError {
     /// Swap cannot be turned off and must be.
     #[error("cannot keep a tmpfs out of swap: noswap needs Linux 6.4 and a hook outside of user namespaces")]
     NoNoswap,
+    /// The container has a file or directory of its own where a secret was to be written.
+    #[error("refusing to deliver \"{name}\": the container has a {TARGET}/{name} of its own")]
+    Taken {
+        /// The name that is requested.
+        name: FileName,
+    },
     /// The kernel said that the tmpfs is read-only, and it is not.
     #[error("refusing to deliver a tmpfs that is not ro,nosuid,nodev,noexec")]
     NotFrozen,
@@ -213,7 +244,7 @@ mod tests {
         let room = |files, bytes| TmpfsOptions { files, bytes, ..OPTIONS }.size_bytes();
         assert_eq!(room(0, 0), page);
         assert!(room(3, 3 * page) >= 3 * page && room(2, page + 1) >= 3 * page);
-        assert_eq!(TmpfsOptions { files: usize::MAX, ..OPTIONS }.inodes(), usize::MAX);
+        assert_eq!(TmpfsOptions { files: usize::MAX, ..OPTIONS }.inodes(1), usize::MAX);
     }
 
     #[test]
@@ -221,7 +252,7 @@ mod tests {
         if !is_root() {
             return;
         }
-        let tmpfs = Tmpfs::create(&OPTIONS).unwrap();
+        let tmpfs = Tmpfs::create(&OPTIONS, Carried::default()).unwrap();
         write(&tmpfs, "one", b"first").unwrap();
         write(&tmpfs, "two", &[7; 4995]).unwrap();
         let frozen = tmpfs.freeze().unwrap();
@@ -243,7 +274,7 @@ mod tests {
         if !is_root() {
             return;
         }
-        let tmpfs = Tmpfs::create(&OPTIONS).unwrap();
+        let tmpfs = Tmpfs::create(&OPTIONS, Carried::default()).unwrap();
         write(&tmpfs, "one", b"first").unwrap();
         let error = write(&tmpfs, "one", b"second").unwrap_err();
         assert_eq!(error.to_string(), r#"openat("one")"#);
@@ -255,7 +286,7 @@ mod tests {
         if !is_root() {
             return;
         }
-        let tmpfs = Tmpfs::create(&OPTIONS).unwrap();
+        let tmpfs = Tmpfs::create(&OPTIONS, Carried::default()).unwrap();
         let error = write(&tmpfs, "big", &[0; 1 << 20]).unwrap_err();
         assert_eq!(error.to_string(), r#"write("big")"#);
     }
@@ -267,7 +298,7 @@ mod tests {
             return;
         }
         let label = Some("system_u:object_r:container_file_t:s0:c1,c2");
-        let tmpfs = Tmpfs::create(&TmpfsOptions { label, ..OPTIONS }).unwrap();
+        let tmpfs = Tmpfs::create(&TmpfsOptions { label, ..OPTIONS }, Carried::default()).unwrap();
         write(&tmpfs, "one", b"first").unwrap();
         tmpfs.freeze().unwrap();
     }

@@ -3,7 +3,7 @@
 use super::Error;
 use crate::audit::AuditError;
 use crate::container::ProcessError;
-use crate::deliver::{AttachError, TargetError};
+use crate::deliver::{AttachError, CarryError, SiteError, TargetError, TmpfsError};
 use crate::resolve::ResolveError;
 use crate::seal::kek::KekError;
 use crate::seal::kek::gcp::CloudKmsError;
@@ -52,6 +52,8 @@ impl Error {
             | Error::Resolve(ResolveError::Unseal { source: error, .. }) => of_seal(error),
             Error::Kek(error) => of_kek(error),
             Error::Preflight(_) => Class::NotPermitted,
+            Error::Carry(error) => of_carry(error),
+            Error::Tmpfs(TmpfsError::Taken { .. }) => Class::Data,
             Error::Tmpfs(_) => Class::Kernel,
             Error::Attach(error) => of_attach(error),
             Error::Audit(AuditError::Open { source }) => of_file(source),
@@ -142,20 +144,34 @@ fn of_gcp(error: &CloudKmsError) -> Class {
     }
 }
 
+fn of_target(error: &TargetError) -> Class {
+    match error {
+        TargetError::Process(error) => of_process(error),
+        TargetError::NoOpenat2 | TargetError::Syscall(_) => Class::Kernel,
+        _ => Class::NotPermitted,
+    }
+}
+
+fn of_carry(error: &CarryError) -> Class {
+    match error {
+        CarryError::Site(SiteError::Process(error)) => of_process(error),
+        CarryError::Site(SiteError::Target(error)) => of_target(error),
+        CarryError::Site(SiteError::NotMounted { .. })
+        | CarryError::Shared { .. }
+        | CarryError::Special { .. }
+        | CarryError::TooMany
+        | CarryError::Changed
+        | CarryError::NotInPlace { .. } => Class::NotPermitted,
+        CarryError::Site(_) | CarryError::Syscall(_) | CarryError::Procfs(_) => Class::Kernel,
+    }
+}
+
 fn of_attach(error: &AttachError) -> Class {
     match error {
-        AttachError::Process(error) | AttachError::Target(TargetError::Process(error)) => of_process(error),
-        AttachError::Target(TargetError::NoOpenat2 | TargetError::Syscall(_)) => Class::Kernel,
-        AttachError::Target(_)
-        | AttachError::NotMounted { .. }
-        | AttachError::Occupied { .. }
-        | AttachError::MountBelow { .. }
-        | AttachError::Shared
-        | AttachError::NotInPlace => Class::NotPermitted,
-        AttachError::Thread { .. }
-        | AttachError::NoMount
-        | AttachError::Syscall(_)
-        | AttachError::Procfs(_)
-        | AttachError::Mounts(_) => Class::Kernel,
+        AttachError::Process(error) => of_process(error),
+        AttachError::Carry(error) => of_carry(error),
+        AttachError::Target(error) => of_target(error),
+        AttachError::Shared | AttachError::NotInPlace => Class::NotPermitted,
+        AttachError::Syscall(_) | AttachError::Procfs(_) | AttachError::Mounts(_) => Class::Kernel,
     }
 }

@@ -3,7 +3,7 @@
 use super::Error;
 use crate::audit::AuditError;
 use crate::container::ProcessError;
-use crate::deliver::{AttachError, TargetError, TmpfsError};
+use crate::deliver::{AttachError, CarryError, SiteError, TargetError, TmpfsError};
 use crate::reference::Reference;
 use crate::resolve::ResolveError;
 use crate::seal::kek::KekError;
@@ -41,11 +41,15 @@ impl Error {
             }
             Error::Kek(error) => return kek_hint(error),
             Error::Process(error) | Error::Attach(AttachError::Process(error)) => return process_hint(error),
+            Error::Carry(error) | Error::Attach(AttachError::Carry(error)) => return carry_hint(error),
+            Error::Attach(AttachError::Shared) => "make the container's root filesystem a private mount",
+            Error::Tmpfs(TmpfsError::Taken { .. }) => {
+                "request another file name, or leave the container's own file out"
+            }
             Error::Preflight(_) => "leave /run/secrets out of the spec: the hook makes and protects it",
             Error::Tmpfs(TmpfsError::NoNoswap) => {
                 "noswap = \"prefer\" under [deliver] in the settings goes on without; then keep swap off or encrypted"
             }
-            Error::Attach(error) => return attach_hint(error),
             _ => return None,
         };
         Some(hint.to_owned())
@@ -166,17 +170,22 @@ fn process_hint(error: &ProcessError) -> Option<String> {
     Some(hint.to_owned())
 }
 
-fn attach_hint(error: &AttachError) -> Option<String> {
+fn carry_hint(error: &CarryError) -> Option<String> {
     let hint = match error {
-        AttachError::Occupied { .. } | AttachError::MountBelow { .. } => {
+        CarryError::Site(SiteError::Process(error)) => return process_hint(error),
+        CarryError::Site(SiteError::Target(TargetError::ReadOnly { .. })) => {
+            "make /run/secrets in the image, or mount a tmpfs at /run"
+        }
+        CarryError::Site(SiteError::Target(
+            TargetError::Dangling { .. } | TargetError::NotADirectory { .. } | TargetError::Loop { .. },
+        )) => "/run/secrets must be a directory in the image, or missing",
+        CarryError::Site(SiteError::NotMounted { .. }) => {
+            "the hook is for runtimes that share the host's kernel: runc, crun, youki"
+        }
+        CarryError::Shared { .. } => "leave rootfsPropagation out of the spec, or make it private or slave",
+        CarryError::Special { .. } | CarryError::TooMany => {
             "leave the mount out, or give it another place than /run/secrets"
         }
-        AttachError::Target(TargetError::ReadOnly { .. }) => "make /run/secrets in the image, or mount a tmpfs at /run",
-        AttachError::Target(
-            TargetError::Dangling { .. } | TargetError::NotADirectory { .. } | TargetError::Loop { .. },
-        ) => "/run/secrets must be a directory in the image, or missing",
-        AttachError::Shared => "make the container's root filesystem a private mount",
-        AttachError::NotMounted { .. } => "the hook is for runtimes that share the host's kernel: runc, crun, youki",
         _ => return None,
     };
     Some(hint.to_owned())

@@ -5,7 +5,7 @@ mod hint;
 
 use crate::audit::AuditError;
 use crate::container::{ProcessError, RequestError, SpecError, StateError};
-use crate::deliver::{AttachError, PreflightError, TmpfsError};
+use crate::deliver::{AttachError, CarryError, PreflightError, TmpfsError};
 use crate::errno::Errno;
 use crate::reference::Reference;
 use crate::resolve::ResolveError;
@@ -66,6 +66,9 @@ pub enum Error {
     /// The spec leaves no place for the secrets.
     #[error(transparent)]
     Preflight(PreflightError),
+    /// What the container already has where the secrets will be.
+    #[error(transparent)]
+    Carry(CarryError),
     /// The tmpfs.
     #[error(transparent)]
     Tmpfs(TmpfsError),
