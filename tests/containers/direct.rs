@@ -21,17 +21,11 @@ pub(crate) struct Program(pub(crate) Child);
 
 impl<'c> Created<'c> {
     pub(crate) fn new(container: &'c Container<'_>) -> Created<'c> {
-        Created::behind(&[], container)
-    }
-
-    /// The same, with the container's process behind these words of a command line.
-    pub(crate) fn behind(prefix: &[&str], container: &'c Container<'_>) -> Created<'c> {
         container.write("true");
-        let script = r#"mount --bind "$0" "$0" && exec "$@" sh -c 'echo && exec cat'"#;
+        let script = r#"mount --bind "$0" "$0" && echo && exec cat"#;
         let mut process = Command::new("unshare")
             .args(["--mount", "--propagation=private", "sh", "-c", script])
             .arg(container.rootfs())
-            .args(prefix)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -51,7 +51,9 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         places::the_spec_may_mount_a_tmpfs_at_run_secrets
         places::a_read_only_tmpfs_at_run_secrets_is_refused
         places::a_masked_path_over_the_files_is_refused
-        places::a_volume_at_or_below_run_secrets_is_refused
+        places::a_volume_at_or_below_run_secrets_is_carried_over
+        places::a_volume_in_the_place_of_a_file_is_refused
+        places::a_symlink_in_a_volume_is_refused
         places::symlinks_of_the_image_stay_in_the_image
         users::ids_are_mapped_into_a_user_namespace
         users::a_user_namespace_may_have_a_read_only_root

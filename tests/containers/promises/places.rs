@@ -1,8 +1,8 @@
 //! Whatever an image and a spec have at `/run/secrets`: the files are there, or the container does not start.
 
-use std::fs::{self, create_dir, create_dir_all};
+use std::fs::{self, Permissions, create_dir, create_dir_all};
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::container::Container;
 use crate::engine::Engine;
@@ -86,18 +86,35 @@ pub(super) fn a_masked_path_over_the_files_is_refused(world: &World, engine: Eng
     }
 }
 
-pub(super) fn a_volume_at_or_below_run_secrets_is_refused(world: &World, engine: Engine) {
-    for (at, what) in
-        [("/run/secrets", "/run/secrets (tmpfs)"), ("/run/secrets/kubernetes.io", r#""/run/secrets/kubernetes.io""#)]
-    {
+pub(super) fn a_volume_at_or_below_run_secrets_is_carried_over(world: &World, engine: Engine) {
+    for at in ["/run/secrets", "/run/secrets/kubernetes.io/serviceaccount"] {
         let mut container = container(world);
-        let volume = container.directory.join("volume");
-        create_dir(&volume).unwrap();
+        let volume = volume(&container);
+        fs::write(volume.join("token"), "of the volume\n").unwrap();
+        fs::set_permissions(volume.join("token"), Permissions::from_mode(0o644)).unwrap();
         container.twists.push(Twist::Bind(volume, at));
-        let refused = container.refused(engine);
-        let message = format!("refusing to hide what is mounted at the container's {what}");
-        assert_eq!((refused.code, refused.message), (77, message));
+        let ended = container.run(engine, &format!("cat {at}/token /run/secrets/db"));
+        assert_eq!(ended.text(), "of the volume\nhunter2", "{at}");
     }
+}
+
+pub(super) fn a_volume_in_the_place_of_a_file_is_refused(world: &World, engine: Engine) {
+    let mut container = container(world);
+    let volume = volume(&container);
+    container.twists.push(Twist::Bind(volume, "/run/secrets/db"));
+    let refused = container.refused(engine);
+    let message = r#"refusing to deliver "db": the container has a /run/secrets/db of its own"#;
+    assert_eq!((refused.code, &*refused.message), (65, message));
+}
+
+pub(super) fn a_symlink_in_a_volume_is_refused(world: &World, engine: Engine) {
+    let mut container = container(world);
+    let volume = volume(&container);
+    symlink("elsewhere", volume.join("x")).unwrap();
+    container.twists.push(Twist::Bind(volume, "/run/secrets"));
+    let refused = container.refused(engine);
+    let message = r#"refusing to hide the container's "/run/secrets/x": it is neither a file nor a directory"#;
+    assert_eq!((refused.code, &*refused.message), (77, message));
 }
 
 pub(super) fn no_mount_namespace_is_refused(world: &World, engine: Engine) {
@@ -131,6 +148,14 @@ fn container(world: &World) -> Container<'_> {
     let mut container = Container::new(world);
     container.secret("db", b"hunter2");
     container
+}
+
+/// An empty directory that its container's user can list.
+fn volume(container: &Container<'_>) -> PathBuf {
+    let volume = container.directory.join("volume");
+    create_dir(&volume).unwrap();
+    fs::set_permissions(&volume, Permissions::from_mode(0o755)).unwrap();
+    volume
 }
 
 fn delivers(container: &Container<'_>, engine: Engine) {
