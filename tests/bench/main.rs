@@ -22,7 +22,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use engine::{Bundle, ENGINES, unify_cgroups};
-use measure::{medians, peak_of_children, row, timed};
+use measure::{median, medians, peak_of_children, row, row_added, timed, times};
 use support::container::Container;
 use support::host::Host;
 use support::machine::Machine;
@@ -72,14 +72,14 @@ fn container_without_our_annotations(machine: &Machine) {
     unify_cgroups();
     for engine in ENGINES {
         let bundles = [None, Some(Command::new("/bin/true")), Some(hook(&vault.host))].map(Bundle::with);
-        let [none, base, ours] = medians(
+        let [none, base, ours] = times(
             150,
             [&mut || bundles[0].run(engine), &mut || bundles[1].run(engine), &mut || bundles[2].run(engine)],
         );
         println!("\nA container without our annotations, {engine} run");
-        row("no hook", none, None);
-        row("/bin/true adds", base.saturating_sub(none), None);
-        row("hook adds", ours.saturating_sub(none), Some((base.saturating_sub(none), 1.3)));
+        row("no hook", median(none.clone()), None);
+        row_added("/bin/true", base, &none);
+        row_added("hook", ours, &none);
     }
 }
 

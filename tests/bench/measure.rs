@@ -7,8 +7,8 @@ use nix::sys::resource::{UsageWho, getrusage};
 
 use crate::support::host;
 
-/// The median of what each case takes, all of them run in turn, after one turn that does not count.
-pub(crate) fn medians<const N: usize>(rounds: usize, mut cases: [&mut dyn FnMut() -> Duration; N]) -> [Duration; N] {
+/// What each case takes, all of them run in turn, after one turn that does not count.
+pub(crate) fn times<const N: usize>(rounds: usize, mut cases: [&mut dyn FnMut() -> Duration; N]) -> [Vec<Duration>; N] {
     let mut times = [const { Vec::new() }; N];
     for round in 0..=rounds {
         for (case, times) in cases.iter_mut().zip(&mut times) {
@@ -18,10 +18,22 @@ pub(crate) fn medians<const N: usize>(rounds: usize, mut cases: [&mut dyn FnMut(
             }
         }
     }
-    times.map(|mut times| {
-        times.sort_unstable();
-        times[times.len() / 2]
-    })
+    times
+}
+
+/// The median of what each case takes.
+pub(crate) fn medians<const N: usize>(rounds: usize, cases: [&mut dyn FnMut() -> Duration; N]) -> [Duration; N] {
+    times(rounds, cases).map(median)
+}
+
+pub(crate) fn median<T: PartialOrd + Copy>(mut values: Vec<T>) -> T {
+    values.sort_unstable_by(|a, b| a.partial_cmp(b).unwrap());
+    values[values.len() / 2]
+}
+
+/// What a case takes more than another, in milliseconds: the median of the differences within each turn.
+fn added(more: &[Duration], base: &[Duration]) -> f64 {
+    median(more.iter().zip(base).map(|(more, base)| milliseconds(*more) - milliseconds(*base)).collect())
 }
 
 /// What a command takes from its start to its end.
@@ -45,7 +57,7 @@ pub(crate) fn peak_of_children() -> f64 {
 
 /// Prints a figure, and beside it what it is in terms of another, and what that should be at most.
 pub(crate) fn row(name: &str, time: Duration, target: Option<(Duration, f64)>) {
-    let milliseconds = time.as_secs_f64() * 1000.0;
+    let milliseconds = milliseconds(time);
     match target {
         None => println!("  {name:46} {milliseconds:8.2} ms"),
         Some((base, most)) => {
@@ -54,4 +66,14 @@ pub(crate) fn row(name: &str, time: Duration, target: Option<(Duration, f64)>) {
             println!("  {name:46} {milliseconds:8.2} ms  x {ratio:4.2}  target <= {most}{verdict}");
         }
     }
+}
+
+/// Prints what a case takes, and how much of it is more than another takes.
+pub(crate) fn row_added(name: &str, times: Vec<Duration>, base: &[Duration]) {
+    let added = added(&times, base);
+    println!("  {name:46} {:8.2} ms  {added:+6.2} ms", milliseconds(median(times)));
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
 }
