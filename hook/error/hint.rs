@@ -152,7 +152,7 @@ fn gcp_hint(error: &CloudKmsError) -> Option<String> {
         }
         CloudKmsError::IdentityRefused => "`credentials-file` under [gcp-kms] in the settings names the identity",
         CloudKmsError::NoIdentity { .. } => {
-            "without `credentials-file` under [gcp-kms] the metadata server is asked, which only Google's machines have"
+            "the services that `credentials-file` under [gcp-kms] names are asked; without it, the metadata server of Google's machines"
         }
         _ => return None,
     };
