@@ -294,6 +294,6 @@ mod tests {
         let path = ["", "work", "x"].join("/");
         assert_eq!(machine_path(&format!("see {path}")), Some(["", "work", ""].join("/")));
         assert!(machine_path(env!("CARGO_MANIFEST_DIR")).is_some());
-        assert_eq!(machine_path("tests/work/x"), None);
+        assert_eq!(machine_path("tests/builds/x"), None);
     }
 }
