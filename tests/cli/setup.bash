@@ -57,9 +57,10 @@ state() {
           annotations: ($ARGS.positional | map(capture("(?<key>[^=]*)=(?<value>.*)"; "s")) | from_entries)}' --args -- "$@"
 }
 
+# Runs the hook, its state on standard input; $AS are words of a command line before it.
 hook() {
     local hook; hook=$(command -v oci-secrets-hook)
-    env -i PATH=/usr/bin "$hook" --settings "$DIR/settings.toml"
+    ${AS:-} env -i PATH=/usr/bin "$hook" --settings "$DIR/settings.toml"
 }
 
 # Blanks what differs from host to host in the table of `check`: the kernel's release, and which runtimes there are.
