@@ -6,6 +6,8 @@ use std::process::Command;
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, chdir, getrlimit, set_dumpable_behavior, setrlimit, umask};
 
+use crate::errno::{SyscallError, failed};
+
 /// The one variable that a hook's configuration gives it, so that its environment is not empty: runtimes that see none pass on
 /// their own.
 const EXPECTED_VARIABLE: &str = "PATH";
@@ -14,18 +16,22 @@ const EXPECTED_VARIABLE: &str = "PATH";
 ///
 /// The environment comes from whoever started the runtime, and libraries take proxies, certificates and credentials from it. If
 /// there is any, the process begins anew without it: one more `execve`, which a hook that is configured as documented does not pay.
-pub fn harden() {
+///
+/// # Errors
+/// If it cannot begin anew: going on with that environment would be to trust it.
+pub fn harden() -> Result<(), SyscallError> {
     let expected = |(name, _): (std::ffi::OsString, _)| name == EXPECTED_VARIABLE;
     if !std::env::vars_os().all(expected) {
         let mut arguments = std::env::args_os();
         let name = arguments.next().unwrap_or_default();
-        // It only returns if it fails; then /proc is missing, and the steps that need it refuse with their own words.
-        let _ = Command::new("/proc/self/exe").arg0(name).args(arguments).env_clear().exec();
+        let error = Command::new("/proc/self/exe").arg0(name).args(arguments).env_clear().exec();
+        return Err(failed(r#"execve("/proc/self/exe")"#)(error));
     }
     hide_memory();
     umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     // Where a runtime starts a hook is not agreed on, and may be inside the image. No path of ours is relative.
     let _ = chdir("/");
+    Ok(())
 }
 
 /// Forbids core dumps, and other processes of the same user to trace this one or read its memory.

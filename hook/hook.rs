@@ -33,8 +33,10 @@ Usage: oci-secrets-hook [--settings PATH] < state.json
 
 /// Runs the hook that the process was started as.
 pub fn run() -> ExitCode {
-    harden::harden();
     report::own_up_to_bugs(PROGRAM);
+    if let Err(source) = harden::harden() {
+        return report::failed(PROGRAM, None, &Error::Environment { source });
+    }
     let settings = match Call::parse(std::env::args_os().skip(1)) {
         Ok(Call::Start { settings }) => settings,
         Ok(Call::Print(text)) => return print(&text),

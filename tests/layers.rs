@@ -10,7 +10,8 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// The modules of the crate, lowest layer first. A module uses only modules of lower layers, and so none of its own layer.
 const LAYERS: &[&[&str]] = &[
-    &["errno", "excerpt", "harden", "reference", "retry", "secret", "syslog", "tls"],
+    &["errno", "excerpt", "reference", "retry", "secret", "syslog", "tls"],
+    &["harden"],
     &["container", "settings"],
     &["source", "seal", "deliver"],
     &["resolve"],

@@ -59,7 +59,9 @@ impl Error {
             Error::Audit(AuditError::Open { source }) => of_file(source),
             Error::Audit(AuditError::Encode { .. }) => Class::Bug,
             Error::Audit(AuditError::Write { .. }) => Class::Kernel,
-            Error::Input { .. } | Error::Output { .. } | Error::Runtime { .. } => Class::Kernel,
+            Error::Environment { .. } | Error::Input { .. } | Error::Output { .. } | Error::Runtime { .. } => {
+                Class::Kernel
+            }
             Error::Check { class, .. } => *class,
         }
     }

@@ -25,6 +25,7 @@ impl Error {
                 return file_hint(error);
             }
             Error::Settings(_) => "`oci-secrets check` tests the settings; config/settings.toml explains every key",
+            Error::Environment { .. } => "give the hook `env` with PATH alone, as config/hooks.d has it",
             Error::NoSource => "add [connect] with `url` and `token-file`",
             Error::Grant(refusal) => return grant_hint(refusal),
             Error::NoOwner => "set process.user in the spec, or request an owner with the annotation run.secrets.owner",

@@ -6,7 +6,7 @@ mod hint;
 use crate::audit::AuditError;
 use crate::container::{ProcessError, RequestError, SpecError, StateError};
 use crate::deliver::{AttachError, CarryError, PreflightError, TmpfsError};
-use crate::errno::Errno;
+use crate::errno::{Errno, SyscallError};
 use crate::reference::Reference;
 use crate::resolve::ResolveError;
 use crate::seal::SealError;
@@ -33,6 +33,12 @@ pub enum Error {
     /// `--settings` at the end of the command line.
     #[error("--settings needs a path")]
     NoValue,
+    /// The environment that the hook was given cannot be left behind.
+    #[error("refusing to go on with an environment of others")]
+    Environment {
+        /// What the kernel answered.
+        source: SyscallError,
+    },
     /// The state on standard input.
     #[error(transparent)]
     State(StateError),

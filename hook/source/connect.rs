@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, LocalBoxStream, StreamExt, iter};
 use reqwest::header::{AUTHORIZATION, HeaderMap, RETRY_AFTER};
 use reqwest::{Certificate, Client, Response, StatusCode, Url, redirect};
@@ -109,25 +110,29 @@ impl Connect {
             Ok(vault_id) => self.item(vault_id, vault.name, item, deadline).await.map(|found| (vault_id, found)),
             Err(error) => Err(error),
         };
-        let mut fetched = Vec::with_capacity(wanted.len());
         match item {
             Ok((vault_id, item)) => {
-                for &(index, reference) in wanted {
-                    fetched.push(Fetched { index, outcome: self.field(vault_id, &item, reference, deadline).await });
-                }
+                let field = async |&(index, reference): &(usize, &Reference)| Fetched {
+                    index,
+                    outcome: self.field(vault_id, &item, reference, deadline).await,
+                };
+                join_all(wanted.iter().map(field)).await
             }
             // All references of the item fail alike. The first tells why; it ends the start, unless it may be missing, and then so
             // may every other one that asks for the item.
             Err(error) => {
                 let mut error = Some(error);
-                for &(index, reference) in wanted {
-                    let again =
-                        || SourceError::NoItem { item: reference.item().into(), vault: reference.vault().into() };
-                    fetched.push(Fetched { index, outcome: Err(error.take().unwrap_or_else(again)) });
-                }
+                let missing = |reference: &Reference| SourceError::NoItem {
+                    item: reference.item().into(),
+                    vault: reference.vault().into(),
+                };
+                let fetched = |&(index, reference): &(usize, &Reference)| Fetched {
+                    index,
+                    outcome: Err(error.take().unwrap_or_else(|| missing(reference))),
+                };
+                wanted.iter().map(fetched).collect()
             }
         }
-        fetched
     }
 
     /// The id of the vault that a reference names: by id, then by name.
@@ -158,7 +163,6 @@ impl Connect {
     /// The item that a reference names: by id, then by title among those in use.
     async fn item(&self, vault_id: &str, vault: &str, title: &str, deadline: Deadline) -> Result<Item, SourceError> {
         let what = || format!("item \"{title}\" of vault \"{vault}\"");
-        let owned = || (title.to_owned(), vault.to_owned());
         let mut archived = false;
         if is_id(title) {
             match self.get::<Item>(&["vaults", vault_id, "items", title], None, deadline).await {
@@ -176,7 +180,7 @@ impl Connect {
         found.retain(|item| item.title == title);
         archived |= !found.is_empty();
         found.retain(|item| is_active(item.state.as_deref()));
-        let (item, vault) = owned();
+        let (item, vault) = (title.to_owned(), vault.to_owned());
         let summary = match (found.pop(), found.len()) {
             (Some(summary), 0) => summary,
             (Some(_), others) => {

@@ -60,7 +60,8 @@ state() {
 # Runs the hook, its state on standard input; $AS are words of a command line before it.
 hook() {
     local hook; hook=$(command -v oci-secrets-hook)
-    ${AS:-} env -i PATH=/usr/bin "$hook" --settings "$DIR/settings.toml"
+    local words; read -ra words <<<"${AS:-}"
+    env -i PATH=/usr/bin "${words[@]}" "$hook" --settings "$DIR/settings.toml"
 }
 
 # Blanks what differs from host to host in the table of `check`: the kernel's release, and which runtimes there are.
