@@ -1,11 +1,12 @@
-//! The engines, and containers that they run.
+//! The engines, one file for each command line that they have, and containers that they run.
+
+mod podman;
+mod runtime;
 
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
-
-use serde_json::Value;
 
 use crate::container::Container;
 use crate::host;
@@ -38,13 +39,18 @@ impl Engine {
         }
     }
 
-    pub(crate) fn programs(self) -> &'static [&'static str] {
+    fn driver(self) -> &'static dyn Driver {
         match self {
-            Engine::Runc => &["busybox", "runc"],
-            Engine::Crun => &["busybox", "crun"],
-            Engine::PodmanRunc => &["busybox", "podman", "conmon", "runc"],
-            Engine::PodmanCrun => &["busybox", "podman", "conmon", "crun"],
+            Engine::Runc => &runtime::RUNC,
+            Engine::Crun => &runtime::CRUN,
+            Engine::PodmanRunc => &podman::OVER_RUNC,
+            Engine::PodmanCrun => &podman::OVER_CRUN,
         }
+    }
+
+    /// What must be installed.
+    pub(crate) fn programs(self) -> &'static [&'static str] {
+        self.driver().programs()
     }
 
     /// Whether its runtime is crun, which keeps a hook's messages to itself.
@@ -52,73 +58,62 @@ impl Engine {
         matches!(self, Engine::Crun | Engine::PodmanCrun)
     }
 
-    /// The engine, ready for its verb.
-    pub(crate) fn command(self, verb: &[&str]) -> Command {
-        let mut command = Command::new("timeout");
-        command.env_clear().env("PATH", host::PATH).env("HOME", host::DIRECTORY).current_dir("/");
-        command.args(["--foreground", TIMEOUT]);
-        let root = Path::new(host::DIRECTORY).join("engines").join(self.name());
-        match self {
-            Engine::Runc => command.arg("runc"),
-            // It needs no cgroup for what is shown here, and on some hosts it cannot have one.
-            Engine::Crun => command.args(["crun", "--cgroup-manager=disabled"]),
-            Engine::PodmanRunc => command.args(["podman", "--runtime", "runc"]),
-            Engine::PodmanCrun => command.args(["podman", "--runtime", "crun"]),
-        };
-        command.arg("--root").arg(&root);
-        if self.is_podman() {
-            command.arg("--runroot").arg(root.with_extension("run"));
-            command.args(["--storage-driver=vfs", "--cgroup-manager=cgroupfs", "--events-backend=none"]);
-        }
-        command.args(verb);
-        command
-    }
-
     pub(crate) fn is_podman(self) -> bool {
         Engine::PODMAN.contains(&self)
     }
 
-    /// The command that runs a container, attached unless podman is told otherwise.
-    fn run(self, container: &Container<'_>, script: &str, attached: bool) -> Command {
-        if !self.is_podman() {
-            let mut command = self.command(&["run", "--bundle"]);
-            command.arg(&container.directory).arg(&container.name);
-            return if container.has_own_mounts() { command } else { in_mount_namespace(command) };
-        }
-        let mut command = self.command(&["--hooks-dir", container.hooks().to_str().unwrap(), "run"]);
-        command.arg(if attached { "--interactive" } else { "--detach" });
-        command.args(["--name", &container.name, "--network=none", "--log-driver=none"]);
-        // Its own limits are more than a container, which the tests may themselves be in, can allow.
-        command.args(["--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096"]);
-        if self.is_crun() {
-            command.arg("--cgroups=disabled");
-        }
-        let (uid, gid) = container.user;
-        command.args(["--user", &format!("{uid}:{gid}")]);
-        for (key, value) in &container.annotations {
-            command.args(["--annotation", &format!("{key}={value}")]);
-        }
-        command.args(container.twists.iter().flat_map(|twist| twist.podman_arguments()));
-        command.arg("--rootfs").arg(container.rootfs()).args(["sh", "-c", script]);
-        command
+    /// The engine, ready for its verb.
+    pub(crate) fn command(self, verb: &[&str]) -> Command {
+        self.driver().command(verb)
     }
 
     /// Runs a verb to its end and gives back what it prints.
     pub(crate) fn ask(self, verb: &[&str]) -> String {
-        let output = self.command(verb).stdin(Stdio::null()).output().unwrap();
-        assert!(output.status.success(), "{verb:?}: {output:?}");
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        answer(self.command(verb))
     }
 }
 
-/// The command in a mount namespace of its own, whose mounts at `/run/secrets` are printed when it has ended.
-fn in_mount_namespace(command: Command) -> Command {
-    let script = r#""$@"; code=$?; grep /run/secrets /proc/self/mountinfo; exit $code"#;
-    let mut outer = Command::new("unshare");
-    outer.args(["--mount", "--propagation=private", "sh", "-c", script, "sh"]);
-    outer.arg(command.get_program()).args(command.get_args());
-    outer.env_clear().env("PATH", host::PATH);
-    outer
+/// The command line of an engine.
+trait Driver {
+    /// What must be installed.
+    fn programs(&self) -> &'static [&'static str];
+
+    /// The engine, ready for its verb.
+    fn command(&self, verb: &[&str]) -> Command;
+
+    /// Runs a container and stays attached to it until it ends.
+    fn run(&self, container: &Container<'_>, script: &str) -> Command;
+
+    /// Starts a container and does not wait for it.
+    fn detach(&self, container: &Container<'_>, script: &str) -> Command {
+        panic!("no engine for {} {script}", container.name)
+    }
+
+    /// The process id of a container's first process.
+    fn pid(&self, name: &str) -> u32;
+
+    /// Ends and removes a container, if there is one.
+    fn remove(&self, name: &str) -> Command;
+}
+
+/// A program with a time limit, in a small environment.
+fn program(name: &str) -> Command {
+    let mut command = Command::new("timeout");
+    command.env_clear().env("PATH", host::PATH).env("HOME", host::DIRECTORY).current_dir("/");
+    command.args(["--foreground", TIMEOUT, name]);
+    command
+}
+
+/// Where an engine keeps its state.
+fn root(engine: &str) -> PathBuf {
+    Path::new(host::DIRECTORY).join("engines").join(engine)
+}
+
+/// What a command prints, which must end well.
+fn answer(mut command: Command) -> String {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
 /// A container in an engine. Dropping it ends and removes it.
@@ -135,12 +130,12 @@ pub(crate) struct Running<'c> {
 
 impl<'c> Running<'c> {
     pub(crate) fn start(engine: Engine, container: &'c Container<'_>, script: &str) -> Running<'c> {
-        Running::spawn(engine, container, engine.run(container, script, true))
+        Running::spawn(engine, container, engine.driver().run(container, script))
     }
 
-    /// Starts a container that podman's command does not stay attached to.
+    /// Starts a container that the engine's command does not stay attached to.
     pub(crate) fn detached(engine: Engine, container: &'c Container<'_>, script: &str) -> Running<'c> {
-        let mut running = Running::spawn(engine, container, engine.run(container, script, false));
+        let mut running = Running::spawn(engine, container, engine.driver().detach(container, script));
         let status = running.child.wait().unwrap();
         assert!(status.success(), "{status}");
         running
@@ -172,12 +167,7 @@ impl<'c> Running<'c> {
 
     /// The process id of the container's first process.
     pub(crate) fn pid(&self) -> u32 {
-        let name = &self.container.name;
-        if self.engine.is_podman() {
-            return self.engine.ask(&["inspect", "--format", "{{.State.Pid}}", name]).parse().unwrap();
-        }
-        let state: Value = serde_json::from_str(&self.engine.ask(&["state", name])).unwrap();
-        state["pid"].as_u64().unwrap().try_into().unwrap()
+        self.engine.driver().pid(&self.container.name)
     }
 
     /// Closes the container's standard input and waits for its end, after which nothing of it may be left, started or not.
@@ -196,11 +186,7 @@ impl Drop for Running<'_> {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let removal: &[&str] = match self.engine.is_podman() {
-            true => &["rm", "--force", "--ignore", "--time=0", &self.container.name],
-            false => &["delete", "--force", &self.container.name],
-        };
-        let _ = self.engine.command(removal).stdin(Stdio::null()).output();
+        let _ = self.engine.driver().remove(&self.container.name).stdin(Stdio::null()).output();
     }
 }
 

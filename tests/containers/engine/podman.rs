@@ -1,0 +1,69 @@
+//! Podman, which finds the hook in hooks.d.
+
+use std::process::Command;
+
+use super::{Driver, answer, program, root};
+use crate::container::Container;
+
+pub(super) static OVER_RUNC: Podman =
+    Podman { name: "podman/runc", programs: &["busybox", "podman", "conmon", "runc"], runtime: "runc" };
+pub(super) static OVER_CRUN: Podman =
+    Podman { name: "podman/crun", programs: &["busybox", "podman", "conmon", "crun"], runtime: "crun" };
+
+pub(super) struct Podman {
+    name: &'static str,
+    programs: &'static [&'static str],
+    runtime: &'static str,
+}
+
+impl Podman {
+    fn start(&self, container: &Container<'_>, script: &str, attached: bool) -> Command {
+        let mut command = self.command(&["--hooks-dir", container.hooks().to_str().unwrap(), "run"]);
+        command.arg(if attached { "--interactive" } else { "--detach" });
+        command.args(["--name", &container.name, "--network=none", "--log-driver=none"]);
+        // Its own limits are more than a container, which the tests may themselves be in, can allow.
+        command.args(["--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096"]);
+        if self.runtime == "crun" {
+            command.arg("--cgroups=disabled");
+        }
+        let (uid, gid) = container.user;
+        command.args(["--user", &format!("{uid}:{gid}")]);
+        for (key, value) in &container.annotations {
+            command.args(["--annotation", &format!("{key}={value}")]);
+        }
+        command.args(container.twists.iter().flat_map(|twist| twist.podman_arguments()));
+        command.arg("--rootfs").arg(container.rootfs()).args(["sh", "-c", script]);
+        command
+    }
+}
+
+impl Driver for Podman {
+    fn programs(&self) -> &'static [&'static str] {
+        self.programs
+    }
+
+    fn command(&self, verb: &[&str]) -> Command {
+        let mut command = program("podman");
+        let root = root(self.name);
+        command.args(["--runtime", self.runtime]).arg("--root").arg(&root);
+        command.arg("--runroot").arg(root.with_extension("run"));
+        command.args(["--storage-driver=vfs", "--cgroup-manager=cgroupfs", "--events-backend=none"]).args(verb);
+        command
+    }
+
+    fn run(&self, container: &Container<'_>, script: &str) -> Command {
+        self.start(container, script, true)
+    }
+
+    fn detach(&self, container: &Container<'_>, script: &str) -> Command {
+        self.start(container, script, false)
+    }
+
+    fn pid(&self, name: &str) -> u32 {
+        answer(self.command(&["inspect", "--format", "{{.State.Pid}}", name])).parse().unwrap()
+    }
+
+    fn remove(&self, name: &str) -> Command {
+        self.command(&["rm", "--force", "--ignore", "--time=0", name])
+    }
+}

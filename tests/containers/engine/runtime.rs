@@ -1,0 +1,60 @@
+//! Runtimes that take a bundle, and so a spec of our own.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::{Driver, answer, program, root};
+use crate::container::Container;
+use crate::host;
+
+pub(super) static RUNC: Runtime = Runtime { name: "runc", programs: &["busybox", "runc"], options: &[] };
+
+/// It needs no cgroup for what is shown here, and on some hosts it cannot have one.
+pub(super) static CRUN: Runtime =
+    Runtime { name: "crun", programs: &["busybox", "crun"], options: &["--cgroup-manager=disabled"] };
+
+pub(super) struct Runtime {
+    name: &'static str,
+    programs: &'static [&'static str],
+    /// Before every verb.
+    options: &'static [&'static str],
+}
+
+impl Driver for Runtime {
+    fn programs(&self) -> &'static [&'static str] {
+        self.programs
+    }
+
+    fn command(&self, verb: &[&str]) -> Command {
+        let mut command = program(self.name);
+        command.args(self.options).arg("--root").arg(root(self.name)).args(verb);
+        command
+    }
+
+    fn run(&self, container: &Container<'_>, _script: &str) -> Command {
+        let mut command = self.command(&["run", "--bundle"]);
+        command.arg(&container.directory).arg(&container.name);
+        if container.has_own_mounts() { command } else { in_mount_namespace(&command) }
+    }
+
+    fn pid(&self, name: &str) -> u32 {
+        let state: Value = serde_json::from_str(&answer(self.command(&["state", name]))).unwrap();
+        state["pid"].as_u64().unwrap().try_into().unwrap()
+    }
+
+    fn remove(&self, name: &str) -> Command {
+        self.command(&["delete", "--force", name])
+    }
+}
+
+/// The command in a mount namespace of its own, whose mounts at `/run/secrets` are printed when it has ended.
+fn in_mount_namespace(command: &Command) -> Command {
+    let script = r#""$@"; code=$?; grep /run/secrets /proc/self/mountinfo; exit $code"#;
+    let mut outer = Command::new("unshare");
+    outer.args(["--mount", "--propagation=private", "sh", "-c", script, "sh"]);
+    outer.arg(command.get_program()).args(command.get_args());
+    outer.env_clear().env("PATH", host::PATH).current_dir(Path::new("/"));
+    outer
+}
