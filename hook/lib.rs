@@ -16,6 +16,7 @@ pub mod audit;
 pub mod cli;
 pub mod container;
 pub mod deliver;
+pub mod engine;
 pub mod errno;
 pub mod error;
 pub mod excerpt;

@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["errno", "excerpt", "reference", "retry", "secret", "syslog", "tls"],
     &["harden"],
     &["container", "settings"],
-    &["source", "seal", "deliver"],
+    &["source", "seal", "deliver", "engine"],
     &["resolve"],
     &["audit"],
     &["error"],
@@ -30,7 +30,8 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("google_cloud_gax", &["seal"]),
     ("google_cloud_kms", &["seal"]),
     ("oci_spec", &["container", "deliver"]),
-    ("toml", &["settings"]),
+    ("regex", &["engine"]),
+    ("toml", &["settings", "engine"]),
 ];
 
 /// Packages that must not come in by a dependency's default feature. aws-lc-rs seeds its entropy for 23-38 ms in every process.

@@ -1,7 +1,7 @@
 //! `oci-secrets check`: whether this host can deliver secrets, tested as the hook would do it.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use jiff::Timestamp;
@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use super::{block_on, load, write_output};
 use crate::audit::Trail;
 use crate::deliver::{Carried, Tmpfs, TmpfsOptions};
+use crate::engine::{Engine, Host};
 use crate::error::Error;
 use crate::error::class::Class;
 use crate::report;
@@ -20,12 +21,13 @@ use crate::source::connect::Connect;
 
 /// Test whether this host can deliver secrets, and say what to do where it cannot.
 ///
-/// Settings and the files that they name, the kernel, the container runtimes, 1Password Connect and its token, each KEK. Nothing is changed.
+/// Settings and the files that they name, the kernel, whether the engines call the hook, 1Password Connect and its token, each KEK. Nothing is changed.
 #[derive(clap::Args)]
 pub(super) struct Arguments {}
 
-/// The first version of each runtime that the hook is known to work with.
-const RUNTIMES: [(&str, [u32; 2]); 4] = [("runc", [1, 1]), ("crun", [1, 8]), ("youki", [0, 6]), ("podman", [4, 3])];
+/// The first version of each program that the hook is known to work with, and the engine whose program it is.
+const PROGRAMS: [(&str, [u32; 2], Option<Engine>); 4] =
+    [("runc", [1, 1], None), ("crun", [1, 8], None), ("youki", [0, 6], None), ("podman", [4, 3], Some(Engine::Podman))];
 
 /// How long before its end a token is worth a word.
 const TOKEN_WARNING_DAYS: i64 = 14;
@@ -46,7 +48,9 @@ enum Verdict {
 
 pub(super) fn run(path: &Path) -> Result<ExitCode, Error> {
     let mut findings = vec![kernel()];
-    findings.extend(RUNTIMES.iter().filter_map(|(name, minimum)| runtime(name, *minimum)));
+    let host = super::host();
+    findings.extend(PROGRAMS.iter().filter_map(|(name, minimum, engine)| program(name, *minimum, *engine, &host)));
+    findings.extend(device(&host));
     match load(path) {
         Err(error) => findings.push(Finding::problem("settings", &error)),
         Ok(settings) => {
@@ -89,18 +93,46 @@ fn kernel() -> Finding {
     }
 }
 
-/// The version of a runtime or engine, if there is one on the PATH.
-fn runtime(name: &str, minimum: [u32; 2]) -> Option<Finding> {
-    let output = Command::new(name).arg("--version").output().ok()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let version = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?.to_owned();
+/// The version of a runtime or engine, if there is one on the PATH, and whether it will call the hook.
+fn program(name: &str, minimum: [u32; 2], engine: Option<Engine>, host: &Host) -> Option<Finding> {
+    let version = version(name)?;
     let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     let found = [numbers.next()?.ok()?, numbers.next()?.ok()?];
-    if found >= minimum {
-        return Some(Finding::ok(name, version));
+    if found < minimum {
+        let [major, minor] = minimum;
+        let advice = format!("the hook is not tested with versions before {major}.{minor}");
+        return Some(Finding::warning(name, version, advice));
     }
-    let [major, minor] = minimum;
-    Some(Finding::warning(name, version, format!("the hook is not tested with versions before {major}.{minor}")))
+    Some(match engine.map(|engine| (engine, engine.calls(host))) {
+        None => Finding::ok(name, version),
+        Some((_, Err(error))) => Finding::problem(name, &Error::Engine(error)),
+        Some((engine, Ok(calls))) if calls.is_empty() => {
+            let advice = format!("oci-secrets install --engine {} --write", engine.name());
+            Finding::warning(name, format!("{version}: does not call the hook"), advice)
+        }
+        Some((_, Ok(calls))) => Finding::ok(name, format!("{version}: calls the hook, as {} says", list(&calls))),
+    })
+}
+
+/// The first word with a digit in front that a program says of its version.
+fn version(program: &str) -> Option<String> {
+    let output = Command::new(program).arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let word = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
+    Some(word.trim_end_matches(',').to_owned())
+}
+
+/// The device that calls the hook, if there is one.
+fn device(host: &Host) -> Option<Finding> {
+    match Engine::Cdi.calls(host) {
+        Ok(calls) if calls.is_empty() => None,
+        Ok(calls) => Some(Finding::ok("cdi", format!("the device of {} calls the hook", list(&calls)))),
+        Err(error) => Some(Finding::problem("cdi", &Error::Engine(error))),
+    }
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" and ")
 }
 
 /// Whether Connect answers and takes the token, and what the token can see.

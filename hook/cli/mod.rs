@@ -1,6 +1,7 @@
 //! `oci-secrets`: what operators and developers call. One file per verb.
 
 mod check;
+mod install;
 mod kek;
 mod seal;
 mod unseal;
@@ -13,6 +14,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use zeroize::Zeroizing;
 
+use crate::engine::Host;
 use crate::error::Error;
 use crate::retry::Deadline;
 use crate::settings::{SETTINGS_PATH, Settings};
@@ -42,6 +44,7 @@ enum Verb {
     #[command(subcommand)]
     Kek(kek::Verb),
     Check(check::Arguments),
+    Install(install::Arguments),
 }
 
 const EXAMPLE: &str = "\
@@ -71,6 +74,7 @@ impl Verb {
             Verb::Unseal(arguments) => unseal::run(&arguments, &load(settings)?),
             Verb::Kek(verb) => kek::run(&verb, &load(settings)?),
             Verb::Check(_) => check::run(settings),
+            Verb::Install(arguments) => install::run(&arguments, settings),
         }
     }
 }
@@ -88,6 +92,14 @@ fn told_by_clap(usage: &clap::Error) -> ExitCode {
     };
     let message = message.strip_prefix("error: ").unwrap_or(message).split_whitespace().collect::<Vec<_>>().join(" ");
     report::failed(PROGRAM, None, &Error::CommandLine { message })
+}
+
+/// Where the engines of whoever runs this have their configuration: root's are the host's, another user's run without root.
+fn host() -> Host {
+    let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let config = || variable("XDG_CONFIG_HOME").or_else(|| Some(variable("HOME")?.join(".config")));
+    let user = if rustix::process::geteuid().is_root() { None } else { config() };
+    Host { root: PathBuf::from("/"), user }
 }
 
 fn load(path: &std::path::Path) -> Result<Settings, Error> {

@@ -4,6 +4,7 @@ use super::Error;
 use crate::audit::AuditError;
 use crate::container::ProcessError;
 use crate::deliver::{AttachError, CarryError, SiteError, TargetError, TmpfsError};
+use crate::engine::{EngineError, InstallError};
 use crate::resolve::ResolveError;
 use crate::seal::kek::KekError;
 use crate::seal::kek::gcp::CloudKmsError;
@@ -62,6 +63,9 @@ impl Error {
             Error::Environment { .. } | Error::Input { .. } | Error::Output { .. } | Error::Runtime { .. } => {
                 Class::Kernel
             }
+            Error::Hook { source } | Error::Engine(EngineError::Hook { source, .. }) => of_file(source),
+            Error::Engine(_) | Error::Install(InstallError::Exists { .. }) => Class::Settings,
+            Error::Install(InstallError::Write { .. }) => Class::Kernel,
             Error::Check { class, .. } => *class,
         }
     }
@@ -69,9 +73,11 @@ impl Error {
 
 fn of_file(error: &FileError) -> Class {
     match error {
-        FileError::Open { .. } | FileError::Read { .. } | FileError::NotRegular { .. } | FileError::TooLarge { .. } => {
-            Class::Settings
-        }
+        FileError::Open { .. }
+        | FileError::Read { .. }
+        | FileError::NotRegular { .. }
+        | FileError::NotExecutable { .. }
+        | FileError::TooLarge { .. } => Class::Settings,
         FileError::Owner { .. }
         | FileError::Writable { .. }
         | FileError::Readable { .. }

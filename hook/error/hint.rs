@@ -4,6 +4,7 @@ use super::Error;
 use crate::audit::AuditError;
 use crate::container::ProcessError;
 use crate::deliver::{AttachError, CarryError, SiteError, TargetError, TmpfsError};
+use crate::engine::{EngineError, InstallError};
 use crate::reference::Reference;
 use crate::resolve::ResolveError;
 use crate::seal::kek::KekError;
@@ -51,6 +52,17 @@ impl Error {
             Error::Tmpfs(TmpfsError::NoNoswap) => {
                 "noswap = \"prefer\" under [deliver] in the settings goes on without; then keep swap off or encrypted"
             }
+            Error::Engine(EngineError::Hook { source: FileError::Open { .. }, .. }) => {
+                "install the hook where the file says, or change the file: `oci-secrets install --hook PATH`"
+            }
+            Error::Hook { source: FileError::Open { .. } } => "`--hook PATH` says where the hook is installed",
+            Error::Hook { source } | Error::Engine(EngineError::Hook { source, .. }) => return file_hint(source),
+            Error::Engine(EngineError::Stage { .. } | EngineError::When { .. }) => {
+                "`oci-secrets install` shows the file as it should be"
+            }
+            Error::Install(InstallError::Exists { .. }) => {
+                "without `--write`, `oci-secrets install` shows the content: merge it, or remove the file first"
+            }
             _ => return None,
         };
         Some(hint.to_owned())
@@ -64,6 +76,7 @@ fn file_hint(error: &FileError) -> Option<String> {
         FileError::Owner { path, .. } => Some(format!("chown root {}", path.display())),
         FileError::DirectoryWritable { directory, .. } => Some(format!("chmod go-w {}", directory.display())),
         FileError::DirectoryOwner { directory, .. } => Some(format!("chown root {}", directory.display())),
+        FileError::NotExecutable { path } => Some(format!("chmod 0755 {}", path.display())),
         FileError::Open { .. } | FileError::Read { .. } | FileError::NotRegular { .. } | FileError::TooLarge { .. } => {
             None
         }

@@ -6,12 +6,13 @@ mod hint;
 use crate::audit::AuditError;
 use crate::container::{ProcessError, RequestError, SpecError, StateError};
 use crate::deliver::{AttachError, CarryError, PreflightError, TmpfsError};
+use crate::engine::{EngineError, InstallError};
 use crate::errno::{Errno, SyscallError};
 use crate::reference::Reference;
 use crate::resolve::ResolveError;
 use crate::seal::SealError;
 use crate::seal::kek::{KekError, KekUri, KekUriError};
-use crate::settings::{Refusal, SettingsError};
+use crate::settings::{FileError, Refusal, SettingsError};
 use crate::source::SourceError;
 use class::Class;
 
@@ -145,6 +146,18 @@ pub enum Error {
         #[source]
         errno: Errno,
     },
+    /// An engine's configuration.
+    #[error(transparent)]
+    Engine(EngineError),
+    /// The hook that an engine shall call.
+    #[error("refusing to make an engine call a hook that does not run")]
+    Hook {
+        /// What is wrong with it.
+        source: FileError,
+    },
+    /// A file that makes an engine call the hook.
+    #[error(transparent)]
+    Install(InstallError),
     /// `check` found problems and told them already.
     #[error("{problems} of {checks} checks found a problem")]
     Check {

@@ -17,6 +17,7 @@ use crate::errno::Errno;
 const WRITE_BY_OTHERS: u32 = 0o022;
 const ANY_BY_OTHERS: u32 = 0o077;
 const STICKY: u32 = 0o1000;
+const EXECUTABLE: u32 = 0o111;
 const ROOT: u32 = 0;
 
 /// How much harm a file does in the wrong hands.
@@ -53,6 +54,18 @@ pub fn read(path: &Path, kind: Kind, bytes_max: usize) -> Result<Zeroizing<Vec<u
 pub fn append(path: &Path) -> Result<File, FileError> {
     let (file, _) = open(path, Kind::Plain, OpenOptions::new().append(true).create(true).mode(0o600))?;
     Ok(file)
+}
+
+/// Checks that a program can be run, and that only root or our own user could have put it where it is.
+///
+/// # Errors
+/// It is missing, is not executable, or others could exchange it.
+pub fn require_program(path: &Path) -> Result<(), FileError> {
+    let (_, metadata) = open(path, Kind::Plain, OpenOptions::new().read(true))?;
+    match metadata.mode() & EXECUTABLE {
+        0 => Err(FileError::NotExecutable { path: path.into() }),
+        _ => Ok(()),
+    }
 }
 
 fn open(path: &Path, kind: Kind, options: &mut OpenOptions) -> Result<(File, Metadata), FileError> {
@@ -188,6 +201,12 @@ pub enum FileError {
         directory: PathBuf,
         /// The directory's permission bits.
         mode: u32,
+    },
+    /// A program that nobody may run.
+    #[error("refusing to use {}: it is not executable", path.display())]
+    NotExecutable {
+        /// The file; `chmod 0755` makes it usable.
+        path: PathBuf,
     },
     /// Larger than anything of its kind.
     #[error("refusing to use {}: it is larger than {bytes_max} bytes", path.display())]

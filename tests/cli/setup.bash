@@ -6,6 +6,11 @@ kek=gcp-kms://projects/acme/locations/europe/keyRings/agents/cryptoKeys
 
 oci-secrets() { command oci-secrets --settings "$DIR/settings.toml" "$@"; }
 
+# The same as a user without root, whose configuration is in $DIR/home, and who may not be able to look where this was built.
+user() {
+    cp -u "$(type -P oci-secrets)" "$DIR/oci-secrets" && chmod 755 "$DIR/oci-secrets"
+    setpriv --reuid 1000 --clear-groups env XDG_CONFIG_HOME="$DIR/home" "$DIR/oci-secrets" "$@"
+}
 
 # Writes settings that grant all of AgentVault to every container; the arguments are lines that follow.
 settings() {
@@ -66,5 +71,5 @@ hook() {
 
 # Blanks what differs from host to host in the table of `check`: the kernel's release, and which runtimes there are.
 blank() {
-    sed -E '/^(ok|warning) +(runc|crun|youki|podman):/d; s/Linux [^:]*:/Linux …:/; s/expires in [0-9]+ days/expires in … days/; s/(until|expired on) [0-9-]+/\1 …/'
+    sed -E '/^(ok|warning) +(runc|crun|youki|podman):/d; /-> oci-secrets install/d; s/Linux [^:]*:/Linux …:/; s/expires in [0-9]+ days/expires in … days/; s/(until|expired on) [0-9-]+/\1 …/'
 }

@@ -1,0 +1,67 @@
+//! `oci-secrets install`: makes an engine call the hook.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+
+use super::{host, write_output};
+use crate::engine::{Engine, HOOK_PATH, Hook, Written};
+use crate::error::Error;
+use crate::settings::{SETTINGS_PATH, file};
+
+/// Print the files that make an engine call the hook, or write them.
+///
+/// Root makes it for the host, another user for engines of their own that run without root, with settings of their own in
+/// $XDG_CONFIG_HOME/oci-secrets. The program itself must be installed already: some engines start containers without their
+/// secrets, in silence, when the hook is missing.
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// Who shall call the hook.
+    #[arg(long)]
+    engine: Engine,
+    /// Write the files; what is in their place and differs is left alone, and an error.
+    #[arg(long)]
+    write: bool,
+    /// Where the hook is installed.
+    #[arg(long, value_name = "PATH", default_value = HOOK_PATH)]
+    hook: PathBuf,
+}
+
+impl ValueEnum for Engine {
+    fn value_variants<'a>() -> &'a [Engine] {
+        &Engine::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(clap::builder::PossibleValue::new(self.name()))
+    }
+}
+
+pub(super) fn run(arguments: &Arguments, settings: &Path) -> Result<ExitCode, Error> {
+    let host = host();
+    let users = host.user.as_ref().map(|user| user.join("oci-secrets/settings.toml"));
+    // Whoever calls the hook does so from another working directory.
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let settings = if settings == Path::new(SETTINGS_PATH) { users } else { Some(absolute(settings)) };
+    let hook = Hook { path: absolute(&arguments.hook), settings };
+    let files = arguments.engine.files(&host, &hook);
+    let mut text = String::new();
+    if arguments.write {
+        file::require_program(&hook.path).map_err(|source| Error::Hook { source })?;
+        for file in files {
+            let word = match file.write().map_err(Error::Install)? {
+                Written::Now => "written",
+                Written::Before => "unchanged",
+            };
+            let _ = writeln!(text, "{word:<9} {}", file.path.display());
+        }
+    } else {
+        for file in files {
+            let _ = writeln!(text, "==> {} <==", file.path.display());
+            text.push_str(&file.content);
+        }
+    }
+    write_output(text.as_bytes())
+}

@@ -1,0 +1,98 @@
+//! The Container Device Interface: podman, Docker and containerd call the hooks of a device that a container asks for.
+//!
+//! See the [specification](https://github.com/cncf-tags/container-device-interface/blob/main/SPEC.md).
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::{EngineError, File, HOOK_NAME, Hook, Host, files_in, hooks_d, read};
+
+/// As it is shipped.
+const FILE: &str = include_str!("../../config/cdi/oci-secrets.json");
+
+/// Where devices are looked for.
+const DIRECTORIES: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
+
+/// The file that describes the device.
+pub(super) fn files(host: &Host, hook: &Hook) -> Vec<File> {
+    vec![File::ours(host.path("/etc/cdi/oci-secrets.json"), hooks_d::content(FILE, hook))]
+}
+
+/// The files with a device that calls the hook. Files in YAML, which others write, are passed over.
+pub(super) fn calls(host: &Host) -> Result<Vec<PathBuf>, EngineError> {
+    let mut calls = Vec::new();
+    for directory in DIRECTORIES {
+        for path in files_in(&host.path(directory), "json")? {
+            let Some(text) = read(&path)? else { continue };
+            let format =
+                |error: serde_json::Error| EngineError::Format { path: path.clone(), reason: error.to_string() };
+            let kind: Kind = serde_json::from_str(&text).map_err(format)?;
+            let hooks = kind.devices.iter().chain([&kind.device]).flat_map(|device| &device.edits.hooks);
+            for hook in hooks.filter(|hook| hook.path.file_name().is_some_and(|name| name == HOOK_NAME)) {
+                hooks_d::require_program(&path, &hook.path)?;
+                if hook.name != "createRuntime" {
+                    return Err(EngineError::Stage { path, found: hook.name.clone() });
+                }
+                calls.push(path.clone());
+            }
+        }
+    }
+    calls.dedup();
+    Ok(calls)
+}
+
+/// What is read of a file.
+#[derive(Deserialize)]
+struct Kind {
+    #[serde(default)]
+    devices: Vec<Device>,
+    /// The edits that all devices have.
+    #[serde(flatten)]
+    device: Device,
+}
+
+#[derive(Default, Deserialize)]
+struct Device {
+    #[serde(default, rename = "containerEdits")]
+    edits: Edits,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Edits {
+    hooks: Vec<Called>,
+}
+
+#[derive(Deserialize)]
+struct Called {
+    #[serde(rename = "hookName")]
+    name: String,
+    path: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn the_shipped_device_calls_the_hook_at_its_stage() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host { root: root.path().to_owned(), user: None };
+        let hook = Hook { path: root.path().join(HOOK_NAME), settings: None };
+        assert_eq!(calls(&host).unwrap(), Vec::<PathBuf>::new());
+        let [file] = &files(&host, &hook)[..] else { panic!() };
+        file.write().unwrap();
+        assert!(matches!(calls(&host), Err(EngineError::Hook { .. })));
+        fs::write(&hook.path, "").unwrap();
+        fs::set_permissions(&hook.path, Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(calls(&host).unwrap(), [host.path("/etc/cdi/oci-secrets.json")]);
+
+        fs::write(&file.path, file.content.replace("createRuntime", "createContainer")).unwrap();
+        assert!(matches!(calls(&host), Err(EngineError::Stage { .. })));
+        fs::write(&file.path, r#"{"cdiVersion":"0.5.0","kind":"a/b","devices":[]}"#).unwrap();
+        assert_eq!(calls(&host).unwrap(), Vec::<PathBuf>::new());
+    }
+}

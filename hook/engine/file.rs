@@ -1,0 +1,102 @@
+//! Files that make an engine call the hook.
+
+use std::fs::Permissions;
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::errno::Errno;
+
+/// A file as it shall be.
+#[derive(Debug, PartialEq, Eq)]
+pub struct File {
+    /// Where.
+    pub path: PathBuf,
+    /// All of it.
+    pub content: String,
+    /// Whether the content has what was there before in it, so that the file may be replaced.
+    pub is_merged: bool,
+}
+
+/// What became of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It is written.
+    Now,
+    /// It was there already, just so.
+    Before,
+}
+
+impl File {
+    /// A file that is wholly ours.
+    pub(super) fn ours(path: PathBuf, content: String) -> File {
+        File { path, content, is_merged: false }
+    }
+
+    /// Writes it, whole or not at all, readable by everyone; what others wrote is left alone.
+    ///
+    /// # Errors
+    /// When a file that is not ours is in its place, or the kernel refuses.
+    pub fn write(&self) -> Result<Written, InstallError> {
+        let failed = |error: io::Error| InstallError::Write { path: self.path.clone(), errno: error.into() };
+        match std::fs::read_to_string(&self.path) {
+            Ok(found) if found == self.content => return Ok(Written::Before),
+            Ok(_) if !self.is_merged => return Err(InstallError::Exists { path: self.path.clone() }),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let directory = self.path.parent().unwrap_or(Path::new("/"));
+        std::fs::create_dir_all(directory).map_err(failed)?;
+        let mut file = tempfile::NamedTempFile::new_in(directory).map_err(failed)?;
+        file.write_all(self.content.as_bytes()).map_err(failed)?;
+        file.as_file().set_permissions(Permissions::from_mode(0o644)).map_err(failed)?;
+        file.as_file().sync_all().map_err(failed)?;
+        file.persist(&self.path).map_err(|error| failed(error.error))?;
+        Ok(Written::Now)
+    }
+}
+
+/// Why a file was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// Another one is in its place.
+    #[error("refusing to replace {}: it is not what would be written", .path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A system call failed.
+    #[error("cannot write {}", .path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel answered.
+        #[source]
+        errno: Errno,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn writes_a_file_once_and_leaves_what_others_wrote() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("etc/cdi/oci-secrets.json");
+        let file = File::ours(path.clone(), "{}\n".to_owned());
+        assert_eq!(file.write().unwrap(), Written::Now);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{}\n");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o644);
+        assert_eq!(file.write().unwrap(), Written::Before);
+
+        fs::write(&path, "of another").unwrap();
+        assert!(matches!(file.write(), Err(InstallError::Exists { .. })));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "of another");
+        let merged = File { is_merged: true, ..file };
+        assert_eq!(merged.write().unwrap(), Written::Now);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{}\n");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+}

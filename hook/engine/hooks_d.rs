@@ -1,0 +1,186 @@
+//! Directories of hook files, as podman and CRI-O read them.
+//!
+//! See [oci-hooks(5)](https://github.com/containers/common/blob/main/pkg/hooks/docs/oci-hooks.5.md).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use regex::Regex;
+use serde::Deserialize;
+
+use super::{EngineError, File, HOOK_NAME, HOOK_PATH, Hook, files_in, read};
+use crate::settings::file;
+
+/// Where engines look for hooks, unless they are told otherwise.
+pub(super) const DIRECTORY: &str = "/usr/share/containers/oci/hooks.d";
+
+/// As it is shipped. Engines call hooks in the order of their files' names: this one late.
+const FILE: &str = include_str!("../../config/hooks.d/90-oci-secrets.json");
+const FILE_NAME: &str = "90-oci-secrets.json";
+
+/// The stage at which the container's mounts exist and its process does not yet run.
+const STAGE: &str = "createRuntime";
+
+/// Annotations for which the hook must be called: every spelling of ours, wrong ones too.
+const ANNOTATIONS: [&str; 4] = ["run.secrets/x", "app.run.secrets/x", "run.secrets.owner", "Run.Secrets/x"];
+
+/// The file that makes an engine call the hook.
+pub(super) fn file(directory: &Path, hook: &Hook) -> File {
+    File::ours(directory.join(FILE_NAME), content(FILE, hook))
+}
+
+/// A shipped file, for a hook that may be elsewhere or have other settings.
+pub(super) fn content(shipped: &str, hook: &Hook) -> String {
+    let quoted = |path: &Path| serde_json::Value::from(path.to_string_lossy()).to_string();
+    let mut arguments = format!("\"{HOOK_NAME}\"");
+    if let Some(settings) = &hook.settings {
+        arguments.push_str(&format!(", \"--settings\", {}", quoted(settings)));
+    }
+    shipped
+        .replace(&format!("\"{HOOK_PATH}\""), &quoted(&hook.path))
+        .replace(&format!("[\"{HOOK_NAME}\"]"), &format!("[{arguments}]"))
+}
+
+/// The files that call the hook, and that an engine which reads these directories finds: of several with the same name the last.
+pub(super) fn calls(directories: &[PathBuf]) -> Result<Vec<PathBuf>, EngineError> {
+    let mut files = BTreeMap::new();
+    for directory in directories {
+        files.extend(
+            files_in(directory, "json")?.into_iter().map(|path| (path.file_name().map(ToOwned::to_owned), path)),
+        );
+    }
+    let mut calls = Vec::new();
+    for path in files.into_values() {
+        if call(&path)? {
+            calls.push(path);
+        }
+    }
+    Ok(calls)
+}
+
+/// Whether a file calls the hook; an error if it should and cannot.
+fn call(path: &Path) -> Result<bool, EngineError> {
+    let Some(text) = read(path)? else { return Ok(false) };
+    let format = |reason: String| EngineError::Format { path: path.into(), reason };
+    let entry: Entry = serde_json::from_str(&text).map_err(|error| format(error.to_string()))?;
+    if entry.hook.path.file_name().is_none_or(|name| name != HOOK_NAME) {
+        return Ok(false);
+    }
+    require_program(path, &entry.hook.path)?;
+    if entry.stages != [STAGE] {
+        return Err(EngineError::Stage { path: path.into(), found: entry.stages.join(", ") });
+    }
+    let expressions: Result<Vec<Regex>, _> = entry.when.annotations.keys().map(|key| Regex::new(key)).collect();
+    let expressions = expressions.map_err(|error| format(error.to_string()))?;
+    let matches = |key: &str| !expressions.is_empty() && expressions.iter().all(|expression| expression.is_match(key));
+    if entry.when.always != Some(true) && !ANNOTATIONS.iter().all(|key| matches(key)) {
+        return Err(EngineError::When { path: path.into() });
+    }
+    Ok(true)
+}
+
+/// Checks that a program which some file names can be run, and that nobody else can exchange it.
+pub(super) fn require_program(named_by: &Path, program: &Path) -> Result<(), EngineError> {
+    file::require_program(program).map_err(|source| EngineError::Hook { path: named_by.into(), source })
+}
+
+/// What is read of a file.
+#[derive(Deserialize)]
+struct Entry {
+    hook: Called,
+    #[serde(default)]
+    when: When,
+    #[serde(default)]
+    stages: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Called {
+    path: PathBuf,
+}
+
+#[derive(Default, Deserialize)]
+struct When {
+    always: Option<bool>,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::FileError;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    /// A directory with a hook that can be called.
+    fn directory() -> (tempfile::TempDir, Hook) {
+        let directory = tempfile::tempdir().unwrap();
+        let hook = Hook { path: directory.path().join(HOOK_NAME), settings: None };
+        fs::write(&hook.path, "").unwrap();
+        fs::set_permissions(&hook.path, Permissions::from_mode(0o755)).unwrap();
+        (directory, hook)
+    }
+
+    fn calls_of(directory: &Path) -> Result<Vec<PathBuf>, EngineError> {
+        calls(&[PathBuf::from("/nowhere"), directory.to_owned()])
+    }
+
+    #[test]
+    fn the_shipped_file_calls_the_hook_that_it_is_told() {
+        let (directory, hook) = directory();
+        assert_eq!(calls_of(directory.path()).unwrap(), Vec::<PathBuf>::new());
+        let settings = Some(PathBuf::from("/home/with \"quotes\"/settings.toml"));
+        let file = file(directory.path(), &Hook { settings, ..hook.clone() });
+        file.write().unwrap();
+        let value: serde_json::Value = serde_json::from_str(&file.content).unwrap();
+        let arguments = serde_json::json!([HOOK_NAME, "--settings", "/home/with \"quotes\"/settings.toml"]);
+        assert_eq!((&value["hook"]["args"], value["hook"]["path"].as_str()), (&arguments, hook.path.to_str()));
+        assert_eq!(calls_of(directory.path()).unwrap(), [file.path]);
+        assert_eq!(content(FILE, &Hook { path: HOOK_PATH.into(), settings: None }), FILE);
+    }
+
+    #[test]
+    fn a_file_of_the_same_name_in_a_later_directory_counts() {
+        let (directory, hook) = directory();
+        let later = tempfile::tempdir().unwrap();
+        file(directory.path(), &hook).write().unwrap();
+        fs::write(later.path().join(FILE_NAME), r#"{"version":"1.0.0","hook":{"path":"/bin/true"},"stages":[]}"#)
+            .unwrap();
+        let both = [directory.path().to_owned(), later.path().to_owned()];
+        assert_eq!(calls(&both).unwrap(), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn a_file_that_should_call_the_hook_and_cannot_is_an_error() {
+        let (directory, hook) = directory();
+        let written = |from: &str, to: &str| {
+            let file = file(directory.path(), &hook);
+            assert!(file.content.contains(from), "{from}");
+            fs::write(&file.path, file.content.replace(from, to)).unwrap();
+            calls_of(directory.path())
+        };
+        assert!(matches!(written("createRuntime", "prestart"), Err(EngineError::Stage { .. })));
+        assert!(matches!(
+            written("[\"createRuntime\"]", "[\"createRuntime\", \"poststop\"]"),
+            Err(EngineError::Stage { .. })
+        ));
+        assert!(matches!(written("(?i)", "^"), Err(EngineError::When { .. })));
+        assert!(matches!(written("(?i)", "("), Err(EngineError::Format { .. })));
+        assert!(matches!(written("}", ""), Err(EngineError::Format { .. })));
+        let none = written("\"annotations\": { \"(?i)\\\\brun\\\\W+secrets\\\\b\": \".*\" }", "");
+        assert!(matches!(none, Err(EngineError::When { .. })), "{none:?}");
+        assert!(written("\"annotations\"", "\"always\": true, \"annotations\"").is_ok());
+
+        let hook_error = |error| match error {
+            Err(EngineError::Hook { source, .. }) => source,
+            other => panic!("{other:?}"),
+        };
+        fs::set_permissions(&hook.path, Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(hook_error(calls_of(directory.path())), FileError::NotExecutable { .. }));
+        fs::set_permissions(&hook.path, Permissions::from_mode(0o777)).unwrap();
+        assert!(matches!(hook_error(calls_of(directory.path())), FileError::Writable { .. }));
+        fs::remove_file(&hook.path).unwrap();
+        assert!(matches!(hook_error(calls_of(directory.path())), FileError::Open { .. }));
+    }
+}

@@ -1,0 +1,151 @@
+//! Container engines: what makes each of them call the hook, and whether it will. One file for each.
+
+mod cdi;
+mod file;
+mod hooks_d;
+mod podman;
+
+use std::path::{Path, PathBuf};
+
+pub use self::file::{File, InstallError, Written};
+use crate::errno::Errno;
+use crate::settings::FileError;
+
+/// Where the hook is installed.
+pub const HOOK_PATH: &str = "/usr/libexec/oci/hooks.d/oci-secrets-hook";
+
+/// How the hook's file is called, wherever it is.
+const HOOK_NAME: &str = "oci-secrets-hook";
+
+/// Who starts containers, and calls the hook if it is told to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// Podman, by a file in hooks.d.
+    Podman,
+    /// Any engine that knows the Container Device Interface, by a device.
+    Cdi,
+}
+
+/// Where engines have their configuration.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// What stands in the place of `/`.
+    pub root: PathBuf,
+    /// The configuration directory of a user whose engines run without root: `$XDG_CONFIG_HOME`.
+    pub user: Option<PathBuf>,
+}
+
+/// The hook as an engine shall call it.
+#[derive(Clone, Debug)]
+pub struct Hook {
+    /// The program.
+    pub path: PathBuf,
+    /// The settings, if they are not in their usual place.
+    pub settings: Option<PathBuf>,
+}
+
+impl Engine {
+    /// All of them.
+    pub const ALL: [Engine; 2] = [Engine::Podman, Engine::Cdi];
+
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Engine::Podman => "podman",
+            Engine::Cdi => "cdi",
+        }
+    }
+
+    /// The files that make it call the hook.
+    pub fn files(self, host: &Host, hook: &Hook) -> Vec<File> {
+        match self {
+            Engine::Podman => podman::files(host, hook),
+            Engine::Cdi => cdi::files(host, hook),
+        }
+    }
+
+    /// The files by which it will call the hook; none if it will not.
+    ///
+    /// # Errors
+    /// When a file that should make it call the hook cannot do so.
+    pub fn calls(self, host: &Host) -> Result<Vec<PathBuf>, EngineError> {
+        match self {
+            Engine::Podman => podman::calls(host),
+            Engine::Cdi => cdi::calls(host),
+        }
+    }
+}
+
+impl Host {
+    /// An absolute path on this host.
+    fn path(&self, absolute: &str) -> PathBuf {
+        self.root.join(absolute.trim_start_matches('/'))
+    }
+}
+
+/// The files in a directory whose names end like this, sorted by name; none if there is no such directory.
+fn files_in(directory: &Path, extension: &str) -> Result<Vec<PathBuf>, EngineError> {
+    let error = |error: std::io::Error| EngineError::Read { path: directory.into(), errno: error.into() };
+    let entries = match std::fs::read_dir(directory) {
+        Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(error)?,
+    };
+    let paths: Result<Vec<PathBuf>, _> = entries.map(|entry| entry.map(|entry| entry.path())).collect();
+    let mut paths = paths.map_err(error)?;
+    paths.retain(|path| path.extension().is_some_and(|found| found == extension));
+    paths.sort_unstable();
+    Ok(paths)
+}
+
+/// The text of a file, `None` if there is no such file.
+fn read(path: &Path) -> Result<Option<String>, EngineError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(EngineError::Read { path: path.into(), errno: error.into() }),
+    }
+}
+
+/// Why an engine that should call the hook will not.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A file or directory of its configuration.
+    #[error("cannot read {}", .path.display())]
+    Read {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the kernel answered.
+        #[source]
+        errno: Errno,
+    },
+    /// A file of its configuration is not in the format that it should be in.
+    #[error("cannot use {}: {reason}", .path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file of its configuration names a hook that does not run.
+    #[error("{} names a hook that cannot be called", .path.display())]
+    Hook {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with the hook.
+        source: FileError,
+    },
+    /// A file of its configuration names the hook at a time that is too early or too late.
+    #[error("{} calls the hook at {found}, not at createRuntime alone", .path.display())]
+    Stage {
+        /// The file.
+        path: PathBuf,
+        /// The stages that it names.
+        found: String,
+    },
+    /// A file of its configuration calls the hook for others than the containers that need it.
+    #[error("{} does not call the hook for every container with an annotation run.secrets/…", .path.display())]
+    When {
+        /// The file.
+        path: PathBuf,
+    },
+}
