@@ -26,6 +26,7 @@ pub mod reference;
 pub mod report;
 pub mod resolve;
 pub mod retry;
+pub mod runtime;
 pub mod seal;
 pub mod secret;
 pub mod settings;

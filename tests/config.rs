@@ -127,7 +127,7 @@ fn shows(section: &str, key: &str) -> bool {
     SETTINGS.lines().map(|line| optional(line).unwrap_or(line)).any(|line| match line.strip_prefix('[') {
         Some(header) => {
             current = header.trim_matches(['[', ']']);
-            section.is_empty() && current == key
+            section.is_empty() && current.split('.').next() == Some(key)
         }
         None => current == section && line.starts_with(&format!("{key} = ")),
     })

@@ -12,13 +12,14 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 const LAYERS: &[&[&str]] = &[
     &["errno", "excerpt", "reference", "retry", "secret", "syslog", "tls"],
     &["harden"],
-    &["container", "settings"],
+    &["container"],
+    &["settings"],
     &["source", "seal", "deliver", "engine"],
     &["resolve"],
     &["audit"],
     &["error"],
     &["report"],
-    &["hook", "cli"],
+    &["hook", "cli", "runtime"],
     &["bin"],
 ];
 

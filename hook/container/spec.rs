@@ -43,7 +43,7 @@ impl Spec {
     /// When it is not a regular file of at most [`SPEC_BYTES_MAX`] bytes, not a spec, or names no root filesystem.
     pub fn load(bundle: &Path) -> Result<Spec, SpecError> {
         let path = bundle.join("config.json");
-        let config: Config = match serde_json::from_slice(&read(&path)?) {
+        let config: Config = match serde_json::from_slice(&read_spec(&path)?) {
             Ok(config) => config,
             Err(source) => return Err(SpecError::Json { path, source }),
         };
@@ -88,7 +88,11 @@ struct LinuxFields {
     readonly_paths: Vec<PathBuf>,
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, SpecError> {
+/// Reads a `config.json` as it is.
+///
+/// # Errors
+/// When it is not a regular file of at most [`SPEC_BYTES_MAX`] bytes.
+pub fn read_spec(path: &Path) -> Result<Vec<u8>, SpecError> {
     let unreadable = |errno| SpecError::Read { path: path.to_owned(), errno };
     // Without NONBLOCK, opening a FIFO would wait for its writer.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use regex::Regex;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::{EngineError, File, HOOK_NAME, HOOK_PATH, Hook, files_in, read};
 use crate::settings::file;
@@ -19,7 +20,7 @@ const FILE: &str = include_str!("../../config/hooks.d/90-oci-secrets.json");
 const FILE_NAME: &str = "90-oci-secrets.json";
 
 /// The stage at which the container's mounts exist and its process does not yet run.
-const STAGE: &str = "createRuntime";
+pub(super) const STAGE: &str = "createRuntime";
 
 /// Annotations for which the hook must be called: every spelling of ours, wrong ones too.
 const ANNOTATIONS: [&str; 4] = ["run.secrets/x", "app.run.secrets/x", "run.secrets.owner", "Run.Secrets/x"];
@@ -39,6 +40,15 @@ pub(super) fn content(shipped: &str, hook: &Hook) -> String {
     shipped
         .replace(&format!("\"{HOOK_PATH}\""), &quoted(&hook.path))
         .replace(&format!("[\"{HOOK_NAME}\"]"), &format!("[{arguments}]"))
+}
+
+/// The hook as a spec lists it, among the hooks of a stage.
+pub(super) fn entry(hook: &Hook) -> Result<Box<RawValue>, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct File {
+        hook: Box<RawValue>,
+    }
+    serde_json::from_str::<File>(&content(FILE, hook)).map(|file| file.hook)
 }
 
 /// The files that call the hook, and that an engine which reads these directories finds: of several with the same name the last.

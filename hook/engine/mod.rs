@@ -1,5 +1,6 @@
 //! Container engines: what makes each of them call the hook, and whether it will. One file for each.
 
+mod bundle;
 mod cdi;
 mod file;
 mod hooks_d;
@@ -7,6 +8,7 @@ mod podman;
 
 use std::path::{Path, PathBuf};
 
+pub use self::bundle::{BundleError, add_hook};
 pub use self::file::{File, InstallError, Written};
 use crate::errno::Errno;
 use crate::settings::FileError;

@@ -4,7 +4,7 @@ use super::Error;
 use crate::audit::AuditError;
 use crate::container::ProcessError;
 use crate::deliver::{AttachError, CarryError, SiteError, TargetError, TmpfsError};
-use crate::engine::{EngineError, InstallError};
+use crate::engine::{BundleError, EngineError, InstallError};
 use crate::resolve::ResolveError;
 use crate::seal::kek::KekError;
 use crate::seal::kek::gcp::CloudKmsError;
@@ -38,9 +38,11 @@ impl Error {
     /// Whose fault it is: the exit code.
     pub fn class(&self) -> Class {
         match self {
-            Error::Argument { .. } | Error::CommandLine { .. } | Error::NoValue | Error::ForeignKek { .. } => {
-                Class::CommandLine
-            }
+            Error::Argument { .. }
+            | Error::CommandLine { .. }
+            | Error::NoValue
+            | Error::NoRuntimeValue { .. }
+            | Error::ForeignKek { .. } => Class::CommandLine,
             Error::State(_) | Error::Request(_) | Error::Spec(_) | Error::NoOwner => Class::Data,
             Error::EmptySecret | Error::TypedTwice | Error::LongInput { .. } => Class::Data,
             Error::Process(error) => of_process(error),
@@ -66,6 +68,9 @@ impl Error {
             Error::Hook { source } | Error::Engine(EngineError::Hook { source, .. }) => of_file(source),
             Error::Engine(_) | Error::Install(InstallError::Exists { .. }) => Class::Settings,
             Error::Install(InstallError::Write { .. }) => Class::Kernel,
+            Error::Bundle(BundleError::Spec(_) | BundleError::Json { .. }) => Class::Data,
+            Error::Bundle(BundleError::Write { .. }) => Class::Kernel,
+            Error::NoRequestSet { .. } | Error::NoRuntime | Error::Exec { .. } => Class::Settings,
             Error::Check { class, .. } => *class,
         }
     }

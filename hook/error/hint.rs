@@ -60,6 +60,11 @@ impl Error {
             Error::Engine(EngineError::Stage { .. } | EngineError::When { .. }) => {
                 "`oci-secrets install` shows the file as it should be"
             }
+            Error::NoRuntimeValue { .. } => {
+                "before runc's own options it takes --runtime PATH, --hook PATH, --settings PATH and --requests NAME"
+            }
+            Error::NoRequestSet { .. } => "add it, or change `--requests` where the engine names oci-secrets-runtime",
+            Error::NoRuntime | Error::Exec { .. } => "`--runtime PATH` before runc's own options names the runtime",
             Error::Install(InstallError::Exists { .. }) => {
                 "without `--write`, `oci-secrets install` shows the content: merge it, or remove the file first"
             }

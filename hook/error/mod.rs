@@ -3,10 +3,12 @@
 pub mod class;
 mod hint;
 
+use std::path::PathBuf;
+
 use crate::audit::AuditError;
 use crate::container::{ProcessError, RequestError, SpecError, StateError};
 use crate::deliver::{AttachError, CarryError, PreflightError, TmpfsError};
-use crate::engine::{EngineError, InstallError};
+use crate::engine::{BundleError, EngineError, InstallError};
 use crate::errno::{Errno, SyscallError};
 use crate::reference::Reference;
 use crate::resolve::ResolveError;
@@ -158,6 +160,33 @@ pub enum Error {
     /// A file that makes an engine call the hook.
     #[error(transparent)]
     Install(InstallError),
+    /// A bundle that cannot get the hook.
+    #[error(transparent)]
+    Bundle(BundleError),
+    /// An option of `oci-secrets-runtime` at the end of the command line.
+    #[error("{option} needs a value")]
+    NoRuntimeValue {
+        /// The option.
+        option: String,
+    },
+    /// A set of requests that the settings do not have.
+    #[error("the settings have no [requests.{name}]")]
+    NoRequestSet {
+        /// Its name.
+        name: String,
+    },
+    /// There is no runc on the PATH.
+    #[error("cannot find runc on the PATH")]
+    NoRuntime,
+    /// The real runtime cannot be run.
+    #[error("cannot run {}", .runtime.display())]
+    Exec {
+        /// The runtime.
+        runtime: PathBuf,
+        /// What the kernel answered.
+        #[source]
+        errno: Errno,
+    },
     /// `check` found problems and told them already.
     #[error("{problems} of {checks} checks found a problem")]
     Check {

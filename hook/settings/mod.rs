@@ -9,11 +9,14 @@ mod parse;
 mod pattern;
 mod server;
 
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
+
+use crate::container::{RequestError, Requests};
 
 pub use self::file::FileError;
 pub use self::grant::{Grant, Grants, Refusal};
@@ -51,6 +54,8 @@ pub struct Settings {
     /// `[[grant]]`: who may have what.
     #[serde(rename = "grant")]
     pub grants: Grants,
+    /// `[requests.<name>]`: what containers of engines that cannot pass annotations on ask for.
+    pub requests: BTreeMap<String, RequestSet>,
     /// `[audit]`: where the record of each start goes besides the system log.
     pub audit: Audit,
 }
@@ -141,6 +146,29 @@ impl Default for Deliver {
 pub struct Audit {
     /// The file to append to.
     pub file: Option<AbsolutePath>,
+}
+
+/// Annotations for containers of an engine that cannot pass any on.
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(try_from = "BTreeMap<String, String>")]
+pub struct RequestSet(BTreeMap<String, String>);
+
+impl RequestSet {
+    /// By key.
+    pub fn annotations(&self) -> &BTreeMap<String, String> {
+        &self.0
+    }
+}
+
+impl TryFrom<BTreeMap<String, String>> for RequestSet {
+    type Error = RequestSetError;
+
+    fn try_from(annotations: BTreeMap<String, String>) -> Result<RequestSet, RequestSetError> {
+        match Requests::from_annotations(&annotations)? {
+            Some(_) => Ok(RequestSet(annotations)),
+            None => Err(RequestSetError { reason: "no file is requested".to_owned() }),
+        }
+    }
 }
 
 /// Whether something that is refused by default is allowed.
@@ -235,6 +263,26 @@ pub enum SettingsError {
         /// Where, and why.
         source: ParseError,
     },
+}
+
+/// A set of requests that cannot be used. It names a key, never a value.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct RequestSetError {
+    reason: String,
+}
+
+impl From<RequestError> for RequestSetError {
+    fn from(error: RequestError) -> RequestSetError {
+        let reason = match &error {
+            RequestError::Key { source, .. } => format!("{error}: {source}"),
+            RequestError::Reference { source, .. } => format!("{error}: {source}"),
+            RequestError::Owner { .. } => "run.secrets.owner: expected uid:gid in decimal".to_owned(),
+            RequestError::Optional { .. } => "run.secrets.optional: expected names of requested files".to_owned(),
+            _ => error.to_string(),
+        };
+        RequestSetError { reason }
+    }
 }
 
 /// A relative path where only an absolute one will do.

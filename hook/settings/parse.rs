@@ -86,6 +86,17 @@ mod tests {
             ("[deliver]\ndeadline = 10", "line 2: deliver.deadline: expected a string"),
             ("[deliver]\nplaintext = 'yes'", "line 2: deliver.plaintext: expected `refuse` or `allow`"),
             ("[audit]\nfile = 'log'", "line 2: audit.file: expected an absolute path"),
+            ("[requests.billing]\n'run.secret/db' = 'op://v/i/f'", "line 1: requests.billing: no file is requested"),
+            (
+                "[requests.billing]\n'run.secrets/db' = 'op://v/f'",
+                "line 1: requests.billing: cannot use annotation \"run.secrets/db\": \
+                 expected op://vault/item/[section/]field, found 2 segments",
+            ),
+            (
+                "[requests.billing]\n'run.secrets/db' = 'op://v/i/f'\n'run.secrets.owner' = 'root'",
+                "line 1: requests.billing: run.secrets.owner: expected uid:gid in decimal",
+            ),
+            ("[requests.billing]\n'run.secrets/db' = 1", "line 2: requests.billing.run.secrets/db: expected a string"),
             ("keks = ['a/b*']", r#"line 1: keks: "*" stands for one whole segment, it cannot be a part of one"#),
             (
                 "[gcp-kms]\nendpoint = 'http://h'",
@@ -111,6 +122,8 @@ mod tests {
             "connect = 'hunter2'",
             "[connect]\nurl = 'https://hunter2@h'\ntoken-file = '/t'",
             "[connect]\nurl = 'https://h'\ntoken-file = 'hunter2'",
+            "[requests.billing]\n'run.secrets/db' = 'hunter2'",
+            "[requests.billing]\n'run.secrets/db' = 'op://v/i/f'\n'run.secrets.optional' = 'hunter2'",
             "[deliver]\ndeadline = 'hunter2'",
             "[deliver]\nplaintext = 'hunter2, expected hunter2'",
             "[[grant]]\nreferences = ['hunter2']",

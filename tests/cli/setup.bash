@@ -73,3 +73,17 @@ hook() {
 blank() {
     sed -E '/^(ok|warning) +(runc|crun|youki|podman):/d; /-> oci-secrets install/d; s/Linux [^:]*:/Linux …:/; s/expires in [0-9]+ days/expires in … days/; s/(until|expired on) [0-9-]+/\1 …/'
 }
+
+# Makes $DIR/bundle anew, with these annotations: bundle KEY=VALUE...
+bundle() {
+    mkdir -p "$DIR/bundle"
+    jq -n '{ociVersion: "1.0.2", annotations: ($ARGS.positional | map(capture("(?<key>[^=]*)=(?<value>.*)")) | from_entries)}' \
+        --args -- "$@" >"$DIR/bundle/config.json"
+}
+
+# Runs the wrapper around a runtime that prints its command line.
+runtime() {
+    printf '#!/bin/sh\necho "runc $*"\n' >"$DIR/real"
+    chmod 755 "$DIR/real"
+    oci-secrets-runtime --runtime "$DIR/real" "$@"
+}

@@ -1,0 +1,207 @@
+//! Bundles of engines that cannot be told of hooks: the hook is added to `config.json` before the runtime reads it.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::{HOOK_NAME, Hook, hooks_d};
+use crate::container::{Requests, SpecError, read_spec};
+use crate::errno::Errno;
+
+/// Makes the runtime call the hook for the container of a bundle, if its annotations, or those that are added, ask for anything.
+///
+/// An annotation that the container has itself stands against an added one. A hook of ours that is there already stays as it
+/// is. Everything else keeps its very bytes, and the file its owner and mode; it is replaced whole or not at all.
+///
+/// # Errors
+/// When `config.json` cannot be read, understood or replaced.
+pub fn add_hook(bundle: &Path, hook: &Hook, added: &BTreeMap<String, String>) -> Result<(), BundleError> {
+    let path = bundle.join("config.json");
+    let json = |source| BundleError::Json { path: path.clone(), source };
+    let mut spec: Fields = serde_json::from_slice(&read_spec(&path)?).map_err(json)?;
+    let own: BTreeMap<String, String> = field(&spec, "annotations").map_err(json)?;
+    let missing = added.iter().filter(|(key, _)| !own.contains_key(*key));
+    let missing: Vec<(String, String)> = missing.map(|(key, value)| (key.clone(), value.clone())).collect();
+    let is_changed = !missing.is_empty();
+    let annotations: BTreeMap<String, String> = own.into_iter().chain(missing).collect();
+    // What is wrong with a request is for the hook to say.
+    if matches!(Requests::from_annotations(&annotations), Ok(None)) {
+        return Ok(());
+    }
+    let mut hooks: Fields = field(&spec, "hooks").map_err(json)?;
+    let mut at_stage: Vec<Box<RawValue>> = field(&hooks, hooks_d::STAGE).map_err(json)?;
+    let is_called = at_stage.iter().any(|entry| is_ours(entry));
+    if is_called && !is_changed {
+        return Ok(());
+    }
+    if !is_called {
+        at_stage.push(hooks_d::entry(hook).map_err(json)?);
+    }
+    hooks.insert(hooks_d::STAGE.to_owned(), to_raw_value(&at_stage).map_err(json)?);
+    spec.insert("hooks".to_owned(), to_raw_value(&hooks).map_err(json)?);
+    spec.insert("annotations".to_owned(), to_raw_value(&annotations).map_err(json)?);
+    let spec = serde_json::to_vec(&spec).map_err(json)?;
+    replace(&path, &spec).map_err(|error| BundleError::Write { path: path.clone(), errno: error.into() })
+}
+
+/// An object whose values stay as they are written.
+type Fields = BTreeMap<String, Box<RawValue>>;
+
+/// A field of an object, empty if it is absent or `null`.
+fn field<'a, T: Default + Deserialize<'a>>(fields: &'a Fields, name: &str) -> Result<T, serde_json::Error> {
+    let value = fields.get(name).map(|value| serde_json::from_str::<Option<T>>(value.get())).transpose()?;
+    Ok(value.flatten().unwrap_or_default())
+}
+
+/// Whether an entry of a stage calls this hook, wherever it is.
+fn is_ours(entry: &RawValue) -> bool {
+    #[derive(Deserialize)]
+    struct Entry {
+        path: PathBuf,
+    }
+    let entry: Result<Entry, _> = serde_json::from_str(entry.get());
+    entry.is_ok_and(|entry| entry.path.file_name().is_some_and(|name| name == HOOK_NAME))
+}
+
+/// Puts a new file in the place of one, with the same owner and mode.
+fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let metadata = std::fs::metadata(path)?;
+    let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new("/")))?;
+    file.write_all(content)?;
+    fchown(file.as_file(), Some(metadata.uid()), Some(metadata.gid()))?;
+    file.as_file().set_permissions(std::fs::Permissions::from_mode(metadata.mode() & 0o7777))?;
+    file.persist(path)?;
+    Ok(())
+}
+
+/// Why a bundle did not get the hook.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    /// There is no `config.json` that can be read.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// Not JSON, or a field of another type than the specification's.
+    #[error("cannot parse {}", .path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// A system call failed.
+    #[error("cannot replace {}", .path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel answered.
+        #[source]
+        errno: Errno,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+    use std::fs::{self, Permissions};
+
+    const ANNOTATIONS: &str = r#""annotations":{"run.secrets/db":"op://v/i/f","other":"x"}"#;
+
+    /// What a bundle's `config.json` becomes.
+    fn edited(config: &str, added: &[(&str, &str)]) -> Result<String, BundleError> {
+        let bundle = tempfile::tempdir().unwrap();
+        fs::write(bundle.path().join("config.json"), config).unwrap();
+        let added = added.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        add_hook(bundle.path(), &hook(), &added)?;
+        assert_eq!(fs::read_dir(bundle.path()).unwrap().count(), 1);
+        Ok(fs::read_to_string(bundle.path().join("config.json")).unwrap())
+    }
+
+    fn hook() -> Hook {
+        Hook { path: "/opt/oci-secrets-hook".into(), settings: None }
+    }
+
+    fn value(text: &str) -> Value {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn adds_the_hook_after_those_of_others_and_keeps_every_other_byte() {
+        let rest = r#""ociVersion":"9.9","process":{"new":[1.50,18446744073709551615,"\u00e9"]},"linux":{"x":1e3}"#;
+        let others = r#"{"path":"/usr/bin/other","args":["a"]}"#;
+        let config =
+            format!(r#"{{{rest},{ANNOTATIONS},"hooks":{{"prestart":[{others}],"createRuntime":[{others}]}}}}"#);
+        let spec = edited(&config, &[]).unwrap();
+        for part in [r#"{"new":[1.50,18446744073709551615,"\u00e9"]}"#, r#"{"x":1e3}"#, others] {
+            assert!(spec.contains(part), "{part}: {spec}");
+        }
+        let spec = value(&spec);
+        assert_eq!(spec["hooks"]["prestart"], value(&format!("[{others}]")));
+        let hooks = spec["hooks"]["createRuntime"].as_array().unwrap();
+        assert_eq!((hooks.len(), &hooks[0]), (2, &value(others)));
+        let expected = json!({
+            "path": "/opt/oci-secrets-hook", "args": ["oci-secrets-hook"],
+            "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"], "timeout": 30,
+        });
+        assert_eq!(hooks[1], expected);
+        assert_eq!(spec["annotations"], value(&format!("{{{ANNOTATIONS}}}"))["annotations"]);
+        for absent in ["", r#","hooks":null"#, r#","hooks":{"createRuntime":null}"#] {
+            let spec = value(&edited(&format!("{{{ANNOTATIONS}{absent}}}"), &[]).unwrap());
+            assert_eq!(spec["hooks"]["createRuntime"], json!([expected]));
+        }
+    }
+
+    #[test]
+    fn adds_it_once() {
+        let once = edited(&format!("{{{ANNOTATIONS}}}"), &[]).unwrap();
+        assert_eq!(edited(&once, &[]).unwrap(), once);
+        let elsewhere = format!(r#"{{{ANNOTATIONS}, "hooks":{{"createRuntime":[{{"path":"/x/oci-secrets-hook"}}]}}}}"#);
+        assert_eq!(edited(&elsewhere, &[]).unwrap(), elsewhere);
+    }
+
+    #[test]
+    fn leaves_containers_alone_that_ask_for_nothing() {
+        for config in ["{ }", r#"{"annotations":{"a":"b"}, "hooks":{}}"#, r#"{ "annotations":null }"#] {
+            assert_eq!(edited(config, &[]).unwrap(), config);
+        }
+        // A typo must not start a container without its secrets.
+        let typo = edited(r#"{"annotations":{"run.secret.s/db":"x","run.secrets.ownr":"1:1"}}"#, &[]).unwrap();
+        assert!(typo.contains(HOOK_NAME), "{typo}");
+    }
+
+    #[test]
+    fn added_annotations_do_not_replace_those_of_the_container() {
+        let added = [("run.secrets/db", "op://v/i/set"), ("run.secrets/more", "op://v/i/more")];
+        let spec = edited(&format!("{{{ANNOTATIONS}}}"), &added).unwrap();
+        let annotations = json!({"run.secrets/db": "op://v/i/f", "run.secrets/more": "op://v/i/more", "other": "x"});
+        assert_eq!(value(&spec)["annotations"], annotations);
+        assert_eq!(edited(&spec, &added).unwrap(), spec);
+        assert!(edited("{}", &added).unwrap().contains(HOOK_NAME));
+    }
+
+    #[test]
+    fn keeps_owner_and_mode_and_replaces_nothing_that_it_does_not_understand() {
+        let bundle = tempfile::tempdir().unwrap();
+        let path = bundle.path().join("config.json");
+        let edit = |config: &str| {
+            fs::write(&path, config).unwrap();
+            add_hook(bundle.path(), &hook(), &BTreeMap::new())
+        };
+        fs::write(&path, "").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        edit(&format!("{{{ANNOTATIONS}}}")).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o640);
+        for config in ["", "[]", r#"{"annotations":[]}"#, r#"{"annotations":{"run.secrets/a":1}}"#] {
+            assert!(matches!(edit(config), Err(BundleError::Json { .. })), "{config}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), config);
+        }
+        let broken = format!(r#"{{{ANNOTATIONS},"hooks":{{"createRuntime":{{}}}}}}"#);
+        assert!(matches!(edit(&broken), Err(BundleError::Json { .. })));
+        fs::remove_file(&path).unwrap();
+        assert!(matches!(add_hook(bundle.path(), &hook(), &BTreeMap::new()), Err(BundleError::Spec(_))));
+    }
+}

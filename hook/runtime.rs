@@ -1,0 +1,251 @@
+//! `oci-secrets-runtime`: a runtime for engines that cannot be told of hooks, as Docker and containerd.
+//!
+//! It takes the command line of runc, adds the hook to the bundle of a container that is to be created, and becomes the real
+//! runtime, with every argument, variable and descriptor as it found them. Its own options come before those of the runtime:
+//! there Docker puts `runtimeArgs`.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use jiff::Timestamp;
+
+use crate::engine::{HOOK_PATH, Hook, add_hook};
+use crate::error::Error;
+use crate::report;
+use crate::settings::{SETTINGS_PATH, Settings};
+
+/// How the program calls itself in messages.
+pub const PROGRAM: &str = "oci-secrets-runtime";
+
+/// The runtime that it becomes, and where it is looked for if there is no PATH.
+const RUNTIME: &str = "runc";
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The verbs for which a runtime reads a bundle.
+const VERBS: [&str; 3] = ["create", "run", "restore"];
+
+/// Options of runc, crun and youki whose value is an argument of its own.
+const OPTIONS_WITH_VALUE: [&str; 23] = [
+    "--root",
+    "--log",
+    "--log-format",
+    "--log-level",
+    "--criu",
+    "--rootless",
+    "--cgroup-manager",
+    "-r",
+    "-l",
+    "--bundle",
+    "-b",
+    "--config",
+    "-f",
+    "--console-socket",
+    "--pid-file",
+    "--preserve-fds",
+    "--image-path",
+    "--work-path",
+    "--manage-cgroups-mode",
+    "--parent-path",
+    "--lsm-profile",
+    "--lsm-mount-context",
+    "--empty-ns",
+];
+
+/// Runs the wrapper that the process was started as.
+pub fn run() -> ExitCode {
+    report::own_up_to_bugs(PROGRAM);
+    let call = match Call::parse(std::env::args_os().skip(1)) {
+        Ok(call) => call,
+        Err(error) => return report::failed(PROGRAM, None, &error),
+    };
+    let outcome = call.prepare();
+    // Nothing of this process is left if it becomes the runtime.
+    let error = match outcome.and_then(|()| call.become_runtime()) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    };
+    call.tell_engine(&error);
+    report::failed(PROGRAM, call.container(), &error)
+}
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+struct Call {
+    runtime: Option<PathBuf>,
+    hook: PathBuf,
+    settings: Option<PathBuf>,
+    /// The set of requests, by its name in the settings.
+    requests: Option<String>,
+    /// What is the runtime's.
+    arguments: Vec<OsString>,
+}
+
+enum Never {}
+
+impl Call {
+    fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Call, Error> {
+        let mut call =
+            Call { runtime: None, hook: HOOK_PATH.into(), settings: None, requests: None, arguments: Vec::new() };
+        let mut arguments = arguments.peekable();
+        while let Some(option) = arguments.next_if(|argument| is_own(argument)) {
+            let value = arguments.next().ok_or_else(|| Error::NoRuntimeValue { option: lossy(&option) })?;
+            match option.as_bytes() {
+                b"--runtime" => call.runtime = Some(value.into()),
+                b"--hook" => call.hook = value.into(),
+                b"--settings" => call.settings = Some(value.into()),
+                _ => call.requests = Some(lossy(&value)),
+            }
+        }
+        call.arguments = arguments.collect();
+        Ok(call)
+    }
+
+    /// Adds the hook to the bundle, if the runtime is about to read one.
+    fn prepare(&self) -> Result<(), Error> {
+        let words = Words::of(&self.arguments);
+        if !words.reads_bundle() {
+            return Ok(());
+        }
+        let bundle = words.value(&["--bundle", "-b"]).unwrap_or(OsStr::new("."));
+        let hook = Hook { path: self.hook.clone(), settings: self.settings.clone() };
+        add_hook(Path::new(bundle), &hook, &self.added()?).map_err(Error::Bundle)
+    }
+
+    /// The annotations that the settings have for the containers of this runtime.
+    fn added(&self) -> Result<BTreeMap<String, String>, Error> {
+        let Some(name) = &self.requests else { return Ok(BTreeMap::new()) };
+        let path = self.settings.as_deref().unwrap_or(Path::new(SETTINGS_PATH));
+        let settings = Settings::load(path).map_err(Error::Settings)?;
+        let set = settings.requests.get(name).ok_or_else(|| Error::NoRequestSet { name: name.clone() })?;
+        Ok(set.annotations().clone())
+    }
+
+    fn become_runtime(&self) -> Result<Never, Error> {
+        let runtime = self.runtime.clone().or_else(find_runtime).ok_or(Error::NoRuntime)?;
+        let error = Command::new(&runtime).args(&self.arguments).exec();
+        Err(Error::Exec { runtime, errno: error.into() })
+    }
+
+    /// Writes the error where the engine looks for the runtime's: only so does it come before the person who started the container.
+    fn tell_engine(&self, error: &Error) {
+        let words = Words::of(&self.arguments);
+        let Some(path) = words.value(&["--log", "-l"]) else { return };
+        let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        let message = format!("{PROGRAM}: {}{hint}", report::chain(error));
+        let line = match words.value(&["--log-format"]) {
+            Some(format) if format == "json" => {
+                serde_json::json!({ "level": "error", "msg": message, "time": Timestamp::now().to_string() })
+                    .to_string()
+            }
+            _ => message,
+        };
+        // Standard error and the system log have it, too.
+        let _ = OpenOptions::new().append(true).create(true).open(path).and_then(|mut log| writeln!(log, "{line}"));
+    }
+
+    /// The id of a container that is to be created, which stands last.
+    fn container(&self) -> Option<&str> {
+        let id = self.arguments.last()?.to_str();
+        id.filter(|_| Words::of(&self.arguments).reads_bundle())
+    }
+}
+
+/// Whether it is an option of ours.
+fn is_own(argument: &OsStr) -> bool {
+    ["--runtime", "--hook", "--settings", "--requests"].iter().any(|option| argument == *option)
+}
+
+/// A runtime's command line, as far as it matters here.
+struct Words<'a> {
+    verb: Option<&'a OsStr>,
+    options: Vec<(&'a [u8], &'a OsStr)>,
+}
+
+impl<'a> Words<'a> {
+    fn of(arguments: &'a [OsString]) -> Words<'a> {
+        let mut words = Words { verb: None, options: Vec::new() };
+        let mut arguments = arguments.iter().map(OsString::as_os_str);
+        while let Some(argument) = arguments.next() {
+            let bytes = argument.as_bytes();
+            if !bytes.starts_with(b"-") {
+                words.verb = words.verb.or(Some(argument));
+            } else if let Some(at) = bytes.iter().position(|byte| *byte == b'=') {
+                let (option, value) = bytes.split_at(at);
+                words.options.push((option, OsStr::from_bytes(value.get(1..).unwrap_or_default())));
+            } else if OPTIONS_WITH_VALUE.iter().any(|option| option.as_bytes() == bytes) {
+                words.options.extend(arguments.next().map(|value| (bytes, value)));
+            }
+        }
+        words
+    }
+
+    fn reads_bundle(&self) -> bool {
+        self.verb.is_some_and(|verb| VERBS.iter().any(|name| verb == *name))
+    }
+
+    /// The value of an option that has several names. Of several values the last counts.
+    fn value(&self, names: &[&str]) -> Option<&'a OsStr> {
+        let is_named = |option: &[u8]| names.iter().any(|name| name.as_bytes() == option);
+        self.options.iter().rev().find(|(option, _)| is_named(option)).map(|(_, value)| *value)
+    }
+}
+
+/// The first runc on the PATH that is not this program under its name.
+fn find_runtime() -> Option<PathBuf> {
+    let own = std::env::current_exe().and_then(std::fs::canonicalize).ok();
+    let path = std::env::var_os("PATH").unwrap_or_else(|| PATH.into());
+    let candidates = std::env::split_paths(&path).map(|directory| directory.join(RUNTIME));
+    candidates.filter(|candidate| candidate.is_file()).find(|candidate| std::fs::canonicalize(candidate).ok() != own)
+}
+
+fn lossy(text: &OsStr) -> String {
+    text.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(line: &str) -> Result<Call, Error> {
+        Call::parse(line.split_whitespace().map(OsString::from))
+    }
+
+    fn words(line: &str) -> (Option<String>, Option<String>) {
+        let arguments: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+        let words = Words::of(&arguments);
+        (words.verb.map(lossy), words.value(&["--bundle", "-b"]).map(lossy))
+    }
+
+    #[test]
+    fn takes_its_own_options_only_before_those_of_the_runtime() {
+        let call_of = call("--requests billing --hook /h --root /r create --settings /s x").unwrap();
+        let arguments = "--root /r create --settings /s x".split(' ').map(OsString::from).collect();
+        let (requests, hook) = (Some("billing".to_owned()), "/h".into());
+        assert_eq!(call_of, Call { runtime: None, hook, settings: None, requests, arguments });
+        assert_eq!(call("--version").unwrap().arguments, ["--version"]);
+        assert!(matches!(call("--requests"), Err(Error::NoRuntimeValue { .. })));
+    }
+
+    #[test]
+    fn finds_the_verb_and_the_bundle_among_other_options() {
+        let found = |verb: &str, bundle: &str| (Some(verb.to_owned()), Some(bundle.to_owned()));
+        for line in [
+            "--root /run/runc --log /l/log.json --log-format json create --bundle /b --pid-file /p x",
+            "--root=/run/runc --systemd-cgroup create -b /b x",
+            "--debug create --bundle=/b --no-pivot x",
+            "create --console-socket /s -b /other -b=/b --preserve-fds 3 x",
+            "--log-level debug --cgroup-manager disabled create x --bundle /b",
+        ] {
+            assert_eq!(words(line), found("create", "/b"), "{line}");
+        }
+        assert_eq!(words("--root /create state x"), (Some("state".to_owned()), None));
+        assert_eq!(words("run x"), (Some("run".to_owned()), None));
+        assert_eq!(words("--version"), (None, None));
+    }
+}
