@@ -2,10 +2,9 @@
 
 use std::process::ExitCode;
 
-use super::write_output;
+use super::{block_on, write_output};
 use crate::error::Error;
-use crate::seal::kek::local::LocalKeks;
-use crate::seal::kek::{KekError, KekUri, Kind};
+use crate::seal::kek::{KekUri, Keks};
 use crate::settings::Settings;
 
 /// Make key-encryption keys.
@@ -23,10 +22,9 @@ pub(super) enum Verb {
 
 pub(super) fn run(verb: &Verb, settings: &Settings) -> Result<ExitCode, Error> {
     let Verb::New { kek } = verb;
-    if kek.kind() != Kind::Local {
-        return Err(Error::ForeignKek { kek: kek.clone() });
-    }
-    let created = LocalKeks::new(&settings.local_kek.directory).create(kek.name());
-    created.map_err(|source| Error::Kek(KekError::Local(source)))?;
+    block_on(settings, async |deadline| {
+        let created = Keks::new(settings).create(kek, deadline).await;
+        created.map_err(|source| Error::MakeKek { kek: kek.clone(), source })
+    })?;
     write_output(format!("{kek}\n").as_bytes())
 }

@@ -106,11 +106,13 @@ pub enum Error {
     /// A KEK, apart from any sealed value.
     #[error(transparent)]
     Kek(KekError),
-    /// A KEK that is made elsewhere.
-    #[error("cannot make {kek}: only local-kek:<name> is made here")]
-    ForeignKek {
+    /// A KEK that is not made.
+    #[error("cannot make {kek}")]
+    MakeKek {
         /// Its URI.
         kek: KekUri,
+        /// What its kind says.
+        source: KekError,
     },
     /// Nothing to seal.
     #[error("refusing to seal an empty secret")]
