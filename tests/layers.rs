@@ -13,6 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["errno", "excerpt", "reference", "retry", "secret", "syslog", "tls"],
     &["harden"],
     &["container", "settings"],
+    &["pkcs11"],
     &["source", "seal", "deliver"],
     &["resolve"],
     &["audit"],
@@ -25,6 +26,7 @@ const LAYERS: &[&[&str]] = &[
 /// Libraries that are let into these rooms only: whoever else needs what they do asks the room.
 const LIBRARIES: &[(&str, &[&str])] = &[
     ("clap", &["cli", "bin"]),
+    ("cryptoki", &["pkcs11"]),
     ("rpassword", &["cli"]),
     ("google_cloud_auth", &["seal"]),
     ("google_cloud_gax", &["seal"]),

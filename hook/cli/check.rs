@@ -151,15 +151,12 @@ fn kek(settings: &Settings, listed: &str) -> Finding {
     });
     match abilities {
         Err(error) => Finding::problem(listed, &error),
-        Ok((_, abilities)) if !abilities.unwrap => {
-            let advice = "grant roles/cloudkms.cryptoKeyDecrypter on the key to the identity of this host".to_owned();
-            Finding {
-                verdict: Verdict::Problem(Class::NotPermitted),
-                subject: listed.into(),
-                detail: "our identity may not unwrap".into(),
-                advice: Some(advice),
-            }
-        }
+        Ok((kek, abilities)) if !abilities.unwrap => Finding {
+            verdict: Verdict::Problem(Class::NotPermitted),
+            subject: listed.into(),
+            detail: "our identity may not unwrap".into(),
+            advice: Some(kek.kind().to_unwrap.into()),
+        },
         Ok((kek, _)) if kek.kind().for_trials => {
             Finding::warning(listed, "can unwrap".into(), "a key file on this host is for trials and tests only".into())
         }

@@ -12,7 +12,8 @@ use crate::settings::Settings;
 pub(super) enum Verb {
     /// Make a new key, and print its URI.
     ///
-    /// Only `local-kek:<name>` for now: a key file on this host, for trials and tests. Keys in Cloud KMS are made with `gcloud kms keys create`.
+    /// `pkcs11:token=<label>;object=<label>` makes an AES key that never leaves the HSM; `local-kek:<name>` a key file on this host, for
+    /// trials and tests. Keys in a cloud are made with its own tools: `gcloud kms keys create`.
     New {
         /// The new key's URI.
         #[arg(value_name = "URI")]
@@ -24,7 +25,7 @@ pub(super) fn run(verb: &Verb, settings: &Settings) -> Result<ExitCode, Error> {
     let Verb::New { kek } = verb;
     block_on(settings, async |deadline| {
         let created = Keks::new(settings).create(kek, deadline).await;
-        created.map_err(|source| Error::MakeKek { kek: kek.clone(), source })
+        created.map_err(|source| Error::MakeKek { source })
     })?;
     write_output(format!("{kek}\n").as_bytes())
 }

@@ -46,7 +46,7 @@ impl Error {
             Error::Seal { source: error, .. }
             | Error::Unseal { source: error, .. }
             | Error::Resolve(ResolveError::Unseal { source: error, .. }) => of_seal(error),
-            Error::Kek(error) | Error::MakeKek { source: error, .. } => of_kek(error),
+            Error::Kek(error) | Error::MakeKek { source: error } => of_kek(error),
             Error::Preflight(_) => Class::NotPermitted,
             Error::Carry(error) => of_carry(error),
             Error::Tmpfs(TmpfsError::Taken { .. }) => Class::Data,

@@ -38,7 +38,7 @@ impl Error {
             Error::CommandLine { .. } => {
                 "`oci-secrets --help` shows the commands, `oci-secrets COMMAND --help` its arguments"
             }
-            Error::Kek(error) | Error::MakeKek { source: error, .. } => return kek_hint(error),
+            Error::Kek(error) | Error::MakeKek { source: error } => return kek_hint(error),
             Error::Process(error) | Error::Attach(AttachError::Process(error)) => return process_hint(error),
             Error::Carry(error) | Error::Attach(AttachError::Carry(error)) => return carry_hint(error),
             Error::Attach(AttachError::Shared) => "make the container's root filesystem a private mount",

@@ -10,7 +10,7 @@ use crate::errno::{Errno, SyscallError};
 use crate::reference::Reference;
 use crate::resolve::ResolveError;
 use crate::seal::SealError;
-use crate::seal::kek::{KekError, KekUri, KekUriError};
+use crate::seal::kek::{KekError, KekUriError};
 use crate::settings::{Refusal, SettingsError};
 use crate::source::SourceError;
 use class::Class;
@@ -107,10 +107,8 @@ pub enum Error {
     #[error(transparent)]
     Kek(KekError),
     /// A KEK that is not made.
-    #[error("cannot make {kek}")]
+    #[error("cannot make a KEK")]
     MakeKek {
-        /// Its URI.
-        kek: KekUri,
         /// What its kind says.
         source: KekError,
     },

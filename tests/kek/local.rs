@@ -1,12 +1,10 @@
 //! Key files. They are reached where they are readable, and cannot make anyone wait.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt as _;
-
 use oci_secrets::error::class::Class;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tempfile::TempDir;
 
+use crate::support::with_mode;
 use crate::{Place, Trouble};
 
 struct KeyFiles(TempDir);
@@ -22,9 +20,7 @@ pub(crate) fn place() -> Option<Box<dyn Place>> {
 
 impl KeyFiles {
     fn write(&self, name: &str, mode: u32) {
-        let path = self.0.path().join(name);
-        fs::write(&path, [name.as_bytes()[0]; 32]).unwrap();
-        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        with_mode(&self.0.path().join(name), &[name.as_bytes()[0]; 32], mode);
     }
 }
 

@@ -13,6 +13,7 @@
 
 mod gcp;
 mod local;
+mod pkcs11;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -35,11 +36,15 @@ use oci_secrets::secret::Secret;
 use oci_secrets::settings::Settings;
 use oci_secrets::tls;
 
-/// The kinds, each with what makes a place in which its keys can be used; `None` if there can be none here.
-const KINDS: [(&str, fn() -> Option<Box<dyn Place>>); 2] = [("gcp", gcp::place), ("local", local::place)];
+/// The kinds, each with what makes a place in which its keys can be used, `None` if there can be none here; and what it alone can show.
+const KINDS: [(&str, fn() -> Option<Box<dyn Place>>, &[Situation]); 3] =
+    [("gcp", gcp::place, &[]), ("pkcs11", pkcs11::place, &pkcs11::SITUATIONS), ("local", local::place, &[])];
+
+/// A name, and what shows it.
+type Situation = (&'static str, fn(&dyn Place));
 
 /// What is shown of each kind.
-const SITUATIONS: [(&str, fn(&dyn Place)); 9] = [
+const SITUATIONS: [Situation; 9] = [
     ("opens_what_it_sealed", opens_what_it_sealed),
     ("opens_for_no_other_reference", opens_for_no_other_reference),
     ("opens_nothing_that_is_cut_short_or_changed", opens_nothing_that_is_cut_short_or_changed),
@@ -84,8 +89,8 @@ enum Trouble {
 
 fn main() -> ExitCode {
     tls::install();
-    let trials = KINDS.iter().flat_map(|(kind, place)| {
-        SITUATIONS.map(move |(name, show)| {
+    let trials = KINDS.iter().flat_map(|(kind, place, own)| {
+        SITUATIONS.iter().chain(*own).map(move |(name, show)| {
             Trial::test(format!("{kind}::{name}"), move || {
                 if let Some(place) = place() {
                     show(&*place);

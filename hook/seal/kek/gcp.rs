@@ -28,6 +28,7 @@ use crate::settings::{GcpKms, Settings};
 pub const KIND: Kind = Kind {
     scheme: "gcp-kms://",
     form: "gcp-kms://projects/<project>/locations/<location>/keyRings/<ring>/cryptoKeys/<key>",
+    to_unwrap: "grant roles/cloudkms.cryptoKeyDecrypter on the key to the identity of this host",
     for_trials: false,
     is_name,
     open,

@@ -24,6 +24,7 @@ use crate::settings::file::{self, FileError};
 pub const KIND: Kind = Kind {
     scheme: "local-kek:",
     form: "local-kek:<name>, where a name is of a-z 0-9 . _ - and begins with a letter or digit",
+    to_unwrap: "`oci-secrets kek new` makes a key file",
     for_trials: true,
     is_name,
     open,

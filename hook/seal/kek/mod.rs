@@ -6,6 +6,7 @@
 
 pub mod gcp;
 pub mod local;
+pub mod pkcs11;
 mod ramp;
 
 use std::error::Error;
@@ -22,7 +23,7 @@ use crate::retry::Deadline;
 use crate::settings::{FileError, Settings};
 
 /// The kinds of KEK.
-pub const KINDS: [&Kind; 2] = [&gcp::KIND, &local::KIND];
+pub const KINDS: [&Kind; 3] = [&gcp::KIND, &pkcs11::KIND, &local::KIND];
 
 /// A kind of KEK: how its URIs look, and how its client is made.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub struct Kind {
     pub scheme: &'static str,
     /// How its URIs look, in words for messages.
     pub form: &'static str,
+    /// What gives us the right to unwrap, where we lack it.
+    pub to_unwrap: &'static str,
     /// Whether it is for trials and tests only, and every use is worth a warning.
     pub for_trials: bool,
     /// Whether the KMS can have a key of this name, the URI without its scheme; and whether the name is safe to use.
@@ -123,12 +126,14 @@ impl FromStr for KekUri {
     type Err = KekUriError;
 
     fn from_str(text: &str) -> Result<KekUri, KekUriError> {
-        let kind = Kind::of(text).ok_or_else(|| KekUriError::Kind { found: text.to_owned() })?;
+        // A query may hold what is not to be told, as a PIN.
+        let told = || text.split('?').next().unwrap_or_default().to_owned();
+        let kind = Kind::of(text).ok_or_else(|| KekUriError::Kind { found: told() })?;
         let uri = KekUri { text: text.to_owned(), kind };
         if (kind.is_name)(uri.name()) {
             Ok(uri)
         } else {
-            Err(KekUriError::Form { found: text.to_owned(), form: kind.form })
+            Err(KekUriError::Form { found: told(), form: kind.form })
         }
     }
 }
@@ -327,12 +332,16 @@ mod tests {
             "gcp-kms://projects/p/locations/l/keyRings/r/cryptoKeys/..",
             "gcp-kms://projects/p/locations/l/keyRings/r/cryptoKeys/k?x",
             "gcp-kms://projects/p/locations/l/keyRings//cryptoKeys/k",
+            "pkcs11:token=t;object=../k",
+            "pkcs11:token=t;object=k?module-path=/tmp/evil.so",
             "local-kek:../etc/shadow",
             "local-kek:.hidden",
             "local-kek:",
         ] {
             assert!(matches!(text.parse::<KekUri>(), Err(KekUriError::Form { .. })), "{text}");
         }
+        let error = "pkcs11:token=t;object=k?pin-value=hunter2".parse::<KekUri>().unwrap_err();
+        assert!(!error.to_string().contains("hunter2"), "{error}");
         assert!(matches!("vault:x".parse::<KekUri>(), Err(KekUriError::Kind { .. })));
     }
 }
