@@ -12,7 +12,7 @@ use crate::deliver::{Carried, Frozen, Tmpfs, TmpfsOptions, preflight};
 use crate::error::Error;
 use crate::resolve::{Resolved, resolve};
 use crate::retry::Deadline;
-use crate::seal::kek::{Keks, Kind};
+use crate::seal::kek::Keks;
 use crate::settings::{Grants, SETTINGS_PATH, Settings};
 use crate::source::connect::Connect;
 use crate::{harden, report, tls};
@@ -98,7 +98,7 @@ fn deliver_to(
 
     let secrets = secrets(&requests.files, &settings)?;
     record.resolved(&secrets);
-    warn_of_local_keks(state, &secrets);
+    warn_of_keks_for_trials(state, &secrets);
     record.phase_ends("resolve");
 
     let delivery = fill(&secrets, owner, carried, &spec, &settings)?;
@@ -163,13 +163,9 @@ fn fill(
     tmpfs.freeze().map_err(Error::Tmpfs)
 }
 
-fn warn_of_local_keks(state: &State, secrets: &[Resolved<'_>]) {
-    let mut keks: Vec<&str> = secrets
-        .iter()
-        .filter_map(|s| s.kek.as_ref())
-        .filter(|kek| kek.kind() == Kind::Local)
-        .map(|k| k.as_str())
-        .collect();
+fn warn_of_keks_for_trials(state: &State, secrets: &[Resolved<'_>]) {
+    let mut keks: Vec<&str> =
+        secrets.iter().filter_map(|s| s.kek.as_ref()).filter(|kek| kek.kind().for_trials).map(|k| k.as_str()).collect();
     keks.sort_unstable();
     keks.dedup();
     for kek in keks {

@@ -22,6 +22,7 @@ pub mod error;
 pub mod excerpt;
 pub mod harden;
 pub mod hook;
+pub mod pkcs11;
 pub mod reference;
 pub mod report;
 pub mod resolve;

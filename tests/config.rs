@@ -5,7 +5,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use oci_secrets::settings::{DEADLINE, Deliver, LocalKek, Settings};
+use oci_secrets::settings::{DEADLINE, Deliver, LocalKek, Pkcs11, Settings};
 use regex::Regex;
 use serde_json::Value;
 
@@ -35,6 +35,8 @@ fn optional_keys_show_their_defaults() {
     assert!(plain.parse::<Settings>().unwrap_err().to_string().contains("plain http"));
     // Keys whose default is to be absent show an example.
     assert!(full.connect.unwrap().ca_file.is_some() && written.connect.unwrap().ca_file.is_none());
+    assert_eq!(full.pkcs11.helper, Pkcs11::default().helper);
+    assert!(full.pkcs11.module.is_some() && written.pkcs11 == Pkcs11::default());
     assert!(full.gcp_kms.credentials_file.is_some() && written.gcp_kms.credentials_file.is_none());
     assert!(full.audit.file.is_some() && written.audit.file.is_none());
 }
@@ -46,6 +48,7 @@ fn the_settings_show_every_key_that_the_code_knows() {
         ("", "no-such-key = 1"),
         ("connect", "[connect]\nno-such-key = 1"),
         ("gcp-kms", "[gcp-kms]\nno-such-key = 1"),
+        ("pkcs11", "[pkcs11]\nno-such-key = 1"),
         ("local-kek", "[local-kek]\nno-such-key = 1"),
         ("deliver", "[deliver]\nno-such-key = 1"),
         ("grant", "[[grant]]\nno-such-key = 1"),

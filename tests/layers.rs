@@ -14,6 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["harden"],
     &["container"],
     &["settings"],
+    &["pkcs11"],
     &["source", "seal", "deliver", "engine"],
     &["resolve"],
     &["audit"],
@@ -26,6 +27,7 @@ const LAYERS: &[&[&str]] = &[
 /// Libraries that are let into these rooms only: whoever else needs what they do asks the room.
 const LIBRARIES: &[(&str, &[&str])] = &[
     ("clap", &["cli", "bin"]),
+    ("cryptoki", &["pkcs11"]),
     ("rpassword", &["cli"]),
     ("google_cloud_auth", &["seal"]),
     ("google_cloud_gax", &["seal"]),

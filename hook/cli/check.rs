@@ -183,16 +183,13 @@ fn kek(settings: &Settings, listed: &str) -> Finding {
     });
     match abilities {
         Err(error) => Finding::problem(listed, &error),
-        Ok((_, abilities)) if !abilities.unwrap => {
-            let advice = "grant roles/cloudkms.cryptoKeyDecrypter on the key to the identity of this host".to_owned();
-            Finding {
-                verdict: Verdict::Problem(Class::NotPermitted),
-                subject: listed.into(),
-                detail: "our identity may not unwrap".into(),
-                advice: Some(advice),
-            }
-        }
-        Ok((kek, _)) if kek.kind() == Kind::Local => {
+        Ok((kek, abilities)) if !abilities.unwrap => Finding {
+            verdict: Verdict::Problem(Class::NotPermitted),
+            subject: listed.into(),
+            detail: "our identity may not unwrap".into(),
+            advice: Some(kek.kind().to_unwrap.into()),
+        },
+        Ok((kek, _)) if kek.kind().for_trials => {
             Finding::warning(listed, "can unwrap".into(), "a key file on this host is for trials and tests only".into())
         }
         Ok((_, abilities)) if abilities.wrap => Finding::ok(listed, "can unwrap, and seal".into()),
@@ -202,14 +199,13 @@ fn kek(settings: &Settings, listed: &str) -> Finding {
 
 /// Whether there is an identity for the keys of a pattern, which names none that could be tested.
 fn pattern(settings: &Settings, listed: &str) -> Finding {
-    if !listed.starts_with(Kind::Gcp.scheme()) {
-        return Finding::ok(listed, "no key is named, none was tested".into());
-    }
-    let identified =
-        block_on(settings, async |deadline| Keks::new(settings).identify(deadline).await.map_err(Error::Kek));
-    match identified {
-        Err(error) => Finding::problem(listed, &error),
-        Ok(()) => Finding::ok(listed, "we have an identity; no key is named, none was tested".into()),
+    let prepared = Kind::of(listed).map(|kind| {
+        block_on(settings, async |deadline| Keks::new(settings).prepare_kind(kind, deadline).await.map_err(Error::Kek))
+    });
+    match prepared {
+        Some(Err(error)) => Finding::problem(listed, &error),
+        Some(Ok(())) => Finding::ok(listed, "we have an identity; no key is named, none was tested".into()),
+        None => Finding::ok(listed, "no key is named, none was tested".into()),
     }
 }
 

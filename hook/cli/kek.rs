@@ -2,10 +2,9 @@
 
 use std::process::ExitCode;
 
-use super::write_output;
+use super::{block_on, write_output};
 use crate::error::Error;
-use crate::seal::kek::local::LocalKeks;
-use crate::seal::kek::{KekError, KekUri, Kind};
+use crate::seal::kek::{KekUri, Keks};
 use crate::settings::Settings;
 
 /// Make key-encryption keys.
@@ -13,7 +12,8 @@ use crate::settings::Settings;
 pub(super) enum Verb {
     /// Make a new key, and print its URI.
     ///
-    /// Only `local-kek:<name>` for now: a key file on this host, for trials and tests. Keys in Cloud KMS are made with `gcloud kms keys create`.
+    /// `pkcs11:token=<label>;object=<label>` makes an AES key that never leaves the HSM; `local-kek:<name>` a key file on this host, for
+    /// trials and tests. Keys in a cloud are made with its own tools: `gcloud kms keys create`.
     New {
         /// The new key's URI.
         #[arg(value_name = "URI")]
@@ -23,10 +23,9 @@ pub(super) enum Verb {
 
 pub(super) fn run(verb: &Verb, settings: &Settings) -> Result<ExitCode, Error> {
     let Verb::New { kek } = verb;
-    if kek.kind() != Kind::Local {
-        return Err(Error::ForeignKek { kek: kek.clone() });
-    }
-    let created = LocalKeks::new(&settings.local_kek.directory).create(kek.name());
-    created.map_err(|source| Error::Kek(KekError::Local(source)))?;
+    block_on(settings, async |deadline| {
+        let created = Keks::new(settings).create(kek, deadline).await;
+        created.map_err(|source| Error::MakeKek { source })
+    })?;
     write_output(format!("{kek}\n").as_bytes())
 }

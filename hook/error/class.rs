@@ -6,9 +6,7 @@ use crate::container::ProcessError;
 use crate::deliver::{AttachError, CarryError, SiteError, TargetError, TmpfsError};
 use crate::engine::{BundleError, EngineError, InstallError};
 use crate::resolve::ResolveError;
-use crate::seal::kek::KekError;
-use crate::seal::kek::gcp::CloudKmsError;
-use crate::seal::kek::local::LocalKekError;
+use crate::seal::kek::{Fault, KekError};
 use crate::seal::{SealError, envelope::EnvelopeError};
 use crate::settings::{FileError, SettingsError};
 use crate::source::SourceError;
@@ -38,11 +36,9 @@ impl Error {
     /// Whose fault it is: the exit code.
     pub fn class(&self) -> Class {
         match self {
-            Error::Argument { .. }
-            | Error::CommandLine { .. }
-            | Error::NoValue
-            | Error::NoRuntimeValue { .. }
-            | Error::ForeignKek { .. } => Class::CommandLine,
+            Error::Argument { .. } | Error::CommandLine { .. } | Error::NoValue | Error::NoRuntimeValue { .. } => {
+                Class::CommandLine
+            }
             Error::State(_) | Error::Request(_) | Error::Spec(_) | Error::NoOwner => Class::Data,
             Error::EmptySecret | Error::TypedTwice | Error::LongInput { .. } => Class::Data,
             Error::Process(error) => of_process(error),
@@ -53,7 +49,7 @@ impl Error {
             Error::Seal { source: error, .. }
             | Error::Unseal { source: error, .. }
             | Error::Resolve(ResolveError::Unseal { source: error, .. }) => of_seal(error),
-            Error::Kek(error) => of_kek(error),
+            Error::Kek(error) | Error::MakeKek { source: error } => of_kek(error),
             Error::Preflight(_) => Class::NotPermitted,
             Error::Carry(error) => of_carry(error),
             Error::Tmpfs(TmpfsError::Taken { .. }) => Class::Data,
@@ -137,23 +133,15 @@ fn of_seal(error: &SealError) -> Class {
 fn of_kek(error: &KekError) -> Class {
     match error {
         KekError::NotListed { .. } => Class::NotPermitted,
-        KekError::Gcp(error) => of_gcp(error),
-        KekError::Local(LocalKekError::File { source }) => of_file(source),
-        KekError::Local(LocalKekError::OtherKey { .. } | LocalKekError::Wrap { .. }) => Class::Data,
-        KekError::Local(_) => Class::Settings,
-    }
-}
-
-fn of_gcp(error: &CloudKmsError) -> Class {
-    match error {
-        CloudKmsError::File { source } => of_file(source),
-        CloudKmsError::Credentials { .. } | CloudKmsError::CredentialsKind { .. } => Class::Settings,
-        CloudKmsError::IdentityRefused
-        | CloudKmsError::Unauthenticated { .. }
-        | CloudKmsError::Denied { .. }
-        | CloudKmsError::NotEnabled { .. } => Class::NotPermitted,
-        CloudKmsError::NoKey { .. } | CloudKmsError::NotWrappedByKey { .. } => Class::Data,
-        _ => Class::Unavailable,
+        KekError::MadeElsewhere => Class::CommandLine,
+        KekError::OfKind(error) => match error.error().fault() {
+            Fault::Data => Class::Data,
+            Fault::Unavailable => Class::Unavailable,
+            Fault::Kernel => Class::Kernel,
+            Fault::NotPermitted => Class::NotPermitted,
+            Fault::Settings => Class::Settings,
+            Fault::File(error) => of_file(error),
+        },
     }
 }
 

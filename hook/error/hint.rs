@@ -7,9 +7,7 @@ use crate::deliver::{AttachError, CarryError, SiteError, TargetError, TmpfsError
 use crate::engine::{EngineError, InstallError};
 use crate::reference::Reference;
 use crate::resolve::ResolveError;
-use crate::seal::kek::KekError;
-use crate::seal::kek::gcp::CloudKmsError;
-use crate::seal::kek::local::LocalKekError;
+use crate::seal::kek::{Fault, KekError};
 use crate::seal::{SealError, envelope::EnvelopeError};
 use crate::settings::{FileError, Refusal, SettingsError};
 use crate::source::SourceError;
@@ -41,7 +39,7 @@ impl Error {
             Error::CommandLine { .. } => {
                 "`oci-secrets --help` shows the commands, `oci-secrets COMMAND --help` its arguments"
             }
-            Error::Kek(error) => return kek_hint(error),
+            Error::Kek(error) | Error::MakeKek { source: error } => return kek_hint(error),
             Error::Process(error) | Error::Attach(AttachError::Process(error)) => return process_hint(error),
             Error::Carry(error) | Error::Attach(AttachError::Carry(error)) => return carry_hint(error),
             Error::Attach(AttachError::Shared) => "make the container's root filesystem a private mount",
@@ -151,31 +149,12 @@ fn seal_hint(error: &SealError, reference: &Reference) -> Option<String> {
 fn kek_hint(error: &KekError) -> Option<String> {
     match error {
         KekError::NotListed { kek } => Some(format!("add \"{kek}\" to `keks` in the settings, if it is yours")),
-        KekError::Gcp(error) => gcp_hint(error),
-        KekError::Local(LocalKekError::File { source: FileError::Open { .. } }) => {
-            Some("`oci-secrets kek new` makes a key file".into())
-        }
-        KekError::Local(LocalKekError::File { source }) => file_hint(source),
-        KekError::Local(_) => None,
+        KekError::MadeElsewhere => Some("`oci-secrets kek new --help` tells which are made here".into()),
+        KekError::OfKind(error) => error.error().hint().or_else(|| match error.error().fault() {
+            Fault::File(error) => file_hint(error),
+            _ => None,
+        }),
     }
-}
-
-fn gcp_hint(error: &CloudKmsError) -> Option<String> {
-    let hint = match error {
-        CloudKmsError::File { source } => return file_hint(source),
-        CloudKmsError::Denied { .. } => {
-            "grant roles/cloudkms.cryptoKeyDecrypter on the key (to seal: cryptoKeyEncrypter); Google says the same of keys that do not exist"
-        }
-        CloudKmsError::NotEnabled { .. } => {
-            "enable the key version that sealed the value: gcloud kms keys versions enable"
-        }
-        CloudKmsError::IdentityRefused => "`credentials-file` under [gcp-kms] in the settings names the identity",
-        CloudKmsError::NoIdentity { .. } => {
-            "the services that `credentials-file` under [gcp-kms] names are asked; without it, the metadata server of Google's machines"
-        }
-        _ => return None,
-    };
-    Some(hint.to_owned())
 }
 
 fn process_hint(error: &ProcessError) -> Option<String> {

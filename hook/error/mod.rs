@@ -13,7 +13,7 @@ use crate::errno::{Errno, SyscallError};
 use crate::reference::Reference;
 use crate::resolve::ResolveError;
 use crate::seal::SealError;
-use crate::seal::kek::{KekError, KekUri, KekUriError};
+use crate::seal::kek::{KekError, KekUriError};
 use crate::settings::{FileError, Refusal, SettingsError};
 use crate::source::SourceError;
 use class::Class;
@@ -109,11 +109,11 @@ pub enum Error {
     /// A KEK, apart from any sealed value.
     #[error(transparent)]
     Kek(KekError),
-    /// A KEK that is made elsewhere.
-    #[error("cannot make {kek}: only local-kek:<name> is made here")]
-    ForeignKek {
-        /// Its URI.
-        kek: KekUri,
+    /// A KEK that is not made.
+    #[error("cannot make a KEK")]
+    MakeKek {
+        /// What its kind says.
+        source: KekError,
     },
     /// Nothing to seal.
     #[error("refusing to seal an empty secret")]

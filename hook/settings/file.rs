@@ -47,6 +47,14 @@ pub fn read(path: &Path, kind: Kind, bytes_max: usize) -> Result<Zeroizing<Vec<u
     }
 }
 
+/// Checks a file that others than this program will read, or run.
+///
+/// # Errors
+/// The file cannot be opened, or could have been written (a credential: read) by others.
+pub fn check(path: &Path, kind: Kind) -> Result<(), FileError> {
+    open(path, kind, OpenOptions::new().read(true)).map(drop)
+}
+
 /// Opens a file that the host trusts to append to it; makes it with mode 0600 if there is none.
 ///
 /// # Errors

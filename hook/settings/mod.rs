@@ -35,6 +35,9 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 
 const DEADLINE_MIN: Duration = Duration::from_millis(100);
 const DEADLINE_MAX: Duration = Duration::from_secs(120);
+const PKCS11_HELPER: &str = "/usr/libexec/oci-secrets/oci-secrets-pkcs11";
+/// What the loader and the C library take orders from, before any library is there to look for its own.
+const LOADER_VARIABLES: [&str; 3] = ["LD_", "GLIBC_", "GCONV_"];
 const LOCAL_KEK_DIRECTORY: &str = "/etc/oci-secrets/keks";
 
 /// All settings, valid as a whole.
@@ -47,6 +50,8 @@ pub struct Settings {
     pub connect: Option<Connect>,
     /// `[gcp-kms]`: Google Cloud KMS.
     pub gcp_kms: GcpKms,
+    /// `[pkcs11]`: HSMs.
+    pub pkcs11: Pkcs11,
     /// `[local-kek]`: KEKs that are files, for trials and tests only.
     pub local_kek: LocalKek,
     /// `[deliver]`: how secrets reach the container.
@@ -104,6 +109,28 @@ impl GcpKms {
     /// Whether the endpoint may see an access token: not over plain `http`, which is for stand-ins on this host.
     pub fn sends_credentials(&self) -> bool {
         !self.endpoint.as_ref().is_some_and(ServerUrl::is_plain)
+    }
+}
+
+/// How to reach HSMs: what the process that loads the vendor's library is given.
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Pkcs11 {
+    /// The library. Without it there is no HSM.
+    pub module: Option<AbsolutePath>,
+    /// The file with the user PIN: a credential. Without it nobody logs in.
+    pub pin_file: Option<AbsolutePath>,
+    /// The program that loads the library.
+    pub helper: AbsolutePath,
+    /// The variables that the library looks for. That program has no others.
+    #[serde(deserialize_with = "environment")]
+    pub environment: BTreeMap<String, String>,
+}
+
+impl Default for Pkcs11 {
+    fn default() -> Pkcs11 {
+        let helper = AbsolutePath(PKCS11_HELPER.into());
+        Pkcs11 { module: None, pin_file: None, helper, environment: BTreeMap::new() }
     }
 }
 
@@ -243,6 +270,21 @@ fn deadline<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
         .ok_or_else(|| de::Error::custom("expected a duration from \"100ms\" to \"2m\""))
 }
 
+/// Variables with names that no loader heeds: which code runs is said by `module` and `helper`, in plain sight.
+fn environment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let variables = BTreeMap::<String, String>::deserialize(deserializer)?;
+    let is_name = |name: &str| {
+        !name.is_empty()
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+            && !LOADER_VARIABLES.iter().any(|prefix| name.starts_with(prefix))
+    };
+    if variables.iter().all(|(name, value)| is_name(name) && !value.contains('\0')) {
+        Ok(variables)
+    } else {
+        Err(de::Error::custom("expected variables of a library, none that begin with LD_, GLIBC_ or GCONV_"))
+    }
+}
+
 /// Why there are no settings.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
@@ -320,6 +362,10 @@ mod tests {
             [gcp-kms]
             credentials-file = "/etc/oci-secrets/gcp.json"
             endpoint = "http://127.0.0.1:8085"
+            [pkcs11]
+            module = "/usr/lib/softhsm/libsofthsm2.so"
+            pin-file = "/etc/oci-secrets/pin"
+            environment = { SOFTHSM2_CONF = "/etc/softhsm2.conf" }
             [local-kek]
             directory = "/var/lib/keks"
             [deliver]
@@ -340,6 +386,8 @@ mod tests {
         assert_eq!(settings.deliver.deadline, Duration::from_millis(2500));
         assert_eq!((settings.deliver.plaintext, settings.deliver.noswap), (Permission::Allow, Noswap::Require));
         assert_eq!(&*settings.local_kek.directory, Path::new("/var/lib/keks"));
+        assert_eq!(settings.pkcs11.environment.len(), 1);
+        assert_eq!(&*settings.pkcs11.helper, Path::new(PKCS11_HELPER));
         assert!(settings.kek_is_listed("local-kek:trial"));
         assert!(settings.kek_is_listed("gcp-kms://projects/acme/locations/europe-west1/keyRings/agents/cryptoKeys/k"));
         assert!(!settings.kek_is_listed("gcp-kms://projects/evil/locations/europe-west1/keyRings/agents/cryptoKeys/k"));
@@ -353,6 +401,14 @@ mod tests {
         assert!(!settings.kek_is_listed("local-kek:trial"));
         assert_eq!(settings.deliver.plaintext, Permission::Refuse);
         assert!(settings.gcp_kms.sends_credentials());
+    }
+
+    #[test]
+    fn no_environment_changes_which_code_runs() {
+        for name in ["LD_PRELOAD", "LD_LIBRARY_PATH", "GLIBC_TUNABLES", "GCONV_PATH", "A=B", ""] {
+            let text = format!("[pkcs11.environment]\n{name:?} = \"/tmp/evil.so\"");
+            assert!(text.parse::<Settings>().is_err(), "{name}");
+        }
     }
 
     #[test]

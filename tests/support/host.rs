@@ -1,14 +1,13 @@
 //! What an operator installs on a host: settings, and the files that they name.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
-use super::StandIn;
+use super::{StandIn, with_mode};
 
 /// The key file that every host has.
 pub(crate) const LOCAL_KEK: &str = "local-kek:trial";
@@ -73,8 +72,7 @@ file = {:?}
 
     /// Writes a file of this host.
     pub(crate) fn write(&self, name: &str, content: &[u8], mode: u32) {
-        fs::write(self.path(name), content).unwrap();
-        fs::set_permissions(self.path(name), Permissions::from_mode(mode)).unwrap();
+        with_mode(&self.path(name), content, mode);
     }
 
     /// Runs `oci-secrets` with the settings, these arguments and this input.

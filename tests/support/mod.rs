@@ -14,9 +14,11 @@ pub(crate) mod host;
 pub(crate) mod machine;
 pub(crate) mod python;
 
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
@@ -177,6 +179,12 @@ impl Drop for StandIn {
         drop(self.child.stdin.take());
         let _ = self.child.wait();
     }
+}
+
+/// Writes a file with this mode.
+pub(crate) fn with_mode(path: &Path, content: &[u8], mode: u32) {
+    fs::write(path, content).unwrap();
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
 /// Says aloud that a test is skipped, for want of this. In CI that is a failure.

@@ -18,17 +18,21 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::ramp::Ramp;
-use super::{Abilities, Answer, Kek, Unwrapped};
+use super::{Abilities, Answer, Fault, Kek, Kind, KindError, Unwrapped};
 use crate::retry::{Deadline, Failure, GaveUp, Seconds, Tries};
 use crate::seal::envelope::DataKey;
-use crate::settings::GcpKms;
 use crate::settings::file::{self, FileError};
+use crate::settings::{GcpKms, Settings};
 
-/// What the URIs of this kind begin with.
-pub const SCHEME: &str = "gcp-kms://";
-
-/// How the URIs of this kind look.
-pub const FORM: &str = "gcp-kms://projects/<project>/locations/<location>/keyRings/<ring>/cryptoKeys/<key>";
+/// Google Cloud KMS.
+pub const KIND: Kind = Kind {
+    scheme: "gcp-kms://",
+    form: "gcp-kms://projects/<project>/locations/<location>/keyRings/<ring>/cryptoKeys/<key>",
+    to_unwrap: "grant roles/cloudkms.cryptoKeyDecrypter on the key to the identity of this host",
+    for_trials: false,
+    is_name,
+    open,
+};
 
 const MAY_WRAP: &str = "cloudkms.cryptoKeyVersions.useToEncrypt";
 const MAY_UNWRAP: &str = "cloudkms.cryptoKeyVersions.useToDecrypt";
@@ -36,23 +40,25 @@ const MAY_UNWRAP: &str = "cloudkms.cryptoKeyVersions.useToDecrypt";
 const CREDENTIALS_BYTES_MAX: usize = 64 * 1024;
 
 /// A client of Cloud KMS, with the identity that the settings give it.
-pub struct CloudKms {
+struct CloudKms {
     client: KeyManagementService,
     credentials: Credentials,
     /// Google's client speaks HTTP/1.1: calls at the same time are connections at the same time.
     ramp: Ramp,
 }
 
-impl CloudKms {
-    /// Reads the credentials file and makes the client. Nothing is sent, unless the metadata server has to say what Google it is in.
-    ///
-    /// # Errors
-    /// If the credentials cannot be used, or the metadata server does not answer.
-    pub async fn open(settings: &GcpKms, deadline: Deadline) -> Result<CloudKms, CloudKmsError> {
-        let client = deadline.retry(async || CloudKms::new(settings).await.map_err(Failure::Final)).await;
-        client.map_err(|GaveUp { tries, last, .. }| last.unwrap_or(CloudKmsError::NoIdentity { tries }))
-    }
+/// Reads the credentials file and makes the client. Nothing is sent, unless the metadata server has to say what Google it is in.
+fn open(settings: &Settings, deadline: Deadline) -> Answer<'_, Box<dyn Kek + '_>> {
+    let client = async move {
+        let client = deadline.retry(async || CloudKms::new(&settings.gcp_kms).await.map_err(Failure::Final)).await;
+        let client =
+            client.map_err(|GaveUp { tries, last, .. }| last.unwrap_or(CloudKmsError::NoIdentity { tries }))?;
+        Ok(Box::new(client) as Box<dyn Kek>)
+    };
+    client.boxed_local()
+}
 
+impl CloudKms {
     async fn new(settings: &GcpKms) -> Result<CloudKms, CloudKmsError> {
         let credentials = credentials(settings)?;
         let mut builder =
@@ -65,10 +71,7 @@ impl CloudKms {
     }
 
     /// Gets an access token, which the client keeps for its later calls.
-    ///
-    /// # Errors
-    /// If there is no identity to be had.
-    pub async fn identify(&self, deadline: Deadline) -> Result<(), CloudKmsError> {
+    async fn identify(&self, deadline: Deadline) -> Result<(), CloudKmsError> {
         let token = async || match self.credentials.headers(Default::default()).await {
             Ok(_) => Ok(()),
             Err(error) if error.is_transient() => Err(again(CallError::Identity { transient: true })),
@@ -126,6 +129,10 @@ impl Kek for CloudKms {
     fn describe<'a>(&'a self, name: &'a str, deadline: Deadline) -> Answer<'a, Abilities> {
         answer(name, deadline.retry(async || self.permissions(name).await))
     }
+
+    fn prepare(&self, deadline: Deadline) -> Answer<'_, ()> {
+        async move { Ok(self.identify(deadline).await?) }.boxed_local()
+    }
 }
 
 fn answer<'a, T: 'a>(name: &'a str, call: impl Future<Output = Result<T, GaveUp<CallError>>> + 'a) -> Answer<'a, T> {
@@ -134,7 +141,7 @@ fn answer<'a, T: 'a>(name: &'a str, call: impl Future<Output = Result<T, GaveUp<
 
 /// Whether Cloud KMS can have a key of this name: `projects/*/locations/*/keyRings/*/cryptoKeys/*`, each part of the characters
 /// that Google allows, so that a name cannot leave its place in a URL.
-pub fn is_name(name: &str) -> bool {
+fn is_name(name: &str) -> bool {
     let is_part = |part: &str| {
         !part.is_empty()
             && !part.starts_with('.')
@@ -246,7 +253,7 @@ fn again(error: CallError) -> Failure<CallError> {
 }
 
 fn told(name: &str, GaveUp { tries, within, last }: GaveUp<CallError>) -> CloudKmsError {
-    let key = format!("{SCHEME}{name}");
+    let key = format!("{}{name}", KIND.scheme);
     match last {
         None => CloudKmsError::NoAnswer { key, within, tries },
         Some(CallError::Corrupt) => CloudKmsError::Corrupt { key, tries },
@@ -385,4 +392,36 @@ pub enum CloudKmsError {
         /// The KEK.
         key: String,
     },
+}
+
+impl KindError for CloudKmsError {
+    fn fault(&self) -> Fault<'_> {
+        match self {
+            CloudKmsError::File { source } => Fault::File(source),
+            CloudKmsError::Credentials { .. } | CloudKmsError::CredentialsKind { .. } => Fault::Settings,
+            CloudKmsError::IdentityRefused
+            | CloudKmsError::Unauthenticated { .. }
+            | CloudKmsError::Denied { .. }
+            | CloudKmsError::NotEnabled { .. } => Fault::NotPermitted,
+            CloudKmsError::NoKey { .. } | CloudKmsError::NotWrappedByKey { .. } => Fault::Data,
+            _ => Fault::Unavailable,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            CloudKmsError::Denied { .. } => {
+                "grant roles/cloudkms.cryptoKeyDecrypter on the key (to seal: cryptoKeyEncrypter); Google says the same of keys that do not exist"
+            }
+            CloudKmsError::NotEnabled { .. } => {
+                "enable the key version that sealed the value: gcloud kms keys versions enable"
+            }
+            CloudKmsError::IdentityRefused => "`credentials-file` under [gcp-kms] in the settings names the identity",
+            CloudKmsError::NoIdentity { .. } => {
+                "the services that `credentials-file` under [gcp-kms] names are asked; without it, the metadata server of Google's machines"
+            }
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
 }

@@ -7,49 +7,47 @@
 use std::fs::{DirBuilder, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use futures_util::FutureExt;
 use futures_util::future::ready;
 use zeroize::Zeroizing;
 
-use super::{Abilities, Answer, Kek, KekError, Unwrapped};
+use super::{Abilities, Answer, Fault, Kek, KekError, Kind, KindError, Unwrapped};
 use crate::errno::Errno;
 use crate::retry::Deadline;
 use crate::seal::envelope::{DataKey, EnvelopeError, decrypt, encrypt, random};
+use crate::settings::Settings;
 use crate::settings::file::{self, FileError};
 
-/// What the URIs of this kind begin with.
-pub const SCHEME: &str = "local-kek:";
-
-/// How the URIs of this kind look.
-pub const FORM: &str = "local-kek:<name>, where a name is of a-z 0-9 . _ - and begins with a letter or digit";
+/// Key files on this host.
+pub const KIND: Kind = Kind {
+    scheme: "local-kek:",
+    form: "local-kek:<name>, where a name is of a-z 0-9 . _ - and begins with a letter or digit",
+    to_unwrap: "`oci-secrets kek new` makes a key file",
+    for_trials: true,
+    is_name,
+    open,
+};
 
 /// The bytes of a key file.
 pub const KEY_BYTES: usize = 32;
 
 /// The key files of this host.
-pub struct LocalKeks {
+struct LocalKeks {
     directory: PathBuf,
 }
 
+/// Knows where the files are; none is read yet.
+fn open(settings: &Settings, _: Deadline) -> Answer<'_, Box<dyn Kek + '_>> {
+    let keks: Box<dyn Kek> = Box::new(LocalKeks { directory: settings.local_kek.directory.to_path_buf() });
+    ready(Ok(keks)).boxed_local()
+}
+
 impl LocalKeks {
-    /// Knows where the files are; none is read yet.
-    pub fn new(directory: &Path) -> LocalKeks {
-        LocalKeks { directory: directory.to_owned() }
-    }
-
-    /// The file of the key of this name.
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.directory.join(name)
-    }
-
     /// Makes a key file of random bytes, and the directory if there is none. An existing key is never replaced.
-    ///
-    /// # Errors
-    /// If there is such a key, or the file cannot be written; then nothing is left of it.
-    pub fn create(&self, name: &str) -> Result<(), LocalKekError> {
-        let path = self.path(name);
+    fn make(&self, name: &str) -> Result<(), KekError> {
+        let path = self.directory.join(name);
         let key = Zeroizing::new(random::<KEY_BYTES>().map_err(|source| LocalKekError::Wrap { source })?);
         let write = || -> io::Result<()> {
             DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
@@ -60,7 +58,7 @@ impl LocalKeks {
             file.persist_noclobber(&path)?;
             Ok(())
         };
-        write().map_err(|error| LocalKekError::Create { path: path.clone(), errno: error.into() })
+        Ok(write().map_err(|error| LocalKekError::Create { path: path.clone(), errno: error.into() })?)
     }
 
     fn with_key<T>(
@@ -68,7 +66,7 @@ impl LocalKeks {
         name: &str,
         use_key: impl FnOnce(&[u8; KEY_BYTES]) -> Result<T, LocalKekError>,
     ) -> Result<T, KekError> {
-        let path = self.path(name);
+        let path = self.directory.join(name);
         let bytes =
             file::read(&path, file::Kind::Credential, KEY_BYTES).map_err(|source| LocalKekError::File { source })?;
         let key = bytes.as_slice().try_into().map_err(|_| LocalKekError::Length { path })?;
@@ -94,10 +92,14 @@ impl Kek for LocalKeks {
     fn describe<'a>(&'a self, name: &'a str, _: Deadline) -> Answer<'a, Abilities> {
         ready(self.with_key(name, |_| Ok(Abilities { wrap: true, unwrap: true }))).boxed_local()
     }
+
+    fn create<'a>(&'a self, name: &'a str, _: Deadline) -> Answer<'a, ()> {
+        ready(self.make(name)).boxed_local()
+    }
 }
 
 /// Whether a key can have this name. It is a file name too, so it can neither leave the directory nor be hidden in it.
-pub fn is_name(name: &str) -> bool {
+fn is_name(name: &str) -> bool {
     let first = name.bytes().next();
     first.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
         && name.len() <= 64
@@ -140,4 +142,19 @@ pub enum LocalKekError {
         /// Which step refused.
         source: EnvelopeError,
     },
+}
+
+impl KindError for LocalKekError {
+    fn fault(&self) -> Fault<'_> {
+        match self {
+            LocalKekError::File { source } => Fault::File(source),
+            LocalKekError::OtherKey { .. } | LocalKekError::Wrap { .. } => Fault::Data,
+            LocalKekError::Length { .. } | LocalKekError::Create { .. } => Fault::Settings,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let missing = matches!(self, LocalKekError::File { source: FileError::Open { .. } });
+        missing.then(|| "`oci-secrets kek new` makes a key file".to_owned())
+    }
 }

@@ -1,24 +1,48 @@
-//! Key-encryption keys: keys in a KMS that wrap data keys and never leave it.
+//! Key-encryption keys: keys in a KMS or HSM that wrap data keys and never leave it.
 //!
-//! Each kind is one file with one type that implements [`Kek`], one variant of [`Kind`], and one line in [`Keks`].
+//! Each kind is one file, of the same sections: its [`Kind`], the client that implements [`Kek`], what a name may be, and an error
+//! that knows whose fault it is and what can be done. A new kind is that file, its line in [`KINDS`], a row in the README, and
+//! whatever settings it needs. `tests/kek` shows that every kind does the same.
 
 pub mod gcp;
 pub mod local;
+pub mod pkcs11;
 mod ramp;
 
+use std::error::Error;
 use std::fmt;
+use std::future::ready;
 use std::str::FromStr;
 
-use futures_util::future::LocalBoxFuture;
+use futures_util::FutureExt;
+use futures_util::future::{LocalBoxFuture, join_all};
 use tokio::sync::OnceCell;
 
 use super::envelope::DataKey;
 use crate::retry::Deadline;
-use crate::settings::Settings;
-use gcp::{CloudKms, CloudKmsError};
-use local::{LocalKekError, LocalKeks};
+use crate::settings::{FileError, Settings};
 
-/// A kind of KEK: a client that knows all keys of its kind.
+/// The kinds of KEK.
+pub const KINDS: [&Kind; 3] = [&gcp::KIND, &pkcs11::KIND, &local::KIND];
+
+/// A kind of KEK: how its URIs look, and how its client is made.
+#[derive(Debug)]
+pub struct Kind {
+    /// What its URIs begin with.
+    pub scheme: &'static str,
+    /// How its URIs look, in words for messages.
+    pub form: &'static str,
+    /// What gives us the right to unwrap, where we lack it.
+    pub to_unwrap: &'static str,
+    /// Whether it is for trials and tests only, and every use is worth a warning.
+    pub for_trials: bool,
+    /// Whether the KMS can have a key of this name, the URI without its scheme; and whether the name is safe to use.
+    is_name: fn(&str) -> bool,
+    /// Makes the client, which knows all keys of its kind.
+    open: for<'a> fn(&'a Settings, Deadline) -> Answer<'a, Box<dyn Kek + 'a>>,
+}
+
+/// The client of one kind of KEK.
 pub trait Kek {
     /// Wraps a data key under the key of this name.
     fn wrap<'a>(&'a self, name: &'a str, data_key: &'a DataKey, deadline: Deadline) -> Answer<'a, Vec<u8>>;
@@ -28,6 +52,16 @@ pub trait Kek {
 
     /// Tells what our identity may do with the key of this name, without doing it.
     fn describe<'a>(&'a self, name: &'a str, deadline: Deadline) -> Answer<'a, Abilities>;
+
+    /// Gets what calls for any key will need and can be had before: an access token. By default there is no such thing.
+    fn prepare(&self, _: Deadline) -> Answer<'_, ()> {
+        ready(Ok(())).boxed_local()
+    }
+
+    /// Makes a key of this name. By default keys are made elsewhere, by the tools of the KMS.
+    fn create<'a>(&'a self, _name: &'a str, _: Deadline) -> Answer<'a, ()> {
+        ready(Err(KekError::MadeElsewhere)).boxed_local()
+    }
 }
 
 /// What a KEK will have answered.
@@ -53,16 +87,7 @@ pub struct Unwrapped {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KekUri {
     text: String,
-    kind: Kind,
-}
-
-/// The kinds of KEK.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// `gcp-kms://projects/…/cryptoKeys/…`: Google Cloud KMS.
-    Gcp,
-    /// `local-kek:<name>`: a key file on this host, for trials and tests.
-    Local,
+    kind: &'static Kind,
 }
 
 impl KekUri {
@@ -72,54 +97,40 @@ impl KekUri {
     }
 
     /// Its kind.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> &'static Kind {
         self.kind
     }
 
     /// The name by which the KMS knows the key.
     pub fn name(&self) -> &str {
-        self.text.strip_prefix(self.kind.scheme()).unwrap_or_default()
+        self.text.strip_prefix(self.kind.scheme).unwrap_or_default()
     }
 }
 
 impl Kind {
-    const ALL: [Kind; 2] = [Kind::Gcp, Kind::Local];
-
-    /// What the URIs of this kind begin with.
-    pub fn scheme(self) -> &'static str {
-        match self {
-            Kind::Gcp => gcp::SCHEME,
-            Kind::Local => local::SCHEME,
-        }
-    }
-
-    fn is_name(self, name: &str) -> bool {
-        match self {
-            Kind::Gcp => gcp::is_name(name),
-            Kind::Local => local::is_name(name),
-        }
-    }
-
-    fn form(self) -> &'static str {
-        match self {
-            Kind::Gcp => gcp::FORM,
-            Kind::Local => local::FORM,
-        }
+    /// The kind of a URI, or of a pattern of URIs.
+    pub fn of(text: &str) -> Option<&'static Kind> {
+        KINDS.into_iter().find(|kind| text.starts_with(kind.scheme))
     }
 }
+
+impl PartialEq for Kind {
+    fn eq(&self, other: &Kind) -> bool {
+        self.scheme == other.scheme
+    }
+}
+
+impl Eq for Kind {}
 
 impl FromStr for KekUri {
     type Err = KekUriError;
 
     fn from_str(text: &str) -> Result<KekUri, KekUriError> {
-        let unknown = || KekUriError::Kind { found: text.to_owned() };
-        let kind = Kind::ALL.into_iter().find(|kind| text.starts_with(kind.scheme())).ok_or_else(unknown)?;
+        // A query may hold what is not to be told, as a PIN.
+        let told = || text.split('?').next().unwrap_or_default().to_owned();
+        let kind = Kind::of(text).ok_or_else(|| KekUriError::Kind { found: told() })?;
         let uri = KekUri { text: text.to_owned(), kind };
-        if kind.is_name(uri.name()) {
-            Ok(uri)
-        } else {
-            Err(KekUriError::Form { found: text.to_owned(), form: kind.form() })
-        }
+        if (kind.is_name)(uri.name()) { Ok(uri) } else { Err(KekUriError::Form { found: told(), form: kind.form }) }
     }
 }
 
@@ -132,31 +143,29 @@ impl fmt::Display for KekUri {
 /// The KEKs that the settings list, each kind made ready when it is first needed.
 pub struct Keks<'a> {
     settings: &'a Settings,
-    gcp: OnceCell<CloudKms>,
-    local: LocalKeks,
+    clients: [(&'static Kind, OnceCell<Box<dyn Kek + 'a>>); KINDS.len()],
 }
 
 impl<'a> Keks<'a> {
     /// Knows the settings, and does nothing yet.
     pub fn new(settings: &'a Settings) -> Keks<'a> {
-        Keks { settings, gcp: OnceCell::new(), local: LocalKeks::new(&settings.local_kek.directory) }
+        Keks { settings, clients: KINDS.map(|kind| (kind, OnceCell::new())) }
     }
 
-    /// Makes ready what a KEK that is listed will need: clients, and access tokens. It can go on while 1Password is being asked.
+    /// Makes ready what the KEKs that are listed will need: clients, and access tokens. It can go on while 1Password is being asked.
     ///
     /// Errors are not told here: they are met again, and told, by the value that needs the KEK.
     pub async fn prepare(&self, deadline: Deadline) {
-        if self.settings.keks.iter().any(|pattern| pattern.as_str().starts_with(gcp::SCHEME)) {
-            let _ = self.identify(deadline).await;
-        }
+        let listed = |kind: &Kind| self.settings.keks.iter().any(|pattern| Kind::of(pattern.as_str()) == Some(kind));
+        join_all(KINDS.into_iter().filter(|kind| listed(kind)).map(|kind| self.prepare_kind(kind, deadline))).await;
     }
 
-    /// Makes sure that we have an identity for Google Cloud KMS.
+    /// Makes ready what all KEKs of one kind need: our identity.
     ///
     /// # Errors
     /// If the credentials cannot be used, or give no access token.
-    pub async fn identify(&self, deadline: Deadline) -> Result<(), KekError> {
-        Ok(self.gcp(deadline).await?.identify(deadline).await?)
+    pub async fn prepare_kind(&self, kind: &'static Kind, deadline: Deadline) -> Result<(), KekError> {
+        self.client(kind, deadline).await?.prepare(deadline).await
     }
 
     /// Wraps a data key.
@@ -164,7 +173,7 @@ impl<'a> Keks<'a> {
     /// # Errors
     /// If the KEK is not listed in the settings, or the KMS does not wrap.
     pub async fn wrap(&self, kek: &KekUri, data_key: &DataKey, deadline: Deadline) -> Result<Vec<u8>, KekError> {
-        self.open(kek, deadline).await?.wrap(kek.name(), data_key, deadline).await
+        self.listed(kek, deadline).await?.wrap(kek.name(), data_key, deadline).await
     }
 
     /// Unwraps a data key.
@@ -172,7 +181,7 @@ impl<'a> Keks<'a> {
     /// # Errors
     /// If the KEK is not listed in the settings, or the KMS does not unwrap.
     pub async fn unwrap(&self, kek: &KekUri, wrapped: &[u8], deadline: Deadline) -> Result<Unwrapped, KekError> {
-        self.open(kek, deadline).await?.unwrap(kek.name(), wrapped, deadline).await
+        self.listed(kek, deadline).await?.unwrap(kek.name(), wrapped, deadline).await
     }
 
     /// Tells what our identity may do with a KEK.
@@ -180,21 +189,28 @@ impl<'a> Keks<'a> {
     /// # Errors
     /// If the KEK is not listed in the settings, or the KMS does not tell.
     pub async fn describe(&self, kek: &KekUri, deadline: Deadline) -> Result<Abilities, KekError> {
-        self.open(kek, deadline).await?.describe(kek.name(), deadline).await
+        self.listed(kek, deadline).await?.describe(kek.name(), deadline).await
     }
 
-    async fn open(&self, kek: &KekUri, deadline: Deadline) -> Result<&dyn Kek, KekError> {
+    /// Makes a new KEK, which need not be listed yet.
+    ///
+    /// # Errors
+    /// If KEKs of its kind are made elsewhere, there is one already, or none can be made.
+    pub async fn create(&self, kek: &KekUri, deadline: Deadline) -> Result<(), KekError> {
+        self.client(kek.kind, deadline).await?.create(kek.name(), deadline).await
+    }
+
+    async fn listed(&self, kek: &KekUri, deadline: Deadline) -> Result<&(dyn Kek + 'a), KekError> {
         if !self.settings.kek_is_listed(kek.as_str()) {
             return Err(KekError::NotListed { kek: kek.to_string() });
         }
-        match kek.kind() {
-            Kind::Gcp => Ok(self.gcp(deadline).await?),
-            Kind::Local => Ok(&self.local),
-        }
+        self.client(kek.kind, deadline).await
     }
 
-    async fn gcp(&self, deadline: Deadline) -> Result<&CloudKms, KekError> {
-        self.gcp.get_or_try_init(|| CloudKms::open(&self.settings.gcp_kms, deadline)).await.map_err(KekError::Gcp)
+    async fn client(&self, kind: &'static Kind, deadline: Deadline) -> Result<&(dyn Kek + 'a), KekError> {
+        let client = self.clients.iter().find_map(|(of, client)| (*of == kind).then_some(client));
+        let client = client.ok_or(KekError::MadeElsewhere)?;
+        client.get_or_try_init(|| (kind.open)(self.settings, deadline)).await.map(|client| &**client)
     }
 }
 
@@ -202,7 +218,7 @@ impl<'a> Keks<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum KekUriError {
     /// No kind of this name.
-    #[error("{found:.120?} begins with neither \"gcp-kms://\" nor \"local-kek:\"")]
+    #[error("{found:.120?} begins with none of {}", schemes())]
     Kind {
         /// The text.
         found: String,
@@ -217,6 +233,10 @@ pub enum KekUriError {
     },
 }
 
+fn schemes() -> String {
+    KINDS.map(|kind| format!("{:?}", kind.scheme)).join(", ")
+}
+
 /// Why a KEK cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KekError {
@@ -226,12 +246,67 @@ pub enum KekError {
         /// Its URI.
         kek: String,
     },
-    /// Google Cloud KMS.
+    /// Keys of its kind are made elsewhere.
+    #[error("keys of this kind are made by the tools of their KMS")]
+    MadeElsewhere,
+    /// What a kind says.
     #[error(transparent)]
-    Gcp(#[from] CloudKmsError),
-    /// A key file.
-    #[error(transparent)]
-    Local(#[from] LocalKekError),
+    OfKind(OfKind),
+}
+
+/// An error of one kind.
+pub trait KindError: Error + Send + Sync {
+    /// Whose fault it is.
+    fn fault(&self) -> Fault<'_>;
+
+    /// The one thing that can be done about it now, if it is known. What is wrong with a file has a hint of its own.
+    fn hint(&self) -> Option<String>;
+}
+
+/// Whose fault it is that a KEK cannot be used.
+#[derive(Clone, Copy, Debug)]
+pub enum Fault<'a> {
+    /// The sealed value's.
+    Data,
+    /// The KMS's, for now.
+    Unavailable,
+    /// The kernel's.
+    Kernel,
+    /// Nobody's: it is not permitted.
+    NotPermitted,
+    /// The settings'.
+    Settings,
+    /// A file's that the settings name.
+    File(&'a FileError),
+}
+
+/// An error of whichever kind.
+#[derive(Debug)]
+pub struct OfKind(Box<dyn KindError>);
+
+impl OfKind {
+    /// The error itself.
+    pub fn error(&self) -> &dyn KindError {
+        &*self.0
+    }
+}
+
+impl<E: KindError + 'static> From<E> for KekError {
+    fn from(error: E) -> KekError {
+        KekError::OfKind(OfKind(Box::new(error)))
+    }
+}
+
+impl fmt::Display for OfKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for OfKind {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source()
+    }
 }
 
 #[cfg(test)]
@@ -240,10 +315,10 @@ mod tests {
 
     #[test]
     fn a_uri_tells_kind_and_name() {
-        let uri: KekUri = "gcp-kms://projects/p/locations/l/keyRings/r/cryptoKeys/k".parse().unwrap();
-        assert_eq!((uri.kind(), uri.name()), (Kind::Gcp, "projects/p/locations/l/keyRings/r/cryptoKeys/k"));
-        let uri: KekUri = "local-kek:trial".parse().unwrap();
-        assert_eq!((uri.kind(), uri.name()), (Kind::Local, "trial"));
+        for (kind, name) in [(&gcp::KIND, "projects/p/locations/l/keyRings/r/cryptoKeys/k"), (&local::KIND, "trial")] {
+            let uri: KekUri = format!("{}{name}", kind.scheme).parse().unwrap();
+            assert_eq!((uri.kind(), uri.name()), (kind, name));
+        }
     }
 
     #[test]
@@ -253,12 +328,16 @@ mod tests {
             "gcp-kms://projects/p/locations/l/keyRings/r/cryptoKeys/..",
             "gcp-kms://projects/p/locations/l/keyRings/r/cryptoKeys/k?x",
             "gcp-kms://projects/p/locations/l/keyRings//cryptoKeys/k",
+            "pkcs11:token=t;object=../k",
+            "pkcs11:token=t;object=k?module-path=/tmp/evil.so",
             "local-kek:../etc/shadow",
             "local-kek:.hidden",
             "local-kek:",
         ] {
             assert!(matches!(text.parse::<KekUri>(), Err(KekUriError::Form { .. })), "{text}");
         }
-        assert!(matches!("aws-kms://arn".parse::<KekUri>(), Err(KekUriError::Kind { .. })));
+        let error = "pkcs11:token=t;object=k?pin-value=hunter2".parse::<KekUri>().unwrap_err();
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+        assert!(matches!("vault:x".parse::<KekUri>(), Err(KekUriError::Kind { .. })));
     }
 }

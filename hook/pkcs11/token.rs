@@ -1,0 +1,345 @@
+//! Tokens and the AES keys in them, through a module.
+//!
+//! A data key is wrapped as the token allows, AES-GCM first, else AES key wrap with padding (RFC 5649). The number that PKCS#11 gives
+//! the mechanism comes first, so that there is one way to open it, whatever else the token learns to do:
+//!
+//! ```text
+//! 00 00 10 87 (CKM_AES_GCM)          | IV (12) | ciphertext | tag (16)
+//! 00 00 21 0a (CKM_AES_KEY_WRAP_PAD) | length of the data key (1) | wrapped key
+//! ```
+//!
+//! The length is there because SoftHSM 2.6 gives back the padding, too.
+
+use std::collections::BTreeMap;
+
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Function, Pkcs11};
+use cryptoki::error::{Error, RvError};
+use cryptoki::mechanism::aead::GcmParams;
+use cryptoki::mechanism::{Mechanism, MechanismType};
+use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
+use cryptoki::session::{Session, UserType};
+use cryptoki::slot::{Slot, TokenInfo};
+use cryptoki::types::AuthPin;
+use zeroize::Zeroizing;
+
+use super::{Answer, Bytes, Job, KeyUri, Request, Trouble};
+
+const IV_BYTES: usize = 12;
+const TAG_BYTES: usize = 16;
+/// What AES key wrap pads to.
+const WRAP_BLOCK_BYTES: usize = 8;
+const KEY_BYTES: u64 = 32;
+
+/// A module, and the sessions with its tokens.
+pub(super) struct Module {
+    module: Pkcs11,
+    pin: Option<AuthPin>,
+    /// By slot. A token that refused the PIN is not asked again: it counts.
+    sessions: BTreeMap<u64, Result<Session, Trouble>>,
+}
+
+impl Module {
+    /// Loads and starts the module. Tokens are not looked at yet.
+    pub(super) fn load(path: &str, pin: Option<AuthPin>) -> Result<Module, Trouble> {
+        let told = |error| match error {
+            // The loader says which file and why; the module's own functions are told by their names.
+            Error::LibraryLoading(error) => Trouble::Module { why: error.to_string() },
+            error => Trouble::Module { why: call(&error) },
+        };
+        let module = Pkcs11::new(path).map_err(told)?;
+        module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).map_err(told)?;
+        Ok(Module { module, pin, sessions: BTreeMap::new() })
+    }
+
+    /// Does what a request asks for.
+    pub(super) fn answer(&mut self, request: &Request) -> Result<Answer, Trouble> {
+        let slot = self.slot(&request.key)?;
+        let mechanisms = self.module.get_mechanism_list(slot).map_err(trouble)?;
+        if matches!(request.job, Job::Create) {
+            return self.create(slot, &mechanisms, &request.key);
+        }
+        let session = self.session(slot)?;
+        let key = find(session, &request.key)?;
+        let token = Token { session, mechanisms: &mechanisms, key };
+        match &request.job {
+            Job::Wrap(bytes) => token.wrap(bytes).map(Answer::Bytes),
+            Job::Unwrap(bytes) => token.unwrap(bytes).map(Answer::Bytes),
+            _ => Ok(Answer::Uses { wrap: token.mechanism(true).is_some(), unwrap: token.mechanism(false).is_some() }),
+        }
+    }
+
+    /// The slot whose token is meant.
+    fn slot(&self, key: &KeyUri) -> Result<Slot, Trouble> {
+        let slots = self.module.get_slots_with_initialized_token().map_err(trouble)?;
+        let mut found = Vec::new();
+        for slot in &slots {
+            // A token that is pulled out at this moment is none.
+            if self.module.get_token_info(*slot).is_ok_and(|info| is_meant(key, &info)) {
+                found.push(*slot);
+            }
+        }
+        match (found.pop(), found.len()) {
+            (Some(slot), 0) => Ok(slot),
+            (Some(_), others) => Err(Trouble::ManyTokens { tokens: others + 1 }),
+            (None, _) => Err(Trouble::NoToken { slots: slots.len() }),
+        }
+    }
+
+    /// The session with a slot's token, logged in.
+    fn session(&mut self, slot: Slot) -> Result<&Session, Trouble> {
+        let Module { module, pin, sessions } = self;
+        let session = sessions.entry(slot.id()).or_insert_with(|| {
+            let session = module.open_ro_session(slot).map_err(trouble)?;
+            if let Some(pin) = pin {
+                let info = module.get_token_info(slot).map_err(trouble)?;
+                log_in(&session, &info, pin)?;
+            }
+            Ok(session)
+        });
+        session.as_ref().map_err(Trouble::clone)
+    }
+
+    /// Makes a key that never leaves the token, for whichever mechanism the token offers.
+    fn create(&mut self, slot: Slot, mechanisms: &[MechanismType], key: &KeyUri) -> Result<Answer, Trouble> {
+        let session = self.session(slot)?;
+        match find(session, key) {
+            Err(Trouble::NoKey) => {}
+            Ok(_) | Err(Trouble::ManyKeys { .. }) => return Err(Trouble::Exists),
+            Err(trouble) => return Err(trouble),
+        }
+        let encrypts = mechanisms.contains(&MechanismType::AES_GCM);
+        if !encrypts && !mechanisms.contains(&MechanismType::AES_KEY_WRAP_PAD) {
+            return Err(Trouble::NoMechanism);
+        }
+        let mut template = vec![
+            Attribute::Token(true),
+            Attribute::Private(true),
+            Attribute::Sensitive(true),
+            Attribute::Extractable(false),
+            Attribute::ValueLen(KEY_BYTES.into()),
+            Attribute::Encrypt(encrypts),
+            Attribute::Decrypt(encrypts),
+            Attribute::Wrap(!encrypts),
+            Attribute::Unwrap(!encrypts),
+        ];
+        template.extend(names(key));
+        // The token is logged in to already, by the session above.
+        let writing = self.module.open_rw_session(slot).map_err(trouble)?;
+        writing.generate_key(&Mechanism::AesKeyGen, &template).map_err(trouble)?;
+        Ok(Answer::Created)
+    }
+}
+
+/// A key of a token that is logged in to.
+struct Token<'a> {
+    session: &'a Session,
+    mechanisms: &'a [MechanismType],
+    key: ObjectHandle,
+}
+
+impl Token<'_> {
+    /// The mechanism that token and key allow, to wrap or to unwrap.
+    fn mechanism(&self, wrap: bool) -> Option<MechanismType> {
+        let uses = match wrap {
+            true => [
+                (MechanismType::AES_GCM, AttributeType::Encrypt),
+                (MechanismType::AES_KEY_WRAP_PAD, AttributeType::Wrap),
+            ],
+            false => [
+                (MechanismType::AES_GCM, AttributeType::Decrypt),
+                (MechanismType::AES_KEY_WRAP_PAD, AttributeType::Unwrap),
+            ],
+        };
+        let allowed = |used: AttributeType| {
+            let attributes = self.session.get_attributes(self.key, &[used]).unwrap_or_default();
+            attributes.iter().any(|attribute| {
+                let yes = matches!(
+                    attribute,
+                    Attribute::Encrypt(true)
+                        | Attribute::Decrypt(true)
+                        | Attribute::Wrap(true)
+                        | Attribute::Unwrap(true)
+                );
+                yes && attribute.attribute_type() == used
+            })
+        };
+        uses.into_iter().find(|(mechanism, used)| self.mechanisms.contains(mechanism) && allowed(*used)).map(|(m, _)| m)
+    }
+
+    fn wrap(&self, bytes: &[u8]) -> Result<Bytes, Trouble> {
+        let mechanism = self.mechanism(true).ok_or(Trouble::NoMechanism)?;
+        let wrapped = if mechanism == MechanismType::AES_GCM { self.encrypt(bytes)? } else { self.wrap_key(bytes)? };
+        Ok(Zeroizing::new([&number(mechanism)[..], &wrapped].concat()))
+    }
+
+    fn unwrap(&self, wrapped: &[u8]) -> Result<Bytes, Trouble> {
+        let unknown = || Trouble::NotWrapped { call: "it names no mechanism of ours".into() };
+        let (mechanism, body) = wrapped.split_first_chunk().ok_or_else(unknown)?;
+        if *mechanism == number(MechanismType::AES_GCM) {
+            self.decrypt(body)
+        } else if *mechanism == number(MechanismType::AES_KEY_WRAP_PAD) {
+            self.unwrap_key(body)
+        } else {
+            Err(unknown())
+        }
+    }
+
+    /// AES-GCM. Tokens that choose the IV themselves write theirs over the random one that they are offered.
+    fn encrypt(&self, bytes: &[u8]) -> Result<Vec<u8>, Trouble> {
+        let mut iv = [0; IV_BYTES];
+        self.session.generate_random_slice(&mut iv).map_err(trouble)?;
+        let parameters = GcmParams::new(&mut iv, &[], (TAG_BYTES as u64 * 8).into()).map_err(trouble)?;
+        let ciphertext = self.session.encrypt(&Mechanism::AesGcm(parameters), self.key, bytes).map_err(trouble)?;
+        Ok([&iv[..], &ciphertext].concat())
+    }
+
+    fn decrypt(&self, body: &[u8]) -> Result<Bytes, Trouble> {
+        let (iv, ciphertext) =
+            body.split_first_chunk::<IV_BYTES>().filter(|(_, rest)| rest.len() > TAG_BYTES).ok_or_else(cut)?;
+        let mut iv = *iv;
+        let parameters = GcmParams::new(&mut iv, &[], (TAG_BYTES as u64 * 8).into()).map_err(trouble)?;
+        self.session
+            .decrypt(&Mechanism::AesGcm(parameters), self.key, ciphertext)
+            .map(Zeroizing::new)
+            .map_err(not_wrapped)
+    }
+
+    /// AES key wrap, which wraps objects: the bytes become one for as long as it takes.
+    fn wrap_key(&self, bytes: &[u8]) -> Result<Vec<u8>, Trouble> {
+        let mut template = passing();
+        template.push(Attribute::Value(bytes.to_vec()));
+        let object = self.session.create_object(&template).map_err(trouble)?;
+        let wrapped = self.session.wrap_key(&Mechanism::AesKeyWrapPad, self.key, object).map_err(trouble);
+        self.session.destroy_object(object).map_err(trouble)?;
+        let length =
+            u8::try_from(bytes.len()).map_err(|_| Trouble::Refused { call: "the data key is too long".into() })?;
+        Ok([&[length], wrapped?.as_slice()].concat())
+    }
+
+    fn unwrap_key(&self, body: &[u8]) -> Result<Bytes, Trouble> {
+        let (length, body) = body.split_first().ok_or_else(cut)?;
+        let mechanism = Mechanism::AesKeyWrapPad;
+        let object = self.session.unwrap_key(&mechanism, self.key, body, &passing()).map_err(not_wrapped)?;
+        let value = self.session.get_attributes(object, &[AttributeType::Value]).map_err(trouble);
+        self.session.destroy_object(object).map_err(trouble)?;
+        let Some(Attribute::Value(bytes)) = value?.pop() else {
+            return Err(Trouble::Refused { call: "the unwrapped key has no value".into() });
+        };
+        let mut bytes = Zeroizing::new(bytes);
+        let padding = bytes.get(usize::from(*length)..).ok_or_else(cut)?;
+        if padding.len() >= WRAP_BLOCK_BYTES || padding.iter().any(|byte| *byte != 0) {
+            return Err(Trouble::NotWrapped { call: "its length is another".into() });
+        }
+        bytes.truncate((*length).into());
+        Ok(bytes)
+    }
+}
+
+/// What a data key is in a token, for a moment: an object of the session, which may be read.
+fn passing() -> Vec<Attribute> {
+    vec![
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::GENERIC_SECRET),
+        Attribute::Token(false),
+        Attribute::Sensitive(false),
+        Attribute::Extractable(true),
+    ]
+}
+
+fn find(session: &Session, key: &KeyUri) -> Result<ObjectHandle, Trouble> {
+    let mut template = vec![Attribute::Class(ObjectClass::SECRET_KEY), Attribute::KeyType(KeyType::AES)];
+    template.extend(names(key));
+    let mut found = session.find_objects(&template).map_err(trouble)?;
+    match (found.pop(), found.len()) {
+        (Some(key), 0) => Ok(key),
+        (Some(_), others) => Err(Trouble::ManyKeys { keys: others + 1 }),
+        (None, _) => Err(Trouble::NoKey),
+    }
+}
+
+fn names(key: &KeyUri) -> impl Iterator<Item = Attribute> {
+    let label = key.object.as_ref().map(|label| Attribute::Label(label.clone().into_bytes()));
+    label.into_iter().chain(key.id.clone().map(Attribute::Id))
+}
+
+fn is_meant(key: &KeyUri, info: &TokenInfo) -> bool {
+    let is = |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
+    is(&key.token, info.label())
+        && is(&key.manufacturer, info.manufacturer_id())
+        && is(&key.model, info.model())
+        && is(&key.serial, info.serial_number())
+}
+
+/// Logs in, unless a wrong PIN could be the last: every container that starts would try it.
+fn log_in(session: &Session, info: &TokenInfo, pin: &AuthPin) -> Result<(), Trouble> {
+    if info.user_pin_locked() {
+        return Err(Trouble::PinLocked);
+    }
+    if info.user_pin_final_try() {
+        return Err(Trouble::LastTry);
+    }
+    match session.login(UserType::User, Some(pin)) {
+        Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
+        Err(Error::Pkcs11(RvError::PinIncorrect | RvError::PinInvalid | RvError::PinLenRange, _)) => Err(Trouble::Pin),
+        Err(Error::Pkcs11(RvError::PinLocked, _)) => Err(Trouble::PinLocked),
+        Err(error) => Err(trouble(error)),
+    }
+}
+
+fn trouble(error: Error) -> Trouble {
+    use RvError::{
+        DeviceError, DeviceRemoved, SessionClosed, SessionHandleInvalid, TokenNotPresent, TokenNotRecognized,
+    };
+    let call = call(&error);
+    match error {
+        Error::Pkcs11(
+            DeviceError | DeviceRemoved | SessionClosed | SessionHandleInvalid | TokenNotPresent | TokenNotRecognized,
+            _,
+        ) => Trouble::Gone { call },
+        _ => Trouble::Refused { call },
+    }
+}
+
+/// What a refusal to decrypt or unwrap means. Which code says so is not agreed on; SoftHSM calls it a general error.
+fn not_wrapped(error: Error) -> Trouble {
+    use RvError as E;
+    let call = call(&error);
+    match error {
+        Error::Pkcs11(
+            E::EncryptedDataInvalid
+            | E::EncryptedDataLenRange
+            | E::DataInvalid
+            | E::DataLenRange
+            | E::WrappedKeyInvalid
+            | E::WrappedKeyLenRange
+            | E::GeneralError
+            | E::FunctionFailed,
+            Function::Decrypt | Function::UnwrapKey,
+        )
+        // A key that may not do what was done with the one that wrapped it is another.
+        | Error::Pkcs11(E::KeyFunctionNotPermitted, _) => Trouble::NotWrapped { call },
+        error => trouble(error),
+    }
+}
+
+fn cut() -> Trouble {
+    Trouble::NotWrapped { call: "it is cut short".into() }
+}
+
+/// A failed call as PKCS#11 writes it: `C_Login: CKR_PIN_INCORRECT`.
+fn call(error: &Error) -> String {
+    let Error::Pkcs11(code, function) = error else { return error.to_string() };
+    let mut name = "CKR".to_owned();
+    for letter in format!("{code:?}").chars() {
+        if letter.is_ascii_uppercase() {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_uppercase());
+    }
+    format!("C_{function:?}: {name}")
+}
+
+/// A mechanism as the bytes of its number.
+fn number(mechanism: MechanismType) -> [u8; 4] {
+    u32::try_from(*mechanism).unwrap_or_default().to_be_bytes()
+}

@@ -1,0 +1,298 @@
+//! `pkcs11:token=…;object=…`: a key in an HSM, through the PKCS#11 module of its vendor.
+//!
+//! The module is loaded by `oci-secrets-pkcs11` ([`crate::pkcs11`]), a process that is started when a value first needs it, is asked
+//! one thing after another through pipes, and is killed when the start is over or it does not answer. Its environment is what the
+//! settings say, and nothing else.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::ready;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::sync::Mutex;
+use zeroize::Zeroizing;
+
+use super::{Abilities, Answer, Fault, Kek, Kind, KindError, Unwrapped};
+use crate::errno::Errno;
+use crate::pkcs11::{self, Job, KeyUri, Request, Trouble};
+use crate::retry::{Deadline, Failure, GaveUp, Seconds};
+use crate::seal::envelope::DataKey;
+use crate::settings::Settings;
+use crate::settings::file::{self, FileError};
+
+/// HSMs.
+pub const KIND: Kind = Kind {
+    scheme: "pkcs11:",
+    form: "pkcs11:token=<label>;object=<label>, of RFC 7512's attributes token, manufacturer, model, serial, object and id, where other characters than letters, digits and -._~ are %-encoded",
+    to_unwrap: "use a key that may decrypt, or unwrap",
+    for_trials: false,
+    is_name: |name| KeyUri::parse(name).is_some(),
+    open,
+};
+
+/// The HSMs that one module leads to.
+struct Hsm<'a> {
+    settings: &'a crate::settings::Pkcs11,
+    /// Whoever asks takes it, and puts it back with the answer: a process of which someone tired is gone.
+    helper: Mutex<Option<Helper>>,
+}
+
+/// Nothing is started yet.
+fn open(settings: &Settings, _: Deadline) -> Answer<'_, Box<dyn Kek + '_>> {
+    let hsm: Box<dyn Kek + '_> = Box::new(Hsm { settings: &settings.pkcs11, helper: Mutex::default() });
+    ready(Ok(hsm)).boxed_local()
+}
+
+impl Hsm<'_> {
+    async fn ask(&self, name: &str, job: Job, deadline: Deadline) -> Result<pkcs11::Answer, HsmError> {
+        let key = format!("{}{name}", KIND.scheme);
+        let request = Request { key: KeyUri::parse(name).ok_or(HsmError::Lost)?, job };
+        let mut line = Zeroizing::new(serde_json::to_vec(&request).map_err(|_| HsmError::Lost)?);
+        line.push(b'\n');
+        let asked = deadline.retry(async || self.exchange(&line).await.map_err(Failure::Final)).await;
+        match asked {
+            Ok(pkcs11::Answer::Failed(trouble)) => Err(HsmError::Token { key, trouble }),
+            Ok(answer) => Ok(answer),
+            Err(GaveUp { last: Some(error), .. }) => Err(error),
+            Err(GaveUp { within, .. }) => Err(HsmError::NoAnswer { key, within }),
+        }
+    }
+
+    async fn exchange(&self, line: &[u8]) -> Result<pkcs11::Answer, HsmError> {
+        let mut place = self.helper.lock().await;
+        let mut helper = match place.take() {
+            Some(helper) => helper,
+            None => Helper::start(self.settings)?,
+        };
+        let answer = helper.exchange(line).await?;
+        *place = Some(helper);
+        Ok(answer)
+    }
+}
+
+impl Kek for Hsm<'_> {
+    fn wrap<'a>(&'a self, name: &'a str, data_key: &'a DataKey, deadline: Deadline) -> Answer<'a, Vec<u8>> {
+        let wrap = async move {
+            let job = Job::Wrap(Zeroizing::new(data_key.serialized().to_vec()));
+            match self.ask(name, job, deadline).await? {
+                pkcs11::Answer::Bytes(mut wrapped) => Ok(std::mem::take(&mut *wrapped)),
+                _ => Err(HsmError::Lost.into()),
+            }
+        };
+        wrap.boxed_local()
+    }
+
+    fn unwrap<'a>(&'a self, name: &'a str, wrapped: &'a [u8], deadline: Deadline) -> Answer<'a, Unwrapped> {
+        let unwrap = async move {
+            match self.ask(name, Job::Unwrap(Zeroizing::new(wrapped.to_vec())), deadline).await? {
+                pkcs11::Answer::Bytes(mut serialized) => {
+                    let data_key = DataKey::from_serialized(std::mem::take(&mut *serialized));
+                    Ok(Unwrapped { data_key, version: None })
+                }
+                _ => Err(HsmError::Lost.into()),
+            }
+        };
+        unwrap.boxed_local()
+    }
+
+    fn describe<'a>(&'a self, name: &'a str, deadline: Deadline) -> Answer<'a, Abilities> {
+        let describe = async move {
+            match self.ask(name, Job::Describe, deadline).await? {
+                pkcs11::Answer::Uses { wrap, unwrap } => Ok(Abilities { wrap, unwrap }),
+                _ => Err(HsmError::Lost.into()),
+            }
+        };
+        describe.boxed_local()
+    }
+
+    fn create<'a>(&'a self, name: &'a str, deadline: Deadline) -> Answer<'a, ()> {
+        async move { Ok(self.ask(name, Job::Create, deadline).await.map(drop)?) }.boxed_local()
+    }
+}
+
+/// The process that has the module, for as long as this lives.
+struct Helper {
+    child: Child,
+    requests: Sender,
+    answers: BufReader<Receiver>,
+}
+
+impl Helper {
+    fn start(settings: &crate::settings::Pkcs11) -> Result<Helper, HsmError> {
+        let module = settings.module.as_ref().ok_or(HsmError::NoModule)?;
+        for path in [&settings.helper, module] {
+            file::check(path, file::Kind::Plain).map_err(|source| HsmError::File { source })?;
+        }
+        let pin_file = settings.pin_file.as_deref();
+        if let Some(path) = pin_file {
+            file::check(path, file::Kind::Credential).map_err(|source| HsmError::File { source })?;
+        }
+        let not_started = |errno| HsmError::Start { path: settings.helper.to_path_buf(), errno };
+        let mut child = Command::new(&*settings.helper)
+            .arg(&**module)
+            .args(pin_file)
+            .env_clear()
+            .envs(&settings.environment)
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| not_started(error.into()))?;
+        let pipes = (child.stdin.take().map(OwnedFd::from), child.stdout.take().map(OwnedFd::from));
+        // Whatever fails from here on, the process is killed when this is dropped.
+        let connected = match pipes {
+            (Some(requests), Some(answers)) => {
+                Sender::from_owned_fd(requests).and_then(|requests| Ok((requests, Receiver::from_owned_fd(answers)?)))
+            }
+            _ => Err(std::io::ErrorKind::BrokenPipe.into()),
+        };
+        match connected {
+            Ok((requests, answers)) => Ok(Helper { child, requests, answers: BufReader::new(answers) }),
+            Err(error) => {
+                end(&mut child);
+                Err(not_started(error.into()))
+            }
+        }
+    }
+
+    async fn exchange(&mut self, line: &[u8]) -> Result<pkcs11::Answer, HsmError> {
+        let mut answer = Zeroizing::new(Vec::new());
+        let exchanged = async {
+            self.requests.write_all(line).await?;
+            self.answers.read_until(b'\n', &mut answer).await
+        };
+        match exchanged.await {
+            Ok(bytes) if bytes > 0 => serde_json::from_slice(&answer).map_err(|_| HsmError::Lost),
+            _ => Err(self.ended()),
+        }
+    }
+
+    /// Why it ended by itself, which it does only for a reason.
+    fn ended(&mut self) -> HsmError {
+        // It has closed its pipes, and so is about to be gone.
+        match self.child.wait().map(|status| (status.signal(), status.code())) {
+            Ok((Some(signal), _)) => HsmError::Killed { signal },
+            Ok((_, Some(code))) => HsmError::Exited { code },
+            _ => HsmError::Lost,
+        }
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        end(&mut self.child);
+    }
+}
+
+fn end(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// Why a key in an HSM cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum HsmError {
+    /// The settings name no module.
+    #[error("the settings have no `module` under [pkcs11]")]
+    NoModule,
+    /// The helper, the module or the PIN file cannot be trusted.
+    #[error("cannot use the files of [pkcs11]")]
+    File {
+        /// What is wrong with it.
+        source: FileError,
+    },
+    /// The helper is no program that runs here.
+    #[error("cannot start {}", path.display())]
+    Start {
+        /// The helper.
+        path: PathBuf,
+        /// What the kernel answered.
+        #[source]
+        errno: Errno,
+    },
+    /// The module ended its process.
+    #[error("the PKCS#11 module ended its process by signal {signal}")]
+    Killed {
+        /// The signal.
+        signal: i32,
+    },
+    /// The helper gave up.
+    #[error("oci-secrets-pkcs11 ended with exit code {code}")]
+    Exited {
+        /// The exit code.
+        code: i32,
+    },
+    /// The helper is not ours, or not of this version.
+    #[error("oci-secrets-pkcs11 does not answer as this version does")]
+    Lost,
+    /// The token did not answer in time.
+    #[error("{key} did not answer within {}", Seconds(*within))]
+    NoAnswer {
+        /// The KEK.
+        key: String,
+        /// The deadline for everything.
+        within: Duration,
+    },
+    /// The module or the token refused.
+    #[error("{key}")]
+    Token {
+        /// The KEK.
+        key: String,
+        /// What it says.
+        #[source]
+        trouble: Trouble,
+    },
+}
+
+impl KindError for HsmError {
+    fn fault(&self) -> Fault<'_> {
+        match self {
+            HsmError::File { source } => Fault::File(source),
+            HsmError::NoModule | HsmError::Start { .. } | HsmError::Exited { .. } | HsmError::Lost => Fault::Settings,
+            HsmError::NoAnswer { .. } | HsmError::Killed { .. } => Fault::Unavailable,
+            HsmError::Token { trouble, .. } => match trouble {
+                Trouble::Module { .. } | Trouble::PinFile { .. } | Trouble::Exists => Fault::Settings,
+                Trouble::NoToken { .. } | Trouble::Gone { .. } | Trouble::Refused { .. } => Fault::Unavailable,
+                Trouble::ManyTokens { .. } | Trouble::ManyKeys { .. } => Fault::Data,
+                Trouble::NoKey | Trouble::NotWrapped { .. } => Fault::Data,
+                Trouble::Pin | Trouble::PinLocked | Trouble::LastTry | Trouble::NoMechanism => Fault::NotPermitted,
+            },
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            HsmError::NoModule => "name the vendor's library: `module` under [pkcs11] in the settings",
+            HsmError::File { source: FileError::Open { .. } } | HsmError::Start { .. } => {
+                "`helper`, `module` and `pin-file` under [pkcs11] in the settings name files of this host"
+            }
+            HsmError::Exited { .. } | HsmError::Lost => "install oci-secrets-pkcs11 of the hook's own version",
+            HsmError::Token { trouble, .. } => match trouble {
+                Trouble::Module { .. } => {
+                    "`pkcs11-tool --module MODULE --list-slots` tests it; what it needs in its environment stands under [pkcs11] in the settings"
+                }
+                Trouble::NoToken { .. } | Trouble::Gone { .. } => {
+                    "`pkcs11-tool --module MODULE --list-token-slots` shows which tokens are there"
+                }
+                Trouble::ManyTokens { .. } => "add the token's `serial` to the URI",
+                Trouble::ManyKeys { .. } => "add the key's `id` to the URI",
+                Trouble::Pin => "put the user PIN into `pin-file`; each wrong try counts",
+                Trouble::PinLocked => "the token's security officer can set a new PIN",
+                Trouble::LastTry => {
+                    "log in once with the right PIN, by `pkcs11-tool --login`, and put it into `pin-file`"
+                }
+                Trouble::NoKey => "`oci-secrets kek new` makes one; without a `pin-file`, private keys are not seen",
+                Trouble::NoMechanism => "use a key that may encrypt and decrypt, or wrap and unwrap",
+                _ => return None,
+            },
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
