@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::fs::Mode;
+use rustix::io::Errno;
 
 use super::{TARGET, TargetError, target};
 use crate::container::{Mount, Mounts, MountsError, Process, ProcessError, Procfs, ProcfsError};
@@ -87,10 +88,15 @@ fn enter(container: &Process) -> Result<Procfs, SiteError> {
 
 /// Opens a root filesystem that is mounted: every runtime mounts it, if need be onto itself, before its hooks run.
 ///
-/// Otherwise the runtime has already made it `/`, or keeps its container elsewhere, in a virtual machine; the files would be
-/// delivered to a directory of the host's that nobody looks into.
+/// Otherwise the runtime has already made it `/`, as youki did before 0.6, or keeps its container elsewhere, in a virtual machine;
+/// the files would be delivered to a directory that nobody looks into, of the host's or of the image's, if there is one at all.
 fn open_rootfs(procfs: &Procfs, container: &Process, rootfs: &Path) -> Result<(OwnedFd, Mounts), SiteError> {
-    let rootfs = target::open_rootfs(rootfs)?;
+    let rootfs = match target::open_rootfs(rootfs) {
+        Err(TargetError::Syscall(error)) if [Errno::NOENT, Errno::NOTDIR].map(Into::into).contains(&error.errno) => {
+            return Err(SiteError::NotMounted { rootfs: rootfs.to_owned() });
+        }
+        opened => opened?,
+    };
     let mounts = container.mounts()?;
     let path = procfs.path(&rootfs)?;
     match mounts.get(procfs.mount_id(&rootfs)?) {

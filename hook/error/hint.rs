@@ -2,7 +2,7 @@
 
 use super::Error;
 use crate::audit::AuditError;
-use crate::container::ProcessError;
+use crate::container::{ProcessError, StateError};
 use crate::deliver::{AttachError, CarryError, SiteError, TargetError, TmpfsError};
 use crate::engine::{EngineError, InstallError};
 use crate::reference::Reference;
@@ -27,6 +27,9 @@ impl Error {
             Error::Environment { .. } => "give the hook `env` with PATH alone, as config/hooks.d has it",
             Error::NoSource => "add [connect] with `url` and `token-file`",
             Error::Grant(refusal) => return grant_hint(refusal),
+            Error::State(StateError::NoPid) => {
+                "runc, crun and youki from 0.6 tell a createRuntime hook the pid: use no other stage, and no older youki"
+            }
             Error::NoOwner => "set process.user in the spec, or request an owner with the annotation run.secrets.owner",
             Error::Source(error) | Error::Resolve(ResolveError::Fetch { source: error, .. }) => {
                 return source_hint(error);
@@ -178,7 +181,7 @@ fn carry_hint(error: &CarryError) -> Option<String> {
             TargetError::Dangling { .. } | TargetError::NotADirectory { .. } | TargetError::Loop { .. },
         )) => "/run/secrets must be a directory in the image, or missing",
         CarryError::Site(SiteError::NotMounted { .. }) => {
-            "the hook is for runtimes that share the host's kernel: runc, crun, youki"
+            "the hook is for runtimes that share the host's kernel and call it before the container enters its root filesystem: runc, crun, youki from 0.6"
         }
         CarryError::Shared { .. } => "leave rootfsPropagation out of the spec, or make it private or slave",
         CarryError::Special { .. } | CarryError::TooMany => {

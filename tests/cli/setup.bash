@@ -36,14 +36,15 @@ with_key() {
 }
 
 # Runs the hook for a container with these annotations: start KEY=VALUE...
-# Its process lives in a mount namespace of its own; its bundle is $DIR/bundle.
+# Its process lives in a mount namespace of its own, which has the root filesystem at $AT; its bundle is $DIR/bundle.
 start() {
     mkdir -p "$DIR/bundle/rootfs"
     [ -e "$DIR/bundle/config.json" ] ||
         printf '%s' '{"ociVersion":"1.0.2","process":{"user":{"uid":1000,"gid":1000}},"root":{"path":"rootfs"}}' >"$DIR/bundle/config.json"
     # shellcheck disable=SC2016 # Another shell expands it.
     coproc CONTAINER {
-        exec unshare -m --propagation private sh -c 'mount --bind "$1" "$1" && echo && exec cat' sh "$DIR/bundle/rootfs"
+        exec unshare -m --propagation private sh -c 'mount --bind "$1" "$2" && echo && exec cat' sh \
+            "$DIR/bundle/rootfs" "${AT:-$DIR/bundle/rootfs}"
     }
     read -r <&"${CONTAINER[0]}"
     state "$CONTAINER_PID" "$@" | hook
