@@ -125,16 +125,22 @@ mod tests {
         State::read(json.as_bytes()).unwrap()
     }
 
+    /// They are what each runtime gave to a `createRuntime` hook; only pids and ids were changed, and the paths of bundles.
     #[test]
-    fn reads_the_states_of_runc_and_crun() {
-        let runc = state(
-            r#"{"ociVersion":"1.0.2-dev","id":"c1","status":"creating","pid":41,"bundle":"/b","annotations":{"k":"v"}}"#,
-        );
-        assert_eq!((runc.id().unwrap(), runc.bundle().unwrap()), ("c1", Path::new("/b")));
-        assert_eq!(runc.pid().unwrap().as_raw_nonzero().get(), 41);
-        assert_eq!(runc.annotations()["k"], "v");
-        let crun = state(r#"{"ociVersion":"1.0","id":"c","pid":4,"root":"rootfs","bundle":"/b","status":"starting"}"#);
-        assert!(crun.annotations().is_empty());
+    fn reads_the_state_of_every_runtime() {
+        const ID: &str = "4f2a9c1b77de00114f2a9c1b77de00114f2a9c1b77de00114f2a9c1b77de0011";
+        let states = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/states");
+        let files: Vec<PathBuf> = states.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(files.len() > 5);
+        for file in files {
+            let state = State::read(std::fs::File::open(&file).unwrap()).unwrap();
+            assert!(["database", ID].contains(&state.id().unwrap()), "{file:?}");
+            assert_eq!(state.pid().unwrap().as_raw_nonzero().get(), 4711, "{file:?}");
+            let bundle = state.bundle().unwrap().to_str().unwrap();
+            assert!(bundle.contains(state.id().unwrap()), "{file:?}");
+            assert_eq!(state.annotations()["run.secrets/db"], "op://AgentVault/database/password", "{file:?}");
+            assert!(!state.is_sandbox(), "{file:?}");
+        }
     }
 
     #[test]
