@@ -14,8 +14,12 @@ use rustix::process::umask;
 /// Where everything that the tests make is kept.
 pub(crate) const DIRECTORY: &str = "/run/containers-test";
 
-/// Programs of the tests and of the engines.
-pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Programs of the tests and of the engines, last those that `tests/check` builds.
+pub(crate) const PATH: &str = concat!(
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:",
+    env!("CARGO_MANIFEST_DIR"),
+    "/target/tools/bin",
+);
 
 /// The cgroup v2 hierarchy beside v1, which crun takes for a mistake.
 const HYBRID: &str = "/sys/fs/cgroup/unified";

@@ -20,20 +20,26 @@ const TIMEOUT: &str = "60";
 pub(crate) enum Engine {
     Runc,
     Crun,
+    Youki,
     PodmanRunc,
     PodmanCrun,
 }
 
 impl Engine {
-    pub(crate) const ALL: &[Engine] = &[Engine::Runc, Engine::Crun, Engine::PodmanRunc, Engine::PodmanCrun];
+    pub(crate) const ALL: &[Engine] =
+        &[Engine::Runc, Engine::Crun, Engine::Youki, Engine::PodmanRunc, Engine::PodmanCrun];
     /// Those that take a bundle with a spec of our own.
-    pub(crate) const RUNTIMES: &[Engine] = &[Engine::Runc, Engine::Crun];
+    pub(crate) const RUNTIMES: &[Engine] = &[Engine::Runc, Engine::Crun, Engine::Youki];
+    /// Those that make a tmpfs of the spec's read-only after their hooks, and the one that mounts it so.
+    pub(crate) const READ_ONLY_LATER: &[Engine] = &[Engine::Runc, Engine::Crun, Engine::PodmanRunc, Engine::PodmanCrun];
+    pub(crate) const READ_ONLY_AT_ONCE: &[Engine] = &[Engine::Youki];
     pub(crate) const PODMAN: &[Engine] = &[Engine::PodmanRunc, Engine::PodmanCrun];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Engine::Runc => "runc",
             Engine::Crun => "crun",
+            Engine::Youki => "youki",
             Engine::PodmanRunc => "podman/runc",
             Engine::PodmanCrun => "podman/crun",
         }
@@ -43,6 +49,7 @@ impl Engine {
         match self {
             Engine::Runc => &runtime::RUNC,
             Engine::Crun => &runtime::CRUN,
+            Engine::Youki => &runtime::YOUKI,
             Engine::PodmanRunc => &podman::OVER_RUNC,
             Engine::PodmanCrun => &podman::OVER_CRUN,
         }

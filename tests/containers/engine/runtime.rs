@@ -9,15 +9,26 @@ use super::{Driver, answer, program, root};
 use crate::container::Container;
 use crate::host;
 
-pub(super) static RUNC: Runtime = Runtime { name: "runc", programs: &["busybox", "runc"], options: &[] };
+pub(super) static RUNC: Runtime = Runtime { name: "runc", programs: &["busybox", "runc"], prefix: &[], options: &[] };
 
 /// It needs no cgroup for what is shown here, and on some hosts it cannot have one.
 pub(super) static CRUN: Runtime =
-    Runtime { name: "crun", programs: &["busybox", "crun"], options: &["--cgroup-manager=disabled"] };
+    Runtime { name: "crun", programs: &["busybox", "crun"], prefix: &[], options: &["--cgroup-manager=disabled"] };
+
+/// Its `run` waits forever for a container that has ended before it begins to wait (seen in 0.7.0), unless the signal is kept for it.
+/// A build for developers tells all that it does, if it is not told to be quiet.
+pub(super) static YOUKI: Runtime = Runtime {
+    name: "youki",
+    programs: &["busybox", "youki"],
+    prefix: &["env", "--block-signal=CHLD"],
+    options: &["--log-level=error"],
+};
 
 pub(super) struct Runtime {
     name: &'static str,
     programs: &'static [&'static str],
+    /// Words before its own.
+    prefix: &'static [&'static str],
     /// Before every verb.
     options: &'static [&'static str],
 }
@@ -28,8 +39,9 @@ impl Driver for Runtime {
     }
 
     fn command(&self, verb: &[&str]) -> Command {
-        let mut command = program(self.name);
-        command.args(self.options).arg("--root").arg(root(self.name)).args(verb);
+        let mut words = self.prefix.iter().copied().chain([self.name]);
+        let mut command = program(words.next().unwrap());
+        command.args(words).args(self.options).arg("--root").arg(root(self.name)).args(verb);
         command
     }
 

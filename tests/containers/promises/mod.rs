@@ -47,7 +47,6 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         places::var_run_may_lead_to_run
         places::the_root_may_be_read_only
         places::the_spec_may_mount_a_tmpfs_at_run
-        places::the_spec_may_mount_a_read_only_tmpfs_at_run
         places::the_spec_may_mount_a_tmpfs_at_run_secrets
         places::a_read_only_tmpfs_at_run_secrets_is_refused
         places::a_masked_path_over_the_files_is_refused
@@ -64,6 +63,12 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         log::starts_at_the_same_time_do_not_mix_their_records
         hygiene::nobody_else_holds_the_secret
     ];
+    let read_only_later = promises![|show| Promise::On(Engine::READ_ONLY_LATER, show);
+        places::the_spec_may_mount_a_read_only_tmpfs_at_run
+    ];
+    let read_only_at_once = promises![|show| Promise::On(Engine::READ_ONLY_AT_ONCE, show);
+        places::a_read_only_tmpfs_at_run_is_refused
+    ];
     let runtimes = promises![|show| Promise::On(Engine::RUNTIMES, show);
         places::no_mount_namespace_is_refused
     ];
@@ -79,5 +84,5 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         memory::nobody_without_the_right_reads_its_memory
         memory::the_kernel_hears_of_the_label_and_of_swap
     ];
-    [&everywhere[..], &runtimes, &podman, &hook].concat()
+    [&everywhere[..], &read_only_later, &read_only_at_once, &runtimes, &podman, &hook].concat()
 }

@@ -61,6 +61,14 @@ pub(super) fn the_spec_may_mount_a_read_only_tmpfs_at_run(world: &World, engine:
     delivers(&container, engine);
 }
 
+pub(super) fn a_read_only_tmpfs_at_run_is_refused(world: &World, engine: Engine) {
+    let mut container = container(world);
+    container.twists.push(Twist::Tmpfs("/run", "ro"));
+    let refused = container.refused(engine);
+    let message = "cannot make the container's /run/secrets: it is missing, and the filesystem is read-only";
+    assert_eq!((refused.code, &*refused.message), (77, message));
+}
+
 pub(super) fn the_spec_may_mount_a_tmpfs_at_run_secrets(world: &World, engine: Engine) {
     let mut container = container(world);
     container.twists.push(Twist::Tmpfs("/run/secrets", "rw"));
