@@ -131,7 +131,7 @@ mod tests {
         const ID: &str = "4f2a9c1b77de00114f2a9c1b77de00114f2a9c1b77de00114f2a9c1b77de0011";
         let states = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/states");
         let files: Vec<PathBuf> = states.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
-        assert!(files.len() > 5);
+        assert!(files.len() > 10);
         for file in files {
             let state = State::read(std::fs::File::open(&file).unwrap()).unwrap();
             assert!(["database", ID].contains(&state.id().unwrap()), "{file:?}");
