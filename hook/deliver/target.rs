@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
-use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat2};
+use rustix::fs::{FsWord, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, fstatfs, mkdirat, openat2};
 use rustix::io::Errno;
 
 use crate::container::{Owner, Process, ProcessError};
@@ -17,6 +17,11 @@ use crate::excerpt::Excerpt;
 
 /// The directory in which a container finds its files.
 pub const TARGET: &str = "/run/secrets";
+
+/// The filesystems in which the kernel shows itself: procfs, sysfs, both of cgroup. A directory there can go away with what it shows,
+/// and takes along what is mounted on it: on one of the hook's own below `/proc/self`, that is the delivery, as soon as the hook has
+/// ended well.
+const OF_THE_KERNEL: [FsWord; 4] = [PROC_SUPER_MAGIC, 0x6265_6572, 0x0027_e0eb, 0x6367_7270];
 
 /// How often a path is resolved anew when something was renamed meanwhile (`EAGAIN`).
 const ATTEMPTS: usize = 64;
@@ -30,7 +35,7 @@ pub(super) fn open_rootfs(path: &Path) -> Result<OwnedFd, TargetError> {
 
 /// Opens the target below the root filesystem.
 pub(super) fn open(rootfs: BorrowedFd<'_>) -> Result<OwnedFd, TargetError> {
-    let step = |path| resolve(rootfs, path).map_err(|errno| not_resolved(path, errno));
+    let step = |path| usable(path, resolve(rootfs, path));
     step("/run").and_then(|_run| step(TARGET))
 }
 
@@ -47,7 +52,7 @@ pub(super) fn open_or_make(rootfs: BorrowedFd<'_>, container: &Process) -> Resul
             }
             other => other,
         };
-        resolved.map_err(|errno| not_resolved(path, errno))
+        usable(path, resolved)
     };
     let run = step("/run", rootfs, "run")?;
     step(TARGET, run.as_fd(), "secrets")
@@ -90,6 +95,16 @@ fn make(parent: BorrowedFd<'_>, name: &str, user: Option<Owner>) -> Result<(), E
     }
 }
 
+/// What was resolved, unless it belongs to the kernel.
+fn usable(path: &'static str, resolved: Result<OwnedFd, Errno>) -> Result<OwnedFd, TargetError> {
+    let directory = resolved.map_err(|errno| not_resolved(path, errno))?;
+    let filesystem = fstatfs(&directory).map_err(failed(format!(r#"fstatfs("{path}")"#)))?;
+    if OF_THE_KERNEL.contains(&filesystem.f_type) {
+        return Err(TargetError::OfTheKernel { path });
+    }
+    Ok(directory)
+}
+
 fn not_resolved(path: &'static str, errno: Errno) -> TargetError {
     match errno {
         Errno::NOSYS => TargetError::NoOpenat2,
@@ -128,6 +143,12 @@ pub enum TargetError {
     /// The image's symlinks go in circles, or lead through `/proc` to some process's files.
     #[error("refusing to use the container's {path}: its symlinks lead in a circle or through /proc")]
     Loop {
+        /// The path in the container.
+        path: &'static str,
+    },
+    /// The image's symlinks, or the spec's mounts, lead into a filesystem in which the kernel shows itself.
+    #[error("refusing to use the container's {path}: it leads into /proc, /sys or a cgroup")]
+    OfTheKernel {
         /// The path in the container.
         path: &'static str,
     },
@@ -213,6 +234,27 @@ mod tests {
             error.to_string(),
             "refusing to use the container's /run: its symlinks lead in a circle or through /proc"
         );
+    }
+
+    #[test]
+    fn refuses_directories_that_can_go_away() {
+        if !is_root() {
+            return;
+        }
+        for (link, target) in
+            [("run", "/proc/self/task"), ("run/secrets", "/proc/self/map_files"), ("run/secrets", "/sys/fs")]
+        {
+            let image = |rootfs: &Path| {
+                create_dir_all(rootfs.join("proc")).unwrap();
+                create_dir_all(rootfs.join("sys")).unwrap();
+                create_dir_all(rootfs.join(link).parent().unwrap()).unwrap();
+                symlink(target, rootfs.join(link)).unwrap();
+            };
+            let container = Container::start(image, "mount -t proc proc proc; mount -t sysfs sysfs sys");
+            let error = attach(&container).unwrap_err();
+            let message = format!("refusing to use the container's /{link}: it leads into /proc, /sys or a cgroup");
+            assert_eq!(error.to_string(), message);
+        }
     }
 
     #[test]
