@@ -27,6 +27,8 @@ pub struct Mount {
     pub source: String,
     /// The peer group with which it shares what is mounted below it (`shared:N`).
     pub peer_group: Option<u64>,
+    /// The peer group from which it receives what is mounted there (`master:N`).
+    pub master: Option<u64>,
 }
 
 impl Mounts {
@@ -60,11 +62,14 @@ impl Mount {
         let root = path(fields.next()?);
         let point = path(fields.next()?);
         let _options = fields.next()?;
-        let optional = fields.by_ref().take_while(|field| *field != b"-");
-        let peer_group = optional.filter_map(|field| number(field.strip_prefix(b"shared:")?)).last();
+        let (mut peer_group, mut master) = (None, None);
+        for field in fields.by_ref().take_while(|field| *field != b"-") {
+            peer_group = peer_group.or_else(|| number(field.strip_prefix(b"shared:")?));
+            master = master.or_else(|| number(field.strip_prefix(b"master:")?));
+        }
         let fs_type = String::from_utf8_lossy(fields.next()?).into_owned();
         let source = String::from_utf8_lossy(fields.next()?).into_owned();
-        Some(Mount { id, parent, root, point, fs_type, source, peer_group })
+        Some(Mount { id, parent, root, point, fs_type, source, peer_group, master })
     }
 }
 
@@ -116,6 +121,7 @@ mod tests {
             fs_type: "ext3".to_owned(),
             source: "/dev/root".to_owned(),
             peer_group: Some(7),
+            master: Some(1),
         };
         assert_eq!(mounts.get(36), Some(&first));
         assert_eq!(mounts.get(37).unwrap().peer_group, None);

@@ -72,7 +72,7 @@ fn require_private(site: &Site<'_>) -> Result<(), AttachError> {
     // This process's own list: that of its first thread, which stays on the host.
     let host = Mounts::parse(&site.procfs.read("self/mountinfo")?)?;
     let group = site.mount.peer_group;
-    if group.is_some() && host.iter().any(|mount| mount.peer_group == group) {
+    if group.is_some() && host.iter().any(|mount| mount.peer_group == group || mount.master == group) {
         return Err(AttachError::Shared);
     }
     Ok(())
@@ -181,6 +181,9 @@ mod tests {
         let container = Container::unshare(&["--propagation", "unchanged"], NOTHING, &script);
         assert!(matches!(attach(&container), Err(AttachError::Shared)));
         assert_eq!(tmpfs_mounts(&container), 1);
+        // Also where the host only receives what is mounted there.
+        rustix::mount::mount_change(host.0.path(), rustix::mount::MountPropagationFlags::DOWNSTREAM).unwrap();
+        assert!(matches!(attach(&container), Err(AttachError::Shared)));
     }
 
     #[test]
