@@ -7,10 +7,10 @@ use rustix::fs::fstat;
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 
 use super::carry::CarryError;
-use super::site::{Site, SiteError, inside};
+use super::site::{Inside, Site, SiteError, inside};
 use super::tmpfs::is_frozen;
-use super::{Frozen, TARGET, TargetError, target};
-use crate::container::{Mounts, MountsError, Process, ProcessError, Procfs, ProcfsError};
+use super::{Frozen, TARGET, TargetError};
+use crate::container::{Mounts, MountsError, Process, ProcessError, ProcfsError};
 use crate::errno::{SyscallError, failed};
 
 impl Frozen {
@@ -23,19 +23,19 @@ impl Frozen {
     /// When the process has ended, when the image or a mount stands in the way, or when the kernel refuses. Nothing stays
     /// attached, and the files are destroyed; an empty directory `/run/secrets` may have been made.
     pub fn attach(self, container: &Process, rootfs: &Path) -> Result<(), AttachError> {
-        inside(container, |procfs| self.attach_from_inside(procfs, container, rootfs))
+        inside(container, rootfs, |inside| self.attach_from_inside(inside))
     }
 
-    fn attach_from_inside(&self, procfs: &Procfs, container: &Process, rootfs: &Path) -> Result<(), AttachError> {
-        let site = Site::make(procfs, container, rootfs)?;
+    fn attach_from_inside(&self, inside: &Inside<'_>) -> Result<(), AttachError> {
+        let site = Site::make(inside)?;
         require_private(&site)?;
         self.carried.require_unchanged(&site)?;
-        if !container.is_alive() {
+        if !inside.container.is_alive() {
             return Err(ProcessError::Gone.into());
         }
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         move_mount(&self.mount, "", &site.target, "", flags).map_err(failed(format!(r#"move_mount("{TARGET}")"#)))?;
-        self.carry_over(&site).or_else(|error| {
+        self.carry_over(inside).or_else(|error| {
             // What cannot be put back is lost with the container, which will not start.
             let _ = self.carried.put_back(&site);
             self.detach()?;
@@ -43,21 +43,22 @@ impl Frozen {
         })
     }
 
-    fn carry_over(&self, site: &Site<'_>) -> Result<(), AttachError> {
+    fn carry_over(&self, inside: &Inside<'_>) -> Result<(), AttachError> {
         self.carried.carry_over(self.mount.as_fd())?;
-        self.verify(site)
+        self.verify(inside)
     }
 
-    /// Looks the target up again: what is found there must be this tmpfs, still frozen, with everything that was carried over.
-    fn verify(&self, site: &Site<'_>) -> Result<(), AttachError> {
-        let found = target::open(site.rootfs.as_fd())?;
+    /// Looks the target up again, from the host's path on: what is found there must be this tmpfs, still frozen, with everything
+    /// that was carried over.
+    fn verify(&self, inside: &Inside<'_>) -> Result<(), AttachError> {
+        let (found, procfs) = (inside.reopen()?, &inside.procfs);
         let device = |descriptor: BorrowedFd<'_>| fstat(descriptor).map(|stat| stat.st_dev).map_err(failed("fstat"));
-        let same = site.procfs.mount_id(&found)? == site.procfs.mount_id(&self.mount)?
+        let same = procfs.mount_id(&found)? == procfs.mount_id(&self.mount)?
             && device(found.as_fd())? == device(self.mount.as_fd())?;
         if !same || !is_frozen(&found)? {
             return Err(AttachError::NotInPlace);
         }
-        Ok(self.carried.verify(site.procfs, found.as_fd())?)
+        Ok(self.carried.verify(procfs, found.as_fd())?)
     }
 
     /// Takes the tmpfs away again, by descriptor, wherever it has come to be.
@@ -206,13 +207,13 @@ mod tests {
         let container = Container::start(NOTHING, "true");
         drop(frozen());
         assert_eq!(tmpfs_mounts(&container), 0);
-        let attach_and_detach = |procfs: &Procfs| {
+        let attach_and_detach = |inside: &Inside<'_>| {
             let frozen = frozen();
-            frozen.attach_from_inside(procfs, &container.process(), &container.rootfs())?;
+            frozen.attach_from_inside(inside)?;
             assert_eq!(tmpfs_mounts(&container), 1);
             Ok::<_, AttachError>(frozen.detach()?)
         };
-        inside(&container.process(), attach_and_detach).unwrap();
+        inside(&container.process(), &container.rootfs(), attach_and_detach).unwrap();
         assert_eq!(tmpfs_mounts(&container), 0);
     }
 
@@ -224,8 +225,7 @@ mod tests {
         let container = Container::start(NOTHING, "true");
         attach(&container).unwrap();
         let process = container.process();
-        let verify = |procfs: &Procfs| frozen().verify(&Site::make(procfs, &process, &container.rootfs())?);
-        let verified = inside(&process, verify);
+        let verified = inside(&process, &container.rootfs(), |inside| frozen().verify(inside));
         assert!(matches!(verified, Err(AttachError::NotInPlace)), "{verified:?}");
     }
 }

@@ -58,7 +58,7 @@ impl Carried {
     /// # Errors
     /// When the image stands in the way, when something cannot be carried over, or when the kernel refuses.
     pub fn find(container: &Process, rootfs: &Path) -> Result<Carried, CarryError> {
-        inside(container, |procfs| match Site::find(procfs, container, rootfs)? {
+        inside(container, rootfs, |inside| match Site::find(inside)? {
             Some(site) => Carried::find_at(&site),
             None => Ok(Carried::default()),
         })
@@ -497,9 +497,9 @@ mod tests {
         attach(&container).unwrap();
         let process = container.process();
         let verify = || {
-            inside(&process, |procfs| {
-                let site = Site::make(procfs, &process, &container.rootfs())?;
-                carried.verify(procfs, site.target.as_fd())
+            inside(&process, &container.rootfs(), |inside| {
+                let site = Site::make(inside)?;
+                carried.verify(site.procfs, site.target.as_fd())
             })
         };
         verify().unwrap();

@@ -1,4 +1,4 @@
-//! The site: a container's root filesystem and target, seen from inside of its mount namespace.
+//! The site: a container's target, seen from inside of its mount namespace.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -6,7 +6,7 @@ use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, setns, unshare};
-use rustix::fs::Mode;
+use rustix::fs::{Mode, fstat};
 use rustix::io::Errno;
 
 use super::{TARGET, TargetError, target};
@@ -17,10 +17,19 @@ use crate::excerpt::Excerpt;
 /// What lists of mounts show as a delivery's source.
 pub(super) const SOURCE: &str = "oci-secrets";
 
-/// A container's root filesystem and target, by descriptor, and the mounts around them.
+/// The inside of a container's mount namespace, for the thread that is there.
+pub(super) struct Inside<'a> {
+    /// The host's.
+    pub(super) procfs: Procfs,
+    pub(super) container: &'a Process,
+    rootfs: &'a Path,
+    /// Device and inode of the root filesystem, as the host has it at this path.
+    identity: (u64, u64),
+}
+
+/// A container's target, by descriptor, and the mounts around it.
 pub(super) struct Site<'a> {
     pub(super) procfs: &'a Procfs,
-    pub(super) rootfs: OwnedFd,
     pub(super) target: OwnedFd,
     /// The target's path, seen from the mount namespace's root.
     pub(super) path: PathBuf,
@@ -31,25 +40,25 @@ pub(super) struct Site<'a> {
 
 impl<'a> Site<'a> {
     /// Finds the target, `None` if there is nothing of that name or a symlink that leads nowhere.
-    pub(super) fn find(procfs: &'a Procfs, container: &Process, rootfs: &Path) -> Result<Option<Site<'a>>, SiteError> {
-        let (rootfs, mounts) = open_rootfs(procfs, container, rootfs)?;
+    pub(super) fn find(inside: &'a Inside<'_>) -> Result<Option<Site<'a>>, SiteError> {
+        let (rootfs, mounts) = inside.open_rootfs()?;
         match target::open(rootfs.as_fd()) {
             Err(TargetError::Dangling { .. }) => Ok(None),
-            target => Site::new(procfs, rootfs, target?, mounts).map(Some),
+            target => Site::new(&inside.procfs, target?, mounts).map(Some),
         }
     }
 
     /// Finds the target after making what is missing of it.
-    pub(super) fn make(procfs: &'a Procfs, container: &Process, rootfs: &Path) -> Result<Site<'a>, SiteError> {
-        let (rootfs, mounts) = open_rootfs(procfs, container, rootfs)?;
-        let target = target::open_or_make(rootfs.as_fd(), container)?;
-        Site::new(procfs, rootfs, target, mounts)
+    pub(super) fn make(inside: &'a Inside<'_>) -> Result<Site<'a>, SiteError> {
+        let (rootfs, mounts) = inside.open_rootfs()?;
+        let target = target::open_or_make(rootfs.as_fd(), inside.container)?;
+        Site::new(&inside.procfs, target, mounts)
     }
 
-    fn new(procfs: &'a Procfs, rootfs: OwnedFd, target: OwnedFd, mounts: Mounts) -> Result<Site<'a>, SiteError> {
+    fn new(procfs: &'a Procfs, target: OwnedFd, mounts: Mounts) -> Result<Site<'a>, SiteError> {
         let path = procfs.path(&target)?;
         let mount = mounts.get(procfs.mount_id(&target)?).cloned().ok_or(SiteError::NoMount)?;
-        Ok(Site { procfs, rootfs, target, path, mount, mounts })
+        Ok(Site { procfs, target, path, mount, mounts })
     }
 
     /// Whether something is mounted at the target that a container can lose: all but a delivery by another stage of this hook.
@@ -62,47 +71,74 @@ impl<'a> Site<'a> {
 /// Does some work inside of the container's mount namespace.
 ///
 /// The thread that does it ends with it, so that the caller stays in its own namespace and may have other threads.
-pub(super) fn inside<T, E>(container: &Process, work: impl FnOnce(&Procfs) -> Result<T, E> + Send) -> Result<T, E>
+pub(super) fn inside<T, E>(
+    container: &Process,
+    rootfs: &Path,
+    work: impl FnOnce(&Inside<'_>) -> Result<T, E> + Send,
+) -> Result<T, E>
 where
     T: Send,
     E: From<SiteError> + Send,
 {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("inside".to_owned());
-        let thread = thread.spawn_scoped(scope, || work(&enter(container)?));
+        let thread = thread.spawn_scoped(scope, || work(&Inside::enter(container, rootfs)?));
         let thread = thread.map_err(|source| SiteError::Thread { source })?;
         thread.join().unwrap_or_else(|panic| resume_unwind(panic))
     })
 }
 
-/// Moves this thread, and only it, into the container's mount namespace. It keeps the host's `/proc`.
-fn enter(container: &Process) -> Result<Procfs, SiteError> {
-    let procfs = Procfs::open()?;
-    // A thread that shares its root and working directory with others may not enter a mount namespace.
-    unshare(CloneFlags::CLONE_FS).map_err(failed("unshare(CLONE_FS)"))?;
-    // A stricter umask of the engine's would keep the container's users out of directories that are made here.
-    rustix::process::umask(Mode::WGRP | Mode::WOTH);
-    setns(container.mount_namespace(), CloneFlags::CLONE_NEWNS).map_err(failed("setns(CLONE_NEWNS)"))?;
-    Ok(procfs)
+impl<'a> Inside<'a> {
+    /// Moves this thread, and only it, into the container's mount namespace. It keeps the host's `/proc`.
+    fn enter(container: &'a Process, rootfs: &'a Path) -> Result<Inside<'a>, SiteError> {
+        let procfs = Procfs::open()?;
+        let identity = identity(&open_rootfs(rootfs)?)?;
+        // A thread that shares its root and working directory with others may not enter a mount namespace.
+        unshare(CloneFlags::CLONE_FS).map_err(failed("unshare(CLONE_FS)"))?;
+        // A stricter umask of the engine's would keep the container's users out of directories that are made here.
+        rustix::process::umask(Mode::WGRP | Mode::WOTH);
+        setns(container.mount_namespace(), CloneFlags::CLONE_NEWNS).map_err(failed("setns(CLONE_NEWNS)"))?;
+        Ok(Inside { procfs, container, rootfs, identity })
+    }
+
+    /// Opens a root filesystem that is mounted: every runtime mounts it, if need be onto itself, before its hooks run.
+    ///
+    /// Otherwise the runtime has already made it `/`, as youki did before 0.6, or keeps its container elsewhere, in a virtual machine;
+    /// the files would be delivered to a directory that nobody looks into, of the host's or of the image's, if there is one at all. If it is not the directory that the host has at this path,
+    /// then this is not the container: its process has ended, and somebody else's got its number before we asked for it.
+    fn open_rootfs(&self) -> Result<(OwnedFd, Mounts), SiteError> {
+        let rootfs = open_rootfs(self.rootfs)?;
+        let mounts = self.container.mounts()?;
+        let path = self.procfs.path(&rootfs)?;
+        match mounts.get(self.procfs.mount_id(&rootfs)?) {
+            Some(mount) if mount.point == path => {}
+            _ => return Err(SiteError::NotMounted { rootfs: path }),
+        }
+        match identity(&rootfs)? == self.identity {
+            true => Ok((rootfs, mounts)),
+            false => Err(SiteError::OtherRootfs { rootfs: path }),
+        }
+    }
+
+    /// Looks the target up again, from the root filesystem's path on.
+    pub(super) fn reopen(&self) -> Result<OwnedFd, TargetError> {
+        target::open(target::open_rootfs(self.rootfs)?.as_fd())
+    }
 }
 
-/// Opens a root filesystem that is mounted: every runtime mounts it, if need be onto itself, before its hooks run.
-///
-/// Otherwise the runtime has already made it `/`, as youki did before 0.6, or keeps its container elsewhere, in a virtual machine;
-/// the files would be delivered to a directory that nobody looks into, of the host's or of the image's, if there is one at all.
-fn open_rootfs(procfs: &Procfs, container: &Process, rootfs: &Path) -> Result<(OwnedFd, Mounts), SiteError> {
-    let rootfs = match target::open_rootfs(rootfs) {
+/// Opens what is at a root filesystem's path, if there is anything.
+fn open_rootfs(rootfs: &Path) -> Result<OwnedFd, SiteError> {
+    match target::open_rootfs(rootfs) {
         Err(TargetError::Syscall(error)) if [Errno::NOENT, Errno::NOTDIR].map(Into::into).contains(&error.errno) => {
-            return Err(SiteError::NotMounted { rootfs: rootfs.to_owned() });
+            Err(SiteError::NotMounted { rootfs: rootfs.to_owned() })
         }
-        opened => opened?,
-    };
-    let mounts = container.mounts()?;
-    let path = procfs.path(&rootfs)?;
-    match mounts.get(procfs.mount_id(&rootfs)?) {
-        Some(mount) if mount.point == path => Ok((rootfs, mounts)),
-        _ => Err(SiteError::NotMounted { rootfs: path }),
+        opened => Ok(opened?),
     }
+}
+
+fn identity(directory: &OwnedFd) -> Result<(u64, u64), SyscallError> {
+    let stat = fstat(directory).map_err(failed("fstat(rootfs)"))?;
+    Ok((stat.st_dev, stat.st_ino))
 }
 
 /// Why a container has no site for a delivery.
@@ -126,6 +162,15 @@ pub enum SiteError {
         Excerpt(&.rootfs.to_string_lossy())
     )]
     NotMounted {
+        /// The root filesystem on the host.
+        rootfs: PathBuf,
+    },
+    /// What the container's mount namespace has at the root filesystem's path is something else than what the host has there.
+    #[error(
+        "refusing to deliver to {}: the process in the state has another root filesystem there",
+        Excerpt(&.rootfs.to_string_lossy())
+    )]
+    OtherRootfs {
         /// The root filesystem on the host.
         rootfs: PathBuf,
     },
@@ -156,5 +201,17 @@ mod tests {
         let error = attach(&container).unwrap_err();
         assert!(error.to_string().contains("is not a mount point"), "{error:?}");
         assert!(!container.rootfs().join("run").exists());
+    }
+
+    #[test]
+    fn refuses_a_process_that_has_something_else_in_the_place_of_the_root_filesystem() {
+        if !is_root() {
+            return;
+        }
+        let image = |rootfs: &std::path::Path| std::fs::create_dir(rootfs.join("other")).unwrap();
+        let container = Container::start(image, "mount --bind other .");
+        let error = attach(&container).unwrap_err();
+        assert!(error.to_string().ends_with("the process in the state has another root filesystem there"), "{error:?}");
+        assert!(!container.rootfs().join("other/run").exists());
     }
 }

@@ -157,7 +157,7 @@ fn of_carry(error: &CarryError) -> Class {
     match error {
         CarryError::Site(SiteError::Process(error)) => of_process(error),
         CarryError::Site(SiteError::Target(error)) => of_target(error),
-        CarryError::Site(SiteError::NotMounted { .. })
+        CarryError::Site(SiteError::NotMounted { .. } | SiteError::OtherRootfs { .. })
         | CarryError::Shared { .. }
         | CarryError::Special { .. }
         | CarryError::TooMany
