@@ -42,7 +42,7 @@ pub fn run() -> ExitCode {
         Ok(Call::Print(text)) => return print(&text),
         Err(error) => return report::failed(PROGRAM, None, &error),
     };
-    let state = match State::read(io::stdin().lock()) {
+    let state = match State::receive(io::stdin()) {
         Ok(state) => state,
         Err(source) => return report::failed(PROGRAM, None, &Error::State(source)),
     };

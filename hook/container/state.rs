@@ -1,9 +1,12 @@
 //! The state: the JSON that a runtime writes to a hook's standard input.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Pid;
 use serde::Deserialize;
 
@@ -11,6 +14,10 @@ use super::null_is_empty;
 
 /// The longest state that is read, in bytes.
 pub const STATE_BYTES_MAX: u64 = 4 << 20;
+
+/// How long is waited for the end of the state, which a runtime has at hand: crun and youki begin to count a hook's time only when
+/// they have written it.
+pub const STATE_DEADLINE: Duration = Duration::from_secs(5);
 
 const SANDBOX_KEYS: [&str; 2] = ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"];
 
@@ -33,13 +40,24 @@ pub struct State {
 }
 
 impl State {
+    /// Reads the state from a pipe, for at most [`STATE_DEADLINE`].
+    ///
+    /// # Errors
+    /// As [`State::read`], and when the input has not ended by then.
+    pub fn receive(pipe: impl AsFd) -> Result<State, StateError> {
+        State::read(Patient { pipe: pipe.as_fd(), deadline: Instant::now() + STATE_DEADLINE })
+    }
+
     /// Reads the state to the end of the input, at most [`STATE_BYTES_MAX`] bytes.
     ///
     /// # Errors
     /// When the input cannot be read, is longer, or is not a state.
     pub fn read(input: impl Read) -> Result<State, StateError> {
         let mut json = Vec::new();
-        input.take(STATE_BYTES_MAX + 1).read_to_end(&mut json).map_err(|source| StateError::Read { source })?;
+        input.take(STATE_BYTES_MAX + 1).read_to_end(&mut json).map_err(|source| match source.kind() {
+            ErrorKind::TimedOut => StateError::Late,
+            _ => StateError::Read { source },
+        })?;
         if json.len() as u64 > STATE_BYTES_MAX {
             return Err(StateError::TooLong);
         }
@@ -85,6 +103,23 @@ impl State {
     }
 }
 
+/// A pipe that is read until a deadline.
+struct Patient<'p> {
+    pipe: BorrowedFd<'p>,
+    deadline: Instant,
+}
+
+impl Read for Patient<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(&self.pipe, PollFlags::IN)], Some(&left))? {
+            0 => Err(ErrorKind::TimedOut.into()),
+            _ => Ok(rustix::io::read(self.pipe, buffer)?),
+        }
+    }
+}
+
 /// Why a state cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -94,6 +129,9 @@ pub enum StateError {
         /// What the system said.
         source: io::Error,
     },
+    /// The input has not come to its end.
+    #[error("cannot read the state: it has no end after {} s", STATE_DEADLINE.as_secs())]
+    Late,
     /// More input than any container's state has.
     #[error("cannot read the state: longer than {} MiB", STATE_BYTES_MAX >> 20)]
     TooLong,
@@ -120,6 +158,7 @@ pub enum StateError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
 
     fn state(json: &str) -> State {
         State::read(json.as_bytes()).unwrap()
@@ -158,6 +197,23 @@ mod tests {
     #[test]
     fn refuses_endless_input() {
         assert!(matches!(State::read(io::repeat(b' ')), Err(StateError::TooLong)));
+        let zeros = std::fs::File::open("/dev/zero").unwrap();
+        assert!(matches!(State::receive(zeros), Err(StateError::TooLong)));
+    }
+
+    #[test]
+    fn reads_a_pipe_until_it_is_closed_or_too_late() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let begin = Instant::now();
+        let state = std::thread::spawn(move || State::receive(reader));
+        writer.write_all(br#"{"id":"c"}"#).unwrap();
+        assert!(matches!(state.join().unwrap(), Err(StateError::Late)));
+        assert!(begin.elapsed() >= STATE_DEADLINE);
+
+        let (reader, mut writer) = io::pipe().unwrap();
+        writer.write_all(br#"{"id":"c"}"#).unwrap();
+        drop(writer);
+        assert_eq!(State::receive(reader).unwrap().id().unwrap(), "c");
     }
 
     #[test]
