@@ -103,7 +103,7 @@ fn deliver_to(
 
     let delivery = fill(&secrets, owner, carried, &spec, &settings)?;
     drop(secrets);
-    delivery.attach(&process, &spec.rootfs).map_err(Error::Attach)?;
+    delivery.attach(&process, &spec).map_err(Error::Attach)?;
     record.phase_ends("deliver");
     Ok(())
 }

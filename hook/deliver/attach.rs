@@ -1,32 +1,31 @@
 //! The last step: a frozen tmpfs gets its place in the container.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
 
 use rustix::fs::fstat;
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 
 use super::carry::CarryError;
+use super::preflight::{PreflightError, require_uncovered};
 use super::site::{Inside, Site, SiteError, inside};
 use super::tmpfs::is_frozen;
 use super::{Frozen, TARGET, TargetError};
-use crate::container::{Mounts, MountsError, Process, ProcessError, ProcfsError};
+use crate::container::{Mounts, MountsError, Process, ProcessError, ProcfsError, Spec};
 use crate::errno::{SyscallError, failed};
 
 impl Frozen {
-    /// Mounts the tmpfs at `/run/secrets` of a container that is being created, and everything that is carried over in it; the
-    /// container's root filesystem is given as the host's path.
+    /// Mounts the tmpfs at `/run/secrets` of a container that is being created, and everything that is carried over in it.
     ///
     /// From here on it lives and dies with the container's mount namespace.
     ///
     /// # Errors
-    /// When the process has ended, when the image or a mount stands in the way, or when the kernel refuses. Nothing stays
+    /// When the process has ended, when the image, a mount or the spec stands in the way, or when the kernel refuses. Nothing stays
     /// attached, and the files are destroyed; an empty directory `/run/secrets` may have been made.
-    pub fn attach(self, container: &Process, rootfs: &Path) -> Result<(), AttachError> {
-        inside(container, rootfs, |inside| self.attach_from_inside(inside))
+    pub fn attach(self, container: &Process, spec: &Spec) -> Result<(), AttachError> {
+        inside(container, &spec.rootfs, |inside| self.attach_from_inside(inside, spec))
     }
 
-    fn attach_from_inside(&self, inside: &Inside<'_>) -> Result<(), AttachError> {
+    fn attach_from_inside(&self, inside: &Inside<'_>, spec: &Spec) -> Result<(), AttachError> {
         let site = Site::make(inside)?;
         require_private(&site)?;
         self.carried.require_unchanged(&site)?;
@@ -35,7 +34,7 @@ impl Frozen {
         }
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         move_mount(&self.mount, "", &site.target, "", flags).map_err(failed(format!(r#"move_mount("{TARGET}")"#)))?;
-        self.carry_over(inside).or_else(|error| {
+        self.carry_over(inside, spec).or_else(|error| {
             // What cannot be put back is lost with the container, which will not start.
             let _ = self.carried.put_back(&site);
             self.detach()?;
@@ -43,22 +42,24 @@ impl Frozen {
         })
     }
 
-    fn carry_over(&self, inside: &Inside<'_>) -> Result<(), AttachError> {
+    fn carry_over(&self, inside: &Inside<'_>, spec: &Spec) -> Result<(), AttachError> {
         self.carried.carry_over(self.mount.as_fd())?;
-        self.verify(inside)
+        self.verify(inside, spec)
     }
 
     /// Looks the target up again, from the host's path on: what is found there must be this tmpfs, still frozen, with everything
-    /// that was carried over.
-    fn verify(&self, inside: &Inside<'_>) -> Result<(), AttachError> {
-        let (found, procfs) = (inside.reopen()?, &inside.procfs);
+    /// that was carried over, and nothing in the spec that the runtime will cover it by.
+    fn verify(&self, inside: &Inside<'_>, spec: &Spec) -> Result<(), AttachError> {
+        let procfs = &inside.procfs;
+        let (rootfs, found) = inside.reopen()?;
         let device = |descriptor: BorrowedFd<'_>| fstat(descriptor).map(|stat| stat.st_dev).map_err(failed("fstat"));
         let same = procfs.mount_id(&found)? == procfs.mount_id(&self.mount)?
             && device(found.as_fd())? == device(self.mount.as_fd())?;
         if !same || !is_frozen(&found)? {
             return Err(AttachError::NotInPlace);
         }
-        Ok(self.carried.verify(procfs, found.as_fd())?)
+        self.carried.verify(procfs, found.as_fd())?;
+        require_uncovered(procfs, rootfs.as_fd(), &procfs.path(&found)?, spec)
     }
 
     /// Takes the tmpfs away again, by descriptor, wherever it has come to be.
@@ -94,6 +95,9 @@ pub enum AttachError {
     /// What is mounted at the target would be mounted on the host, too.
     #[error("refusing to deliver to the container's {TARGET}: it shares its mounts with the host")]
     Shared,
+    /// The runtime would hide or weaken the files after the hooks have run.
+    #[error(transparent)]
+    Preflight(#[from] PreflightError),
     /// Something else is at the target after attaching.
     #[error("refusing to start the container: after attaching, {TARGET} is not our tmpfs")]
     NotInPlace,
@@ -121,6 +125,7 @@ mod tests {
     use std::fs::{create_dir_all, read_to_string};
     use std::io;
     use std::os::unix::fs::MetadataExt;
+    use std::path::Path;
 
     fn tmpfs_mounts(container: &Container) -> usize {
         let mounts = container.process().mounts().unwrap();
@@ -195,7 +200,7 @@ mod tests {
         let mut container = Container::start(NOTHING, "true");
         let process = container.process();
         container.end();
-        let error = frozen().attach(&process, &container.rootfs()).unwrap_err();
+        let error = frozen().attach(&process, &container.spec()).unwrap_err();
         assert!(matches!(error, AttachError::Process(ProcessError::Gone)), "{error:?}");
     }
 
@@ -209,7 +214,7 @@ mod tests {
         assert_eq!(tmpfs_mounts(&container), 0);
         let attach_and_detach = |inside: &Inside<'_>| {
             let frozen = frozen();
-            frozen.attach_from_inside(inside)?;
+            frozen.attach_from_inside(inside, &container.spec())?;
             assert_eq!(tmpfs_mounts(&container), 1);
             Ok::<_, AttachError>(frozen.detach()?)
         };
@@ -225,7 +230,7 @@ mod tests {
         let container = Container::start(NOTHING, "true");
         attach(&container).unwrap();
         let process = container.process();
-        let verified = inside(&process, &container.rootfs(), |inside| frozen().verify(inside));
+        let verified = inside(&process, &container.rootfs(), |inside| frozen().verify(inside, &container.spec()));
         assert!(matches!(verified, Err(AttachError::NotInPlace)), "{verified:?}");
     }
 }

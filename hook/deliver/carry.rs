@@ -481,7 +481,7 @@ mod tests {
             let frozen = frozen_for(find(&container).unwrap()).unwrap();
             container.run(change);
             let before = own_mounts(&container);
-            let error = frozen.attach(&container.process(), &container.rootfs()).unwrap_err();
+            let error = frozen.attach(&container.process(), &container.spec()).unwrap_err();
             assert!(matches!(error, AttachError::Carry(CarryError::Changed)), "{change}: {error:?}");
             assert_eq!(own_mounts(&container), before);
         }
@@ -522,7 +522,7 @@ mod tests {
         only_a.trees.truncate(1);
         let mut frozen = frozen_for(only_a).unwrap();
         frozen.carried = find(&container).unwrap();
-        let error = frozen.attach(&container.process(), &container.rootfs()).unwrap_err();
+        let error = frozen.attach(&container.process(), &container.spec()).unwrap_err();
         assert_eq!(error.to_string(), r#"openat2("/run/secrets/b")"#);
         assert_eq!(read_to_string(container.proc("mountinfo")).unwrap(), before);
     }

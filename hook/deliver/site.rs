@@ -104,8 +104,10 @@ impl<'a> Inside<'a> {
     /// Opens a root filesystem that is mounted: every runtime mounts it, if need be onto itself, before its hooks run.
     ///
     /// Otherwise the runtime has already made it `/`, as youki did before 0.6, or keeps its container elsewhere, in a virtual machine;
-    /// the files would be delivered to a directory that nobody looks into, of the host's or of the image's, if there is one at all. If it is not the directory that the host has at this path,
-    /// then this is not the container: its process has ended, and somebody else's got its number before we asked for it.
+    /// the files would be delivered to a directory that nobody looks into, of the host's or of the image's, if there is one at all.
+    ///
+    /// If it is not the directory that the host has at this path, this is not the container: its process has ended, and somebody
+    /// else's got its number before we asked for it.
     fn open_rootfs(&self) -> Result<(OwnedFd, Mounts), SiteError> {
         let rootfs = open_rootfs(self.rootfs)?;
         let mounts = self.container.mounts()?;
@@ -120,9 +122,11 @@ impl<'a> Inside<'a> {
         }
     }
 
-    /// Looks the target up again, from the root filesystem's path on.
-    pub(super) fn reopen(&self) -> Result<OwnedFd, TargetError> {
-        target::open(target::open_rootfs(self.rootfs)?.as_fd())
+    /// Looks root filesystem and target up again, from the host's path on.
+    pub(super) fn reopen(&self) -> Result<(OwnedFd, OwnedFd), TargetError> {
+        let rootfs = target::open_rootfs(self.rootfs)?;
+        let target = target::open(rootfs.as_fd())?;
+        Ok((rootfs, target))
     }
 }
 

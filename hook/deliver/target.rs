@@ -63,6 +63,11 @@ pub(super) fn open_below(directory: BorrowedFd<'_>, path: &Path) -> Result<Owned
     persist(directory, path, OFlags::NOFOLLOW, ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)
 }
 
+/// Opens whatever is at a path of the container's.
+pub(super) fn open_any(rootfs: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
+    persist(rootfs, path, OFlags::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
+}
+
 fn resolve(rootfs: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
     persist(rootfs, path.as_ref(), OFlags::DIRECTORY, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
 }

@@ -8,7 +8,7 @@ use rustix::process::Pid;
 use tempfile::TempDir;
 
 use super::{AttachError, Carried, Frozen, Tmpfs, TmpfsError, TmpfsOptions};
-use crate::container::{Owner, Process};
+use crate::container::{Owner, Process, Spec};
 use crate::secret::Secret;
 use crate::settings::Noswap;
 
@@ -38,7 +38,7 @@ pub(super) fn frozen_for(carried: Carried) -> Result<Frozen, TmpfsError> {
 /// Attaches a frozen tmpfs with one file, `db`, to a container.
 pub(super) fn attach(container: &Container) -> Result<(), AttachError> {
     let carried = Carried::find(&container.process(), &container.rootfs())?;
-    frozen_for(carried).unwrap().attach(&container.process(), &container.rootfs())
+    frozen_for(carried).unwrap().attach(&container.process(), &container.spec())
 }
 
 /// An image without any file.
@@ -88,6 +88,18 @@ impl Container {
     /// The root filesystem on the host.
     pub(super) fn rootfs(&self) -> PathBuf {
         self.directory.path().join("rootfs")
+    }
+
+    /// A spec with a root filesystem and nothing else.
+    pub(super) fn spec(&self) -> Spec {
+        Spec {
+            rootfs: self.rootfs(),
+            user: None,
+            mounts: Vec::new(),
+            mount_label: None,
+            masked_paths: Vec::new(),
+            readonly_paths: Vec::new(),
+        }
     }
 
     /// A path of the container, as its process sees it.

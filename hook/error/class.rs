@@ -172,7 +172,7 @@ fn of_attach(error: &AttachError) -> Class {
         AttachError::Process(error) => of_process(error),
         AttachError::Carry(error) => of_carry(error),
         AttachError::Target(error) => of_target(error),
-        AttachError::Shared | AttachError::NotInPlace => Class::NotPermitted,
+        AttachError::Shared | AttachError::NotInPlace | AttachError::Preflight(_) => Class::NotPermitted,
         AttachError::Syscall(_) | AttachError::Procfs(_) | AttachError::Mounts(_) => Class::Kernel,
     }
 }

@@ -49,7 +49,9 @@ impl Error {
             Error::Tmpfs(TmpfsError::Taken { .. }) => {
                 "request another file name, or leave the container's own file out"
             }
-            Error::Preflight(_) => "leave /run/secrets out of the spec: the hook makes and protects it",
+            Error::Preflight(_) | Error::Attach(AttachError::Preflight(_)) => {
+                "leave /run/secrets out of the spec: the hook makes and protects it"
+            }
             Error::Tmpfs(TmpfsError::NoNoswap) => {
                 "noswap = \"prefer\" under [deliver] in the settings goes on without; then keep swap off or encrypted"
             }
