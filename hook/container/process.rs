@@ -11,6 +11,9 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::{Mounts, MountsError, Owner, Procfs, ProcfsError};
 use crate::errno::{SyscallError, failed};
 
+/// What a process is called that CRIU makes into that of a checkpoint, until it is done.
+const RESTORER: &[u8] = b"criu\n";
+
 /// The container's first process and its namespaces.
 ///
 /// All of it was taken while one and the same process lived, whatever becomes of its number.
@@ -40,7 +43,8 @@ impl Process {
     ///
     /// # Errors
     /// When it is gone, when the kernel refuses, or when its mount namespace is our own: a container without one of its own
-    /// would leave its secrets on the host.
+    /// would leave its secrets on the host. When it is being restored from a checkpoint: runc calls its hooks before the
+    /// container's mounts are there, and CRIU then brings the files of the checkpoint.
     pub fn open(pid: Pid) -> Result<Process, ProcessError> {
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| match errno {
             rustix::io::Errno::SRCH => ProcessError::Gone,
@@ -106,6 +110,9 @@ impl Namespaces {
     fn open(pid: Pid) -> Result<Namespaces, ProcessError> {
         let procfs = Procfs::open()?;
         let of = |name: &str| format!("{}/{name}", pid.as_raw_nonzero());
+        if procfs.read(&of("comm"))? == RESTORER {
+            return Err(ProcessError::Restored);
+        }
         let mount = procfs.file(&of("ns/mnt"))?;
         if is_same(&mount, &procfs.file("self/ns/mnt")?)? {
             return Err(ProcessError::OwnMountNamespace);
@@ -176,6 +183,9 @@ pub enum ProcessError {
     /// The container was configured without a mount namespace.
     #[error("refusing to enter the container: it has no mount namespace of its own")]
     OwnMountNamespace,
+    /// It comes from a checkpoint.
+    #[error("refusing to enter the container: it is being restored from a checkpoint, which has files of its own")]
+    Restored,
     /// A user id that the container's user namespace lacks.
     #[error("cannot map uid {uid}: the container's user namespace has no such id")]
     UnmappedUid {
@@ -212,12 +222,17 @@ mod tests {
         Pid::from_child(child)
     }
 
-    /// A process in namespaces of its own, which `unshare` has made by the time it has become `sleep`.
+    /// A process in namespaces of its own.
     fn unshared(arguments: &[&str]) -> Child {
-        let mut child = Command::new("unshare").args(arguments).args(["sleep", "60"]).spawn().unwrap();
+        started(Command::new("unshare").args(arguments).args(["sleep", "60"]), "sleep")
+    }
+
+    /// Waits until the command has become the program of this name.
+    fn started(command: &mut Command, name: &str) -> Child {
+        let mut child = command.spawn().unwrap();
         let comm = format!("/proc/{}/comm", child.id());
-        while std::fs::read_to_string(&comm).unwrap() != "sleep\n" {
-            assert_eq!(child.try_wait().unwrap(), None, "unshare failed");
+        while std::fs::read_to_string(&comm).unwrap().trim_end() != name {
+            assert_eq!(child.try_wait().unwrap(), None, "{command:?} failed");
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
         child
@@ -303,6 +318,45 @@ mod tests {
         assert_eq!(process.foreign_root().unwrap(), Some(Owner { uid: 1000, gid: 2000 }));
         assert!(matches!(process.host_owner(Owner { uid: 10, gid: 0 }), Err(ProcessError::UnmappedUid { uid: 10 })));
         assert!(matches!(process.host_owner(Owner { uid: 0, gid: 10 }), Err(ProcessError::UnmappedGid { gid: 10 })));
+        end(child);
+    }
+
+    #[test]
+    fn maps_ids_through_a_user_namespace_in_another_one() {
+        if !is_root() {
+            return;
+        }
+        let outer = unshared(&["--user"]);
+        for map in ["uid_map", "gid_map"] {
+            std::fs::write(format!("/proc/{}/{map}", outer.id()), "0 1000 100").unwrap();
+        }
+        let in_outer = || {
+            let mut nsenter = Command::new("nsenter");
+            nsenter.args(["--target", &outer.id().to_string(), "--user"]);
+            nsenter
+        };
+        let inner = started(in_outer().args(["unshare", "--mount", "--user", "sleep", "60"]), "sleep");
+        let of_inner = format!("/proc/{}", inner.id());
+        let script = "echo 0 10 5 >$0/uid_map; echo 0 20 5 >$0/gid_map";
+        assert!(in_outer().args(["sh", "-ec", script, &of_inner]).status().unwrap().success());
+        let process = Process::open(pid(&inner)).unwrap();
+        assert_eq!(process.host_owner(Owner { uid: 3, gid: 4 }).unwrap(), Owner { uid: 1013, gid: 1024 });
+        end(inner);
+        end(outer);
+    }
+
+    /// CRIU does not run everywhere; this is what is seen of a process that it has forked for `runc restore`.
+    #[test]
+    fn refuses_a_process_that_is_being_restored() {
+        if !is_root() {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let criu = directory.path().join("criu");
+        std::fs::copy("/bin/sleep", &criu).unwrap();
+        let child = started(Command::new("unshare").arg("--mount").arg(&criu).arg("60"), "criu");
+        let error = Process::open(pid(&child)).unwrap_err();
+        assert!(matches!(error, ProcessError::Restored), "{error:?}");
         end(child);
     }
 }

@@ -89,7 +89,7 @@ fn of_file(error: &FileError) -> Class {
 
 fn of_process(error: &ProcessError) -> Class {
     match error {
-        ProcessError::OwnMountNamespace => Class::NotPermitted,
+        ProcessError::OwnMountNamespace | ProcessError::Restored => Class::NotPermitted,
         ProcessError::Gone | ProcessError::UnmappedUid { .. } | ProcessError::UnmappedGid { .. } => Class::Data,
         _ => Class::Kernel,
     }
