@@ -1,0 +1,120 @@
+//! Attacks the real hook, each a thousand times: replays of what has worked on other hooks, and races.
+//!
+//! Each round is one container start. It ends well in one of two ways: the hook succeeds, and the container has all of its files where
+//! its `/run/secrets` leads and nowhere else; or it fails, and nothing is attached. On the host nothing is ever to be seen
+//! ([`scene`]).
+//!
+//! Needs root and `unshare`. Everything happens in process and mount namespaces of its own, which are gone with the process. A table of
+//! attacks and of how their rounds ended is printed at the end.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "tests fail by panicking, and this one prints its table"
+)]
+
+#[allow(dead_code, reason = "the containers use the rest of it")]
+#[path = "../containers/host.rs"]
+mod host;
+#[allow(dead_code, reason = "the containers use the rest of it")]
+#[path = "../containers/journal.rs"]
+mod journal;
+mod replays;
+mod scene;
+#[allow(dead_code, reason = "the containers use the rest of it")]
+#[path = "../containers/search.rs"]
+mod search;
+#[path = "../support/mod.rs"]
+mod support;
+mod victim;
+
+use std::fs;
+use std::process::{Command, ExitCode};
+use std::sync::Mutex;
+use std::thread;
+
+use libtest_mimic::{Arguments, Trial};
+use replays::Attack;
+use scene::{Scene, Tally, World};
+
+/// How the rounds of each attack have ended.
+static TALLIES: Mutex<Vec<(&str, Tally)>> = Mutex::new(Vec::new());
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    if arguments.list {
+        return libtest_mimic::run(&arguments, trials()).exit_code();
+    }
+    if !rustix::process::geteuid().is_root() {
+        println!("attacks: skipped, as they need root");
+        return if std::env::var_os("CI").is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+    }
+    if std::process::id() != 1 {
+        return in_process_namespace();
+    }
+    // Before there is any thread: each would keep the namespace that it was born in.
+    host::enter().expect("cannot make a mount namespace");
+    let conclusion = libtest_mimic::run(&arguments, trials());
+    print!("{}", table());
+    let left = processes();
+    if left.is_empty() {
+        return conclusion.exit_code();
+    }
+    println!("attacks: these processes are left: {left:?}");
+    ExitCode::FAILURE
+}
+
+/// Begins anew as the first process of a process namespace, where numbers can be given to processes at will, and where nobody is who
+/// was not started here.
+fn in_process_namespace() -> ExitCode {
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"]);
+    let status = unshare.arg(std::env::current_exe().unwrap()).args(std::env::args_os().skip(1)).status().unwrap();
+    if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn trials() -> Vec<Trial> {
+    replays::all().into_iter().map(|(name, attack)| Trial::test(name, move || run(name, attack))).collect()
+}
+
+/// Runs an attack on a host of its own: a thread in a mount namespace that no other attack sees.
+fn run(name: &'static str, attack: Attack) -> Result<(), libtest_mimic::Failed> {
+    let attack = thread::spawn(move || {
+        let mut scene = Scene::set(World::shared());
+        attack(&mut scene);
+        scene.close()
+    });
+    match attack.join() {
+        Ok(tally) => {
+            TALLIES.lock().unwrap().push((name, tally));
+            Ok(())
+        }
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+/// How the rounds ended, one attack a line.
+fn table() -> String {
+    let line = |(name, tally): &(&str, Tally)| {
+        let Tally { rounds, delivered, killed } = tally;
+        let refused = rounds - delivered - killed;
+        format!("{rounds:>7}{delivered:>11}{refused:>9}{killed:>8}  {}\n", name.replace("::", ": ").replace('_', " "))
+    };
+    let mut tallies = TALLIES.lock().unwrap();
+    tallies.sort_unstable_by_key(|(name, _)| replays::all().iter().position(|(other, _)| other == name));
+    let lines: String = tallies.iter().map(line).collect();
+    format!("\n rounds  delivered  refused  killed\n{lines}")
+}
+
+/// What still runs beside this process and the stand-in: a hook, or somebody that it started.
+fn processes() -> Vec<String> {
+    let stand_in = support::StandIn::program();
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter(|entry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit));
+    let line = |entry: fs::DirEntry| String::from_utf8(fs::read(entry.path().join("cmdline")).ok()?).ok();
+    let lines = pids.filter(|entry| entry.file_name() != "1").filter_map(line);
+    lines.filter(|line| !line.is_empty() && !line.starts_with(stand_in.to_str().unwrap())).collect()
+}
