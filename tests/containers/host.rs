@@ -45,6 +45,13 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
     PATH.split(':').map(|directory| Path::new(directory).join(program)).find(|path| path.exists())
 }
 
+/// The system's own name for itself.
+pub(crate) fn name() -> String {
+    let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let name = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    name.map_or("an unknown system", |name| name.trim_matches('"')).to_owned()
+}
+
 /// Whether the kernel can keep a tmpfs out of swap.
 pub(crate) fn kernel_has_noswap() -> bool {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();

@@ -25,10 +25,10 @@ mod spec;
 mod support;
 mod world;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::Mutex;
 
 use engine::Engine;
@@ -102,15 +102,25 @@ fn title(column: Option<Engine>) -> &'static str {
     column.map_or("hook", Engine::name)
 }
 
+/// A program and its version, if it tells one.
+fn version(program: &str) -> Option<String> {
+    let output = Command::new(host::find(program)?).arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
+    Some(format!("{program} {}", version.trim_end_matches(',')))
+}
+
 fn is_ci() -> bool {
     std::env::var_os("CI").is_some()
 }
 
-/// What was shown, one promise a line.
+/// What was shown, one promise a line, below the programs that it was shown on.
 fn table() -> String {
     let shown = SHOWN.lock().unwrap();
+    let programs: BTreeSet<&str> = Engine::ALL.iter().flat_map(|engine| engine.programs()).copied().collect();
+    let versions: Vec<String> = programs.into_iter().filter_map(version).collect();
     let titles: String = columns().map(|(column, _)| format!("{:<13}", title(column))).collect();
-    let mut table = format!("\n{titles}\n");
+    let mut table = format!("\n{}: {}\n\n{titles}\n", host::name(), versions.join(", "));
     for (name, _) in promises::all() {
         let marks: Vec<_> = columns().map(|(column, _)| shown.get(&(name, column))).collect();
         if marks.iter().all(Option::is_none) {
