@@ -3,6 +3,9 @@
 //! Whoever can write one of them decides who gets which secret, so a file is used only if nobody but root and the user who runs the
 //! hook could have written it, or have put it, or a link to it, where it is. Links are followed: Kubernetes projects a volume as
 //! links. POSIX ACLs need no look of their own: their mask shows as the group's bits of the mode.
+//!
+//! In a user namespace, as podman has one without root, root is the user whose namespace it is. The host's root has no id there: it
+//! shows as the same number as everyone else without one, and none of them is trusted.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
@@ -13,12 +16,15 @@ use nix::fcntl::OFlag;
 use zeroize::Zeroizing;
 
 use crate::errno::Errno;
+use crate::harden::is_initial_user_namespace;
 
 const WRITE_BY_OTHERS: u32 = 0o022;
 const ANY_BY_OTHERS: u32 = 0o077;
 const STICKY: u32 = 0o1000;
 const EXECUTABLE: u32 = 0o111;
 const ROOT: u32 = 0;
+/// What the kernel shows for a user who has no id in our user namespace; see `/proc/sys/kernel/overflowuid`.
+const OVERFLOW: u32 = 65_534;
 
 /// How much harm a file does in the wrong hands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,17 +131,26 @@ fn check_directory(path: &Path, name: &Path) -> Result<(), FileError> {
 }
 
 fn is_trusted(uid: u32) -> bool {
-    uid == ROOT || uid == own_uid()
+    uid == ROOT || (uid == own_uid() && !may_be_anyone(uid))
+}
+
+fn may_be_anyone(uid: u32) -> bool {
+    uid == OVERFLOW && !is_initial_user_namespace()
 }
 
 fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
+fn owner(uid: u32) -> String {
+    let others = if may_be_anyone(uid) { ", as is everyone without an id in this user namespace" } else { "" };
+    format!("uid {uid}{others}")
+}
+
 fn trusted_owners() -> String {
     match own_uid() {
-        ROOT => "uid 0".to_owned(),
-        uid => format!("uid 0 or {uid}"),
+        uid if uid != ROOT && is_trusted(uid) => format!("uid 0 or {uid}"),
+        _ => "uid 0".to_owned(),
     }
 }
 
@@ -167,7 +182,7 @@ pub enum FileError {
         path: PathBuf,
     },
     /// Someone else's file: its owner could change it at any time.
-    #[error("refusing to use {}: owner is uid {uid}, expected {}", path.display(), trusted_owners())]
+    #[error("refusing to use {}: owner is {}, expected {}", path.display(), owner(*uid), trusted_owners())]
     Owner {
         /// The file.
         path: PathBuf,
@@ -191,7 +206,7 @@ pub enum FileError {
         mode: u32,
     },
     /// Someone else's directory: its owner could put another file in its place.
-    #[error("refusing to use {}: owner of {} is uid {uid}, expected {}", path.display(), directory.display(), trusted_owners())]
+    #[error("refusing to use {}: owner of {} is {}, expected {}", path.display(), directory.display(), owner(*uid), trusted_owners())]
     DirectoryOwner {
         /// The file.
         path: PathBuf,
