@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, lchown, symlink};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::engine::{Ended, Engine, Running};
 use crate::host;
 use crate::spec::{self, MAPPED, Twist};
+use crate::user;
 use crate::world::World;
 
 /// The hook as operators configure it; only its path and arguments are the test's.
@@ -89,13 +90,13 @@ impl<'w> Container<'w> {
 
     /// Runs the script in the container and waits for its end.
     pub(crate) fn run(&self, engine: Engine, script: &str) -> Ended {
-        self.write(script);
+        self.write(engine, script);
         Running::start(engine, self, script).end()
     }
 
     /// Runs the script in the container until it has printed `ready`.
     pub(crate) fn start(&self, engine: Engine, script: &str) -> Running<'_> {
-        self.write(script);
+        self.write(engine, script);
         let mut running = Running::start(engine, self, script);
         running.wait_until_ready();
         running
@@ -103,7 +104,7 @@ impl<'w> Container<'w> {
 
     /// Runs the script in the container of a podman that does not wait for it.
     pub(crate) fn detach(&self, engine: Engine, script: &str) -> Running<'_> {
-        self.write(script);
+        self.write(engine, script);
         Running::detached(engine, self, script)
     }
 
@@ -129,7 +130,7 @@ impl<'w> Container<'w> {
     /// The hook's configuration for hooks.d, with this container's settings.
     pub(crate) fn hook(&self) -> Value {
         let mut hook: Value = serde_json::from_str(HOOK).unwrap();
-        hook["hook"]["path"] = env!("CARGO_BIN_EXE_oci-secrets-hook").into();
+        hook["hook"]["path"] = host::HOOK.into();
         hook["hook"]["args"] = json!(["oci-secrets-hook", "--settings", self.settings_path()]);
         hook
     }
@@ -144,15 +145,18 @@ impl<'w> Container<'w> {
     }
 
     /// Writes everything that the engine and the hook read.
-    pub(crate) fn write(&self, script: &str) {
+    pub(crate) fn write(&self, engine: Engine, script: &str) {
         fs::create_dir_all(self.hooks()).unwrap();
         fs::write(self.hooks().join("90-oci-secrets.json"), self.hook().to_string()).unwrap();
         if let Some(settings) = &self.settings {
-            fs::write(self.settings_path(), self.world.settings(settings)).unwrap();
+            fs::write(self.settings_path(), self.world.settings(engine.credentials(), settings)).unwrap();
         }
         fs::write(self.directory.join("config.json"), spec::spec(self, script).to_string()).unwrap();
+        if engine.is_rootless() {
+            user::give(&self.directory, user::ID);
+        }
         if self.twists.iter().any(|twist| matches!(twist, Twist::UserNamespace)) {
-            give_to_mapped_root(&self.rootfs());
+            user::give(&self.rootfs(), MAPPED.0);
         }
     }
 }
@@ -180,15 +184,5 @@ fn make_rootfs(rootfs: &Path) {
     fs::copy(host::find("busybox").unwrap(), rootfs.join("bin/busybox")).unwrap();
     for applet in APPLETS {
         symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
-    }
-}
-
-/// Makes the container's own root the owner of its files.
-fn give_to_mapped_root(path: &Path) {
-    lchown(path, Some(MAPPED.0), Some(MAPPED.0)).unwrap();
-    if path.symlink_metadata().unwrap().is_dir() {
-        for entry in fs::read_dir(path).unwrap() {
-            give_to_mapped_root(&entry.unwrap().path());
-        }
     }
 }
