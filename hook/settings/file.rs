@@ -33,6 +33,9 @@ pub enum Kind {
     Plain,
     /// Others may not even read it.
     Credential,
+    /// As a plain one. It is not ours to use, but an engine's: in a user namespace its owner may be anyone, as the host's
+    /// root is there.
+    Program,
 }
 
 /// Reads the whole of a file that the host trusts, at most `bytes_max` bytes.
@@ -70,12 +73,13 @@ pub fn append(path: &Path) -> Result<File, FileError> {
     Ok(file)
 }
 
-/// Checks that a program can be run, and that only root or our own user could have put it where it is.
+/// Checks that a program can be run, and that only root or our own user could have put it where it is. In a user namespace, in
+/// which root's programs cannot be told from those of others, theirs pass, too.
 ///
 /// # Errors
 /// It is missing, is not executable, or others could exchange it.
 pub fn require_program(path: &Path) -> Result<(), FileError> {
-    let (_, metadata) = open(path, Kind::Plain, OpenOptions::new().read(true))?;
+    let (_, metadata) = open(path, Kind::Program, OpenOptions::new().read(true))?;
     match metadata.mode() & EXECUTABLE {
         0 => Err(FileError::NotExecutable { path: path.into() }),
         _ => Ok(()),
@@ -84,11 +88,11 @@ pub fn require_program(path: &Path) -> Result<(), FileError> {
 
 fn open(path: &Path, kind: Kind, options: &mut OpenOptions) -> Result<(File, Metadata), FileError> {
     let cannot_open = |error: io::Error| FileError::Open { path: path.into(), errno: error.into() };
-    check_directory(path, path)?;
+    check_directory(path, path, kind)?;
     let file = options.custom_flags(OFlag::O_NONBLOCK.bits()).open(path).map_err(cannot_open)?;
     let metadata = file.metadata().map_err(cannot_open)?;
     check_file(path, &metadata, kind)?;
-    check_directory(path, &fs::canonicalize(path).map_err(cannot_open)?)?;
+    check_directory(path, &fs::canonicalize(path).map_err(cannot_open)?, kind)?;
     Ok((file, metadata))
 }
 
@@ -98,7 +102,7 @@ fn check_file(path: &Path, metadata: &Metadata, kind: Kind) -> Result<(), FileEr
     if !metadata.is_file() {
         return Err(FileError::NotRegular { path: path() });
     }
-    if !is_trusted(metadata.uid()) {
+    if !is_trusted(metadata.uid(), kind) {
         return Err(FileError::Owner { path: path(), uid: metadata.uid() });
     }
     if mode & WRITE_BY_OTHERS != 0 {
@@ -113,7 +117,7 @@ fn check_file(path: &Path, metadata: &Metadata, kind: Kind) -> Result<(), FileEr
 /// Checks the directory that holds `name`, which is `path` itself or what it links to.
 ///
 /// In a sticky directory others can make files, but not replace ours; that is how Kubernetes mounts its volumes.
-fn check_directory(path: &Path, name: &Path) -> Result<(), FileError> {
+fn check_directory(path: &Path, name: &Path, kind: Kind) -> Result<(), FileError> {
     let directory = match name.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -121,7 +125,7 @@ fn check_directory(path: &Path, name: &Path) -> Result<(), FileError> {
     let metadata =
         fs::metadata(directory).map_err(|error| FileError::Open { path: path.into(), errno: error.into() })?;
     let mode = metadata.mode() & 0o7777;
-    if !is_trusted(metadata.uid()) {
+    if !is_trusted(metadata.uid(), kind) {
         return Err(FileError::DirectoryOwner { path: path.into(), directory: directory.into(), uid: metadata.uid() });
     }
     if mode & WRITE_BY_OTHERS != 0 && mode & STICKY == 0 {
@@ -130,8 +134,8 @@ fn check_directory(path: &Path, name: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-fn is_trusted(uid: u32) -> bool {
-    uid == ROOT || (uid == own_uid() && !may_be_anyone(uid))
+fn is_trusted(uid: u32, kind: Kind) -> bool {
+    uid == ROOT || if may_be_anyone(uid) { kind == Kind::Program } else { uid == own_uid() }
 }
 
 fn may_be_anyone(uid: u32) -> bool {
@@ -149,7 +153,7 @@ fn owner(uid: u32) -> String {
 
 fn trusted_owners() -> String {
     match own_uid() {
-        uid if uid != ROOT && is_trusted(uid) => format!("uid 0 or {uid}"),
+        uid if uid != ROOT && !may_be_anyone(uid) => format!("uid 0 or {uid}"),
         _ => "uid 0".to_owned(),
     }
 }

@@ -32,6 +32,8 @@ pub(crate) struct Container<'w> {
     /// User and group.
     pub(crate) user: (u32, u32),
     pub(crate) twists: Vec<Twist>,
+    /// Where podman is told to look for hooks; `None` for where it looks by itself.
+    pub(crate) hooks: Option<PathBuf>,
     /// What follows the grant in the settings; `None` for no settings at all.
     pub(crate) settings: Option<String>,
 }
@@ -43,6 +45,7 @@ impl<'w> Container<'w> {
         let name = format!("test-{:04}", COUNT.fetch_add(1, Ordering::Relaxed));
         let directory = Path::new(host::DIRECTORY).join(&name);
         make_rootfs(&directory.join("rootfs"));
+        let hooks = directory.join("hooks.d");
         Container {
             world,
             name,
@@ -50,6 +53,7 @@ impl<'w> Container<'w> {
             annotations: BTreeMap::new(),
             user: (1000, 1001),
             twists: Vec::new(),
+            hooks: Some(hooks),
             settings: Some(String::new()),
         }
     }
@@ -135,19 +139,16 @@ impl<'w> Container<'w> {
         hook
     }
 
-    /// The hooks.d directory of this container's engine.
-    pub(crate) fn hooks(&self) -> PathBuf {
-        self.directory.join("hooks.d")
-    }
-
     pub(crate) fn settings_path(&self) -> PathBuf {
         self.directory.join("settings.toml")
     }
 
     /// Writes everything that the engine and the hook read.
     pub(crate) fn write(&self, engine: Engine, script: &str) {
-        fs::create_dir_all(self.hooks()).unwrap();
-        fs::write(self.hooks().join("90-oci-secrets.json"), self.hook().to_string()).unwrap();
+        if let Some(hooks) = &self.hooks {
+            fs::create_dir_all(hooks).unwrap();
+            fs::write(hooks.join("90-oci-secrets.json"), self.hook().to_string()).unwrap();
+        }
         if let Some(settings) = &self.settings {
             fs::write(self.settings_path(), self.world.settings(engine.credentials(), settings)).unwrap();
         }

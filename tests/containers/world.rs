@@ -47,6 +47,9 @@ impl World {
         for file in ["token", "keks/trial"] {
             fs::copy(directory.join(file), user::home().join(file)).unwrap();
         }
+        let config = user::home().join(".config/oci-secrets");
+        fs::create_dir_all(&config).unwrap();
+        fs::write(config.join("settings.toml"), world.settings(user::home(), "")).unwrap();
         user::give(user::home(), user::ID);
         world
     }

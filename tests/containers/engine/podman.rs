@@ -1,5 +1,6 @@
 //! Podman, as root and without, which finds the hook in hooks.d.
 
+use std::path::Path;
 use std::process::Command;
 
 use super::{Driver, answer, program, root};
@@ -23,7 +24,8 @@ pub(super) struct Podman {
 
 impl Podman {
     fn start(&self, container: &Container<'_>, script: &str, attached: bool) -> Command {
-        let mut command = self.command(&["--hooks-dir", container.hooks().to_str().unwrap(), "run"]);
+        let mut command = self.command(&["run"]);
+        command.args(container.hooks.iter().flat_map(|hooks| [Path::new("--hooks-dir"), hooks]));
         command.arg(if attached { "--interactive" } else { "--detach" });
         command.args(["--name", &container.name, "--network=none", "--log-driver=none"]);
         // Its own limits are more than a container, which the tests may themselves be in, can allow.

@@ -6,6 +6,7 @@ mod log;
 mod memory;
 mod places;
 mod refusal;
+mod rootless;
 mod rotation;
 mod users;
 
@@ -76,8 +77,9 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         rotation::podman_restart_brings_the_new_value
     ];
     let rootless = promises![|show| Promise::On(Engine::ROOTLESS, show);
-        users::a_user_without_root_may_keep_its_id
-        users::a_user_without_root_cannot_use_the_settings_of_root
+        rootless::what_install_writes_is_enough
+        rootless::the_settings_of_root_are_refused
+        rootless::the_user_may_keep_its_id
     ];
     let hook = promises![Promise::OfHook;
         log::success_is_silent

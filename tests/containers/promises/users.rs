@@ -1,12 +1,11 @@
 //! Whose the files are.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, lchown};
+use std::os::unix::fs::MetadataExt;
 
 use crate::container::Container;
-use crate::engine::{Engine, Running};
+use crate::engine::Engine;
 use crate::spec::{MAPPED, Twist};
-use crate::user;
 use crate::world::World;
 
 const OWNER_ALLOWED: &str = r#"owner = "allow""#;
@@ -25,43 +24,6 @@ pub(super) fn ids_are_mapped_into_a_user_namespace(world: &World, engine: Engine
         assert_eq!(running.printed, format!("{uid}:{gid}\nhunter2\n"));
         running.end();
     }
-}
-
-pub(super) fn a_user_without_root_may_keep_its_id(world: &World, engine: Engine) {
-    // Podman's own user namespace, and one below it in which the user has the id that it has on the host.
-    let keep_id = "--userns=keep-id";
-    for (option, (uid, gid), of_host) in [
-        ("--userns=host", (0, 0), user::ID),
-        ("--userns=host", (1000, 1000), MAPPED.0 + 999),
-        (keep_id, (user::ID, user::ID), user::ID),
-        (keep_id, (0, 0), MAPPED.0),
-    ] {
-        let mut container = Container::new(world);
-        container.secret("db", b"hunter2");
-        container.user = (uid, gid);
-        container.twists.push(Twist::Podman(option));
-        let running = container.start(engine, &format!("{OWNERS}; echo; echo ready; cat"));
-        let file = fs::metadata(format!("/proc/{}/root/run/secrets/db", running.pid())).unwrap();
-        assert_eq!((file.uid(), file.gid()), (of_host, of_host), "{option}");
-        assert_eq!(running.printed, format!("{uid}:{gid}\nhunter2\n"));
-        running.end();
-    }
-}
-
-pub(super) fn a_user_without_root_cannot_use_the_settings_of_root(world: &World, engine: Engine) {
-    let mut container = Container::new(world);
-    container.secret("db", b"hunter2");
-    container.write(engine, "true");
-    let settings = container.settings_path();
-    lchown(&settings, Some(0), Some(0)).unwrap();
-    let ended = Running::start(engine, &container, "true").end();
-    assert!(!ended.status.success(), "{ended:?}");
-    let path = settings.display();
-    let expected = format!(
-        "refusing to use {path}: owner is uid 65534, as is everyone without an id in this user namespace, expected uid 0"
-    );
-    let lines = world.journal.lines(&path.to_string());
-    assert!(lines.iter().any(|line| line.priority == "3" && line.message.ends_with(&expected)), "{lines:?}");
 }
 
 pub(super) fn a_user_namespace_may_have_a_read_only_root(world: &World, engine: Engine) {
