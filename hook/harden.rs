@@ -43,14 +43,15 @@ pub fn hide_memory() {
 /// Keeps memory from being swapped out, where that is allowed without a limit that would later break an allocation.
 pub fn lock_memory() {
     let unlimited = getrlimit(Resource::Memlock).current.is_none();
-    if unlimited || is_initial_user_namespace() {
+    // For the host's root the kernel has no limit.
+    if unlimited || (rustix::process::geteuid().is_root() && is_initial_user_namespace()) {
         let _ = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT);
     }
 }
 
-/// Whether root here is root on the host, for whom the kernel has no limit on locked memory.
-fn is_initial_user_namespace() -> bool {
-    let is_root = rustix::process::geteuid().is_root();
+/// Whether ids are those of the host, so that root is the host's root and every user has an id. Not so for what podman starts
+/// without root.
+pub fn is_initial_user_namespace() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    is_root && map.split_whitespace().eq(["0", "0", "4294967295"])
+    map.split_whitespace().eq(["0", "0", "4294967295"])
 }

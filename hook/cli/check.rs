@@ -6,12 +6,13 @@ use std::process::{Command, ExitCode};
 
 use jiff::Timestamp;
 
-use super::{block_on, load, write_output};
+use super::{block_on, is_root, load, own_settings, write_output};
 use crate::audit::Trail;
 use crate::deliver::{Carried, Tmpfs, TmpfsOptions};
 use crate::engine::{Engine, Host};
 use crate::error::Error;
 use crate::error::class::Class;
+use crate::harden::is_initial_user_namespace;
 use crate::report;
 use crate::retry::Deadline;
 use crate::seal::kek::{KekUri, Keks, Kind};
@@ -46,15 +47,18 @@ enum Verdict {
     Problem(Class),
 }
 
-pub(super) fn run(path: &Path) -> Result<ExitCode, Error> {
+pub(super) fn run(told: &Path) -> Result<ExitCode, Error> {
     let mut findings = vec![kernel()];
     let host = super::host();
+    let own = own_settings(told, &host);
+    let path = own.as_deref().unwrap_or(told);
     findings.extend(PROGRAMS.iter().filter_map(|(name, minimum, engine)| program(name, *minimum, *engine, &host)));
     findings.extend(device(&host));
     match load(path) {
         Err(error) => findings.push(Finding::problem("settings", &error)),
         Ok(settings) => {
-            findings.push(Finding::ok("settings", path.display().to_string()));
+            let whose = if is_root() { "" } else { ": yours to change, so its grants guard against mistakes alone" };
+            findings.push(Finding::ok("settings", format!("{}{whose}", path.display())));
             match &settings.connect {
                 None => findings.push(Finding::problem("connect", &Error::NoSource)),
                 Some(connect) => {
@@ -80,14 +84,21 @@ pub(super) fn run(path: &Path) -> Result<ExitCode, Error> {
 fn kernel() -> Finding {
     let linux = format!("Linux {}", rustix::system::uname().release().to_string_lossy());
     if !rustix::process::geteuid().is_root() {
-        return Finding::warning("kernel", linux, "run as root to test mounts".into());
+        let detail = format!("{linux}: mounts are not tested; without root nothing can be kept out of swap");
+        let advice =
+            "turn swap off or encrypt it; `podman unshare oci-secrets check` tests mounts as podman makes them";
+        return Finding::warning("kernel", detail, advice.into());
     }
     let options = TmpfsOptions { files: 1, bytes: 1, label: None, noswap: Noswap::Prefer };
     match Tmpfs::create(&options, Carried::default()).and_then(|tmpfs| Ok((tmpfs.noswap(), tmpfs.freeze()?))) {
         Ok((true, _)) => Finding::ok("kernel", format!("{linux}: a read-only tmpfs without swap can be made")),
         Ok((false, _)) => {
             let detail = format!("{linux}: a read-only tmpfs can be made, but not kept out of swap");
-            Finding::warning("kernel", detail, "Linux 6.4 has `noswap`; before it, turn swap off or encrypt it".into())
+            let advice = match is_initial_user_namespace() {
+                true => "Linux 6.4 has `noswap`; before it, turn swap off or encrypt it",
+                false => "without root there is neither `noswap` nor locked memory: turn swap off or encrypt it",
+            };
+            Finding::warning("kernel", detail, advice.into())
         }
         Err(error) => Finding::problem("kernel", &Error::Tmpfs(error)),
     }

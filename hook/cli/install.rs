@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 
-use super::{host, write_output};
+use super::{host, own_settings, write_output};
 use crate::engine::{Engine, HOOK_PATH, Hook, Written};
 use crate::error::Error;
 use crate::settings::{SETTINGS_PATH, file};
@@ -41,10 +41,10 @@ impl ValueEnum for Engine {
 
 pub(super) fn run(arguments: &Arguments, settings: &Path) -> Result<ExitCode, Error> {
     let host = host();
-    let users = host.user.as_ref().map(|user| user.join("oci-secrets/settings.toml"));
     // Whoever calls the hook does so from another working directory.
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let settings = if settings == Path::new(SETTINGS_PATH) { users } else { Some(absolute(settings)) };
+    let told = || (settings != Path::new(SETTINGS_PATH)).then(|| absolute(settings));
+    let settings = own_settings(settings, &host).or_else(told);
     let hook = Hook { path: absolute(&arguments.hook), settings };
     let files = arguments.engine.files(&host, &hook);
     let mut text = String::new();

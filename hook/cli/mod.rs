@@ -7,7 +7,7 @@ mod seal;
 mod unseal;
 
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::engine::Host;
 use crate::error::Error;
+use crate::harden::is_initial_user_namespace;
 use crate::retry::Deadline;
 use crate::settings::{SETTINGS_PATH, Settings};
 use crate::{harden, report, tls};
@@ -68,7 +69,7 @@ pub fn run() -> ExitCode {
 }
 
 impl Verb {
-    fn run(self, settings: &std::path::Path) -> Result<ExitCode, Error> {
+    fn run(self, settings: &Path) -> Result<ExitCode, Error> {
         match self {
             Verb::Seal(arguments) => seal::run(&arguments, &load(settings)?),
             Verb::Unseal(arguments) => unseal::run(&arguments, &load(settings)?),
@@ -94,15 +95,27 @@ fn told_by_clap(usage: &clap::Error) -> ExitCode {
     report::failed(PROGRAM, None, &Error::CommandLine { message })
 }
 
+/// Whether this is the host's root, whose engines are everyone's. In a user namespace, as `podman unshare` makes one, root is a user
+/// without root.
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root() && is_initial_user_namespace()
+}
+
 /// Where the engines of whoever runs this have their configuration: root's are the host's, another user's run without root.
 fn host() -> Host {
     let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let config = || variable("XDG_CONFIG_HOME").or_else(|| Some(variable("HOME")?.join(".config")));
-    let user = if rustix::process::geteuid().is_root() { None } else { config() };
+    let user = if is_root() { None } else { config() };
     Host { root: PathBuf::from("/"), user }
 }
 
-fn load(path: &std::path::Path) -> Result<Settings, Error> {
+/// The settings of a user without root, unless others are told.
+fn own_settings(told: &Path, host: &Host) -> Option<PathBuf> {
+    let own = host.user.as_ref().map(|user| user.join("oci-secrets/settings.toml"));
+    own.filter(|_| told == Path::new(SETTINGS_PATH))
+}
+
+fn load(path: &Path) -> Result<Settings, Error> {
     Settings::load(path).map_err(Error::Settings)
 }
 

@@ -5,6 +5,7 @@ use crate::audit::AuditError;
 use crate::container::{ProcessError, StateError};
 use crate::deliver::{AttachError, CarryError, SiteError, TargetError, TmpfsError};
 use crate::engine::{EngineError, InstallError};
+use crate::harden::is_initial_user_namespace;
 use crate::reference::Reference;
 use crate::resolve::ResolveError;
 use crate::seal::kek::{Fault, KekError};
@@ -81,6 +82,9 @@ fn file_hint(error: &FileError) -> Option<String> {
     match error {
         FileError::Writable { path, .. } => Some(format!("chmod go-w {}", path.display())),
         FileError::Readable { path, .. } => Some(format!("chmod 0600 {}", path.display())),
+        FileError::Owner { .. } | FileError::DirectoryOwner { .. } if !is_initial_user_namespace() => {
+            Some("without root, an engine needs settings, credentials and directories of its user's own".into())
+        }
         FileError::Owner { path, .. } => Some(format!("chown root {}", path.display())),
         FileError::DirectoryWritable { directory, .. } => Some(format!("chmod go-w {}", directory.display())),
         FileError::DirectoryOwner { directory, .. } => Some(format!("chown root {}", directory.display())),

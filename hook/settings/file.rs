@@ -3,6 +3,9 @@
 //! Whoever can write one of them decides who gets which secret, so a file is used only if nobody but root and the user who runs the
 //! hook could have written it, or have put it, or a link to it, where it is. Links are followed: Kubernetes projects a volume as
 //! links. POSIX ACLs need no look of their own: their mask shows as the group's bits of the mode.
+//!
+//! In a user namespace, as podman has one without root, root is the user whose namespace it is. The host's root has no id there: it
+//! shows as the same number as everyone else without one, and none of them is trusted.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
@@ -13,12 +16,15 @@ use nix::fcntl::OFlag;
 use zeroize::Zeroizing;
 
 use crate::errno::Errno;
+use crate::harden::is_initial_user_namespace;
 
 const WRITE_BY_OTHERS: u32 = 0o022;
 const ANY_BY_OTHERS: u32 = 0o077;
 const STICKY: u32 = 0o1000;
 const EXECUTABLE: u32 = 0o111;
 const ROOT: u32 = 0;
+/// What the kernel shows for a user who has no id in our user namespace; see `/proc/sys/kernel/overflowuid`.
+const OVERFLOW: u32 = 65_534;
 
 /// How much harm a file does in the wrong hands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +33,9 @@ pub enum Kind {
     Plain,
     /// Others may not even read it.
     Credential,
+    /// As a plain one. It is not ours to use, but an engine's: in a user namespace its owner may be anyone, as the host's
+    /// root is there.
+    Program,
 }
 
 /// Reads the whole of a file that the host trusts, at most `bytes_max` bytes.
@@ -64,12 +73,13 @@ pub fn append(path: &Path) -> Result<File, FileError> {
     Ok(file)
 }
 
-/// Checks that a program can be run, and that only root or our own user could have put it where it is.
+/// Checks that a program can be run, and that only root or our own user could have put it where it is. In a user namespace, in
+/// which root's programs cannot be told from those of others, theirs pass, too.
 ///
 /// # Errors
 /// It is missing, is not executable, or others could exchange it.
 pub fn require_program(path: &Path) -> Result<(), FileError> {
-    let (_, metadata) = open(path, Kind::Plain, OpenOptions::new().read(true))?;
+    let (_, metadata) = open(path, Kind::Program, OpenOptions::new().read(true))?;
     match metadata.mode() & EXECUTABLE {
         0 => Err(FileError::NotExecutable { path: path.into() }),
         _ => Ok(()),
@@ -78,11 +88,11 @@ pub fn require_program(path: &Path) -> Result<(), FileError> {
 
 fn open(path: &Path, kind: Kind, options: &mut OpenOptions) -> Result<(File, Metadata), FileError> {
     let cannot_open = |error: io::Error| FileError::Open { path: path.into(), errno: error.into() };
-    check_directory(path, path)?;
+    check_directory(path, path, kind)?;
     let file = options.custom_flags(OFlag::O_NONBLOCK.bits()).open(path).map_err(cannot_open)?;
     let metadata = file.metadata().map_err(cannot_open)?;
     check_file(path, &metadata, kind)?;
-    check_directory(path, &fs::canonicalize(path).map_err(cannot_open)?)?;
+    check_directory(path, &fs::canonicalize(path).map_err(cannot_open)?, kind)?;
     Ok((file, metadata))
 }
 
@@ -92,7 +102,7 @@ fn check_file(path: &Path, metadata: &Metadata, kind: Kind) -> Result<(), FileEr
     if !metadata.is_file() {
         return Err(FileError::NotRegular { path: path() });
     }
-    if !is_trusted(metadata.uid()) {
+    if !is_trusted(metadata.uid(), kind) {
         return Err(FileError::Owner { path: path(), uid: metadata.uid() });
     }
     if mode & WRITE_BY_OTHERS != 0 {
@@ -107,7 +117,7 @@ fn check_file(path: &Path, metadata: &Metadata, kind: Kind) -> Result<(), FileEr
 /// Checks the directory that holds `name`, which is `path` itself or what it links to.
 ///
 /// In a sticky directory others can make files, but not replace ours; that is how Kubernetes mounts its volumes.
-fn check_directory(path: &Path, name: &Path) -> Result<(), FileError> {
+fn check_directory(path: &Path, name: &Path, kind: Kind) -> Result<(), FileError> {
     let directory = match name.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -115,7 +125,7 @@ fn check_directory(path: &Path, name: &Path) -> Result<(), FileError> {
     let metadata =
         fs::metadata(directory).map_err(|error| FileError::Open { path: path.into(), errno: error.into() })?;
     let mode = metadata.mode() & 0o7777;
-    if !is_trusted(metadata.uid()) {
+    if !is_trusted(metadata.uid(), kind) {
         return Err(FileError::DirectoryOwner { path: path.into(), directory: directory.into(), uid: metadata.uid() });
     }
     if mode & WRITE_BY_OTHERS != 0 && mode & STICKY == 0 {
@@ -124,18 +134,27 @@ fn check_directory(path: &Path, name: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-fn is_trusted(uid: u32) -> bool {
-    uid == ROOT || uid == own_uid()
+fn is_trusted(uid: u32, kind: Kind) -> bool {
+    uid == ROOT || if may_be_anyone(uid) { kind == Kind::Program } else { uid == own_uid() }
+}
+
+fn may_be_anyone(uid: u32) -> bool {
+    uid == OVERFLOW && !is_initial_user_namespace()
 }
 
 fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
+fn owner(uid: u32) -> String {
+    let others = if may_be_anyone(uid) { ", as is everyone without an id in this user namespace" } else { "" };
+    format!("uid {uid}{others}")
+}
+
 fn trusted_owners() -> String {
     match own_uid() {
-        ROOT => "uid 0".to_owned(),
-        uid => format!("uid 0 or {uid}"),
+        uid if uid != ROOT && !may_be_anyone(uid) => format!("uid 0 or {uid}"),
+        _ => "uid 0".to_owned(),
     }
 }
 
@@ -167,7 +186,7 @@ pub enum FileError {
         path: PathBuf,
     },
     /// Someone else's file: its owner could change it at any time.
-    #[error("refusing to use {}: owner is uid {uid}, expected {}", path.display(), trusted_owners())]
+    #[error("refusing to use {}: owner is {}, expected {}", path.display(), owner(*uid), trusted_owners())]
     Owner {
         /// The file.
         path: PathBuf,
@@ -191,7 +210,7 @@ pub enum FileError {
         mode: u32,
     },
     /// Someone else's directory: its owner could put another file in its place.
-    #[error("refusing to use {}: owner of {} is uid {uid}, expected {}", path.display(), directory.display(), trusted_owners())]
+    #[error("refusing to use {}: owner of {} is {}, expected {}", path.display(), directory.display(), owner(*uid), trusted_owners())]
     DirectoryOwner {
         /// The file.
         path: PathBuf,

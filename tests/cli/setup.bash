@@ -12,6 +12,9 @@ user() {
     setpriv --reuid 1000 --clear-groups env XDG_CONFIG_HOME="$DIR/home" "$DIR/oci-secrets" "$@"
 }
 
+# The same as that user's root, in a user namespace.
+rootless() { XDG_CONFIG_HOME=$DIR/home unshare --user --map-root-user --mount "$(type -P oci-secrets)" "$@"; }
+
 # Writes settings that grant all of AgentVault to every container; the arguments are lines that follow.
 settings() {
     rm -f "$DIR/settings.toml" "$DIR/token"

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, lchown, symlink};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::engine::{Ended, Engine, Running};
 use crate::host;
 use crate::spec::{self, MAPPED, Twist};
+use crate::user;
 use crate::world::World;
 
 /// The hook as operators configure it; only its path and arguments are the test's.
@@ -31,6 +32,8 @@ pub(crate) struct Container<'w> {
     /// User and group.
     pub(crate) user: (u32, u32),
     pub(crate) twists: Vec<Twist>,
+    /// Where podman is told to look for hooks; `None` for where it looks by itself.
+    pub(crate) hooks: Option<PathBuf>,
     /// What follows the grant in the settings; `None` for no settings at all.
     pub(crate) settings: Option<String>,
 }
@@ -42,6 +45,7 @@ impl<'w> Container<'w> {
         let name = format!("test-{:04}", COUNT.fetch_add(1, Ordering::Relaxed));
         let directory = Path::new(host::DIRECTORY).join(&name);
         make_rootfs(&directory.join("rootfs"));
+        let hooks = directory.join("hooks.d");
         Container {
             world,
             name,
@@ -49,6 +53,7 @@ impl<'w> Container<'w> {
             annotations: BTreeMap::new(),
             user: (1000, 1001),
             twists: Vec::new(),
+            hooks: Some(hooks),
             settings: Some(String::new()),
         }
     }
@@ -89,13 +94,13 @@ impl<'w> Container<'w> {
 
     /// Runs the script in the container and waits for its end.
     pub(crate) fn run(&self, engine: Engine, script: &str) -> Ended {
-        self.write(script);
+        self.write(engine, script);
         Running::start(engine, self, script).end()
     }
 
     /// Runs the script in the container until it has printed `ready`.
     pub(crate) fn start(&self, engine: Engine, script: &str) -> Running<'_> {
-        self.write(script);
+        self.write(engine, script);
         let mut running = Running::start(engine, self, script);
         running.wait_until_ready();
         running
@@ -103,7 +108,7 @@ impl<'w> Container<'w> {
 
     /// Runs the script in the container of a podman that does not wait for it.
     pub(crate) fn detach(&self, engine: Engine, script: &str) -> Running<'_> {
-        self.write(script);
+        self.write(engine, script);
         Running::detached(engine, self, script)
     }
 
@@ -129,14 +134,9 @@ impl<'w> Container<'w> {
     /// The hook's configuration for hooks.d, with this container's settings.
     pub(crate) fn hook(&self) -> Value {
         let mut hook: Value = serde_json::from_str(HOOK).unwrap();
-        hook["hook"]["path"] = env!("CARGO_BIN_EXE_oci-secrets-hook").into();
+        hook["hook"]["path"] = host::HOOK.into();
         hook["hook"]["args"] = json!(["oci-secrets-hook", "--settings", self.settings_path()]);
         hook
-    }
-
-    /// The hooks.d directory of this container's engine.
-    pub(crate) fn hooks(&self) -> PathBuf {
-        self.directory.join("hooks.d")
     }
 
     pub(crate) fn settings_path(&self) -> PathBuf {
@@ -144,15 +144,20 @@ impl<'w> Container<'w> {
     }
 
     /// Writes everything that the engine and the hook read.
-    pub(crate) fn write(&self, script: &str) {
-        fs::create_dir_all(self.hooks()).unwrap();
-        fs::write(self.hooks().join("90-oci-secrets.json"), self.hook().to_string()).unwrap();
+    pub(crate) fn write(&self, engine: Engine, script: &str) {
+        if let Some(hooks) = &self.hooks {
+            fs::create_dir_all(hooks).unwrap();
+            fs::write(hooks.join("90-oci-secrets.json"), self.hook().to_string()).unwrap();
+        }
         if let Some(settings) = &self.settings {
-            fs::write(self.settings_path(), self.world.settings(settings)).unwrap();
+            fs::write(self.settings_path(), self.world.settings(engine.credentials(), settings)).unwrap();
         }
         fs::write(self.directory.join("config.json"), spec::spec(self, script).to_string()).unwrap();
+        if engine.is_rootless() {
+            user::give(&self.directory, user::ID);
+        }
         if self.twists.iter().any(|twist| matches!(twist, Twist::UserNamespace)) {
-            give_to_mapped_root(&self.rootfs());
+            user::give(&self.rootfs(), MAPPED.0);
         }
     }
 }
@@ -180,15 +185,5 @@ fn make_rootfs(rootfs: &Path) {
     fs::copy(host::find("busybox").unwrap(), rootfs.join("bin/busybox")).unwrap();
     for applet in APPLETS {
         symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
-    }
-}
-
-/// Makes the container's own root the owner of its files.
-fn give_to_mapped_root(path: &Path) {
-    lchown(path, Some(MAPPED.0), Some(MAPPED.0)).unwrap();
-    if path.symlink_metadata().unwrap().is_dir() {
-        for entry in fs::read_dir(path).unwrap() {
-            give_to_mapped_root(&entry.unwrap().path());
-        }
     }
 }

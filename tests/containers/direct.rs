@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::json;
 
 use crate::container::Container;
-use crate::engine::Ended;
+use crate::engine::{Ended, Engine};
 use crate::host;
 
 /// What an engine has made when it calls its hooks.
@@ -21,7 +21,7 @@ pub(crate) struct Program(pub(crate) Child);
 
 impl<'c> Created<'c> {
     pub(crate) fn new(container: &'c Container<'_>) -> Created<'c> {
-        container.write("true");
+        container.write(Engine::Runc, "true");
         let script = r#"mount --bind "$0" "$0" && echo && exec cat"#;
         let mut process = Command::new("unshare")
             .args(["--mount", "--propagation=private", "sh", "-c", script])

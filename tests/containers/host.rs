@@ -1,13 +1,15 @@
 //! The place where the containers live: a mount namespace in which nothing outlasts the tests.
 
+use std::ffi::CString;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::Mode;
 use rustix::mount::{
-    FsOpenFlags, MountFlags, MountPropagationFlags, UnmountFlags, fsconfig_set_flag, fsopen, mount, mount_change,
-    unmount,
+    FsOpenFlags, MountFlags, MountPropagationFlags, UnmountFlags, fsconfig_set_flag, fsopen, mount, mount_bind,
+    mount_change, unmount,
 };
 use rustix::process::umask;
 
@@ -20,6 +22,18 @@ pub(crate) const PATH: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/target/tools/bin",
 );
+
+/// The hook, where every user can run it.
+pub(crate) const HOOK: &str = "/run/containers-test/oci-secrets-hook";
+
+/// The other program of this build, likewise.
+pub(crate) const OCI_SECRETS: &str = "/run/containers-test/oci-secrets";
+
+/// Directories of the host's that the tests change, and the host does not see it.
+const CHANGED: [&str; 2] = ["/etc", "/usr/share"];
+
+/// Where the changes are.
+const LAYERS: &str = "/run/containers-test/layers";
 
 /// The cgroup v2 hierarchy beside v1, which crun takes for a mistake.
 const HYBRID: &str = "/sys/fs/cgroup/unified";
@@ -37,12 +51,38 @@ pub(crate) fn enter() -> io::Result<()> {
     if Path::new(HYBRID).is_dir() {
         unmount(HYBRID, UnmountFlags::DETACH)?;
     }
-    std::fs::create_dir(DIRECTORY)
+    for (program, path) in
+        [(env!("CARGO_BIN_EXE_oci-secrets-hook"), HOOK), (env!("CARGO_BIN_EXE_oci-secrets"), OCI_SECRETS)]
+    {
+        std::fs::create_dir_all(DIRECTORY)?;
+        File::create(path)?;
+        mount_bind(program, path)?;
+    }
+    // A filesystem of its own, where nobody looks for what is in these directories already.
+    std::fs::create_dir(LAYERS)?;
+    mount("tmpfs", LAYERS, "tmpfs", flags, None)?;
+    CHANGED.iter().try_for_each(|directory| lay_over(directory))
+}
+
+/// Keeps changes of a directory in memory.
+fn lay_over(directory: &str) -> io::Result<()> {
+    let [upper, work] = ["upper", "work"].map(|part| format!("{LAYERS}/{part}{directory}"));
+    std::fs::create_dir_all(&upper)?;
+    std::fs::create_dir_all(&work)?;
+    let options = CString::new(format!("lowerdir={directory},upperdir={upper},workdir={work}"))?;
+    Ok(mount("overlay", directory, "overlay", MountFlags::empty(), Some(options.as_c_str()))?)
 }
 
 /// Where a program is installed.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     PATH.split(':').map(|directory| Path::new(directory).join(program)).find(|path| path.exists())
+}
+
+/// The system's own name for itself.
+pub(crate) fn name() -> String {
+    let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let name = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    name.map_or("an unknown system", |name| name.trim_matches('"')).to_owned()
 }
 
 /// Whether the kernel can keep a tmpfs out of swap.

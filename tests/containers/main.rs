@@ -1,6 +1,6 @@
 //! Starts real containers with the real hook, and shows every promise on every engine.
 //!
-//! Needs root, `busybox` (static), `runc`, `crun`, `youki` and `podman`. What is missing is a failure where `CI` is set in the
+//! Needs root, `busybox` (static), `runc`, `crun`, `youki`, `podman` and `newuidmap`. What is missing is a failure where `CI` is set in the
 //! environment; elsewhere it is skipped, and said. Everything happens in a mount namespace of its own, on a `/run` of its own, which
 //! are gone with the process ([`host`]). A table of engines and promises is printed at the end.
 
@@ -23,12 +23,13 @@ mod search;
 mod spec;
 #[path = "../support/mod.rs"]
 mod support;
+mod user;
 mod world;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::Mutex;
 
 use engine::Engine;
@@ -48,9 +49,11 @@ fn main() -> ExitCode {
         }
         // Before there is any thread: each would keep the namespace that it was born in.
         host::enter().expect("cannot make a mount namespace");
+        user::add();
     }
     let conclusion = libtest_mimic::run(&arguments, trials());
     if !arguments.list {
+        user::leave();
         print!("{}", table());
     }
     conclusion.exit_code()
@@ -102,15 +105,25 @@ fn title(column: Option<Engine>) -> &'static str {
     column.map_or("hook", Engine::name)
 }
 
+/// A program and its version, if it tells one.
+fn version(program: &str) -> Option<String> {
+    let output = Command::new(host::find(program)?).arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
+    Some(format!("{program} {}", version.trim_end_matches(',')))
+}
+
 fn is_ci() -> bool {
     std::env::var_os("CI").is_some()
 }
 
-/// What was shown, one promise a line.
+/// What was shown, one promise a line, below the programs that it was shown on.
 fn table() -> String {
     let shown = SHOWN.lock().unwrap();
-    let titles: String = columns().map(|(column, _)| format!("{:<13}", title(column))).collect();
-    let mut table = format!("\n{titles}\n");
+    let programs: BTreeSet<&str> = Engine::ALL.iter().flat_map(|engine| engine.programs()).copied().collect();
+    let versions: Vec<String> = programs.into_iter().filter_map(version).collect();
+    let titles: String = columns().map(|(column, _)| format!("{:<14}", title(column))).collect();
+    let mut table = format!("\n{}: {}\n\n{titles}\n", host::name(), versions.join(", "));
     for (name, _) in promises::all() {
         let marks: Vec<_> = columns().map(|(column, _)| shown.get(&(name, column))).collect();
         if marks.iter().all(Option::is_none) {
@@ -122,7 +135,7 @@ fn table() -> String {
                 Some(false) => "FAILED",
                 None => "-",
             };
-            let _ = write!(table, "{word:<13}");
+            let _ = write!(table, "{word:<14}");
         }
         let _ = writeln!(table, "{}", name.replace("::", ": ").replace('_', " "));
     }

@@ -25,6 +25,8 @@ pub(crate) enum Twist {
     MountLabel(&'static str),
     /// The container lives in the mount namespace of the runtime. Podman cannot say this.
     NoMountNamespace,
+    /// An option of `podman run`, which no spec can say.
+    Podman(&'static str),
 }
 
 /// The spec of a container that runs this script.
@@ -72,6 +74,7 @@ impl Twist {
                 mount(json!({ "destination": at, "type": "bind", "source": from, "options": ["rbind", "rw"] }));
             }
             Twist::ReadOnlyRoot => spec["root"]["readonly"] = true.into(),
+            Twist::Podman(_) => {}
             Twist::Masked(path) => spec["linux"]["maskedPaths"] = json!([path]),
             Twist::MountLabel(label) => spec["linux"]["mountLabel"] = json!(label),
             Twist::UserNamespace => {
@@ -86,15 +89,17 @@ impl Twist {
         }
     }
 
-    /// The same as arguments of `podman run`.
-    pub(crate) fn podman_arguments(&self) -> Vec<String> {
-        let map = format!("0:{}:{}", MAPPED.0, MAPPED.1);
+    /// The same as arguments of `podman run`. Without root, ids are told as podman's own user namespace has them: 0 is the user, and
+    /// the subordinate ids follow.
+    pub(crate) fn podman_arguments(&self, is_rootless: bool) -> Vec<String> {
+        let map = format!("0:{}:{}", if is_rootless { 1 } else { MAPPED.0 }, MAPPED.1);
         match self {
             Twist::ReadOnlyRoot => vec!["--read-only".into()],
             Twist::Tmpfs(at, option) => vec!["--tmpfs".into(), format!("{at}:{option}")],
             Twist::Bind(from, at) => vec!["--volume".into(), format!("{}:{at}:rbind,rw", from.display())],
             Twist::UserNamespace => vec!["--uidmap".into(), map.clone(), "--gidmap".into(), map],
             Twist::Masked(path) => vec!["--security-opt".into(), format!("mask={path}")],
+            Twist::Podman(option) => vec![(*option).to_owned()],
             Twist::MountLabel(_) | Twist::NoMountNamespace => panic!("podman cannot say this"),
         }
     }

@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::host;
 use crate::journal::Journal;
 use crate::support::{AGENT_VAULT, StandIn};
+use crate::user;
 
 /// A key file on this host.
 pub(crate) const KEK: &str = "local-kek:trial";
@@ -38,15 +39,25 @@ impl World {
         };
         fs::create_dir(directory.join("keks")).unwrap();
         write_credential(&directory.join("token"), world.stand_in.token());
-        fs::write(&world.settings, world.settings("")).unwrap();
+        fs::write(&world.settings, world.settings(directory, "")).unwrap();
         let made = world.oci_secrets(&["kek", "new", KEK], b"");
         assert_eq!(made.trim(), KEK);
+        // The same for a user without root.
+        fs::create_dir(user::home().join("keks")).unwrap();
+        for file in ["token", "keks/trial"] {
+            fs::copy(directory.join(file), user::home().join(file)).unwrap();
+        }
+        let config = user::home().join(".config/oci-secrets");
+        fs::create_dir_all(&config).unwrap();
+        fs::write(config.join("settings.toml"), world.settings(user::home(), "")).unwrap();
+        user::give(user::home(), user::ID);
         world
     }
 
-    /// Settings that grant all of AgentVault to every container; `more` continues the grant, and may add tables.
-    pub(crate) fn settings(&self, more: &str) -> String {
-        let (connect, directory) = (self.stand_in.connect(), host::DIRECTORY);
+    /// Settings that grant all of AgentVault to every container, with the credentials in this directory; `more` continues the
+    /// grant, and may add tables.
+    pub(crate) fn settings(&self, credentials: &Path, more: &str) -> String {
+        let (connect, directory) = (self.stand_in.connect(), credentials.display());
         format!(
             r#"keks = ["{KEK}"]
 [connect]

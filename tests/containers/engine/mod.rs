@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 use crate::container::Container;
 use crate::host;
 use crate::search::left;
+use crate::user;
 
 /// The longest that an engine may take for anything, in seconds.
 const TIMEOUT: &str = "60";
@@ -23,17 +24,36 @@ pub(crate) enum Engine {
     Youki,
     PodmanRunc,
     PodmanCrun,
+    RootlessRunc,
+    RootlessCrun,
 }
 
 impl Engine {
-    pub(crate) const ALL: &[Engine] =
-        &[Engine::Runc, Engine::Crun, Engine::Youki, Engine::PodmanRunc, Engine::PodmanCrun];
+    pub(crate) const ALL: &[Engine] = &[
+        Engine::Runc,
+        Engine::Crun,
+        Engine::Youki,
+        Engine::PodmanRunc,
+        Engine::PodmanCrun,
+        Engine::RootlessRunc,
+        Engine::RootlessCrun,
+    ];
     /// Those that take a bundle with a spec of our own.
     pub(crate) const RUNTIMES: &[Engine] = &[Engine::Runc, Engine::Crun, Engine::Youki];
     /// Those that make a tmpfs of the spec's read-only after their hooks, and the one that mounts it so.
-    pub(crate) const READ_ONLY_LATER: &[Engine] = &[Engine::Runc, Engine::Crun, Engine::PodmanRunc, Engine::PodmanCrun];
+    pub(crate) const READ_ONLY_LATER: &[Engine] = &[
+        Engine::Runc,
+        Engine::Crun,
+        Engine::PodmanRunc,
+        Engine::PodmanCrun,
+        Engine::RootlessRunc,
+        Engine::RootlessCrun,
+    ];
     pub(crate) const READ_ONLY_AT_ONCE: &[Engine] = &[Engine::Youki];
-    pub(crate) const PODMAN: &[Engine] = &[Engine::PodmanRunc, Engine::PodmanCrun];
+    pub(crate) const PODMAN: &[Engine] =
+        &[Engine::PodmanRunc, Engine::PodmanCrun, Engine::RootlessRunc, Engine::RootlessCrun];
+    /// Podman as a user without root runs it.
+    pub(crate) const ROOTLESS: &[Engine] = &[Engine::RootlessRunc, Engine::RootlessCrun];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -42,6 +62,8 @@ impl Engine {
             Engine::Youki => "youki",
             Engine::PodmanRunc => "podman/runc",
             Engine::PodmanCrun => "podman/crun",
+            Engine::RootlessRunc => "rootless/runc",
+            Engine::RootlessCrun => "rootless/crun",
         }
     }
 
@@ -52,6 +74,8 @@ impl Engine {
             Engine::Youki => &runtime::YOUKI,
             Engine::PodmanRunc => &podman::OVER_RUNC,
             Engine::PodmanCrun => &podman::OVER_CRUN,
+            Engine::RootlessRunc => &podman::ROOTLESS_OVER_RUNC,
+            Engine::RootlessCrun => &podman::ROOTLESS_OVER_CRUN,
         }
     }
 
@@ -62,11 +86,21 @@ impl Engine {
 
     /// Whether its runtime is crun, which keeps a hook's messages to itself.
     pub(crate) fn is_crun(self) -> bool {
-        matches!(self, Engine::Crun | Engine::PodmanCrun)
+        matches!(self, Engine::Crun | Engine::PodmanCrun | Engine::RootlessCrun)
     }
 
     pub(crate) fn is_podman(self) -> bool {
         Engine::PODMAN.contains(&self)
+    }
+
+    /// Whether the user who runs it is not root.
+    pub(crate) fn is_rootless(self) -> bool {
+        Engine::ROOTLESS.contains(&self)
+    }
+
+    /// Whose credentials its hook can use.
+    pub(crate) fn credentials(self) -> &'static Path {
+        if self.is_rootless() { user::home() } else { Path::new(host::DIRECTORY) }
     }
 
     /// The engine, ready for its verb.
@@ -104,7 +138,7 @@ trait Driver {
 }
 
 /// A program with a time limit, in a small environment.
-fn program(name: &str) -> Command {
+pub(crate) fn program(name: &str) -> Command {
     let mut command = Command::new("timeout");
     command.env_clear().env("PATH", host::PATH).env("HOME", host::DIRECTORY).current_dir("/");
     command.args(["--foreground", TIMEOUT, name]);

@@ -1,24 +1,31 @@
-//! Podman, which finds the hook in hooks.d.
+//! Podman, as root and without, which finds the hook in hooks.d.
 
+use std::path::Path;
 use std::process::Command;
 
 use super::{Driver, answer, program, root};
 use crate::container::Container;
+use crate::user;
 
 pub(super) static OVER_RUNC: Podman =
-    Podman { name: "podman/runc", programs: &["busybox", "podman", "conmon", "runc"], runtime: "runc" };
+    Podman { programs: &["busybox", "podman", "conmon", "runc"], runtime: "runc", is_rootless: false };
 pub(super) static OVER_CRUN: Podman =
-    Podman { name: "podman/crun", programs: &["busybox", "podman", "conmon", "crun"], runtime: "crun" };
+    Podman { programs: &["busybox", "podman", "conmon", "crun"], runtime: "crun", is_rootless: false };
+pub(super) static ROOTLESS_OVER_RUNC: Podman =
+    Podman { programs: &["busybox", "podman", "conmon", "newuidmap", "runc"], runtime: "runc", is_rootless: true };
+pub(super) static ROOTLESS_OVER_CRUN: Podman =
+    Podman { programs: &["busybox", "podman", "conmon", "newuidmap", "crun"], runtime: "crun", is_rootless: true };
 
 pub(super) struct Podman {
-    name: &'static str,
     programs: &'static [&'static str],
     runtime: &'static str,
+    is_rootless: bool,
 }
 
 impl Podman {
     fn start(&self, container: &Container<'_>, script: &str, attached: bool) -> Command {
-        let mut command = self.command(&["--hooks-dir", container.hooks().to_str().unwrap(), "run"]);
+        let mut command = self.command(&["run"]);
+        command.args(container.hooks.iter().flat_map(|hooks| [Path::new("--hooks-dir"), hooks]));
         command.arg(if attached { "--interactive" } else { "--detach" });
         command.args(["--name", &container.name, "--network=none", "--log-driver=none"]);
         // Its own limits are more than a container, which the tests may themselves be in, can allow.
@@ -31,7 +38,7 @@ impl Podman {
         for (key, value) in &container.annotations {
             command.args(["--annotation", &format!("{key}={value}")]);
         }
-        command.args(container.twists.iter().flat_map(|twist| twist.podman_arguments()));
+        command.args(container.twists.iter().flat_map(|twist| twist.podman_arguments(self.is_rootless)));
         command.arg("--rootfs").arg(container.rootfs()).args(["sh", "-c", script]);
         command
     }
@@ -43,8 +50,10 @@ impl Driver for Podman {
     }
 
     fn command(&self, verb: &[&str]) -> Command {
-        let mut command = program("podman");
-        let root = root(self.name);
+        let (mut command, root) = match self.is_rootless {
+            true => (user::program("podman"), user::home().join(self.runtime)),
+            false => (program("podman"), root("podman").join(self.runtime)),
+        };
         command.args(["--runtime", self.runtime]).arg("--root").arg(&root);
         command.arg("--runroot").arg(root.with_extension("run"));
         command.args(["--storage-driver=vfs", "--cgroup-manager=cgroupfs", "--events-backend=none"]).args(verb);

@@ -12,7 +12,6 @@ use base64::engine::general_purpose::STANDARD;
 use crate::container::Container;
 use crate::direct::Created;
 use crate::engine::Engine;
-use crate::host;
 use crate::search::{self, Needle};
 use crate::support::AGENT_VAULT;
 use crate::world::World;
@@ -21,7 +20,7 @@ pub(super) fn nobody_else_holds_the_secret(world: &World, engine: Engine) {
     let (canary, since) = (canary(), now());
     let mut container = Container::new(world);
     container.secret("db", canary.as_bytes());
-    let audit = Path::new(host::DIRECTORY).join(format!("audit-{}.jsonl", container.name));
+    let audit = container.directory.join("audit.jsonl");
     container.settings = Some(format!("[audit]\nfile = \"{}\"", audit.display()));
     let running = container.start(engine, "test -s /run/secrets/db && echo ready; cat >/dev/null");
 

@@ -6,6 +6,7 @@ mod log;
 mod memory;
 mod places;
 mod refusal;
+mod rootless;
 mod rotation;
 mod users;
 
@@ -75,6 +76,11 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
     let podman = promises![|show| Promise::On(Engine::PODMAN, show);
         rotation::podman_restart_brings_the_new_value
     ];
+    let rootless = promises![|show| Promise::On(Engine::ROOTLESS, show);
+        rootless::what_install_writes_is_enough
+        rootless::the_settings_of_root_are_refused
+        rootless::the_user_may_keep_its_id
+    ];
     let hook = promises![Promise::OfHook;
         log::success_is_silent
         log::dev_log_takes_the_place_of_the_journal
@@ -84,5 +90,5 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         memory::nobody_without_the_right_reads_its_memory
         memory::the_kernel_hears_of_the_label_and_of_swap
     ];
-    [&everywhere[..], &read_only_later, &read_only_at_once, &runtimes, &podman, &hook].concat()
+    [&everywhere[..], &read_only_later, &read_only_at_once, &runtimes, &podman, &rootless, &hook].concat()
 }

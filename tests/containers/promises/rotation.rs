@@ -32,7 +32,8 @@ pub(super) fn podman_restart_brings_the_new_value(world: &World, engine: Engine)
     assert_eq!(found().0, "old");
     world.rotate(&item, &container.title("db"), "password", b"new");
     // Podman looks for hooks at each start: without the directory, the container would start without them.
-    engine.ask(&["--hooks-dir", container.hooks().to_str().unwrap(), "restart", "--time=0", &container.name]);
+    let hooks = container.hooks.as_ref().unwrap().to_str().unwrap();
+    engine.ask(&["--hooks-dir", hooks, "restart", "--time=0", &container.name]);
     let (new, namespace) = found();
     assert_eq!(new, "new");
     // The old files went with their namespace: nobody is in it any more.

@@ -1,0 +1,74 @@
+//! Podman without root: the user's own settings, and the user's own ids.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, lchown};
+use std::process::Stdio;
+
+use crate::container::Container;
+use crate::engine::{Engine, Running};
+use crate::host;
+use crate::spec::{MAPPED, Twist};
+use crate::user;
+use crate::world::World;
+
+pub(super) fn what_install_writes_is_enough(world: &World, engine: Engine) {
+    let oci_secrets = |arguments: &[&str]| {
+        let output = user::program(host::OCI_SECRETS).args(arguments).stdin(Stdio::null()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    oci_secrets(&["install", "--engine", "podman", "--hook", host::HOOK, "--write"]);
+    let mut container = Container::new(world);
+    container.secret("db", b"hunter2");
+    container.hooks = None;
+    assert_eq!(container.run(engine, "cat /run/secrets/db").text(), "hunter2");
+
+    let config = user::home().join(".config");
+    let hook = config.join("containers/oci/hooks.d/90-oci-secrets.json");
+    let calls = format!(": calls the hook, as {} says", hook.display());
+    let settings = format!("settings: {}: yours", config.join("oci-secrets/settings.toml").display());
+    let outside = oci_secrets(&["check"]);
+    assert!(outside.contains(&calls) && outside.contains(&settings), "{outside}");
+    assert!(outside.contains("mounts are not tested"), "{outside}");
+    let inside = engine.ask(&["unshare", host::OCI_SECRETS, "check"]);
+    assert!(inside.contains(&calls) && inside.contains(&settings), "{inside}");
+    assert!(inside.contains("a read-only tmpfs can be made, but not kept out of swap"), "{inside}");
+}
+
+pub(super) fn the_user_may_keep_its_id(world: &World, engine: Engine) {
+    // Podman's own user namespace, and one below it in which the user has the id that it has on the host.
+    let keep_id = "--userns=keep-id";
+    for (option, (uid, gid), of_host) in [
+        ("--userns=host", (0, 0), user::ID),
+        ("--userns=host", (1000, 1000), MAPPED.0 + 999),
+        (keep_id, (user::ID, user::ID), user::ID),
+        (keep_id, (0, 0), MAPPED.0),
+    ] {
+        let mut container = Container::new(world);
+        container.secret("db", b"hunter2");
+        container.user = (uid, gid);
+        container.twists.push(Twist::Podman(option));
+        let running =
+            container.start(engine, "stat -c %u:%g /run/secrets/*; cat /run/secrets/*; echo; echo ready; cat");
+        let file = fs::metadata(format!("/proc/{}/root/run/secrets/db", running.pid())).unwrap();
+        assert_eq!((file.uid(), file.gid()), (of_host, of_host), "{option}");
+        assert_eq!(running.printed, format!("{uid}:{gid}\nhunter2\n"));
+        running.end();
+    }
+}
+
+pub(super) fn the_settings_of_root_are_refused(world: &World, engine: Engine) {
+    let mut container = Container::new(world);
+    container.secret("db", b"hunter2");
+    container.write(engine, "true");
+    let settings = container.settings_path();
+    lchown(&settings, Some(0), Some(0)).unwrap();
+    let ended = Running::start(engine, &container, "true").end();
+    assert!(!ended.status.success(), "{ended:?}");
+    let path = settings.display();
+    let expected = format!(
+        "refusing to use {path}: owner is uid 65534, as is everyone without an id in this user namespace, expected uid 0"
+    );
+    let lines = world.journal.lines(&path.to_string());
+    assert!(lines.iter().any(|line| line.priority == "3" && line.message.ends_with(&expected)), "{lines:?}");
+}
