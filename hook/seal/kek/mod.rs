@@ -4,6 +4,7 @@
 //! that knows whose fault it is and what can be done. A new kind is that file, its line in [`KINDS`], a row in the README, and
 //! whatever settings it needs. `tests/kek` shows that every kind does the same.
 
+pub mod aws;
 pub mod gcp;
 pub mod local;
 pub mod pkcs11;
@@ -23,7 +24,7 @@ use crate::retry::Deadline;
 use crate::settings::{FileError, Settings};
 
 /// The kinds of KEK.
-pub const KINDS: [&Kind; 3] = [&gcp::KIND, &pkcs11::KIND, &local::KIND];
+pub const KINDS: [&Kind; 4] = [&gcp::KIND, &aws::KIND, &pkcs11::KIND, &local::KIND];
 
 /// A kind of KEK: how its URIs look, and how its client is made.
 #[derive(Debug)]
@@ -315,7 +316,13 @@ mod tests {
 
     #[test]
     fn a_uri_tells_kind_and_name() {
-        for (kind, name) in [(&gcp::KIND, "projects/p/locations/l/keyRings/r/cryptoKeys/k"), (&local::KIND, "trial")] {
+        for (kind, name) in [
+            (&gcp::KIND, "projects/p/locations/l/keyRings/r/cryptoKeys/k"),
+            (&aws::KIND, "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"),
+            (&aws::KIND, "arn:aws-cn:kms:cn-north-1:123456789012:alias/agents/prod"),
+            (&pkcs11::KIND, "token=t;object=k"),
+            (&local::KIND, "trial"),
+        ] {
             let uri: KekUri = format!("{}{name}", kind.scheme).parse().unwrap();
             assert_eq!((uri.kind(), uri.name()), (kind, name));
         }
@@ -330,6 +337,10 @@ mod tests {
             "gcp-kms://projects/p/locations/l/keyRings//cryptoKeys/k",
             "pkcs11:token=t;object=../k",
             "pkcs11:token=t;object=k?module-path=/tmp/evil.so",
+            "aws-kms://arn:aws:kms:eu-central-1:123456789012:key/..",
+            "aws-kms://arn:aws:kms:evil.example/:123456789012:key/k",
+            "aws-kms://arn:aws:s3:eu-central-1:123456789012:key/k",
+            "aws-kms://1234abcd-12ab-34cd-56ef-1234567890ab",
             "local-kek:../etc/shadow",
             "local-kek:.hidden",
             "local-kek:",
