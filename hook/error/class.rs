@@ -133,6 +133,7 @@ fn of_seal(error: &SealError) -> Class {
 fn of_kek(error: &KekError) -> Class {
     match error {
         KekError::NotListed { .. } => Class::NotPermitted,
+        KekError::EnvelopesOnly => Class::Data,
         KekError::MadeElsewhere => Class::CommandLine,
         KekError::OfKind(error) => match error.error().fault() {
             Fault::Data => Class::Data,

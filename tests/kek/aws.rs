@@ -10,8 +10,12 @@ use oci_secrets::error::class::Class;
 use serde_json::Value;
 
 use crate::gcp::nobody;
+use crate::support::host::run;
 use crate::support::python;
-use crate::{Place, Trouble};
+use crate::{Place, REFERENCE, SECRET, Situation, Trouble, unseal};
+
+/// `kek::main` shows these, too.
+pub(crate) const SITUATIONS: [Situation; 1] = [("opens_what_aws_s_own_client_encrypted", opens_what_the_kms_encrypted)];
 
 /// One moto for all tests, which ends when this process does: its standard input is closed then.
 static MOTO: OnceLock<Option<(Child, Value)>> = OnceLock::new();
@@ -86,4 +90,18 @@ fn server(error: Option<&'static str>) -> String {
         }
     });
     url
+}
+
+/// As `aws kms encrypt --encryption-context` does it.
+fn opens_what_the_kms_encrypted(place: &dyn Place) {
+    let [_, kek] = place.keks();
+    let settings = place.settings();
+    let endpoint = settings.rsplit('"').nth(1).unwrap();
+    let arn = kek.strip_prefix("aws-kms://").unwrap();
+    let mut client = python::client("kms_encrypt.py").unwrap();
+    let output = run(client.args(["aws", endpoint, arn, &format!("sealed:v1 {kek} {REFERENCE}")]), SECRET);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let line = format!("sealed:v1/direct {kek} {}", String::from_utf8(output.stdout).unwrap());
+    assert_eq!(unseal(place, &line, REFERENCE).unwrap(), SECRET);
+    assert_eq!(unseal(place, &line, "op://AgentVault/other/password").unwrap_err().class(), Class::Data);
 }

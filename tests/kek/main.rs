@@ -19,6 +19,7 @@ mod pkcs11;
 mod support;
 
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -39,8 +40,8 @@ use oci_secrets::tls;
 
 /// The kinds, each with its place and with what it alone can show.
 const KINDS: [(&str, MakePlace, &[Situation]); 4] = [
-    ("gcp", gcp::place, &[]),
-    ("aws", aws::place, &[]),
+    ("gcp", gcp::place, &gcp::SITUATIONS),
+    ("aws", aws::place, &aws::SITUATIONS),
     ("pkcs11", pkcs11::place, &pkcs11::SITUATIONS),
     ("local", local::place, &[]),
 ];
@@ -52,7 +53,7 @@ type MakePlace = fn() -> Option<Box<dyn Place>>;
 type Situation = (&'static str, fn(&dyn Place));
 
 /// What is shown of each kind.
-const SITUATIONS: [Situation; 9] = [
+const SITUATIONS: [Situation; 10] = [
     ("opens_what_it_sealed", opens_what_it_sealed),
     ("opens_for_no_other_reference", opens_for_no_other_reference),
     ("opens_nothing_that_is_cut_short_or_changed", opens_nothing_that_is_cut_short_or_changed),
@@ -61,6 +62,7 @@ const SITUATIONS: [Situation; 9] = [
     ("waits_no_longer_than_the_deadline", |place| place_is_troubled(place, Trouble::Slow)),
     ("tells_that_it_is_not_permitted", |place| place_is_troubled(place, Trouble::Denied)),
     ("serves_many_at_the_same_time", serves_many_at_the_same_time),
+    ("unwraps_once_what_comes_twice", unwraps_once_what_comes_twice),
     ("tells_what_it_can_do", tells_what_it_can_do),
 ];
 
@@ -175,6 +177,20 @@ fn place_is_troubled(place: &dyn Place, trouble: Trouble) {
         assert_eq!(error.class(), class, "{told}");
         assert!(place.secrets().iter().all(|secret| !told.contains(secret)), "{told}");
     }
+}
+
+/// A wrapped data key that comes twice is unwrapped once: the second answer is there before any deadline.
+fn unwraps_once_what_comes_twice(place: &dyn Place) {
+    let [kek, _] = place.keks();
+    let wrapped = wrapped(&seal(place, &kek, REFERENCE));
+    with_keks(&place.settings(), async |keks, deadline| {
+        let kek = uri(&kek);
+        let both = [keks.unwrap(&kek, &wrapped, deadline), keks.unwrap(&kek, &wrapped, deadline)];
+        let [first, second] = join_all(both).await.try_into().ok().unwrap();
+        let third = keks.unwrap(&kek, &wrapped, Deadline::after(Duration::ZERO)).await;
+        let [first, second, third] = [first, second, third].map(|key| key.ok().unwrap());
+        assert!(Rc::ptr_eq(&first, &second) && Rc::ptr_eq(&first, &third));
+    });
 }
 
 fn serves_many_at_the_same_time(place: &dyn Place) {

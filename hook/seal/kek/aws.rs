@@ -28,9 +28,10 @@ use tokio::sync::OnceCell;
 use zeroize::Zeroizing;
 
 use super::ramp::Ramp;
-use super::{Abilities, Answer, Fault, Kek, KekError, Kind, KindError, Unwrapped};
+use super::{Abilities, Answer, Decrypted, Fault, Kek, KekError, Kind, KindError, Unwrapped, Version};
 use crate::retry::{Deadline, Failure, GaveUp, Seconds, Tries};
 use crate::seal::envelope::DataKey;
+use crate::secret::Secret;
 use crate::settings::file::{self, FileError};
 use crate::settings::{AwsIdentity, AwsKms, ServerUrl, Settings};
 
@@ -43,6 +44,9 @@ pub const KIND: Kind = Kind {
     is_name,
     open,
 };
+
+/// What associated data are called in the encryption context of values that AWS's own tool encrypted.
+const CONTEXT_KEY: &str = "associated-data";
 
 const CREDENTIALS_BYTES_MAX: usize = 64 * 1024;
 
@@ -96,12 +100,22 @@ impl Aws<'_> {
         answer.ciphertext_blob.map(Blob::into_inner).ok_or(Failure::Final(CallError::NotKms))
     }
 
-    async fn decrypt(&self, arn: &str, wrapped: &[u8]) -> Result<Unwrapped, Failure<CallError>> {
+    async fn decrypt(
+        &self,
+        arn: &str,
+        ciphertext: &[u8],
+        associated_data: Option<&str>,
+    ) -> Result<(Vec<u8>, Version), Failure<CallError>> {
         let client = self.client(arn).await?;
         let _turn = self.ramp.turn().await;
-        let answer = client.decrypt().key_id(arn).ciphertext_blob(Blob::new(wrapped)).send().await.map_err(failure)?;
+        let mut request = client.decrypt().key_id(arn).ciphertext_blob(Blob::new(ciphertext));
+        if let Some(text) = associated_data {
+            request = request.encryption_context(CONTEXT_KEY, text);
+        }
+        let answer = request.send().await.map_err(failure)?;
         let plaintext = answer.plaintext.ok_or(Failure::Final(CallError::NotKms))?;
-        Ok(Unwrapped { data_key: DataKey::from_serialized(plaintext.into_inner()), version: answer.key_material_id })
+        // AWS names the material that it used, and not whether it is the current one.
+        Ok((plaintext.into_inner(), Version { name: answer.key_material_id, is_old: false }))
     }
 
     /// Asks for both without having them done. A refusal for another reason than our rights is an answer that we have them.
@@ -121,7 +135,25 @@ impl Kek for Aws<'_> {
     }
 
     fn unwrap<'a>(&'a self, name: &'a str, wrapped: &'a [u8], deadline: Deadline) -> Answer<'a, Unwrapped> {
-        answer(name, deadline.retry(async || self.decrypt(name, wrapped).await))
+        let call = async || {
+            let (key, version) = self.decrypt(name, wrapped, None).await?;
+            Ok(Unwrapped { data_key: DataKey::from_serialized(key), version })
+        };
+        async move { answer(name, deadline.retry(call)).await }.boxed_local()
+    }
+
+    fn decrypt<'a>(
+        &'a self,
+        name: &'a str,
+        ciphertext: &'a [u8],
+        associated_data: &'a str,
+        deadline: Deadline,
+    ) -> Answer<'a, Decrypted> {
+        let call = async || {
+            let (secret, version) = self.decrypt(name, ciphertext, Some(associated_data)).await?;
+            Ok(Decrypted { secret: Secret::new(secret), version })
+        };
+        async move { answer(name, deadline.retry(call)).await }.boxed_local()
     }
 
     fn describe<'a>(&'a self, name: &'a str, deadline: Deadline) -> Answer<'a, Abilities> {

@@ -21,9 +21,10 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::ramp::Ramp;
-use super::{Abilities, Answer, Fault, Kek, KekError, Kind, KindError, Unwrapped};
+use super::{Abilities, Answer, Decrypted, Fault, Kek, KekError, Kind, KindError, Unwrapped, Version};
 use crate::retry::{Deadline, Failure, GaveUp, Seconds, Tries};
 use crate::seal::envelope::DataKey;
+use crate::secret::Secret;
 use crate::settings::file::{self, FileError};
 use crate::settings::{GcpKms, Settings};
 
@@ -106,20 +107,29 @@ impl CloudKms {
         if sums_agree { Ok(answer.ciphertext.to_vec()) } else { Err(again(CallError::Corrupt)) }
     }
 
-    async fn decrypt(&self, name: &str, wrapped: &[u8]) -> Result<Unwrapped, Failure<CallError>> {
+    async fn decrypt(
+        &self,
+        name: &str,
+        ciphertext: &[u8],
+        associated_data: &[u8],
+    ) -> Result<(Zeroizing<Vec<u8>>, Version), Failure<CallError>> {
         let _turn = self.ramp.turn().await;
-        let request =
-            self.client.decrypt().set_name(name).set_ciphertext(wrapped.to_vec()).set_ciphertext_crc32c(sum(wrapped));
+        let request = self
+            .client
+            .decrypt()
+            .set_name(name)
+            .set_ciphertext(ciphertext.to_vec())
+            .set_ciphertext_crc32c(sum(ciphertext))
+            .set_additional_authenticated_data(associated_data.to_vec())
+            .set_additional_authenticated_data_crc32c(sum(associated_data));
         let answer = request.with_retry_policy(NeverRetry).send().await.map_err(failure)?;
         if answer.plaintext_crc32c != Some(sum(&answer.plaintext)) {
             return Err(again(CallError::Corrupt));
         }
         // Cloud KMS does not name the version that it decrypted with, only whether it is the primary one.
-        let version = if answer.used_primary { "primary" } else { "not primary" };
-        Ok(Unwrapped {
-            data_key: DataKey::from_serialized(answer.plaintext.to_vec()),
-            version: Some(version.to_owned()),
-        })
+        let name = if answer.used_primary { "primary" } else { "not primary" };
+        let version = Version { name: Some(name.to_owned()), is_old: !answer.used_primary };
+        Ok((Zeroizing::new(answer.plaintext.to_vec()), version))
     }
 
     /// Asks which of the two permissions we have; the question itself needs none.
@@ -137,7 +147,26 @@ impl Kek for CloudKms {
     }
 
     fn unwrap<'a>(&'a self, name: &'a str, wrapped: &'a [u8], deadline: Deadline) -> Answer<'a, Unwrapped> {
-        async move { self.call(name, deadline, async || self.decrypt(name, wrapped).await).await }.boxed_local()
+        let unwrap = async move {
+            let (mut key, version) = self.call(name, deadline, async || self.decrypt(name, wrapped, &[]).await).await?;
+            Ok(Unwrapped { data_key: DataKey::from_serialized(std::mem::take(&mut *key)), version })
+        };
+        unwrap.boxed_local()
+    }
+
+    fn decrypt<'a>(
+        &'a self,
+        name: &'a str,
+        ciphertext: &'a [u8],
+        associated_data: &'a str,
+        deadline: Deadline,
+    ) -> Answer<'a, Decrypted> {
+        let decrypt = async move {
+            let call = async || self.decrypt(name, ciphertext, associated_data.as_bytes()).await;
+            let (mut secret, version) = self.call(name, deadline, call).await?;
+            Ok(Decrypted { secret: Secret::new(std::mem::take(&mut *secret)), version })
+        };
+        decrypt.boxed_local()
     }
 
     fn describe<'a>(&'a self, name: &'a str, deadline: Deadline) -> Answer<'a, Abilities> {

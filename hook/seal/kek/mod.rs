@@ -10,9 +10,12 @@ pub mod local;
 pub mod pkcs11;
 mod ramp;
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::future::ready;
+use std::rc::Rc;
 use std::str::FromStr;
 
 use futures_util::FutureExt;
@@ -21,6 +24,7 @@ use tokio::sync::OnceCell;
 
 use super::envelope::DataKey;
 use crate::retry::Deadline;
+use crate::secret::Secret;
 use crate::settings::{FileError, Settings};
 
 /// The kinds of KEK.
@@ -51,6 +55,18 @@ pub trait Kek {
     /// Unwraps a data key that the key of this name wrapped.
     fn unwrap<'a>(&'a self, name: &'a str, wrapped: &'a [u8], deadline: Deadline) -> Answer<'a, Unwrapped>;
 
+    /// Decrypts what the KMS's own tool encrypted under the key of this name, bound to these associated data. By default there is no such
+    /// tool.
+    fn decrypt<'a>(
+        &'a self,
+        _name: &'a str,
+        _ciphertext: &'a [u8],
+        _associated_data: &'a str,
+        _: Deadline,
+    ) -> Answer<'a, Decrypted> {
+        ready(Err(KekError::EnvelopesOnly)).boxed_local()
+    }
+
     /// Tells what our identity may do with the key of this name, without doing it.
     fn describe<'a>(&'a self, name: &'a str, deadline: Deadline) -> Answer<'a, Abilities>;
 
@@ -80,8 +96,25 @@ pub struct Abilities {
 pub struct Unwrapped {
     /// The data key.
     pub data_key: DataKey,
-    /// The KEK's version, in the KMS's own words.
-    pub version: Option<String>,
+    /// The KEK's version.
+    pub version: Version,
+}
+
+/// A secret, and what the KMS tells of the KEK that decrypted it.
+pub struct Decrypted {
+    /// The secret.
+    pub secret: Secret,
+    /// The KEK's version.
+    pub version: Version,
+}
+
+/// Which version of a KEK was used, as far as the KMS tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Version {
+    /// Its name, in the KMS's own words.
+    pub name: Option<String>,
+    /// Whether there is a newer one, which would be used to wrap.
+    pub is_old: bool,
 }
 
 /// The address of a KEK, whose first part tells its kind.
@@ -145,12 +178,14 @@ impl fmt::Display for KekUri {
 pub struct Keks<'a> {
     settings: &'a Settings,
     clients: [(&'static Kind, OnceCell<Box<dyn Kek + 'a>>); KINDS.len()],
+    /// Data keys that were unwrapped, or are being, by KEK and wrapped key: a value that is asked for twice costs one call.
+    unwrapped: RefCell<BTreeMap<(String, Vec<u8>), Rc<OnceCell<Rc<Unwrapped>>>>>,
 }
 
 impl<'a> Keks<'a> {
     /// Knows the settings, and does nothing yet.
     pub fn new(settings: &'a Settings) -> Keks<'a> {
-        Keks { settings, clients: KINDS.map(|kind| (kind, OnceCell::new())) }
+        Keks { settings, clients: KINDS.map(|kind| (kind, OnceCell::new())), unwrapped: RefCell::default() }
     }
 
     /// Makes ready what the KEKs that are listed will need: clients, and access tokens. It can go on while 1Password is being asked.
@@ -177,12 +212,30 @@ impl<'a> Keks<'a> {
         self.listed(kek, deadline).await?.wrap(kek.name(), data_key, deadline).await
     }
 
-    /// Unwraps a data key.
+    /// Unwraps a data key, once.
     ///
     /// # Errors
     /// If the KEK is not listed in the settings, or the KMS does not unwrap.
-    pub async fn unwrap(&self, kek: &KekUri, wrapped: &[u8], deadline: Deadline) -> Result<Unwrapped, KekError> {
-        self.listed(kek, deadline).await?.unwrap(kek.name(), wrapped, deadline).await
+    pub async fn unwrap(&self, kek: &KekUri, wrapped: &[u8], deadline: Deadline) -> Result<Rc<Unwrapped>, KekError> {
+        let client = self.listed(kek, deadline).await?;
+        let key = (kek.to_string(), wrapped.to_vec());
+        let cell = self.unwrapped.borrow_mut().entry(key).or_default().clone();
+        let unwrap = async || client.unwrap(kek.name(), wrapped, deadline).await.map(Rc::new);
+        cell.get_or_try_init(unwrap).await.cloned()
+    }
+
+    /// Decrypts what the KMS's own tool encrypted.
+    ///
+    /// # Errors
+    /// If the KEK is not listed in the settings, its kind has no such tool, or the KMS does not decrypt.
+    pub async fn decrypt(
+        &self,
+        kek: &KekUri,
+        ciphertext: &[u8],
+        associated_data: &str,
+        deadline: Deadline,
+    ) -> Result<Decrypted, KekError> {
+        self.listed(kek, deadline).await?.decrypt(kek.name(), ciphertext, associated_data, deadline).await
     }
 
     /// Tells what our identity may do with a KEK.
@@ -250,6 +303,9 @@ pub enum KekError {
     /// Keys of its kind are made elsewhere.
     #[error("keys of this kind are made by the tools of their KMS")]
     MadeElsewhere,
+    /// A value that its tool encrypted, of a kind that has none.
+    #[error("a KEK of this kind opens envelopes only, no sealed:v1/direct")]
+    EnvelopesOnly,
     /// What a kind says.
     #[error(transparent)]
     OfKind(OfKind),
