@@ -38,6 +38,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("google_cloud_auth", &["seal"]),
     ("google_cloud_gax", &["seal"]),
     ("google_cloud_kms", &["seal"]),
+    ("indicatif", &["cli"]),
     ("oci_spec", &["container", "deliver"]),
     ("regex", &["engine"]),
     ("toml", &["settings", "engine"]),

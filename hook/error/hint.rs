@@ -145,7 +145,7 @@ fn seal_hint(error: &SealError, reference: &Reference) -> Option<String> {
             "a value opens only by the reference it was sealed for, in the same spelling: here \"{reference}\""
         )),
         SealError::Kek { source } => kek_hint(source),
-        SealError::KekUri { .. } | SealError::Envelope { .. } => None,
+        SealError::KekUri { .. } | SealError::NotTheSame | SealError::Envelope { .. } => None,
     }
 }
 

@@ -84,22 +84,106 @@ impl SealedValue {
         keks: &Keks<'_>,
         deadline: Deadline,
     ) -> Result<Unsealed, SealError> {
+        let (secret, kek_version) = self.open(reference, keks, deadline).await?;
+        Ok(Unsealed { secret, kek: self.kek, kek_version })
+    }
+
+    async fn open(
+        &self,
+        reference: &Reference,
+        keks: &Keks<'_>,
+        deadline: Deadline,
+    ) -> Result<(Secret, Version), SealError> {
         let kek_error = |source| SealError::Kek { source };
         let associated_data = associated_data(&self.kek, reference);
-        let (secret, kek_version) = match &self.body {
+        match &self.body {
             Body::Envelope(envelope) => {
                 let unwrapped = keks.unwrap(&self.kek, envelope.wrapped(), deadline).await.map_err(kek_error)?;
                 let secret = envelope.open(&unwrapped.data_key, associated_data.as_bytes());
-                (secret.map_err(|source| SealError::Envelope { source })?, unwrapped.version.clone())
+                Ok((secret.map_err(|source| SealError::Envelope { source })?, unwrapped.version.clone()))
             }
             Body::Direct(ciphertext) => {
                 let decrypted = keks.decrypt(&self.kek, ciphertext, &associated_data, deadline).await;
                 let decrypted = decrypted.map_err(kek_error)?;
-                (decrypted.secret, decrypted.version)
+                Ok((decrypted.secret, decrypted.version))
             }
-        };
-        Ok(Unsealed { secret, kek: self.kek, kek_version })
+        }
     }
+}
+
+impl SealedValue {
+    /// The KEK that opens it.
+    pub fn kek(&self) -> &KekUri {
+        &self.kek
+    }
+
+    /// Whether the value is in the KMS's own form, in which the KMS sees the secret.
+    pub fn is_direct(&self) -> bool {
+        matches!(self.body, Body::Direct(_))
+    }
+
+    /// Whether its KEK has a newer version than the one that wrapped it, as far as the KMS tells. The secret stays closed, which is why
+    /// nothing can be said of a value in the KMS's own form.
+    ///
+    /// # Errors
+    /// If the KEK does not unwrap the data key.
+    pub async fn is_old(&self, keks: &Keks<'_>, deadline: Deadline) -> Result<bool, SealError> {
+        let Body::Envelope(envelope) = &self.body else { return Ok(false) };
+        let unwrapped = keks.unwrap(&self.kek, envelope.wrapped(), deadline).await;
+        Ok(unwrapped.map_err(|source| SealError::Kek { source })?.version.is_old)
+    }
+
+    /// Wraps the data key anew, by the newest version of its KEK, or seals the secret under another KEK, for the one of these references
+    /// that opens it. What comes out has been opened again.
+    ///
+    /// # Errors
+    /// If the value does not open by any of the references, or a KEK does not do its part.
+    pub async fn rewrap(
+        self,
+        to: &KekUri,
+        references: &[Reference],
+        keks: &Keks<'_>,
+        deadline: Deadline,
+    ) -> Result<Rewrapped, SealError> {
+        let kek_error = |source| SealError::Kek { source };
+        if let (true, Body::Envelope(envelope)) = (self.kek == *to, &self.body) {
+            let unwrapped = keks.unwrap(&self.kek, envelope.wrapped(), deadline).await.map_err(kek_error)?;
+            if !unwrapped.version.is_old {
+                return Ok(Rewrapped::Current(self));
+            }
+            let wrapped = keks.wrap(to, &unwrapped.data_key, deadline).await.map_err(kek_error)?;
+            let again = keks.unwrap(to, &wrapped, deadline).await.map_err(kek_error)?;
+            if again.data_key.serialized() != unwrapped.data_key.serialized() {
+                return Err(SealError::NotTheSame);
+            }
+            let envelope = envelope.rewrapped(&wrapped).map_err(|source| SealError::Envelope { source })?;
+            return Ok(Rewrapped::Moved(SealedValue { kek: self.kek, body: Body::Envelope(envelope) }));
+        }
+        let mut refusal = SealError::Plaintext;
+        for reference in references {
+            match self.open(reference, keks, deadline).await {
+                Ok((secret, _)) => {
+                    let moved = SealedValue::seal(&secret, to.clone(), reference, keks, deadline).await?;
+                    let (again, _) = moved.open(reference, keks, deadline).await?;
+                    let is_same = again.expose() == secret.expose();
+                    return if is_same { Ok(Rewrapped::Moved(moved)) } else { Err(SealError::NotTheSame) };
+                }
+                // Only this can mean that it was sealed for another spelling.
+                Err(error @ SealError::Envelope { source: EnvelopeError::Authentication }) => refusal = error,
+                Err(error) if matches!(self.body, Body::Direct(_)) => refusal = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(refusal)
+    }
+}
+
+/// What [`SealedValue::rewrap`] did.
+pub enum Rewrapped {
+    /// Nothing was to be done.
+    Current(SealedValue),
+    /// The value under the new KEK, or the new version of its own.
+    Moved(SealedValue),
 }
 
 /// Whether a field's text is, or means to be, a sealed value. Anything else is plaintext.
@@ -180,6 +264,9 @@ pub enum SealError {
         /// Which step refused.
         source: EnvelopeError,
     },
+    /// What a KEK gave back is not what it was given.
+    #[error("what was wrapped anew does not open to the same")]
+    NotTheSame,
     /// The KEK cannot be used.
     #[error(transparent)]
     Kek {

@@ -174,12 +174,15 @@ impl fmt::Display for KekUri {
     }
 }
 
+/// A data key that is unwrapped once, for whoever waits for it.
+type Once = Rc<OnceCell<Rc<Unwrapped>>>;
+
 /// The KEKs that the settings list, each kind made ready when it is first needed.
 pub struct Keks<'a> {
     settings: &'a Settings,
     clients: [(&'static Kind, OnceCell<Box<dyn Kek + 'a>>); KINDS.len()],
     /// Data keys that were unwrapped, or are being, by KEK and wrapped key: a value that is asked for twice costs one call.
-    unwrapped: RefCell<BTreeMap<(String, Vec<u8>), Rc<OnceCell<Rc<Unwrapped>>>>>,
+    unwrapped: RefCell<BTreeMap<(String, Vec<u8>), Once>>,
 }
 
 impl<'a> Keks<'a> {
