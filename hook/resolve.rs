@@ -89,7 +89,7 @@ async fn open<'a>(
     }
     let unseal = async { value.parse::<SealedValue>()?.unseal(&request.reference, keks, deadline).await };
     let unsealed = unseal.await.map_err(|source| ResolveError::unseal(request, source))?;
-    let (kek, kek_version) = (Some(unsealed.kek), unsealed.kek_version);
+    let (kek, kek_version) = (Some(unsealed.kek), unsealed.kek_version.name);
     Ok(Resolved { request, secret: unsealed.secret, item_id, item_version, kek, kek_version })
 }
 

@@ -5,7 +5,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use oci_secrets::settings::{DEADLINE, Deliver, LocalKek, Pkcs11, Settings};
+use oci_secrets::settings::{AwsIdentity, AwsKms, DEADLINE, Deliver, LocalKek, Pkcs11, Settings};
 use regex::Regex;
 use serde_json::Value;
 
@@ -35,6 +35,8 @@ fn optional_keys_show_their_defaults() {
     assert!(plain.parse::<Settings>().unwrap_err().to_string().contains("plain http"));
     // Keys whose default is to be absent show an example.
     assert!(full.connect.unwrap().ca_file.is_some() && written.connect.unwrap().ca_file.is_none());
+    assert!(matches!(&full.aws_kms.identity, AwsIdentity::Profile { profile, .. } if profile == "default"));
+    assert_eq!(written.aws_kms, AwsKms::default());
     assert_eq!(full.pkcs11.helper, Pkcs11::default().helper);
     assert!(full.pkcs11.module.is_some() && written.pkcs11 == Pkcs11::default());
     assert!(full.gcp_kms.credentials_file.is_some() && written.gcp_kms.credentials_file.is_none());
@@ -48,6 +50,7 @@ fn the_settings_show_every_key_that_the_code_knows() {
         ("", "no-such-key = 1"),
         ("connect", "[connect]\nno-such-key = 1"),
         ("gcp-kms", "[gcp-kms]\nno-such-key = 1"),
+        ("aws-kms", "[aws-kms]\nno-such-key = 1"),
         ("pkcs11", "[pkcs11]\nno-such-key = 1"),
         ("local-kek", "[local-kek]\nno-such-key = 1"),
         ("deliver", "[deliver]\nno-such-key = 1"),
@@ -118,6 +121,11 @@ fn optional(line: &str) -> Option<&str> {
     line.strip_prefix('#').filter(|rest| !rest.is_empty() && !rest.starts_with(' '))
 }
 
+/// A line with a key, optional or not, or with one that goes together with no other (`# key = value`).
+fn shown(line: &str) -> &str {
+    line.strip_prefix("# ").or(optional(line)).unwrap_or(line)
+}
+
 /// The keys that a section has, as the error about one that it has not tells them.
 fn keys_expected_instead_of(text: &str) -> Vec<String> {
     let error = text.parse::<Settings>().unwrap_err().to_string();
@@ -127,7 +135,7 @@ fn keys_expected_instead_of(text: &str) -> Vec<String> {
 
 fn shows(section: &str, key: &str) -> bool {
     let mut current = "";
-    SETTINGS.lines().map(|line| optional(line).unwrap_or(line)).any(|line| match line.strip_prefix('[') {
+    SETTINGS.lines().map(shown).any(|line| match line.strip_prefix('[') {
         Some(header) => {
             current = header.trim_matches(['[', ']']);
             section.is_empty() && current.split('.').next() == Some(key)

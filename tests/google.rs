@@ -65,17 +65,20 @@ fn the_hook_delivers_by_an_identity_and_keeps_its_tokens_to_itself() {
 #[test]
 fn tells_that_impersonation_is_denied() {
     let Some(google) = Google::start(&[]) else { return };
-    google.is_refused(&google.host("impersonated-denied.json"), 77, "the credentials are refused");
+    google.is_refused(&google.host("impersonated-denied.json"), 77, "may not be impersonated by us");
 }
 
 #[test]
 fn tells_that_the_pool_does_not_know_the_token_or_us() {
     let Some(google) = Google::start(&[]) else { return };
     let expired = google.write("expired", b"eyJhbGciOiJSUzI1NiJ9.eyJleHAiOjF9.standin-subject-token", 0o600);
-    for change in
-        [json!({ "audience": "//iam.googleapis.com/another" }), json!({ "credential_source": { "file": expired } })]
-    {
-        google.is_refused(&google.changed("external-account-file.json", &change), 77, "the credentials are refused");
+    let forged = google.write("forged", b"eyJhbGciOiJSUzI1NiJ9.eyJleHAiOjJ9.standin-subject-token", 0o600);
+    for (change, words) in [
+        (json!({ "audience": "//iam.googleapis.com/another" }), "no workload identity provider has this audience"),
+        (json!({ "credential_source": { "file": expired } }), "the subject token has expired"),
+        (json!({ "credential_source": { "file": forged } }), "the subject token or key is not accepted"),
+    ] {
+        google.is_refused(&google.changed("external-account-file.json", &change), 77, words);
     }
 }
 
@@ -196,7 +199,7 @@ impl Google {
     }
 
     fn is_not_reached(&self, host: &Host) {
-        self.is_refused(host, 69, "answer");
+        self.is_refused(host, 69, "cannot get an access token from Google: no answer");
     }
 
     fn assert_holds_no_secret(&self, text: &str) {

@@ -26,12 +26,19 @@ const LAYERS: &[&[&str]] = &[
 
 /// Libraries that are let into these rooms only: whoever else needs what they do asks the room.
 const LIBRARIES: &[(&str, &[&str])] = &[
+    ("aws_config", &["seal"]),
+    ("aws_credential_types", &["seal"]),
+    ("aws_runtime", &["seal"]),
+    ("aws_sdk_kms", &["seal"]),
+    ("aws_smithy_async", &["seal"]),
+    ("aws_smithy_http_client", &["seal"]),
     ("clap", &["cli", "bin"]),
     ("cryptoki", &["pkcs11"]),
     ("rpassword", &["cli"]),
     ("google_cloud_auth", &["seal"]),
     ("google_cloud_gax", &["seal"]),
     ("google_cloud_kms", &["seal"]),
+    ("indicatif", &["cli"]),
     ("oci_spec", &["container", "deliver"]),
     ("regex", &["engine"]),
     ("toml", &["settings", "engine"]),

@@ -16,15 +16,21 @@ use crate::harden::is_initial_user_namespace;
 use crate::report;
 use crate::retry::Deadline;
 use crate::seal::kek::{KekUri, Keks, Kind};
+use crate::seal::{SealedValue, is_sealed};
 use crate::settings::{self, Noswap, Settings};
 use crate::source::SourceError;
 use crate::source::connect::Connect;
+use crate::source::edit::StoredField;
 
 /// Test whether this host can deliver secrets, and say what to do where it cannot.
 ///
 /// Settings and the files that they name, the kernel, whether the engines call the hook, 1Password Connect and its token, each KEK. Nothing is changed.
 #[derive(clap::Args)]
-pub(super) struct Arguments {}
+pub(super) struct Arguments {
+    /// Look at every sealed value that the token sees, too, and tell which are under an old version of their key.
+    #[arg(long)]
+    values: bool,
+}
 
 /// The first version of each program that the hook is known to work with, and the engine whose program it is.
 const PROGRAMS: [(&str, [u32; 2], Option<Engine>); 4] =
@@ -47,7 +53,7 @@ enum Verdict {
     Problem(Class),
 }
 
-pub(super) fn run(told: &Path) -> Result<ExitCode, Error> {
+pub(super) fn run(arguments: &Arguments, told: &Path) -> Result<ExitCode, Error> {
     let mut findings = vec![kernel()];
     let host = super::host();
     let own = own_settings(told, &host);
@@ -62,7 +68,13 @@ pub(super) fn run(told: &Path) -> Result<ExitCode, Error> {
             match &settings.connect {
                 None => findings.push(Finding::problem("connect", &Error::NoSource)),
                 Some(connect) => {
-                    findings.push(self::connect(&settings, connect).unwrap_or_else(|e| Finding::problem("connect", &e)))
+                    findings
+                        .push(self::connect(&settings, connect).unwrap_or_else(|e| Finding::problem("connect", &e)));
+                    if arguments.values {
+                        findings.extend(
+                            values(&settings, connect).unwrap_or_else(|e| vec![Finding::problem("values", &e)]),
+                        );
+                    }
                 }
             }
             findings.extend(audit(&settings));
@@ -178,6 +190,49 @@ fn connect(settings: &Settings, connect: &settings::Connect) -> Result<Finding, 
         return Ok(Finding::warning("connect", detail, format!("the token expires in {days} days: make a new one")));
     }
     Ok(Finding::ok("connect", detail))
+}
+
+/// What is to be said of the sealed values that the token sees: a line for each that could be better, and one for all.
+fn values(settings: &Settings, connect: &settings::Connect) -> Result<Vec<Finding>, Error> {
+    let client = Connect::open(connect).map_err(Error::Source)?;
+    let patience = settings.deliver.deadline;
+    block_on(settings, async |deadline| {
+        let (keks, mut findings, mut all) = (Keks::new(settings), Vec::new(), 0);
+        let vaults = client.vaults(deadline).await.map_err(Error::Source)?;
+        for vault in &vaults {
+            let is_unique = vaults.iter().filter(|other| other.name == vault.name).count() == 1;
+            let vault = if is_unique { &vault.name } else { &vault.id };
+            let fields = client.fields_of(vault, is_sealed, patience).await.map_err(Error::Source)?;
+            all += fields.len();
+            for StoredField { name, value, .. } in fields {
+                let unusable = |source| Error::Stored { name: name.clone(), source };
+                let sealed: SealedValue = match value.parse() {
+                    Ok(sealed) => sealed,
+                    Err(error) => {
+                        findings.push(Finding::problem(&name, &unusable(error)));
+                        continue;
+                    }
+                };
+                let rewrap =
+                    format!("oci-secrets rewrap --from {0} --to {0} --vault \"{vault}\" --write", sealed.kek());
+                if sealed.is_direct() {
+                    let detail = "sealed by the tool of its KMS, which saw the secret".to_owned();
+                    findings.push(Finding::warning(&name, detail, rewrap));
+                    continue;
+                }
+                match sealed.is_old(&keks, Deadline::after(patience)).await {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        let detail = format!("under an old version of {}", sealed.kek());
+                        findings.push(Finding::warning(&name, detail, rewrap));
+                    }
+                    Err(error) => findings.push(Finding::problem(&name, &unusable(error))),
+                }
+            }
+        }
+        findings.push(Finding::ok("values", format!("{all} sealed values were looked at, none was opened")));
+        Ok(findings)
+    })
 }
 
 /// Whether a listed KEK can be used to unwrap.

@@ -13,7 +13,7 @@ pub(super) enum Verb {
     /// Make a new key, and print its URI.
     ///
     /// `pkcs11:token=<label>;object=<label>` makes an AES key that never leaves the HSM; `local-kek:<name>` a key file on this host, for
-    /// trials and tests. Keys in a cloud are made with its own tools: `gcloud kms keys create`.
+    /// trials and tests. Keys in a cloud are made with its own tools: `gcloud kms keys create`, `aws kms create-key`.
     New {
         /// The new key's URI.
         #[arg(value_name = "URI")]

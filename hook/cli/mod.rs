@@ -3,6 +3,7 @@
 mod check;
 mod install;
 mod kek;
+mod rewrap;
 mod seal;
 mod unseal;
 
@@ -42,6 +43,7 @@ struct Arguments {
 enum Verb {
     Seal(seal::Arguments),
     Unseal(unseal::Arguments),
+    Rewrap(rewrap::Arguments),
     #[command(subcommand)]
     Kek(kek::Verb),
     Check(check::Arguments),
@@ -73,8 +75,9 @@ impl Verb {
         match self {
             Verb::Seal(arguments) => seal::run(&arguments, &load(settings)?),
             Verb::Unseal(arguments) => unseal::run(&arguments, &load(settings)?),
+            Verb::Rewrap(arguments) => rewrap::run(&arguments, &load(settings)?),
             Verb::Kek(verb) => kek::run(&verb, &load(settings)?),
-            Verb::Check(_) => check::run(settings),
+            Verb::Check(arguments) => check::run(&arguments, settings),
             Verb::Install(arguments) => install::run(&arguments, settings),
         }
     }

@@ -13,6 +13,8 @@ use crate::seal::SealedValue;
 use crate::seal::kek::{KekUri, Keks};
 use crate::secret::Secret;
 use crate::settings::Settings;
+use crate::source::connect::Connect;
+use crate::source::edit::Stored;
 
 /// Seal a secret for one field, and print the line to store there.
 ///
@@ -26,6 +28,9 @@ pub(super) struct Arguments {
     /// The field, spelled as containers will ask for it.
     #[arg(long = "for", value_name = "REFERENCE")]
     reference: Reference,
+    /// Store the line there too, through 1Password Connect; item and field are made where there is none.
+    #[arg(long)]
+    write: bool,
 }
 
 pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode, Error> {
@@ -42,7 +47,25 @@ pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode
         let sealed = SealedValue::seal(&secret, arguments.kek.clone(), &arguments.reference, &keks, deadline).await;
         sealed.map_err(|source| Error::Seal { reference: arguments.reference.clone(), source })
     })?;
+    if arguments.write {
+        store(&arguments.reference, &sealed.to_string(), settings)?;
+    }
     write_output(format!("{sealed}\n").as_bytes())
+}
+
+/// Stores the line, and tells what that made.
+fn store(reference: &Reference, line: &str, settings: &Settings) -> Result<(), Error> {
+    crate::tls::install();
+    let connect = Connect::open(settings.connect.as_ref().ok_or(Error::NoSource)?).map_err(Error::Source)?;
+    let stored =
+        block_on(settings, async |deadline| connect.store(reference, line, deadline).await.map_err(Error::Source))?;
+    let what = match stored {
+        Stored::NewItem => "a new item",
+        Stored::NewField => "a new field",
+        Stored::Replaced => "the field, in the place of what was there",
+    };
+    report::note(PROGRAM, &format!("stored in {what}: {reference}"));
+    Ok(())
 }
 
 fn ask(reference: &Reference) -> Result<Zeroizing<Vec<u8>>, Error> {

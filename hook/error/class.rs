@@ -47,6 +47,7 @@ impl Error {
             Error::Grant(_) => Class::NotPermitted,
             Error::Source(error) | Error::Resolve(ResolveError::Fetch { source: error, .. }) => of_source(error),
             Error::Seal { source: error, .. }
+            | Error::Stored { source: error, .. }
             | Error::Unseal { source: error, .. }
             | Error::Resolve(ResolveError::Unseal { source: error, .. }) => of_seal(error),
             Error::Kek(error) | Error::MakeKek { source: error } => of_kek(error),
@@ -67,7 +68,7 @@ impl Error {
             Error::Bundle(BundleError::Spec(_) | BundleError::Json { .. }) => Class::Data,
             Error::Bundle(BundleError::Write { .. }) => Class::Kernel,
             Error::NoRequestSet { .. } | Error::NoRuntime | Error::Exec { .. } => Class::Settings,
-            Error::Check { class, .. } => *class,
+            Error::Check { class, .. } | Error::Rewrap { class, .. } => *class,
         }
     }
 }
@@ -108,6 +109,7 @@ fn of_source(error: &SourceError) -> Class {
         | SourceError::ManyFields { .. }
         | SourceError::NotText { .. }
         | SourceError::NoKeyFormats => Class::Data,
+        SourceError::Changed { .. } => Class::Data,
         SourceError::Unauthorized { .. } | SourceError::Forbidden { .. } => Class::NotPermitted,
         SourceError::File { source } => of_file(source),
         SourceError::UnusableToken | SourceError::UnusableCertificates { .. } => Class::Settings,
@@ -118,6 +120,7 @@ fn of_source(error: &SourceError) -> Class {
         | SourceError::Status { .. }
         | SourceError::TooLarge { .. }
         | SourceError::NotConnect { .. }
+        | SourceError::NotStored { .. }
         | SourceError::NoClient { .. } => Class::Unavailable,
     }
 }
@@ -126,6 +129,7 @@ fn of_seal(error: &SealError) -> Class {
     match error {
         SealError::Kek { source } => of_kek(source),
         SealError::Envelope { source: EnvelopeError::NoRandom } => Class::Kernel,
+        SealError::NotTheSame => Class::Unavailable,
         _ => Class::Data,
     }
 }
@@ -133,6 +137,7 @@ fn of_seal(error: &SealError) -> Class {
 fn of_kek(error: &KekError) -> Class {
     match error {
         KekError::NotListed { .. } => Class::NotPermitted,
+        KekError::EnvelopesOnly => Class::Data,
         KekError::MadeElsewhere => Class::CommandLine,
         KekError::OfKind(error) => match error.error().fault() {
             Fault::Data => Class::Data,

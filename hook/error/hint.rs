@@ -151,13 +151,14 @@ fn seal_hint(error: &SealError, reference: &Reference) -> Option<String> {
             "a value opens only by the reference it was sealed for, in the same spelling: here \"{reference}\""
         )),
         SealError::Kek { source } => kek_hint(source),
-        SealError::KekUri { .. } | SealError::Envelope { .. } => None,
+        SealError::KekUri { .. } | SealError::NotTheSame | SealError::Envelope { .. } => None,
     }
 }
 
 fn kek_hint(error: &KekError) -> Option<String> {
     match error {
         KekError::NotListed { kek } => Some(format!("add \"{kek}\" to `keks` in the settings, if it is yours")),
+        KekError::EnvelopesOnly => None,
         KekError::MadeElsewhere => Some("`oci-secrets kek new --help` tells which are made here".into()),
         KekError::OfKind(error) => error.error().hint().or_else(|| match error.error().fault() {
             Fault::File(error) => file_hint(error),

@@ -103,6 +103,24 @@ pub enum Error {
         /// What the seal says.
         source: SealError,
     },
+    /// A value that is stored in 1Password and was not opened, or not moved.
+    #[error("cannot unseal the value of {name}")]
+    Stored {
+        /// Where it is.
+        name: String,
+        /// What the seal says.
+        source: SealError,
+    },
+    /// `rewrap` did not move some, and told them already.
+    #[error("{failed} of {values} values could not be moved, and stay as they were")]
+    Rewrap {
+        /// How many.
+        failed: usize,
+        /// Of how many.
+        values: usize,
+        /// The class of the first one.
+        class: Class,
+    },
     /// A URI in the settings that is no KEK's.
     #[error(transparent)]
     KekUri(KekUriError),

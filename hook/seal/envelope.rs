@@ -83,6 +83,20 @@ impl Envelope {
         decrypt(data_key.key()?, sealed, associated_data).map(Secret::new).ok_or(EnvelopeError::Authentication)
     }
 
+    /// The same secret under the same data key, which was wrapped anew.
+    ///
+    /// # Errors
+    /// If the wrapped key is longer than Tink reads.
+    pub fn rewrapped(&self, wrapped: &[u8]) -> Result<Envelope, EnvelopeError> {
+        let length = match u32::try_from(wrapped.len()) {
+            Ok(length) if length > 0 && wrapped.len() <= WRAPPED_BYTES_MAX => length,
+            _ => return Err(EnvelopeError::WrappedLength),
+        };
+        let sealed = self.bytes.get(self.wrapped_end..).unwrap_or_default();
+        let bytes = [&length.to_be_bytes(), wrapped, sealed].concat();
+        Ok(Envelope { bytes, wrapped_end: LENGTH_BYTES + wrapped.len() })
+    }
+
     /// The wrapped data key.
     pub fn wrapped(&self) -> &[u8] {
         self.bytes.get(LENGTH_BYTES..self.wrapped_end).unwrap_or_default()

@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! sealed:v1 <KEK URI> <base64 of the envelope>
+//! sealed:v1/direct <KEK URI> <base64 of what the KMS's own tool printed>
 //! ```
 //!
 //! One line of text that fits any 1Password field and that a person can recognise. The envelope is in [`envelope`], the keys that
 //! open it in [`kek`]. The value is bound to the reference that it was sealed for and to its KEK: moved to another item, or
-//! pointed at another KEK, it does not open.
+//! pointed at another KEK, it does not open. The second form is for beginning with the tools that one has: the KMS sees the secret
+//! itself, and takes little of it.
 
 pub mod envelope;
 pub mod kek;
@@ -21,16 +23,24 @@ use crate::reference::Reference;
 use crate::retry::Deadline;
 use crate::secret::Secret;
 use envelope::{DataKey, Envelope, EnvelopeError};
-use kek::{KekError, KekUri, KekUriError, Keks};
+use kek::{KekError, KekUri, KekUriError, Keks, Version};
 
 /// What every sealed value begins with, whatever its version.
 const MARK: &str = "sealed:";
 const VERSION: &str = "sealed:v1";
+const VERSION_DIRECT: &str = "sealed:v1/direct";
 
-/// A sealed value: which KEK opens it, and its envelope.
+/// A sealed value: which KEK opens it, and what it opens.
 pub struct SealedValue {
     kek: KekUri,
-    envelope: Envelope,
+    body: Body,
+}
+
+enum Body {
+    /// The secret under a data key, and that under the KEK.
+    Envelope(Envelope),
+    /// The secret under the KEK, as the KMS's own tool leaves it.
+    Direct(Vec<u8>),
 }
 
 /// A secret, and what its audit record says of how it was opened.
@@ -40,7 +50,7 @@ pub struct Unsealed {
     /// The KEK that opened it.
     pub kek: KekUri,
     /// The version of the KEK, as far as the KMS tells.
-    pub kek_version: Option<String>,
+    pub kek_version: Version,
 }
 
 impl SealedValue {
@@ -59,8 +69,9 @@ impl SealedValue {
         let data_key = DataKey::generate().map_err(envelope_error)?;
         let wrapped = keks.wrap(&kek, &data_key, deadline).await.map_err(|source| SealError::Kek { source })?;
         let associated_data = associated_data(&kek, reference);
-        let envelope = Envelope::seal(secret, wrapped, &data_key, &associated_data).map_err(envelope_error)?;
-        Ok(SealedValue { kek, envelope })
+        let envelope =
+            Envelope::seal(secret, wrapped, &data_key, associated_data.as_bytes()).map_err(envelope_error)?;
+        Ok(SealedValue { kek, body: Body::Envelope(envelope) })
     }
 
     /// Opens the value for the reference as the container asks for it.
@@ -73,17 +84,106 @@ impl SealedValue {
         keks: &Keks<'_>,
         deadline: Deadline,
     ) -> Result<Unsealed, SealError> {
-        let unwrapped = keks
-            .unwrap(&self.kek, self.envelope.wrapped(), deadline)
-            .await
-            .map_err(|source| SealError::Kek { source })?;
-        let associated_data = associated_data(&self.kek, reference);
-        let secret = self
-            .envelope
-            .open(&unwrapped.data_key, &associated_data)
-            .map_err(|source| SealError::Envelope { source })?;
-        Ok(Unsealed { secret, kek: self.kek, kek_version: unwrapped.version })
+        let (secret, kek_version) = self.open(reference, keks, deadline).await?;
+        Ok(Unsealed { secret, kek: self.kek, kek_version })
     }
+
+    async fn open(
+        &self,
+        reference: &Reference,
+        keks: &Keks<'_>,
+        deadline: Deadline,
+    ) -> Result<(Secret, Version), SealError> {
+        let kek_error = |source| SealError::Kek { source };
+        let associated_data = associated_data(&self.kek, reference);
+        match &self.body {
+            Body::Envelope(envelope) => {
+                let unwrapped = keks.unwrap(&self.kek, envelope.wrapped(), deadline).await.map_err(kek_error)?;
+                let secret = envelope.open(&unwrapped.data_key, associated_data.as_bytes());
+                Ok((secret.map_err(|source| SealError::Envelope { source })?, unwrapped.version.clone()))
+            }
+            Body::Direct(ciphertext) => {
+                let decrypted = keks.decrypt(&self.kek, ciphertext, &associated_data, deadline).await;
+                let decrypted = decrypted.map_err(kek_error)?;
+                Ok((decrypted.secret, decrypted.version))
+            }
+        }
+    }
+}
+
+impl SealedValue {
+    /// The KEK that opens it.
+    pub fn kek(&self) -> &KekUri {
+        &self.kek
+    }
+
+    /// Whether the value is in the KMS's own form, in which the KMS sees the secret.
+    pub fn is_direct(&self) -> bool {
+        matches!(self.body, Body::Direct(_))
+    }
+
+    /// Whether its KEK has a newer version than the one that wrapped it, as far as the KMS tells. The secret stays closed, which is why
+    /// nothing can be said of a value in the KMS's own form.
+    ///
+    /// # Errors
+    /// If the KEK does not unwrap the data key.
+    pub async fn is_old(&self, keks: &Keks<'_>, deadline: Deadline) -> Result<bool, SealError> {
+        let Body::Envelope(envelope) = &self.body else { return Ok(false) };
+        let unwrapped = keks.unwrap(&self.kek, envelope.wrapped(), deadline).await;
+        Ok(unwrapped.map_err(|source| SealError::Kek { source })?.version.is_old)
+    }
+
+    /// Wraps the data key anew, by the newest version of its KEK, or seals the secret under another KEK, for the one of these references
+    /// that opens it. What comes out has been opened again.
+    ///
+    /// # Errors
+    /// If the value does not open by any of the references, or a KEK does not do its part.
+    pub async fn rewrap(
+        self,
+        to: &KekUri,
+        references: &[Reference],
+        keks: &Keks<'_>,
+        deadline: Deadline,
+    ) -> Result<Rewrapped, SealError> {
+        let kek_error = |source| SealError::Kek { source };
+        if let (true, Body::Envelope(envelope)) = (self.kek == *to, &self.body) {
+            let unwrapped = keks.unwrap(&self.kek, envelope.wrapped(), deadline).await.map_err(kek_error)?;
+            if !unwrapped.version.is_old {
+                return Ok(Rewrapped::Current(self));
+            }
+            let wrapped = keks.wrap(to, &unwrapped.data_key, deadline).await.map_err(kek_error)?;
+            let again = keks.unwrap(to, &wrapped, deadline).await.map_err(kek_error)?;
+            if again.data_key.serialized() != unwrapped.data_key.serialized() {
+                return Err(SealError::NotTheSame);
+            }
+            let envelope = envelope.rewrapped(&wrapped).map_err(|source| SealError::Envelope { source })?;
+            return Ok(Rewrapped::Moved(SealedValue { kek: self.kek, body: Body::Envelope(envelope) }));
+        }
+        let mut refusal = SealError::Plaintext;
+        for reference in references {
+            match self.open(reference, keks, deadline).await {
+                Ok((secret, _)) => {
+                    let moved = SealedValue::seal(&secret, to.clone(), reference, keks, deadline).await?;
+                    let (again, _) = moved.open(reference, keks, deadline).await?;
+                    let is_same = again.expose() == secret.expose();
+                    return if is_same { Ok(Rewrapped::Moved(moved)) } else { Err(SealError::NotTheSame) };
+                }
+                // Only this can mean that it was sealed for another spelling.
+                Err(error @ SealError::Envelope { source: EnvelopeError::Authentication }) => refusal = error,
+                Err(error) if matches!(self.body, Body::Direct(_)) => refusal = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(refusal)
+    }
+}
+
+/// What [`SealedValue::rewrap`] did.
+pub enum Rewrapped {
+    /// Nothing was to be done.
+    Current(SealedValue),
+    /// The value under the new KEK, or the new version of its own.
+    Moved(SealedValue),
 }
 
 /// Whether a field's text is, or means to be, a sealed value. Anything else is plaintext.
@@ -97,32 +197,41 @@ impl FromStr for SealedValue {
     /// Reads one line. Space around it, as it comes with copying by hand, is passed over.
     fn from_str(text: &str) -> Result<SealedValue, SealError> {
         let mut parts = text.trim_ascii().split(' ');
-        match parts.next() {
-            Some(VERSION) => {}
+        let is_direct = match parts.next() {
+            Some(VERSION) => false,
+            Some(VERSION_DIRECT) => true,
             Some(version) if version.starts_with(MARK) => {
                 return Err(SealError::Version { found: version.to_owned() });
             }
             _ => return Err(SealError::Plaintext),
-        }
-        let (Some(kek), Some(envelope), None) = (parts.next(), parts.next(), parts.next()) else {
+        };
+        let (Some(kek), Some(body), None) = (parts.next(), parts.next(), parts.next()) else {
             return Err(SealError::Form);
         };
         let kek = kek.parse().map_err(|source| SealError::KekUri { source })?;
-        let bytes = BASE64_STANDARD.decode(envelope).map_err(|_| SealError::Base64)?;
-        let envelope = Envelope::parse(bytes).map_err(|source| SealError::Envelope { source })?;
-        Ok(SealedValue { kek, envelope })
+        let bytes = BASE64_STANDARD.decode(body).map_err(|_| SealError::Base64)?;
+        let body = if is_direct {
+            Body::Direct(bytes)
+        } else {
+            Body::Envelope(Envelope::parse(bytes).map_err(|source| SealError::Envelope { source })?)
+        };
+        Ok(SealedValue { kek, body })
     }
 }
 
 impl fmt::Display for SealedValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{VERSION} {} {}", self.kek, BASE64_STANDARD.encode(self.envelope.as_bytes()))
+        let (version, bytes) = match &self.body {
+            Body::Envelope(envelope) => (VERSION, envelope.as_bytes()),
+            Body::Direct(bytes) => (VERSION_DIRECT, bytes.as_slice()),
+        };
+        write!(f, "{version} {} {}", self.kek, BASE64_STANDARD.encode(bytes))
     }
 }
 
 /// What a value is bound to: its prefix, and the reference without its query, as the trusted side spells it.
-fn associated_data(kek: &KekUri, reference: &Reference) -> Vec<u8> {
-    format!("{VERSION} {kek} {}", reference.as_str()).into_bytes()
+fn associated_data(kek: &KekUri, reference: &Reference) -> String {
+    format!("{VERSION} {kek} {}", reference.as_str())
 }
 
 /// Why a sealed value could not be made or opened.
@@ -132,7 +241,7 @@ pub enum SealError {
     #[error("the field holds a value that is not sealed")]
     Plaintext,
     /// A format of the future, or a typing error.
-    #[error("the sealed value is of version {found:.40?}, this program knows \"sealed:v1\"")]
+    #[error("the sealed value is of version {found:.40?}, this program knows \"sealed:v1\" and \"sealed:v1/direct\"")]
     Version {
         /// Its first word.
         found: String,
@@ -155,6 +264,9 @@ pub enum SealError {
         /// Which step refused.
         source: EnvelopeError,
     },
+    /// What a KEK gave back is not what it was given.
+    #[error("what was wrapped anew does not open to the same")]
+    NotTheSame,
     /// The KEK cannot be used.
     #[error(transparent)]
     Kek {
@@ -175,7 +287,7 @@ mod tests {
     fn tells_a_plain_value_from_a_sealed_one_of_another_version() {
         assert!(matches!(refusal("hunter2"), SealError::Plaintext));
         assert!(matches!(refusal("sealed:v2 local-kek:x AAAA"), SealError::Version { .. }));
-        assert!(matches!(refusal("sealed:v1/direct local-kek:x AAAA"), SealError::Version { .. }));
+        assert!(matches!(refusal("sealed:v1/other local-kek:x AAAA"), SealError::Version { .. }));
         assert!(is_sealed(" sealed:v9"));
         assert!(!is_sealed("Sealed:v1"));
     }

@@ -3,6 +3,7 @@
 //! `config/settings.toml` explains every key. What is wrong is found when the file is loaded, before a container waits for it; what
 //! is loaded needs no further check, save for the files that it names, which [`mod@file`] checks when they are read.
 
+mod aws;
 pub mod file;
 mod grant;
 mod parse;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use crate::container::{RequestError, Requests};
 
+pub use self::aws::{AwsIdentity, AwsKms};
 pub use self::file::FileError;
 pub use self::grant::{Grant, Grants, Refusal};
 pub use self::parse::ParseError;
@@ -50,6 +52,8 @@ pub struct Settings {
     pub connect: Option<Connect>,
     /// `[gcp-kms]`: Google Cloud KMS.
     pub gcp_kms: GcpKms,
+    /// `[aws-kms]`: AWS KMS.
+    pub aws_kms: AwsKms,
     /// `[pkcs11]`: HSMs.
     pub pkcs11: Pkcs11,
     /// `[local-kek]`: KEKs that are files, for trials and tests only.

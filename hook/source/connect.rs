@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, LocalBoxStream, StreamExt, iter};
-use reqwest::header::{AUTHORIZATION, HeaderMap, RETRY_AFTER};
-use reqwest::{Certificate, Client, Response, StatusCode, Url, redirect};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
+use reqwest::{Certificate, Client, Method, Response, StatusCode, Url, redirect};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::sync::OnceCell;
 use zeroize::Zeroizing;
 
@@ -28,6 +29,7 @@ use crate::settings::{self, file};
 /// The most that is read of one answer. 1Password bounds an item well below it.
 pub const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+const JSON: &str = "application/json";
 const CA_BYTES_MAX: usize = 1024 * 1024;
 const USER_AGENT: &str = concat!("oci-secrets/", env!("CARGO_PKG_VERSION"));
 
@@ -140,7 +142,7 @@ impl Connect {
     }
 
     /// The id of the vault that a reference names: by id, then by name.
-    async fn vault_id(&self, name: &str, deadline: Deadline) -> Result<String, SourceError> {
+    pub(super) async fn vault_id(&self, name: &str, deadline: Deadline) -> Result<String, SourceError> {
         let what = || format!("vault \"{name}\"");
         let mut forbidden = None;
         if is_id(name) {
@@ -165,7 +167,13 @@ impl Connect {
     }
 
     /// The item that a reference names: by id, then by title among those in use.
-    async fn item(&self, vault_id: &str, vault: &str, title: &str, deadline: Deadline) -> Result<Item, SourceError> {
+    pub(super) async fn item(
+        &self,
+        vault_id: &str,
+        vault: &str,
+        title: &str,
+        deadline: Deadline,
+    ) -> Result<Item, SourceError> {
         let what = || format!("item \"{title}\" of vault \"{vault}\"");
         let mut archived = false;
         if is_id(title) {
@@ -228,6 +236,43 @@ impl Connect {
             Ok(text) => Ok(Zeroizing::new(text.to_owned())),
             Err(_) => Err(SourceError::NotText { file: reference.field().into(), item: reference.item().into() }),
         }
+    }
+
+    /// Reads what is at a path; `what` names it in errors.
+    pub(super) async fn read<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        what: String,
+        deadline: Deadline,
+    ) -> Result<T, SourceError> {
+        self.get(path, None, deadline).await.map_err(|refusal| self.error(refusal, what))
+    }
+
+    /// Sends a change, and reads what it made. What would be made twice is sent once, whatever becomes of it.
+    pub(super) async fn write<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &[&str],
+        body: &Value,
+        what: String,
+        deadline: Deadline,
+    ) -> Result<T, SourceError> {
+        let body = Zeroizing::new(body.to_string());
+        let attempt = async || {
+            let request = self.client.request(method.clone(), self.url(path, None)).header(CONTENT_TYPE, JSON);
+            let response = request.body(body.as_bytes().to_vec()).send().await.map_err(broken)?;
+            if response.status().is_success() { read(response).await } else { Err(refused(&response)) }
+        };
+        let sent = deadline
+            .retry(async || match attempt().await {
+                Err(Failure::Transient { error, .. }) if method == Method::POST => Err(Failure::Final(error)),
+                outcome => outcome,
+            })
+            .await;
+        let made = sent.map_err(Refusal::from).and_then(|body| {
+            serde_json::from_slice(&body).map_err(|e| Refusal::NotConnect { line: e.line(), column: e.column() })
+        });
+        made.map_err(|refusal| self.error(refusal, what))
     }
 
     async fn get<T: DeserializeOwned>(

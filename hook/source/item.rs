@@ -13,6 +13,8 @@ use crate::reference::{Query, Reference};
 pub(super) struct Item {
     pub(super) id: String,
     #[serde(default)]
+    pub(super) title: String,
+    #[serde(default)]
     pub(super) version: u64,
     #[serde(default)]
     state: Option<String>,
@@ -30,6 +32,12 @@ pub(super) enum Named {
     Value(Zeroizing<String>),
     /// A file, whose content is fetched by this id.
     File(String),
+}
+
+/// The one of an item's fields and files that is meant.
+enum Found<'a> {
+    Field(&'a ItemField),
+    File(&'a ItemFile),
 }
 
 #[derive(Deserialize)]
@@ -71,8 +79,46 @@ impl Item {
         is_active(self.state.as_deref())
     }
 
-    /// The one field or file that the reference names: by id, else by exact label, in the section it gives, else in the whole item.
+    /// Every field with a value: its id, and how references can spell it below the item, by names first.
+    pub(super) fn values(&self) -> impl Iterator<Item = (&str, Vec<String>, &Zeroizing<String>)> {
+        self.fields.iter().filter_map(|field| {
+            let value = field.value.as_ref().filter(|value| !value.is_empty())?;
+            let section = field.section.as_ref().map(|section| section.id.as_str());
+            let labels = self.sections.iter().filter(|known| Some(known.id.as_str()) == section).map(|s| &*s.label);
+            let sections: Vec<String> = labels.chain(section).map(|name| format!("{name}/")).collect();
+            let prefixes = sections.iter().map(String::as_str).chain([""]);
+            let names = [field.label.as_str(), field.id.as_str()];
+            let paths = prefixes.flat_map(|prefix| names.map(|name| format!("{prefix}{name}"))).collect();
+            Some((field.id.as_str(), paths, value))
+        })
+    }
+
+    /// The id of the field that the reference names.
+    pub(super) fn field_id(&self, reference: &Reference) -> Result<&str, SourceError> {
+        match self.find(reference)? {
+            Found::Field(field) => Ok(&field.id),
+            Found::File(_) => {
+                Err(SourceError::NotText { file: reference.field().to_owned(), item: reference.item().to_owned() })
+            }
+        }
+    }
+
+    /// The id of the section that the reference names, if it does.
+    pub(super) fn section_id(&self, reference: &Reference) -> Result<Option<&str>, SourceError> {
+        let found = reference.section().map(|name| self.sections_named(name, reference)).transpose()?;
+        Ok(found.and_then(|ids| ids.first().copied()))
+    }
+
+    /// What is stored where the reference points.
     pub(super) fn select(&self, reference: &Reference) -> Result<Named, SourceError> {
+        match self.find(reference)? {
+            Found::Field(field) => field.read(reference).map(Named::Value),
+            Found::File(file) => Ok(Named::File(file.id.clone())),
+        }
+    }
+
+    /// The one field or file that the reference names: by id, else by exact label, in the section it gives, else in the whole item.
+    fn find(&self, reference: &Reference) -> Result<Found<'_>, SourceError> {
         let sections = reference.section().map(|name| self.sections_named(name, reference)).transpose()?;
         let within = |section: Option<&SectionRef>| match &sections {
             None => true,
@@ -90,8 +136,8 @@ impl Item {
         let item = || reference.item().to_owned();
         match (fields.as_slice(), files.as_slice()) {
             ([], []) => Err(SourceError::NoField { field: name.to_owned(), item: item() }),
-            ([field], []) => field.read(reference).map(Named::Value),
-            ([], [file]) => Ok(Named::File(file.id.clone())),
+            ([field], []) => Ok(Found::Field(field)),
+            ([], [file]) => Ok(Found::File(file)),
             _ => {
                 Err(SourceError::ManyFields { field: name.to_owned(), item: item(), count: fields.len() + files.len() })
             }

@@ -1,6 +1,7 @@
 //! Where sealed values are fetched from.
 
 pub mod connect;
+pub mod edit;
 mod item;
 pub mod token;
 
@@ -146,6 +147,18 @@ pub enum SourceError {
         within: Duration,
         /// How often it was asked.
         tries: u32,
+    },
+    /// Someone else changed the field after it was read.
+    #[error("{field} has changed since it was read")]
+    Changed {
+        /// Where it is.
+        field: String,
+    },
+    /// Connect says yes, and does not do it.
+    #[error("{field} is not what was stored in it")]
+    NotStored {
+        /// Where it is.
+        field: String,
     },
     /// The connection could not be made, or broke.
     #[error("cannot reach {server}: {cause}{}", Tries(*tries))]

@@ -4,9 +4,13 @@ use std::net::TcpListener;
 
 use oci_secrets::error::class::Class;
 
-use crate::support::StandIn;
-use crate::support::host::KEY_RING;
-use crate::{Place, Trouble};
+use crate::support::host::{KEY_RING, run};
+use crate::support::{StandIn, python};
+use crate::{Place, REFERENCE, SECRET, Situation, Trouble, unseal};
+
+/// `kek::main` shows these, too.
+pub(crate) const SITUATIONS: [Situation; 1] =
+    [("opens_what_google_s_own_client_encrypted", opens_what_the_kms_encrypted)];
 
 struct CloudKms(StandIn);
 
@@ -45,4 +49,24 @@ fn settings(endpoint: &str) -> String {
 pub(crate) fn nobody() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     format!("http://{}", listener.local_addr().unwrap())
+}
+
+/// As `gcloud kms encrypt --additional-authenticated-data-file` does it.
+fn opens_what_the_kms_encrypted(place: &dyn Place) {
+    let [kek, _] = place.keks();
+    let settings = place.settings();
+    let endpoint = settings.rsplit('"').nth(1).unwrap();
+    let encrypt = |associated_data: &str| {
+        let mut client = python::client("kms_encrypt.py")?;
+        let name = kek.strip_prefix("gcp-kms://").unwrap();
+        let output = run(client.args(["gcp", endpoint, name, associated_data]), SECRET);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Some(format!("sealed:v1/direct {kek} {}", String::from_utf8(output.stdout).unwrap()))
+    };
+    let Some(line) = encrypt(&format!("sealed:v1 {kek} {REFERENCE}")) else { return };
+    assert_eq!(unseal(place, &line, REFERENCE).unwrap(), SECRET);
+    assert_eq!(unseal(place, &line, "op://AgentVault/other/password").unwrap_err().class(), Class::Data);
+    assert_eq!(unseal(place, &line.replace("/direct", ""), REFERENCE).unwrap_err().class(), Class::Data);
+    let unbound = encrypt("").unwrap();
+    assert_eq!(unseal(place, &unbound, REFERENCE).unwrap_err().class(), Class::Data);
 }

@@ -141,7 +141,16 @@ impl StandIn {
 
     /// Asks Connect with the good token, and gives back the body of the response.
     pub(crate) fn request(&self, method: &str, path: &str, body: &Value) -> Value {
-        let (scheme, host) = self.connect().split_once("://").unwrap();
+        self.request_at(self.connect(), method, path, body)
+    }
+
+    /// Asks Cloud KMS, and gives back the body of the response.
+    pub(crate) fn request_kms(&self, method: &str, path: &str, body: &Value) -> Value {
+        self.request_at(self.kms(), method, path, body)
+    }
+
+    fn request_at(&self, url: &str, method: &str, path: &str, body: &Value) -> Value {
+        let (scheme, host) = url.split_once("://").unwrap();
         let (token, body) = (self.token(), body.to_string());
         let head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n");
         let framing = format!("Connection: close\r\nContent-Length: {}\r\n\r\n", body.len());

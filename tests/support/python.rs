@@ -7,8 +7,8 @@ use super::skip;
 
 /// Fails if a package of the file that it is given is not installed.
 const PACKAGES_ARE_INSTALLED: &str = "
-import importlib.metadata, sys
-[importlib.metadata.version(line.split('==')[0]) for line in open(sys.argv[1]) if '==' in line]
+import importlib.metadata, re, sys
+[importlib.metadata.version(re.split(r'[[=]', line)[0]) for line in open(sys.argv[1]) if '==' in line]
 ";
 
 /// A program of `tests/support/clients`, to be given its arguments.

@@ -4,6 +4,8 @@
 //! the tries, and the check of the CRC32C sums of what is sent and received. Its errors are never printed: those of its
 //! identities can quote the file that holds a token, and those of the API the request.
 
+use std::cell::Cell;
+use std::fmt;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -16,11 +18,13 @@ use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_kms::client::KeyManagementService;
 use serde::Deserialize;
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use super::ramp::Ramp;
-use super::{Abilities, Answer, Fault, Kek, Kind, KindError, Unwrapped};
+use super::{Abilities, Answer, Decrypted, Fault, Kek, KekError, Kind, KindError, Unwrapped, Version};
 use crate::retry::{Deadline, Failure, GaveUp, Seconds, Tries};
 use crate::seal::envelope::DataKey;
+use crate::secret::Secret;
 use crate::settings::file::{self, FileError};
 use crate::settings::{GcpKms, Settings};
 
@@ -43,6 +47,8 @@ const CREDENTIALS_BYTES_MAX: usize = 64 * 1024;
 struct CloudKms {
     client: KeyManagementService,
     credentials: Credentials,
+    /// Whether there was an access token: a call that then gets no answer waits for the KMS.
+    identified: Cell<bool>,
     /// Google's client speaks HTTP/1.1: calls at the same time are connections at the same time.
     ramp: Ramp,
 }
@@ -51,8 +57,9 @@ struct CloudKms {
 fn open(settings: &Settings, deadline: Deadline) -> Answer<'_, Box<dyn Kek + '_>> {
     let client = async move {
         let client = deadline.retry(async || CloudKms::new(&settings.gcp_kms).await.map_err(Failure::Final)).await;
+        let no_answer = |within, tries| CloudKmsError::NoIdentity { within: Some(within), tries };
         let client =
-            client.map_err(|GaveUp { tries, last, .. }| last.unwrap_or(CloudKmsError::NoIdentity { tries }))?;
+            client.map_err(|GaveUp { tries, within, last }| last.unwrap_or_else(|| no_answer(within, tries)))?;
         Ok(Box::new(client) as Box<dyn Kek>)
     };
     client.boxed_local()
@@ -67,20 +74,28 @@ impl CloudKms {
             builder = builder.with_endpoint(endpoint.to_string());
         }
         let client = builder.build().await.map_err(|_| CloudKmsError::Client)?;
-        Ok(CloudKms { client, credentials, ramp: Ramp::default() })
+        Ok(CloudKms { client, credentials, identified: Cell::default(), ramp: Ramp::default() })
     }
 
     /// Gets an access token, which the client keeps for its later calls.
-    async fn identify(&self, deadline: Deadline) -> Result<(), CloudKmsError> {
-        let token = async || match self.credentials.headers(Default::default()).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.is_transient() => Err(again(CallError::Identity { transient: true })),
-            Err(_) => Err(Failure::Final(CallError::Identity { transient: false })),
+    async fn identify(&self) -> Result<(), Failure<CallError>> {
+        self.credentials.headers(Default::default()).await.map_err(|error| identity_failure(&error))?;
+        self.identified.set(true);
+        Ok(())
+    }
+
+    /// Makes calls until one is answered, each after an access token was had: what its service says is not the KMS's word.
+    async fn call<T>(
+        &self,
+        name: &str,
+        deadline: Deadline,
+        call: impl AsyncFn() -> Result<T, Failure<CallError>>,
+    ) -> Result<T, KekError> {
+        let attempt = async || {
+            self.identify().await?;
+            call().await
         };
-        deadline.retry(token).await.map_err(|gave_up| match gave_up {
-            GaveUp { last: Some(CallError::Identity { transient: false }), .. } => CloudKmsError::IdentityRefused,
-            GaveUp { tries, .. } => CloudKmsError::NoIdentity { tries },
-        })
+        Ok(deadline.retry(attempt).await.map_err(|gave_up| told(name, gave_up, self.identified.get()))?)
     }
 
     async fn encrypt(&self, name: &str, data_key: &DataKey) -> Result<Vec<u8>, Failure<CallError>> {
@@ -92,20 +107,29 @@ impl CloudKms {
         if sums_agree { Ok(answer.ciphertext.to_vec()) } else { Err(again(CallError::Corrupt)) }
     }
 
-    async fn decrypt(&self, name: &str, wrapped: &[u8]) -> Result<Unwrapped, Failure<CallError>> {
+    async fn decrypt(
+        &self,
+        name: &str,
+        ciphertext: &[u8],
+        associated_data: &[u8],
+    ) -> Result<(Zeroizing<Vec<u8>>, Version), Failure<CallError>> {
         let _turn = self.ramp.turn().await;
-        let request =
-            self.client.decrypt().set_name(name).set_ciphertext(wrapped.to_vec()).set_ciphertext_crc32c(sum(wrapped));
+        let request = self
+            .client
+            .decrypt()
+            .set_name(name)
+            .set_ciphertext(ciphertext.to_vec())
+            .set_ciphertext_crc32c(sum(ciphertext))
+            .set_additional_authenticated_data(associated_data.to_vec())
+            .set_additional_authenticated_data_crc32c(sum(associated_data));
         let answer = request.with_retry_policy(NeverRetry).send().await.map_err(failure)?;
         if answer.plaintext_crc32c != Some(sum(&answer.plaintext)) {
             return Err(again(CallError::Corrupt));
         }
         // Cloud KMS does not name the version that it decrypted with, only whether it is the primary one.
-        let version = if answer.used_primary { "primary" } else { "not primary" };
-        Ok(Unwrapped {
-            data_key: DataKey::from_serialized(answer.plaintext.to_vec()),
-            version: Some(version.to_owned()),
-        })
+        let name = if answer.used_primary { "primary" } else { "not primary" };
+        let version = Version { name: Some(name.to_owned()), is_old: !answer.used_primary };
+        Ok((Zeroizing::new(answer.plaintext.to_vec()), version))
     }
 
     /// Asks which of the two permissions we have; the question itself needs none.
@@ -119,24 +143,39 @@ impl CloudKms {
 
 impl Kek for CloudKms {
     fn wrap<'a>(&'a self, name: &'a str, data_key: &'a DataKey, deadline: Deadline) -> Answer<'a, Vec<u8>> {
-        answer(name, deadline.retry(async || self.encrypt(name, data_key).await))
+        async move { self.call(name, deadline, async || self.encrypt(name, data_key).await).await }.boxed_local()
     }
 
     fn unwrap<'a>(&'a self, name: &'a str, wrapped: &'a [u8], deadline: Deadline) -> Answer<'a, Unwrapped> {
-        answer(name, deadline.retry(async || self.decrypt(name, wrapped).await))
+        let unwrap = async move {
+            let (mut key, version) = self.call(name, deadline, async || self.decrypt(name, wrapped, &[]).await).await?;
+            Ok(Unwrapped { data_key: DataKey::from_serialized(std::mem::take(&mut *key)), version })
+        };
+        unwrap.boxed_local()
+    }
+
+    fn decrypt<'a>(
+        &'a self,
+        name: &'a str,
+        ciphertext: &'a [u8],
+        associated_data: &'a str,
+        deadline: Deadline,
+    ) -> Answer<'a, Decrypted> {
+        let decrypt = async move {
+            let call = async || self.decrypt(name, ciphertext, associated_data.as_bytes()).await;
+            let (mut secret, version) = self.call(name, deadline, call).await?;
+            Ok(Decrypted { secret: Secret::new(std::mem::take(&mut *secret)), version })
+        };
+        decrypt.boxed_local()
     }
 
     fn describe<'a>(&'a self, name: &'a str, deadline: Deadline) -> Answer<'a, Abilities> {
-        answer(name, deadline.retry(async || self.permissions(name).await))
+        async move { self.call(name, deadline, async || self.permissions(name).await).await }.boxed_local()
     }
 
     fn prepare(&self, deadline: Deadline) -> Answer<'_, ()> {
-        async move { Ok(self.identify(deadline).await?) }.boxed_local()
+        async move { self.call("*", deadline, async || Ok(())).await }.boxed_local()
     }
-}
-
-fn answer<'a, T: 'a>(name: &'a str, call: impl Future<Output = Result<T, GaveUp<CallError>>> + 'a) -> Answer<'a, T> {
-    async move { call.await.map_err(|gave_up| told(name, gave_up).into()) }.boxed_local()
 }
 
 /// Whether Cloud KMS can have a key of this name: `projects/*/locations/*/keyRings/*/cryptoKeys/*`, each part of the characters
@@ -207,18 +246,68 @@ enum CallError {
     Corrupt,
     /// Cloud KMS answered with an error.
     Status(Code),
+    /// It answered with an error of which only its words tell the kind.
+    Known(Known),
     /// Something else answered, with this HTTP status.
     Http(u16),
-    /// No identity could be had: refused, or (if transient) not reached.
-    Identity { transient: bool },
+    /// No identity could be had.
+    Identity(Identity),
     /// Cloud KMS was not reached.
     Unreachable,
     /// The answer was not Cloud KMS's JSON.
     NotKms,
 }
 
+/// What Cloud KMS says in words alone.
+#[derive(Clone, Copy)]
+enum Known {
+    Disabled,
+    Destroyed,
+    Location,
+    ApiDisabled,
+}
+
+/// Why no identity could be had.
+#[derive(Clone, Copy)]
+enum Identity {
+    /// A service was not reached, or is not well.
+    Lost,
+    /// The pool does not know the provider that the file names.
+    Audience,
+    /// The time of the subject token is over.
+    Expired,
+    /// The subject token, or the key, is not accepted.
+    Subject,
+    /// The service account may not be impersonated.
+    Impersonation,
+    /// Anything else.
+    Refused,
+}
+
+/// Words that Cloud KMS uses, in lower case, and what they tell.
+const KNOWN: [(&str, Known); 5] = [
+    ("current state is: disabled", Known::Disabled),
+    ("current state is: destroy", Known::Destroyed),
+    ("was sent to location", Known::Location),
+    ("service_disabled", Known::ApiDisabled),
+    ("api has not been used", Known::ApiDisabled),
+];
+
+/// Words that Google's identity services use, in lower case, and what they tell; the first that is found counts.
+const REFUSALS: [(&str, Identity); 5] = [
+    ("invalid_target", Identity::Audience),
+    ("stale to sign-in", Identity::Expired),
+    ("expired", Identity::Expired),
+    ("invalid_grant", Identity::Subject),
+    ("getaccesstoken", Identity::Impersonation),
+];
+
 fn failure(error: ApiError) -> Failure<CallError> {
     if let Some(status) = error.status() {
+        let words = status.message.to_ascii_lowercase();
+        if let Some((_, known)) = KNOWN.into_iter().find(|(word, _)| words.contains(word)) {
+            return Failure::Final(CallError::Known(known));
+        }
         let transient = matches!(
             status.code,
             Code::Unavailable
@@ -232,9 +321,8 @@ fn failure(error: ApiError) -> Failure<CallError> {
         return if transient { again(error) } else { Failure::Final(error) };
     }
     if error.is_authentication() {
-        let transient = identity_error(&error).is_some_and(CredentialsError::is_transient);
-        let error = CallError::Identity { transient };
-        return if transient { again(error) } else { Failure::Final(error) };
+        let unknown = Failure::Final(CallError::Identity(Identity::Refused));
+        return identity_error(&error).map_or(unknown, identity_failure);
     }
     match error.http_status_code() {
         Some(code) if code >= 500 || code == 429 || code == 408 => again(CallError::Http(code)),
@@ -242,6 +330,21 @@ fn failure(error: ApiError) -> Failure<CallError> {
         None if error.is_deserialization() => Failure::Final(CallError::NotKms),
         None => again(CallError::Unreachable),
     }
+}
+
+/// What an error of the identities means. It quotes answers and files, so its words are looked at, and never passed on.
+fn identity_failure(error: &CredentialsError) -> Failure<CallError> {
+    if error.is_transient() {
+        return again(CallError::Identity(Identity::Lost));
+    }
+    let mut words = Zeroizing::new(String::new());
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        words.push_str(&error.to_string().to_ascii_lowercase());
+        cause = error.source();
+    }
+    let found = REFUSALS.into_iter().find(|(word, _)| words.contains(word));
+    Failure::Final(CallError::Identity(found.map_or(Identity::Refused, |(_, identity)| identity)))
 }
 
 fn identity_error(error: &ApiError) -> Option<&CredentialsError> {
@@ -252,11 +355,16 @@ fn again(error: CallError) -> Failure<CallError> {
     Failure::Transient { error, retry_after: None }
 }
 
-fn told(name: &str, GaveUp { tries, within, last }: GaveUp<CallError>) -> CloudKmsError {
+fn told(name: &str, GaveUp { tries, within, last }: GaveUp<CallError>, identified: bool) -> CloudKmsError {
     let key = format!("{}{name}", KIND.scheme);
     match last {
+        None if !identified => CloudKmsError::NoIdentity { within: Some(within), tries },
         None => CloudKmsError::NoAnswer { key, within, tries },
         Some(CallError::Corrupt) => CloudKmsError::Corrupt { key, tries },
+        Some(CallError::Known(Known::Disabled)) => CloudKmsError::Disabled { key },
+        Some(CallError::Known(Known::Destroyed)) => CloudKmsError::Destroyed { key },
+        Some(CallError::Known(Known::Location)) => CloudKmsError::Location { key },
+        Some(CallError::Known(Known::ApiDisabled)) => CloudKmsError::ApiDisabled { key },
         Some(CallError::Status(Code::PermissionDenied)) => CloudKmsError::Denied { key },
         Some(CallError::Status(Code::Unauthenticated)) => CloudKmsError::Unauthenticated { key },
         Some(CallError::Status(Code::NotFound)) => CloudKmsError::NoKey { key },
@@ -265,8 +373,14 @@ fn told(name: &str, GaveUp { tries, within, last }: GaveUp<CallError>) -> CloudK
         Some(CallError::Status(Code::ResourceExhausted) | CallError::Http(429)) => CloudKmsError::Quota { key, tries },
         Some(CallError::Status(code)) => CloudKmsError::Status { key, status: code.name().to_owned(), tries },
         Some(CallError::Http(code)) => CloudKmsError::Status { key, status: code.to_string(), tries },
-        Some(CallError::Identity { transient: true }) => CloudKmsError::NoIdentity { tries },
-        Some(CallError::Identity { transient: false }) => CloudKmsError::IdentityRefused,
+        Some(CallError::Identity(identity)) => match identity {
+            Identity::Lost => CloudKmsError::NoIdentity { within: None, tries },
+            Identity::Audience => CloudKmsError::WrongAudience,
+            Identity::Expired => CloudKmsError::SubjectExpired,
+            Identity::Subject => CloudKmsError::SubjectRefused,
+            Identity::Impersonation => CloudKmsError::NotImpersonated,
+            Identity::Refused => CloudKmsError::IdentityRefused,
+        },
         Some(CallError::Unreachable) => CloudKmsError::Unreachable { key, tries },
         Some(CallError::NotKms) => CloudKmsError::NotKms { key },
     }
@@ -304,14 +418,28 @@ pub enum CloudKmsError {
     #[error("cannot prepare the Cloud KMS client")]
     Client,
     /// The service that hands out access tokens was not reached.
-    #[error("cannot get an access token from Google: no answer{}", Tries(*tries))]
+    #[error("cannot get an access token from Google: no answer{}{}", Within(*within), Tries(*tries))]
     NoIdentity {
+        /// The deadline, if there was silence until then.
+        within: Option<Duration>,
         /// How often it was tried.
         tries: u32,
     },
     /// The service that hands out access tokens refused.
     #[error("cannot get an access token from Google: the credentials are refused")]
     IdentityRefused,
+    /// The pool of workload identities has no such provider.
+    #[error("cannot get an access token from Google: no workload identity provider has this audience")]
+    WrongAudience,
+    /// The subject token is too old.
+    #[error("cannot get an access token from Google: the subject token has expired")]
+    SubjectExpired,
+    /// The subject token, or the service account's key, is refused.
+    #[error("cannot get an access token from Google: the subject token or key is not accepted")]
+    SubjectRefused,
+    /// Impersonation is refused.
+    #[error("cannot get an access token from Google: the service account may not be impersonated by us")]
+    NotImpersonated,
     /// Nobody answered in time.
     #[error("{key} did not answer within {}{}", Seconds(*within), Tries(*tries))]
     NoAnswer {
@@ -351,6 +479,30 @@ pub enum CloudKmsError {
     /// The version that wrapped the data key is disabled or destroyed.
     #[error("{key} is not enabled in the version that is needed")]
     NotEnabled {
+        /// The KEK.
+        key: String,
+    },
+    /// The version that wrapped the data key is disabled; to wrap, the primary one.
+    #[error("{key} is disabled in the version that is needed")]
+    Disabled {
+        /// The KEK.
+        key: String,
+    },
+    /// That version is destroyed, or about to be.
+    #[error("{key} is destroyed in the version that is needed, or will be")]
+    Destroyed {
+        /// The KEK.
+        key: String,
+    },
+    /// The key is elsewhere.
+    #[error("{key} is asked for in another location than its name says")]
+    Location {
+        /// The KEK.
+        key: String,
+    },
+    /// The project does not use Cloud KMS.
+    #[error("{key} is used by a project in which Cloud KMS is not turned on")]
+    ApiDisabled {
         /// The KEK.
         key: String,
     },
@@ -400,28 +552,85 @@ impl KindError for CloudKmsError {
             CloudKmsError::File { source } => Fault::File(source),
             CloudKmsError::Credentials { .. } | CloudKmsError::CredentialsKind { .. } => Fault::Settings,
             CloudKmsError::IdentityRefused
+            | CloudKmsError::WrongAudience
+            | CloudKmsError::SubjectExpired
+            | CloudKmsError::SubjectRefused
+            | CloudKmsError::NotImpersonated
+            | CloudKmsError::Disabled { .. }
+            | CloudKmsError::Destroyed { .. }
+            | CloudKmsError::ApiDisabled { .. }
             | CloudKmsError::Unauthenticated { .. }
             | CloudKmsError::Denied { .. }
             | CloudKmsError::NotEnabled { .. } => Fault::NotPermitted,
-            CloudKmsError::NoKey { .. } | CloudKmsError::NotWrappedByKey { .. } => Fault::Data,
+            CloudKmsError::NoKey { .. } | CloudKmsError::Location { .. } | CloudKmsError::NotWrappedByKey { .. } => {
+                Fault::Data
+            }
             _ => Fault::Unavailable,
         }
     }
 
     fn hint(&self) -> Option<String> {
         let hint = match self {
-            CloudKmsError::Denied { .. } => {
-                "grant roles/cloudkms.cryptoKeyDecrypter on the key (to seal: cryptoKeyEncrypter); Google says the same of keys that do not exist"
+            CloudKmsError::Denied { key } => {
+                let command = gcloud(key, "keys add-iam-policy-binding");
+                let role = "--role roles/cloudkms.cryptoKeyDecrypter (to seal: cryptoKeyEncrypter) --member US";
+                return Some(format!("{command} {role}; Google says the same of keys that do not exist"));
             }
-            CloudKmsError::NotEnabled { .. } => {
-                "enable the key version that sealed the value: gcloud kms keys versions enable"
+            CloudKmsError::Disabled { key } | CloudKmsError::NotEnabled { key } => {
+                return Some(format!("{} VERSION", gcloud(key, "keys versions enable --key")));
             }
-            CloudKmsError::IdentityRefused => "`credentials-file` under [gcp-kms] in the settings names the identity",
+            CloudKmsError::Destroyed { key } => {
+                let command = gcloud(key, "keys versions restore --key");
+                return Some(format!(
+                    "{command} VERSION, while it is only scheduled; then nothing opens the value any more"
+                ));
+            }
+            CloudKmsError::Location { .. } => {
+                "`gcloud kms keys list --location LOCATION --keyring RING` shows where it is; `endpoint` under [gcp-kms] may be of one region"
+            }
+            CloudKmsError::ApiDisabled { .. } => "gcloud services enable cloudkms.googleapis.com --project PROJECT",
+            CloudKmsError::Quota { .. } => {
+                "ask Google for more \"Cryptographic requests\" per minute, a quota of Cloud KMS by project and region"
+            }
+            CloudKmsError::WrongAudience => {
+                "`gcloud iam workload-identity-pools create-cred-config` writes a `credentials-file` with the provider's audience"
+            }
+            CloudKmsError::SubjectExpired => {
+                "what writes the subject token must renew it, and this host's clock be right"
+            }
+            CloudKmsError::SubjectRefused => {
+                "issuer, audience and condition of the workload identity provider must allow the token; a service account's key must exist"
+            }
+            CloudKmsError::NotImpersonated => {
+                "grant roles/iam.serviceAccountTokenCreator (iam.serviceAccounts.getAccessToken) on the service account to us"
+            }
+            CloudKmsError::IdentityRefused | CloudKmsError::Unauthenticated { .. } => {
+                "`credentials-file` under [gcp-kms] in the settings names the identity"
+            }
             CloudKmsError::NoIdentity { .. } => {
                 "the services that `credentials-file` under [gcp-kms] names are asked; without it, the metadata server of Google's machines"
             }
             _ => return None,
         };
         Some(hint.to_owned())
+    }
+}
+
+/// A command of gcloud on this key, with all that names it.
+fn gcloud(key: &str, verb: &str) -> String {
+    match key.trim_start_matches(KIND.scheme).split('/').collect::<Vec<_>>().as_slice() {
+        [_, project, _, location, _, ring, _, key] => {
+            format!("gcloud kms {verb} {key} --keyring {ring} --location {location} --project {project}")
+        }
+        _ => format!("gcloud kms {verb}"),
+    }
+}
+
+/// A deadline as the end of a message, if there was one.
+struct Within(Option<Duration>);
+
+impl fmt::Display for Within {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |within| write!(f, " within {}", Seconds(within)))
     }
 }

@@ -13,7 +13,7 @@ use futures_util::FutureExt;
 use futures_util::future::ready;
 use zeroize::Zeroizing;
 
-use super::{Abilities, Answer, Fault, Kek, KekError, Kind, KindError, Unwrapped};
+use super::{Abilities, Answer, Fault, Kek, KekError, Kind, KindError, Unwrapped, Version};
 use crate::errno::Errno;
 use crate::retry::Deadline;
 use crate::seal::envelope::{DataKey, EnvelopeError, decrypt, encrypt, random};
@@ -84,7 +84,7 @@ impl Kek for LocalKeks {
         let unwrap = |key: &_| {
             let serialized =
                 decrypt(key, wrapped, &[]).ok_or_else(|| LocalKekError::OtherKey { name: name.to_owned() })?;
-            Ok(Unwrapped { data_key: DataKey::from_serialized(serialized), version: None })
+            Ok(Unwrapped { data_key: DataKey::from_serialized(serialized), version: Version::default() })
         };
         ready(self.with_key(name, unwrap)).boxed_local()
     }

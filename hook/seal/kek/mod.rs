@@ -4,14 +4,18 @@
 //! that knows whose fault it is and what can be done. A new kind is that file, its line in [`KINDS`], a row in the README, and
 //! whatever settings it needs. `tests/kek` shows that every kind does the same.
 
+pub mod aws;
 pub mod gcp;
 pub mod local;
 pub mod pkcs11;
 mod ramp;
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::future::ready;
+use std::rc::Rc;
 use std::str::FromStr;
 
 use futures_util::FutureExt;
@@ -20,10 +24,11 @@ use tokio::sync::OnceCell;
 
 use super::envelope::DataKey;
 use crate::retry::Deadline;
+use crate::secret::Secret;
 use crate::settings::{FileError, Settings};
 
 /// The kinds of KEK.
-pub const KINDS: [&Kind; 3] = [&gcp::KIND, &pkcs11::KIND, &local::KIND];
+pub const KINDS: [&Kind; 4] = [&gcp::KIND, &aws::KIND, &pkcs11::KIND, &local::KIND];
 
 /// A kind of KEK: how its URIs look, and how its client is made.
 #[derive(Debug)]
@@ -49,6 +54,18 @@ pub trait Kek {
 
     /// Unwraps a data key that the key of this name wrapped.
     fn unwrap<'a>(&'a self, name: &'a str, wrapped: &'a [u8], deadline: Deadline) -> Answer<'a, Unwrapped>;
+
+    /// Decrypts what the KMS's own tool encrypted under the key of this name, bound to these associated data. By default there is no such
+    /// tool.
+    fn decrypt<'a>(
+        &'a self,
+        _name: &'a str,
+        _ciphertext: &'a [u8],
+        _associated_data: &'a str,
+        _: Deadline,
+    ) -> Answer<'a, Decrypted> {
+        ready(Err(KekError::EnvelopesOnly)).boxed_local()
+    }
 
     /// Tells what our identity may do with the key of this name, without doing it.
     fn describe<'a>(&'a self, name: &'a str, deadline: Deadline) -> Answer<'a, Abilities>;
@@ -79,8 +96,25 @@ pub struct Abilities {
 pub struct Unwrapped {
     /// The data key.
     pub data_key: DataKey,
-    /// The KEK's version, in the KMS's own words.
-    pub version: Option<String>,
+    /// The KEK's version.
+    pub version: Version,
+}
+
+/// A secret, and what the KMS tells of the KEK that decrypted it.
+pub struct Decrypted {
+    /// The secret.
+    pub secret: Secret,
+    /// The KEK's version.
+    pub version: Version,
+}
+
+/// Which version of a KEK was used, as far as the KMS tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Version {
+    /// Its name, in the KMS's own words.
+    pub name: Option<String>,
+    /// Whether there is a newer one, which would be used to wrap.
+    pub is_old: bool,
 }
 
 /// The address of a KEK, whose first part tells its kind.
@@ -140,16 +174,21 @@ impl fmt::Display for KekUri {
     }
 }
 
+/// A data key that is unwrapped once, for whoever waits for it.
+type Once = Rc<OnceCell<Rc<Unwrapped>>>;
+
 /// The KEKs that the settings list, each kind made ready when it is first needed.
 pub struct Keks<'a> {
     settings: &'a Settings,
     clients: [(&'static Kind, OnceCell<Box<dyn Kek + 'a>>); KINDS.len()],
+    /// Data keys that were unwrapped, or are being, by KEK and wrapped key: a value that is asked for twice costs one call.
+    unwrapped: RefCell<BTreeMap<(String, Vec<u8>), Once>>,
 }
 
 impl<'a> Keks<'a> {
     /// Knows the settings, and does nothing yet.
     pub fn new(settings: &'a Settings) -> Keks<'a> {
-        Keks { settings, clients: KINDS.map(|kind| (kind, OnceCell::new())) }
+        Keks { settings, clients: KINDS.map(|kind| (kind, OnceCell::new())), unwrapped: RefCell::default() }
     }
 
     /// Makes ready what the KEKs that are listed will need: clients, and access tokens. It can go on while 1Password is being asked.
@@ -176,12 +215,30 @@ impl<'a> Keks<'a> {
         self.listed(kek, deadline).await?.wrap(kek.name(), data_key, deadline).await
     }
 
-    /// Unwraps a data key.
+    /// Unwraps a data key, once.
     ///
     /// # Errors
     /// If the KEK is not listed in the settings, or the KMS does not unwrap.
-    pub async fn unwrap(&self, kek: &KekUri, wrapped: &[u8], deadline: Deadline) -> Result<Unwrapped, KekError> {
-        self.listed(kek, deadline).await?.unwrap(kek.name(), wrapped, deadline).await
+    pub async fn unwrap(&self, kek: &KekUri, wrapped: &[u8], deadline: Deadline) -> Result<Rc<Unwrapped>, KekError> {
+        let client = self.listed(kek, deadline).await?;
+        let key = (kek.to_string(), wrapped.to_vec());
+        let cell = self.unwrapped.borrow_mut().entry(key).or_default().clone();
+        let unwrap = async || client.unwrap(kek.name(), wrapped, deadline).await.map(Rc::new);
+        cell.get_or_try_init(unwrap).await.cloned()
+    }
+
+    /// Decrypts what the KMS's own tool encrypted.
+    ///
+    /// # Errors
+    /// If the KEK is not listed in the settings, its kind has no such tool, or the KMS does not decrypt.
+    pub async fn decrypt(
+        &self,
+        kek: &KekUri,
+        ciphertext: &[u8],
+        associated_data: &str,
+        deadline: Deadline,
+    ) -> Result<Decrypted, KekError> {
+        self.listed(kek, deadline).await?.decrypt(kek.name(), ciphertext, associated_data, deadline).await
     }
 
     /// Tells what our identity may do with a KEK.
@@ -249,6 +306,9 @@ pub enum KekError {
     /// Keys of its kind are made elsewhere.
     #[error("keys of this kind are made by the tools of their KMS")]
     MadeElsewhere,
+    /// A value that its tool encrypted, of a kind that has none.
+    #[error("a KEK of this kind opens envelopes only, no sealed:v1/direct")]
+    EnvelopesOnly,
     /// What a kind says.
     #[error(transparent)]
     OfKind(OfKind),
@@ -315,7 +375,13 @@ mod tests {
 
     #[test]
     fn a_uri_tells_kind_and_name() {
-        for (kind, name) in [(&gcp::KIND, "projects/p/locations/l/keyRings/r/cryptoKeys/k"), (&local::KIND, "trial")] {
+        for (kind, name) in [
+            (&gcp::KIND, "projects/p/locations/l/keyRings/r/cryptoKeys/k"),
+            (&aws::KIND, "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"),
+            (&aws::KIND, "arn:aws-cn:kms:cn-north-1:123456789012:alias/agents/prod"),
+            (&pkcs11::KIND, "token=t;object=k"),
+            (&local::KIND, "trial"),
+        ] {
             let uri: KekUri = format!("{}{name}", kind.scheme).parse().unwrap();
             assert_eq!((uri.kind(), uri.name()), (kind, name));
         }
@@ -330,6 +396,10 @@ mod tests {
             "gcp-kms://projects/p/locations/l/keyRings//cryptoKeys/k",
             "pkcs11:token=t;object=../k",
             "pkcs11:token=t;object=k?module-path=/tmp/evil.so",
+            "aws-kms://arn:aws:kms:eu-central-1:123456789012:key/..",
+            "aws-kms://arn:aws:kms:evil.example/:123456789012:key/k",
+            "aws-kms://arn:aws:s3:eu-central-1:123456789012:key/k",
+            "aws-kms://1234abcd-12ab-34cd-56ef-1234567890ab",
             "local-kek:../etc/shadow",
             "local-kek:.hidden",
             "local-kek:",

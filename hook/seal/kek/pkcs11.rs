@@ -17,7 +17,7 @@ use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
-use super::{Abilities, Answer, Fault, Kek, Kind, KindError, Unwrapped};
+use super::{Abilities, Answer, Fault, Kek, Kind, KindError, Unwrapped, Version};
 use crate::errno::Errno;
 use crate::pkcs11::{self, Job, KeyUri, Request, Trouble};
 use crate::retry::{Deadline, Failure, GaveUp, Seconds};
@@ -92,7 +92,7 @@ impl Kek for Hsm<'_> {
             match self.ask(name, Job::Unwrap(Zeroizing::new(wrapped.to_vec())), deadline).await? {
                 pkcs11::Answer::Bytes(mut serialized) => {
                     let data_key = DataKey::from_serialized(std::mem::take(&mut *serialized));
-                    Ok(Unwrapped { data_key, version: None })
+                    Ok(Unwrapped { data_key, version: Version::default() })
                 }
                 _ => Err(HsmError::Lost.into()),
             }

@@ -8,6 +8,8 @@
 //! |---|---|
 //! | `disabled…`, `destroyed…` | the version is not enabled: `FAILED_PRECONDITION` |
 //! | `denied…` | `PERMISSION_DENIED` |
+//! | `elsewhere…` | `INVALID_ARGUMENT`: the key is in another location |
+//! | `api-off…` | `PERMISSION_DENIED`: the project does not use Cloud KMS |
 //! | `missing…` | `NOT_FOUND` |
 //! | `wrong-crc…` | decryption answers another `plaintextCrc32c` |
 //! | `flip…` | decryption answers another plaintext under the right `plaintextCrc32c` |
@@ -228,6 +230,15 @@ impl Key<'_> {
     fn refuse(&self, trouble: &str, permission: &str) -> Result<(), Refusal> {
         if trouble.starts_with("missing") {
             return Err(Refusal::new(404, format!("CryptoKey {} not found.", self.name)));
+        }
+        if trouble.starts_with("elsewhere") {
+            let message = "The request concerns location 'europe' but was sent to location 'global'.";
+            return Err(Refusal::new(400, message));
+        }
+        if trouble.starts_with("api-off") {
+            let message =
+                "Cloud Key Management Service (KMS) API has not been used in project 123456 before or it is disabled.";
+            return Err(Refusal::new(403, message));
         }
         if trouble.starts_with("denied") {
             return Err(Refusal::denied("cloudkms.googleapis.com", permission, self.name));

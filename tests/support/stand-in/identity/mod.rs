@@ -29,6 +29,9 @@ const MARKER: &str = "standin-access-token";
 /// The foreign token that can be exchanged.
 pub(crate) const SUBJECT_TOKEN: &str = "eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9.eyJpc3MiOiJodHRwczovL2lzc3Vlci5leGFtcGxlIiwic3ViIjoiYWdlbnQifQ.standin-subject-token";
 
+/// Stands in a foreign token whose time is over: `{"exp":1}`, in base64.
+const EXPIRED_CLAIM: &str = ".eyJleHAiOjF9.";
+
 /// What the client of a CI system must present to be given the foreign token.
 const SUBJECT_TOKEN_BEARER: &str = "standin-subject-token-request";
 
@@ -133,6 +136,9 @@ impl Identity {
                 "invalid_target",
                 "The target service indicated by the \"audience\" parameters is invalid.",
             );
+        }
+        if parameter(form, "subject_token").contains(EXPIRED_CLAIM) {
+            return error(400, "invalid_grant", "ID Token issued at 0 is stale to sign-in.");
         }
         if parameter(form, "subject_token") != SUBJECT_TOKEN {
             return error(400, "invalid_grant", "The given credential is rejected: its signature is invalid.");

@@ -1,0 +1,156 @@
+//! `oci-secrets rewrap`: sealed values go over to another KEK, or to the newest version of theirs.
+//!
+//! No secret is shown, and none is lost: a new value is opened before it takes the place of the old one, each is stored by one
+//! request, and 1Password keeps the old one. Whoever is interrupted begins again: what is done by then is found to be done.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{block_on, read_input, write_output};
+use crate::error::Error;
+use crate::reference::Reference;
+use crate::report;
+use crate::retry::Deadline;
+use crate::seal::kek::{KekUri, Keks};
+use crate::seal::{Rewrapped, SealError, SealedValue, is_sealed};
+use crate::settings::Settings;
+use crate::source::connect::Connect;
+use crate::source::edit::StoredField;
+
+/// Move sealed values to another key-encryption key, or to the newest version of theirs.
+///
+/// One value from standard input to standard output, or with `--vault` every sealed field of a vault, through 1Password Connect. Our
+/// identity must be able to unwrap with the old key, and to wrap and unwrap with the new one.
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// The key to move to; the values' own to move to its newest version.
+    #[arg(long, value_name = "URI")]
+    to: KekUri,
+    /// Move only values under this key.
+    #[arg(long, value_name = "URI")]
+    from: Option<KekUri>,
+    /// The field that the value on standard input was sealed for.
+    #[arg(long = "for", value_name = "REFERENCE", required_unless_present = "vault", conflicts_with = "vault")]
+    reference: Option<Reference>,
+    /// Every sealed field of this vault, in place of standard input.
+    #[arg(long, value_name = "NAME")]
+    vault: Option<String>,
+    /// Store what is moved; without it, tell what would be.
+    #[arg(long, requires = "vault", conflicts_with = "reference")]
+    write: bool,
+}
+
+/// What became of one value.
+enum Fate {
+    /// It moved, or would.
+    Moved,
+    /// It is where it shall be.
+    Current,
+    /// It is under a key that was not asked for.
+    Other,
+    /// It stays as it was.
+    Failed(Error),
+}
+
+pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode, Error> {
+    match (&arguments.vault, &arguments.reference) {
+        (Some(vault), _) => of_vault(arguments, vault, settings),
+        (None, Some(reference)) => of_input(arguments, reference, settings),
+        (None, None) => Err(Error::NoSource),
+    }
+}
+
+fn of_input(arguments: &Arguments, reference: &Reference, settings: &Settings) -> Result<ExitCode, Error> {
+    let input = read_input()?;
+    let unusable = |source| Error::Unseal { reference: reference.clone(), source };
+    let text = str::from_utf8(&input).map_err(|_| unusable(SealError::Plaintext))?;
+    let sealed: SealedValue = text.parse().map_err(unusable)?;
+    if arguments.from.as_ref().is_some_and(|from| from != sealed.kek()) {
+        return write_output(format!("{sealed}\n").as_bytes());
+    }
+    let rewrapped = block_on(settings, async |deadline| {
+        let spellings = std::slice::from_ref(reference);
+        sealed.rewrap(&arguments.to, spellings, &Keks::new(settings), deadline).await.map_err(unusable)
+    })?;
+    match rewrapped {
+        Rewrapped::Moved(sealed) | Rewrapped::Current(sealed) => write_output(format!("{sealed}\n").as_bytes()),
+    }
+}
+
+fn of_vault(arguments: &Arguments, vault: &str, settings: &Settings) -> Result<ExitCode, Error> {
+    crate::tls::install();
+    let connect = Connect::open(settings.connect.as_ref().ok_or(Error::NoSource)?).map_err(Error::Source)?;
+    let patience = settings.deliver.deadline;
+    let fates = block_on(settings, async |_| {
+        let fields = connect.fields_of(vault, is_sealed, patience).await.map_err(Error::Source)?;
+        let bar = ProgressBar::new(fields.len() as u64).with_style(ProgressStyle::default_bar());
+        let keks = Keks::new(settings);
+        let mut fates = Vec::with_capacity(fields.len());
+        for field in fields {
+            let fate = move_one(arguments, &connect, &field, &keks, || Deadline::after(patience)).await;
+            fates.push((field, fate.unwrap_or_else(Fate::Failed)));
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        Ok(fates)
+    })?;
+    write_output(table(&fates, arguments.write).as_bytes())?;
+    let mut failures = fates.iter().filter_map(|(_, fate)| match fate {
+        Fate::Failed(error) => Some(error.class()),
+        _ => None,
+    });
+    match failures.next() {
+        None => Ok(ExitCode::SUCCESS),
+        Some(class) => Err(Error::Rewrap { failed: 1 + failures.count(), values: fates.len(), class }),
+    }
+}
+
+async fn move_one(
+    arguments: &Arguments,
+    connect: &Connect,
+    field: &StoredField,
+    keks: &Keks<'_>,
+    deadline: impl Fn() -> Deadline,
+) -> Result<Fate, Error> {
+    let unusable = |source| Error::Stored { name: field.name.clone(), source };
+    let sealed: SealedValue = field.value.parse().map_err(unusable)?;
+    if arguments.from.as_ref().is_some_and(|from| from != sealed.kek()) {
+        return Ok(Fate::Other);
+    }
+    match sealed.rewrap(&arguments.to, &field.spellings, keks, deadline()).await.map_err(unusable)? {
+        Rewrapped::Current(_) => Ok(Fate::Current),
+        Rewrapped::Moved(sealed) => {
+            if arguments.write {
+                connect.replace(field, &sealed.to_string(), deadline()).await.map_err(Error::Source)?;
+            }
+            Ok(Fate::Moved)
+        }
+    }
+}
+
+fn table(fates: &[(StoredField, Fate)], written: bool) -> String {
+    let mut text = String::new();
+    let mut count = [0; 4];
+    for (field, fate) in fates {
+        let (at, verdict, detail) = match fate {
+            Fate::Moved if written => (0, "moved", String::new()),
+            Fate::Moved => (0, "to move", String::new()),
+            Fate::Current => (1, "current", String::new()),
+            Fate::Other => (2, "other", String::new()),
+            Fate::Failed(error) => (3, "failed", format!(": {}", report::chain(error))),
+        };
+        if let Some(count) = count.get_mut(at) {
+            *count += 1;
+        }
+        let _ = writeln!(text, "{verdict:<8} {}{detail}", field.name);
+    }
+    let [moved, current, other, failed] = count;
+    let moves = if written { "moved" } else { "to move" };
+    let _ = writeln!(text, "{moved} {moves}, {current} current already, {other} under other keys, {failed} failed");
+    if !written && moved > 0 {
+        let _ = writeln!(text, "nothing is changed yet: --write stores them");
+    }
+    text
+}
