@@ -57,6 +57,12 @@ const OPTIONS_WITH_VALUE: [&str; 23] = [
     "--empty-ns",
 ];
 
+/// Options of theirs that stand alone, before the verb.
+const FLAGS: [&str; 8] = ["--debug", "--systemd-cgroup", "--no-pivot", "--usage", "--help", "-h", "--version", "-v"];
+
+/// Options that name another spec than the bundle's.
+const OTHER_SPEC: [&str; 2] = ["--config", "-f"];
+
 /// Runs the wrapper that the process was started as.
 pub fn run() -> ExitCode {
     report::own_up_to_bugs(PROGRAM);
@@ -109,8 +115,15 @@ impl Call {
     /// Adds the hook to the bundle, if the runtime is about to read one.
     fn prepare(&self) -> Result<(), Error> {
         let words = Words::of(&self.arguments);
+        // Its value could be taken for the verb, and a container would start without the hook.
+        if let Some(option) = words.unknown {
+            return Err(Error::RuntimeOption { option: lossy(option) });
+        }
         if !words.reads_bundle() {
             return Ok(());
+        }
+        if words.value(&OTHER_SPEC).is_some() {
+            return Err(Error::RuntimeOption { option: OTHER_SPEC[0].to_owned() });
         }
         let bundle = words.value(&["--bundle", "-b"]).unwrap_or(OsStr::new("."));
         let hook = Hook { path: self.hook.clone(), settings: self.settings.clone() };
@@ -165,11 +178,13 @@ fn is_own(argument: &OsStr) -> bool {
 struct Words<'a> {
     verb: Option<&'a OsStr>,
     options: Vec<(&'a [u8], &'a OsStr)>,
+    /// An option before the verb that may have a value or not.
+    unknown: Option<&'a OsStr>,
 }
 
 impl<'a> Words<'a> {
     fn of(arguments: &'a [OsString]) -> Words<'a> {
-        let mut words = Words { verb: None, options: Vec::new() };
+        let mut words = Words { verb: None, options: Vec::new(), unknown: None };
         let mut arguments = arguments.iter().map(OsString::as_os_str);
         while let Some(argument) = arguments.next() {
             let bytes = argument.as_bytes();
@@ -180,6 +195,8 @@ impl<'a> Words<'a> {
                 words.options.push((option, OsStr::from_bytes(value.get(1..).unwrap_or_default())));
             } else if OPTIONS_WITH_VALUE.iter().any(|option| option.as_bytes() == bytes) {
                 words.options.extend(arguments.next().map(|value| (bytes, value)));
+            } else if words.verb.is_none() && !FLAGS.iter().any(|flag| argument == *flag) {
+                words.unknown = words.unknown.or(Some(argument));
             }
         }
         words
@@ -230,6 +247,21 @@ mod tests {
         assert_eq!(call_of, Call { runtime: None, hook, settings: None, requests, arguments });
         assert_eq!(call("--version").unwrap().arguments, ["--version"]);
         assert!(matches!(call("--requests"), Err(Error::NoRuntimeValue { .. })));
+    }
+
+    #[test]
+    fn refuses_what_could_hide_the_verb_or_the_spec() {
+        let refused = |line: &str| match call(line).unwrap().prepare() {
+            Err(Error::RuntimeOption { option }) => option,
+            other => panic!("{line}: {other:?}"),
+        };
+        assert_eq!(refused("--option value create --bundle /nowhere x"), "--option");
+        assert_eq!(refused("-root /r create --bundle /nowhere x"), "-root");
+        assert_eq!(refused("create --bundle /nowhere --config /spec.json x"), "--config");
+        assert_eq!(refused("run -b /nowhere -f /spec.json x"), "--config");
+        for line in ["--systemd-cgroup --root /r state x", "--option=value state x", "exec --option x create", "-v"] {
+            assert!(call(line).unwrap().prepare().is_ok(), "{line}");
+        }
     }
 
     #[test]

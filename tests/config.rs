@@ -11,6 +11,16 @@ use serde_json::Value;
 
 const SETTINGS: &str = include_str!("../config/settings.toml");
 const HOOK: &str = include_str!("../config/hooks.d/90-oci-secrets.json");
+const DOCKER: &str = include_str!("../config/docker/daemon.json");
+const CONTAINERD: &str = include_str!("../config/containerd/config.toml");
+const CRIO: &str = include_str!("../config/crio/90-oci-secrets.conf");
+const README: &str = include_str!("../README.md");
+
+/// The directory of hook files that podman and CRI-O read unless they are told otherwise.
+const HOOKS_DIR: &str = "/usr/share/containers/oci/hooks.d";
+
+/// Where containerd 1.6 to 2 look for what concerns Kubernetes, in version 2 of their format.
+const CRI: &str = "io.containerd.grpc.v1.cri";
 
 #[test]
 fn the_settings_load_as_written() {
@@ -110,6 +120,46 @@ fn the_hook_runs_for_every_key_of_ours_however_it_is_spelled() {
     ] {
         assert!(!key.is_match(others), "{others}");
     }
+}
+
+#[test]
+fn docker_and_containerd_run_every_container_under_the_wrapper() {
+    let docker: Value = serde_json::from_str(DOCKER).unwrap();
+    let wrapper = docker["runtimes"]["oci-secrets"]["path"].as_str().unwrap();
+    assert_eq!(docker["default-runtime"], "oci-secrets");
+    assert!(README.contains(&format!("sudo install -m 0755 \"$bin/oci-secrets-runtime\" {wrapper}\n")), "{wrapper}");
+
+    let containerd: toml::Table = toml::from_str(CONTAINERD).unwrap();
+    assert_eq!(containerd["version"].as_integer(), Some(2));
+    let runtimes = &containerd["plugins"][CRI]["containerd"];
+    assert_eq!(runtimes["default_runtime_name"].as_str(), Some("oci-secrets"));
+    let handler = &runtimes["runtimes"]["oci-secrets"];
+    assert_eq!(handler["runtime_type"].as_str(), Some("io.containerd.runc.v2"));
+    assert_eq!(handler["options"]["BinaryName"].as_str(), Some(wrapper));
+}
+
+#[test]
+fn containerd_passes_on_every_annotation_of_ours_and_no_other() {
+    let containerd: toml::Table = toml::from_str(CONTAINERD).unwrap();
+    let globs = containerd["plugins"][CRI]["containerd"]["runtimes"]["oci-secrets"]["pod_annotations"].as_array();
+    // Of Go's path.Match, only `*` is used: any text without a slash.
+    let pattern = |glob: &str| Regex::new(&format!("^{}$", regex::escape(glob).replace(r"\*", "[^/]*"))).unwrap();
+    let globs: Vec<Regex> = globs.unwrap().iter().map(|glob| pattern(glob.as_str().unwrap())).collect();
+    let passes = |key: &str| globs.iter().any(|glob| glob.is_match(key));
+    for ours in ["run.secrets/db", "app.run.secrets/db", "run.secrets.owner", "run.secrets.optional"] {
+        assert!(passes(ours), "{ours}");
+    }
+    for others in ["io.kubernetes.cri.sandbox-namespace", "team", "example.com/run.secrets", "run.oci.hooks.stderr"] {
+        assert!(!passes(others), "{others}");
+    }
+}
+
+/// The keys are those of crio.conf(5), in its table `crio.runtime`.
+#[test]
+fn crio_looks_for_hooks_where_the_hook_is_installed() {
+    let crio: toml::Table = toml::from_str(CRIO).unwrap();
+    let expected: toml::Table = toml::from_str(&format!("crio.runtime.hooks_dir = ['{HOOKS_DIR}']")).unwrap();
+    assert_eq!(crio, expected);
 }
 
 /// The settings with every `#key = value` made `key = value`.

@@ -36,9 +36,11 @@ impl Error {
     /// Whose fault it is: the exit code.
     pub fn class(&self) -> Class {
         match self {
-            Error::Argument { .. } | Error::CommandLine { .. } | Error::NoValue | Error::NoRuntimeValue { .. } => {
-                Class::CommandLine
-            }
+            Error::Argument { .. }
+            | Error::CommandLine { .. }
+            | Error::NoValue
+            | Error::NoRuntimeValue { .. }
+            | Error::RuntimeOption { .. } => Class::CommandLine,
             Error::State(_) | Error::Request(_) | Error::Spec(_) | Error::NoOwner => Class::Data,
             Error::EmptySecret | Error::TypedTwice | Error::LongInput { .. } => Class::Data,
             Error::Process(error) => of_process(error),

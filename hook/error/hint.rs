@@ -67,6 +67,9 @@ impl Error {
             Error::NoRuntimeValue { .. } => {
                 "before runc's own options it takes --runtime PATH, --hook PATH, --settings PATH and --requests NAME"
             }
+            Error::RuntimeOption { .. } => {
+                "options of runc, crun and youki are known, and their spec must be config.json in the bundle"
+            }
             Error::NoRequestSet { .. } => "add it, or change `--requests` where the engine names oci-secrets-runtime",
             Error::NoRuntime | Error::Exec { .. } => "`--runtime PATH` before runc's own options names the runtime",
             Error::Install(InstallError::Exists { .. }) => {

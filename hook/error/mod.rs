@@ -187,6 +187,12 @@ pub enum Error {
         /// The option.
         option: String,
     },
+    /// An option of the real runtime that may make it read something else than it seems.
+    #[error("refusing to start a runtime with {option:?}: the hook may not come to where it reads its spec")]
+    RuntimeOption {
+        /// The option.
+        option: String,
+    },
     /// A set of requests that the settings do not have.
     #[error("the settings have no [requests.{name}]")]
     NoRequestSet {

@@ -178,7 +178,7 @@ pub(crate) struct Refused {
 }
 
 /// Busybox, and the directories that engines mount on. No `/run`.
-fn make_rootfs(rootfs: &Path) {
+pub(crate) fn make_rootfs(rootfs: &Path) {
     for directory in ["bin", "dev", "etc", "proc", "sys", "tmp"] {
         fs::create_dir_all(rootfs.join(directory)).unwrap();
     }

@@ -23,6 +23,8 @@ pub(crate) enum Twist {
     Masked(&'static str),
     /// An SELinux label for the container's mounts.
     MountLabel(&'static str),
+    /// A mount as only Docker says it.
+    DockerMount(&'static str),
     /// The container lives in the mount namespace of the runtime. Podman cannot say this.
     NoMountNamespace,
     /// An option of `podman run`, which no spec can say.
@@ -74,7 +76,7 @@ impl Twist {
                 mount(json!({ "destination": at, "type": "bind", "source": from, "options": ["rbind", "rw"] }));
             }
             Twist::ReadOnlyRoot => spec["root"]["readonly"] = true.into(),
-            Twist::Podman(_) => {}
+            Twist::Podman(_) | Twist::DockerMount(_) => {}
             Twist::Masked(path) => spec["linux"]["maskedPaths"] = json!([path]),
             Twist::MountLabel(label) => spec["linux"]["mountLabel"] = json!(label),
             Twist::UserNamespace => {
@@ -100,7 +102,18 @@ impl Twist {
             Twist::UserNamespace => vec!["--uidmap".into(), map.clone(), "--gidmap".into(), map],
             Twist::Masked(path) => vec!["--security-opt".into(), format!("mask={path}")],
             Twist::Podman(option) => vec![(*option).to_owned()],
-            Twist::MountLabel(_) | Twist::NoMountNamespace => panic!("podman cannot say this"),
+            Twist::MountLabel(_) | Twist::NoMountNamespace | Twist::DockerMount(_) => panic!("podman cannot say this"),
+        }
+    }
+
+    /// The same as arguments of `docker run`.
+    pub(crate) fn docker_arguments(&self) -> Vec<String> {
+        match self {
+            Twist::ReadOnlyRoot => vec!["--read-only".into()],
+            Twist::Tmpfs(at, option) => vec!["--tmpfs".into(), format!("{at}:{option}")],
+            Twist::Bind(from, at) => vec!["--volume".into(), format!("{}:{at}", from.display())],
+            Twist::DockerMount(mount) => vec!["--mount".into(), (*mount).into()],
+            _ => panic!("Docker cannot say this of one container"),
         }
     }
 }

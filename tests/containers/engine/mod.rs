@@ -1,5 +1,8 @@
 //! The engines, one file for each command line that they have, and containers that they run.
 
+pub(crate) mod containerd;
+mod daemon;
+pub(crate) mod docker;
 mod podman;
 mod runtime;
 
@@ -26,6 +29,11 @@ pub(crate) enum Engine {
     PodmanCrun,
     RootlessRunc,
     RootlessCrun,
+    /// `ctr`
+    Containerd,
+    /// Pods of containerd's.
+    Cri,
+    Docker,
 }
 
 impl Engine {
@@ -37,6 +45,9 @@ impl Engine {
         Engine::PodmanCrun,
         Engine::RootlessRunc,
         Engine::RootlessCrun,
+        Engine::Containerd,
+        Engine::Cri,
+        Engine::Docker,
     ];
     /// Those that take a bundle with a spec of our own.
     pub(crate) const RUNTIMES: &[Engine] = &[Engine::Runc, Engine::Crun, Engine::Youki];
@@ -48,6 +59,8 @@ impl Engine {
         Engine::PodmanCrun,
         Engine::RootlessRunc,
         Engine::RootlessCrun,
+        Engine::Containerd,
+        Engine::Docker,
     ];
     pub(crate) const READ_ONLY_AT_ONCE: &[Engine] = &[Engine::Youki];
     pub(crate) const PODMAN: &[Engine] =
@@ -64,6 +77,9 @@ impl Engine {
             Engine::PodmanCrun => "podman/crun",
             Engine::RootlessRunc => "rootless/runc",
             Engine::RootlessCrun => "rootless/crun",
+            Engine::Containerd => "containerd",
+            Engine::Cri => "cri",
+            Engine::Docker => "docker",
         }
     }
 
@@ -76,6 +92,9 @@ impl Engine {
             Engine::PodmanCrun => &podman::OVER_CRUN,
             Engine::RootlessRunc => &podman::ROOTLESS_OVER_RUNC,
             Engine::RootlessCrun => &podman::ROOTLESS_OVER_CRUN,
+            Engine::Containerd => &containerd::CTR,
+            Engine::Cri => &containerd::CRI,
+            Engine::Docker => &docker::DOCKER,
         }
     }
 
@@ -101,6 +120,31 @@ impl Engine {
     /// Whose credentials its hook can use.
     pub(crate) fn credentials(self) -> &'static Path {
         if self.is_rootless() { user::home() } else { Path::new(host::DIRECTORY) }
+    }
+
+    /// Those that run single containers; pods have promises of their own.
+    pub(crate) fn single() -> &'static [Engine] {
+        Engine::those(|engine| engine != Engine::Cri)
+    }
+
+    /// Those whose containers have the very root filesystem and spec that the tests make. Docker has copies, and user namespaces
+    /// and masked paths for all containers or none.
+    pub(crate) fn exact() -> &'static [Engine] {
+        Engine::those(|engine| !matches!(engine, Engine::Cri | Engine::Docker))
+    }
+
+    /// Those that pass on any annotation.
+    pub(crate) fn annotating() -> &'static [Engine] {
+        if docker::passes_annotations() { Engine::single() } else { Engine::exact() }
+    }
+
+    fn those(are_meant: impl Fn(Engine) -> bool) -> &'static [Engine] {
+        Engine::ALL.iter().copied().filter(|engine| are_meant(*engine)).collect::<Vec<_>>().leak()
+    }
+
+    /// Whether it gives containers ids of its own beside their names.
+    pub(crate) fn has_own_ids(self) -> bool {
+        self.is_podman() || self == Engine::Docker
     }
 
     /// The engine, ready for its verb.

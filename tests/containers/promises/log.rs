@@ -25,7 +25,7 @@ pub(super) fn every_start_is_one_audit_record(world: &World, engine: Engine) {
     let [record] = &world.journal.records(&container.name)[..] else { panic!("expected one record") };
     assert_eq!(record["decision"], "delivered");
     let id = record["container"].as_str().unwrap();
-    assert!(engine.is_podman() || id == container.name, "{record}");
+    assert!(engine.has_own_ids() || id == container.name, "{record}");
     assert!(Path::new(record["bundle"].as_str().unwrap()).is_absolute(), "{record}");
     assert_eq!(record["annotations"], serde_json::json!({ "org.example.team": "agents" }));
     let secret = &record["secrets"][0];

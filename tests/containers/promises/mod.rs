@@ -1,6 +1,9 @@
 //! The promises, each a sentence, and the engines on which it is shown.
 
+mod cri;
+mod ctr;
 mod delivery;
+mod docker;
 mod hygiene;
 mod log;
 mod memory;
@@ -30,7 +33,7 @@ macro_rules! promises {
 
 /// Every promise, in the order of the table.
 pub(crate) fn all() -> Vec<(&'static str, Promise)> {
-    let everywhere = promises![|show| Promise::On(Engine::ALL, show);
+    let everywhere = promises![|show| Promise::On(Engine::single(), show);
         delivery::files_have_their_content_owner_and_mode
         delivery::nobody_can_change_the_files
         delivery::the_mount_is_read_only_and_never_swapped
@@ -39,10 +42,8 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         delivery::an_optional_file_may_be_missing
         delivery::containers_at_the_same_time_get_only_their_own
         delivery::a_container_that_asks_for_nothing_starts_in_silence
-        delivery::a_sandbox_starts_in_silence
         refusal::a_failing_hook_stops_the_container_and_says_why
         refusal::a_killed_hook_stops_the_container
-        places::a_missing_run_is_made
         places::an_existing_run_is_used
         places::existing_run_secrets_are_covered
         places::var_run_may_lead_to_run
@@ -50,19 +51,25 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         places::the_spec_may_mount_a_tmpfs_at_run
         places::the_spec_may_mount_a_tmpfs_at_run_secrets
         places::a_read_only_tmpfs_at_run_secrets_is_refused
-        places::a_masked_path_over_the_files_is_refused
         places::a_volume_at_or_below_run_secrets_is_carried_over
         places::a_volume_in_the_place_of_a_file_is_refused
         places::a_symlink_in_a_volume_is_refused
         places::symlinks_of_the_image_stay_in_the_image
+        users::another_owner_needs_a_grant
+        rotation::a_new_value_is_there_after_a_restart
+        log::starts_at_the_same_time_do_not_mix_their_records
+        hygiene::nobody_else_holds_the_secret
+    ];
+    let annotating = promises![|show| Promise::On(Engine::annotating(), show);
+        delivery::a_sandbox_starts_in_silence
+        log::every_start_is_one_audit_record
+    ];
+    let exact = promises![|show| Promise::On(Engine::exact(), show);
+        places::a_missing_run_is_made
+        places::a_masked_path_over_the_files_is_refused
         users::ids_are_mapped_into_a_user_namespace
         users::a_user_namespace_may_have_a_read_only_root
         users::an_id_without_a_mapping_is_refused
-        users::another_owner_needs_a_grant
-        rotation::a_new_value_is_there_after_a_restart
-        log::every_start_is_one_audit_record
-        log::starts_at_the_same_time_do_not_mix_their_records
-        hygiene::nobody_else_holds_the_secret
     ];
     let read_only_later = promises![|show| Promise::On(Engine::READ_ONLY_LATER, show);
         places::the_spec_may_mount_a_read_only_tmpfs_at_run
@@ -81,6 +88,21 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         rootless::the_settings_of_root_are_refused
         rootless::the_user_may_keep_its_id
     ];
+    let ctr = promises![|show| Promise::On(&[Engine::Containerd], show);
+        ctr::annotations_of_the_command_line_ask
+    ];
+    let cri = promises![|show| Promise::On(&[Engine::Cri], show);
+        cri::each_container_of_a_pod_gets_only_its_own
+        cri::a_failing_hook_stops_one_container_of_a_pod_and_says_why
+    ];
+    let docker = promises![|show| Promise::On(&[Engine::Docker], show);
+        docker::exec_sees_the_files
+        docker::restart_brings_the_new_value
+        docker::what_docker_keeps_holds_no_secret
+        docker::a_tmpfs_of_its_own_mode_at_run_secrets_is_covered
+        docker::the_name_of_the_runtime_chooses_the_requests
+        docker::a_set_that_the_settings_lack_stops_the_container_and_says_why
+    ];
     let hook = promises![Promise::OfHook;
         log::success_is_silent
         log::dev_log_takes_the_place_of_the_journal
@@ -90,5 +112,19 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         memory::nobody_without_the_right_reads_its_memory
         memory::the_kernel_hears_of_the_label_and_of_swap
     ];
-    [&everywhere[..], &read_only_later, &read_only_at_once, &runtimes, &podman, &rootless, &hook].concat()
+    [
+        &everywhere[..],
+        &annotating,
+        &exact,
+        &read_only_later,
+        &read_only_at_once,
+        &runtimes,
+        &podman,
+        &rootless,
+        &ctr,
+        &cri,
+        &docker,
+        &hook,
+    ]
+    .concat()
 }

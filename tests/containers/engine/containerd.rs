@@ -1,0 +1,229 @@
+//! containerd: single containers by `ctr`, and pods through its Container Runtime Interface.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+
+use serde_json::{Value, json};
+
+use super::daemon::{Daemon, write_runtime};
+use super::{Driver, answer, program, root};
+use crate::container::{self, Container};
+use crate::host;
+use crate::spec;
+use crate::support::skip;
+
+/// As it is shipped; where the wrapper is found differs.
+const CONFIG: &str = include_str!("../../../config/containerd/config.toml");
+const SHIPPED_WRAPPER: &str = "/usr/bin/oci-secrets-runtime";
+
+/// The hook as a spec lists it.
+const HOOKS: &str = include_str!("../../../config/hooks.d/90-oci-secrets.json");
+
+/// The image of every container of a pod, the pause container's too.
+const IMAGE: &str = "localhost/busybox:latest";
+
+/// Packs a root filesystem as an image, and lets containerd have it: directory, image, client and its arguments.
+const IMPORT: &str = r#"
+set -e
+cd "$1" && image=$2 && shift 2
+tar -C rootfs -cf layer.tar .
+sum=$(sha256sum layer.tar | cut -d' ' -f1)
+jq -n --arg sum "sha256:$sum" '{architecture: "amd64", os: "linux", rootfs: {type: "layers", diff_ids: [$sum]},
+    config: {Env: ["PATH=/bin"], Entrypoint: ["sleep", "600"]}}' >config.json
+jq -n --arg image "$image" '[{Config: "config.json", RepoTags: [$image], Layers: ["layer.tar"]}]' >manifest.json
+tar -cf - config.json manifest.json layer.tar | "$@" image import -
+"#;
+
+/// How a pod's containers come to the hook: by the wrapper, or by a base spec that has it.
+pub(crate) const HANDLERS: [&str; 2] = ["oci-secrets", "base-spec"];
+
+pub(super) static CTR: Ctr = Ctr(&["busybox", "containerd", "ctr", "runc"]);
+/// Pods are run by [`run_pod`]; here is only what it needs.
+pub(super) static CRI: Ctr = Ctr(&["busybox", "containerd", "ctr", "jq", "python3", "runc", "tar"]);
+
+pub(super) struct Ctr(&'static [&'static str]);
+
+static DAEMON: LazyLock<Daemon> = LazyLock::new(begin);
+
+fn begin() -> Daemon {
+    let root = root("containerd");
+    fs::create_dir_all(&root).unwrap();
+    write_runtime(&root.join("runtime"), settings().to_str().unwrap());
+    let base: Value = serde_json::from_str(&answer(client(&["oci", "spec"]))).unwrap();
+    fs::write(root.join("base.json"), with_hook(base).to_string()).unwrap();
+    fs::write(root.join("config.toml"), config(&root)).unwrap();
+    let path = |name: &str| root.join(name).to_str().unwrap().to_owned();
+    let [config, socket, data, state] = ["config.toml", "socket", "root", "state"].map(path);
+    let words = ["containerd", "--config", &config, "--address", &socket, "--root", &data, "--state", &state];
+    let farewell = format!(
+        "for space in default k8s.io; do
+             ctr --address {0} --namespace $space tasks ls -q | xargs -r ctr --address {0} --namespace $space tasks rm -f
+         done",
+        socket
+    );
+    Daemon::start(&words, &farewell, &root, || client(&["version"]))
+}
+
+/// The shipped configuration, and what is special about this place.
+fn config(root: &Path) -> String {
+    let root = root.display();
+    let ours = CONFIG.replace(SHIPPED_WRAPPER, &format!("{root}/runtime"));
+    assert_ne!(ours, CONFIG);
+    let here = format!(
+        r#"
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "{IMAGE}"
+restrict_oom_score_adj = true
+stream_server_port = "0"
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "{root}/cni"
+conf_dir = "{root}/cni"
+[plugins."io.containerd.internal.v1.opt"]
+path = "{root}/opt"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.base-spec]
+runtime_type = "io.containerd.runc.v2"
+base_runtime_spec = "{root}/base.json"
+pod_annotations = ["run.secrets/*", "*.run.secrets/*", "run.secrets.*"]
+"#
+    );
+    ours.replace("default_runtime_name", "snapshotter = \"native\"\ndefault_runtime_name") + &here
+}
+
+fn with_hook(mut spec: Value) -> Value {
+    let mut hook: Value = serde_json::from_str(HOOKS).unwrap();
+    hook["hook"]["path"] = host::HOOK.into();
+    hook["hook"]["args"] = json!(["oci-secrets-hook", "--settings", settings()]);
+    spec["hooks"] = json!({ "createRuntime": [hook["hook"]] });
+    spec
+}
+
+fn client(verb: &[&str]) -> Command {
+    let mut command = program("ctr");
+    command.arg("--address").arg(root("containerd").join("socket")).args(verb);
+    command
+}
+
+impl Driver for Ctr {
+    fn programs(&self) -> &'static [&'static str] {
+        self.0
+    }
+
+    fn command(&self, verb: &[&str]) -> Command {
+        LazyLock::force(&DAEMON);
+        client(verb)
+    }
+
+    /// Its options say little of a container: a spec says it all.
+    fn run(&self, container: &Container<'_>, script: &str) -> Command {
+        let (spec_path, runtime) = (container.directory.join("spec.json"), runtime(container));
+        // When a container ends, `ctr` does not always read what it has printed last.
+        let mut spec = spec::spec(container, &format!("({script}\n)\ncode=$?\nsleep 0.2\nexit $code"));
+        spec["root"]["path"] = json!(container.rootfs());
+        spec.as_object_mut().unwrap().remove("hooks").unwrap();
+        fs::write(&spec_path, spec.to_string()).unwrap();
+        let mut command = self.command(&["run", "--rm", "--runc-binary"]);
+        command.arg(runtime).arg("--config").arg(spec_path).arg(&container.name);
+        command
+    }
+
+    fn pid(&self, name: &str) -> u32 {
+        let tasks = answer(self.command(&["tasks", "list"]));
+        let task = tasks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        task.filter(|words| words[0] == name).map(|words| words[1].parse().unwrap()).next().unwrap()
+    }
+
+    fn remove(&self, name: &str) -> Command {
+        self.command(&["tasks", "rm", "--force", name])
+    }
+}
+
+/// The runtime of a container that `ctr` runs.
+pub(crate) fn runtime(container: &Container<'_>) -> PathBuf {
+    let path = container.directory.join("runtime");
+    write_runtime(&path, container.settings_path().to_str().unwrap());
+    path
+}
+
+/// Where the settings for all pods are.
+fn settings() -> PathBuf {
+    root("containerd").join("settings.toml")
+}
+
+/// Writes the settings for all pods.
+pub(crate) fn write_settings(settings_of_pods: &str) {
+    LazyLock::force(&DAEMON);
+    fs::write(settings(), settings_of_pods).unwrap();
+}
+
+/// What became of a pod's containers.
+pub(crate) struct Pod(Value);
+
+impl Pod {
+    /// What a container printed, which ended well.
+    pub(crate) fn printed(&self, container: &str) -> Vec<&str> {
+        let container = &self.0["containers"][container];
+        assert_eq!(container["exit"], 0, "{}", self.0);
+        container["log"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect()
+    }
+
+    /// Why a container did not start.
+    pub(crate) fn error(&self, container: &str) -> &str {
+        self.0["containers"][container]["error"].as_str().unwrap_or_else(|| panic!("{}", self.0))
+    }
+}
+
+/// Runs a pod whose containers, one after the other, are these scripts; `None` without a client.
+pub(crate) fn run_pod(
+    name: &str,
+    handler: &str,
+    annotations: &BTreeMap<String, String>,
+    marks: Option<&Path>,
+    containers: &[(&str, &str)],
+) -> Option<Pod> {
+    static IMAGES: LazyLock<()> = LazyLock::new(import);
+    let mut command = cri_client()?;
+    LazyLock::force(&DAEMON);
+    LazyLock::force(&IMAGES);
+    let scripts: BTreeMap<_, _> =
+        containers.iter().map(|(name, script)| (*name, json!(["sh", "-c", script]))).collect();
+    let mounts: BTreeMap<_, _> = marks.into_iter().map(|marks| (marks.to_str().unwrap(), "/marks")).collect();
+    let pod = json!({ "name": name, "handler": handler, "annotations": annotations, "image": IMAGE, "mounts": mounts,
+        "containers": scripts });
+    let mut client = command
+        .arg(root("containerd").join("socket"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    client.stdin.take().unwrap().write_all(pod.to_string().as_bytes()).unwrap();
+    let output = client.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let pod: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(pod["sandbox"], Value::Null, "the pod's own container did not start");
+    Some(Pod(pod))
+}
+
+/// The client, to be given the socket; `None` where what it needs is missing.
+fn cri_client() -> Option<Command> {
+    if !program("python3").args(["-c", "import grpc"]).output().unwrap().status.success() {
+        skip("python3-grpcio is not installed");
+        return None;
+    }
+    let mut command = program("python3");
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/clients/cri_client.py"));
+    Some(command)
+}
+
+fn import() {
+    let directory = root("containerd").join("image");
+    container::make_rootfs(&directory.join("rootfs"));
+    let mut command = program("sh");
+    command.args(["-c", IMPORT, "sh"]).arg(directory).arg(IMAGE);
+    command.args(["ctr", "--namespace", "k8s.io", "--address"]).arg(root("containerd").join("socket"));
+    answer(command);
+}
