@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::{block_on, is_root, load, own_settings, write_output};
 use crate::audit::Trail;
 use crate::deliver::{Carried, Tmpfs, TmpfsOptions};
-use crate::engine::{Engine, Host};
+use crate::engine::{Calls, Engine, Host};
 use crate::error::Error;
 use crate::error::class::Class;
 use crate::harden::is_initial_user_namespace;
@@ -33,8 +33,15 @@ pub(super) struct Arguments {
 }
 
 /// The first version of each program that the hook is known to work with, and the engine whose program it is.
-const PROGRAMS: [(&str, [u32; 2], Option<Engine>); 4] =
-    [("runc", [1, 1], None), ("crun", [1, 8], None), ("youki", [0, 6], None), ("podman", [4, 3], Some(Engine::Podman))];
+const PROGRAMS: [(&str, [u32; 2], Option<Engine>); 7] = [
+    ("runc", [1, 1], None),
+    ("crun", [1, 8], None),
+    ("youki", [0, 6], None),
+    ("podman", [4, 3], Some(Engine::Podman)),
+    ("crio", [1, 26], Some(Engine::Crio)),
+    ("containerd", [1, 6], Some(Engine::Containerd)),
+    ("dockerd", [20, 10], Some(Engine::Docker)),
+];
 
 /// How long before its end a token is worth a word.
 const TOKEN_WARNING_DAYS: i64 = 14;
@@ -129,11 +136,17 @@ fn program(name: &str, minimum: [u32; 2], engine: Option<Engine>, host: &Host) -
     Some(match engine.map(|engine| (engine, engine.calls(host))) {
         None => Finding::ok(name, version),
         Some((_, Err(error))) => Finding::problem(name, &Error::Engine(error)),
-        Some((engine, Ok(calls))) if calls.is_empty() => {
+        Some((engine, Ok(calls))) if calls.by.is_empty() => {
             let advice = format!("oci-secrets install --engine {} --write", engine.name());
             Finding::warning(name, format!("{version}: does not call the hook"), advice)
         }
-        Some((_, Ok(calls))) => Finding::ok(name, format!("{version}: calls the hook, as {} says", list(&calls))),
+        Some((_, Ok(Calls { by, caution }))) => {
+            let detail = format!("{version}: calls the hook, as {} says", list(&by));
+            match caution {
+                None => Finding::ok(name, detail),
+                Some(caution) => Finding::warning(name, detail, caution),
+            }
+        }
     })
 }
 
@@ -148,8 +161,8 @@ fn version(program: &str) -> Option<String> {
 /// The device that calls the hook, if there is one.
 fn device(host: &Host) -> Option<Finding> {
     match Engine::Cdi.calls(host) {
-        Ok(calls) if calls.is_empty() => None,
-        Ok(calls) => Some(Finding::ok("cdi", format!("the device of {} calls the hook", list(&calls)))),
+        Ok(calls) if calls.by.is_empty() => None,
+        Ok(calls) => Some(Finding::ok("cdi", format!("the device of {} calls the hook", list(&calls.by)))),
         Err(error) => Some(Finding::problem("cdi", &Error::Engine(error))),
     }
 }

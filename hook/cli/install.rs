@@ -46,7 +46,7 @@ pub(super) fn run(arguments: &Arguments, settings: &Path) -> Result<ExitCode, Er
     let told = || (settings != Path::new(SETTINGS_PATH)).then(|| absolute(settings));
     let settings = own_settings(settings, &host).or_else(told);
     let hook = Hook { path: absolute(&arguments.hook), settings };
-    let files = arguments.engine.files(&host, &hook);
+    let files = arguments.engine.files(&host, &hook).map_err(Error::Engine)?;
     let mut text = String::new();
     if arguments.write {
         file::require_program(&hook.path).map_err(|source| Error::Hook { source })?;

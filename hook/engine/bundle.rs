@@ -48,6 +48,13 @@ pub fn add_hook(bundle: &Path, hook: &Hook, added: &BTreeMap<String, String>) ->
     replace(&path, &spec).map_err(|error| BundleError::Write { path: path.clone(), errno: error.into() })
 }
 
+/// Whether a spec has the hook.
+pub(super) fn has_hook(spec: &str) -> Result<bool, serde_json::Error> {
+    let hooks: Fields = field(&serde_json::from_str(spec)?, "hooks")?;
+    let at_stage: Vec<Box<RawValue>> = field(&hooks, hooks_d::STAGE)?;
+    Ok(at_stage.iter().any(|entry| is_ours(entry)))
+}
+
 /// An object whose values stay as they are written.
 type Fields = BTreeMap<String, Box<RawValue>>;
 

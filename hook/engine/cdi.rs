@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{EngineError, File, HOOK_NAME, Hook, Host, files_in, hooks_d, read};
+use super::{Calls, EngineError, File, HOOK_NAME, Hook, Host, files_in, hooks_d, read};
 
 /// As it is shipped.
 const FILE: &str = include_str!("../../config/cdi/oci-secrets.json");
@@ -20,7 +20,7 @@ pub(super) fn files(host: &Host, hook: &Hook) -> Vec<File> {
 }
 
 /// The files with a device that calls the hook. Files in YAML, which others write, are passed over.
-pub(super) fn calls(host: &Host) -> Result<Vec<PathBuf>, EngineError> {
+pub(super) fn calls(host: &Host) -> Result<Calls, EngineError> {
     let mut calls = Vec::new();
     for directory in DIRECTORIES {
         for path in files_in(&host.path(directory), "json")? {
@@ -39,7 +39,7 @@ pub(super) fn calls(host: &Host) -> Result<Vec<PathBuf>, EngineError> {
         }
     }
     calls.dedup();
-    Ok(calls)
+    Ok(Calls { by: calls, caution: None })
 }
 
 /// What is read of a file.
@@ -82,17 +82,17 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let host = Host { root: root.path().to_owned(), user: None };
         let hook = Hook { path: root.path().join(HOOK_NAME), settings: None };
-        assert_eq!(calls(&host).unwrap(), Vec::<PathBuf>::new());
+        assert_eq!(calls(&host).unwrap(), Calls::default());
         let [file] = &files(&host, &hook)[..] else { panic!() };
         file.write().unwrap();
         assert!(matches!(calls(&host), Err(EngineError::Hook { .. })));
         fs::write(&hook.path, "").unwrap();
         fs::set_permissions(&hook.path, Permissions::from_mode(0o755)).unwrap();
-        assert_eq!(calls(&host).unwrap(), [host.path("/etc/cdi/oci-secrets.json")]);
+        assert_eq!(calls(&host).unwrap().by, [host.path("/etc/cdi/oci-secrets.json")]);
 
         fs::write(&file.path, file.content.replace("createRuntime", "createContainer")).unwrap();
         assert!(matches!(calls(&host), Err(EngineError::Stage { .. })));
         fs::write(&file.path, r#"{"cdiVersion":"0.5.0","kind":"a/b","devices":[]}"#).unwrap();
-        assert_eq!(calls(&host).unwrap(), Vec::<PathBuf>::new());
+        assert_eq!(calls(&host).unwrap(), Calls::default());
     }
 }

@@ -2,9 +2,14 @@
 
 mod bundle;
 mod cdi;
+mod containerd;
+mod crio;
+mod docker;
 mod file;
 mod hooks_d;
 mod podman;
+#[cfg(test)]
+mod testing;
 
 use std::path::{Path, PathBuf};
 
@@ -19,13 +24,31 @@ pub const HOOK_PATH: &str = "/usr/libexec/oci/hooks.d/oci-secrets-hook";
 /// How the hook's file is called, wherever it is.
 const HOOK_NAME: &str = "oci-secrets-hook";
 
+/// How the wrapper's file is called.
+const WRAPPER_NAME: &str = "oci-secrets-runtime";
+
 /// Who starts containers, and calls the hook if it is told to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
     /// Podman, by a file in hooks.d.
     Podman,
+    /// CRI-O, by the same.
+    Crio,
+    /// containerd, by the wrapper around its runtime.
+    Containerd,
+    /// Docker, by the same.
+    Docker,
     /// Any engine that knows the Container Device Interface, by a device.
     Cdi,
+}
+
+/// By what an engine calls the hook.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    /// The files; none if it does not.
+    pub by: Vec<PathBuf>,
+    /// What an operator may not expect of it.
+    pub caution: Option<String>,
 }
 
 /// Where engines have their configuration.
@@ -48,33 +71,54 @@ pub struct Hook {
 
 impl Engine {
     /// All of them.
-    pub const ALL: [Engine; 2] = [Engine::Podman, Engine::Cdi];
+    pub const ALL: [Engine; 5] = [Engine::Podman, Engine::Crio, Engine::Containerd, Engine::Docker, Engine::Cdi];
 
     /// What it is called.
     pub fn name(self) -> &'static str {
         match self {
             Engine::Podman => "podman",
+            Engine::Crio => "crio",
+            Engine::Containerd => "containerd",
+            Engine::Docker => "docker",
             Engine::Cdi => "cdi",
         }
     }
 
     /// The files that make it call the hook.
-    pub fn files(self, host: &Host, hook: &Hook) -> Vec<File> {
+    ///
+    /// # Errors
+    /// When a file that would be changed cannot be understood, or says otherwise.
+    pub fn files(self, host: &Host, hook: &Hook) -> Result<Vec<File>, EngineError> {
         match self {
-            Engine::Podman => podman::files(host, hook),
-            Engine::Cdi => cdi::files(host, hook),
+            Engine::Podman => Ok(podman::files(host, hook)),
+            Engine::Crio => Ok(crio::files(host, hook)),
+            Engine::Containerd => containerd::files(host, hook),
+            Engine::Docker => docker::files(host, hook),
+            Engine::Cdi => Ok(cdi::files(host, hook)),
         }
     }
 
-    /// The files by which it will call the hook; none if it will not.
+    /// By what it will call the hook, if it will.
     ///
     /// # Errors
     /// When a file that should make it call the hook cannot do so.
-    pub fn calls(self, host: &Host) -> Result<Vec<PathBuf>, EngineError> {
+    pub fn calls(self, host: &Host) -> Result<Calls, EngineError> {
         match self {
             Engine::Podman => podman::calls(host),
+            Engine::Crio => crio::calls(host),
+            Engine::Containerd => containerd::calls(host),
+            Engine::Docker => docker::calls(host),
             Engine::Cdi => cdi::calls(host),
         }
+    }
+}
+
+impl Hook {
+    /// What the wrapper has to be told of it.
+    fn wrapper_arguments(&self) -> Vec<String> {
+        let usual = (self.path != Path::new(HOOK_PATH)).then_some(("--hook", &self.path));
+        let told = usual.into_iter().chain(self.settings.as_ref().map(|settings| ("--settings", settings)));
+        told.flat_map(|(option, path)| [option.to_owned(), path.display().to_string()]).collect()
     }
 }
 
@@ -83,6 +127,11 @@ impl Host {
     fn path(&self, absolute: &str) -> PathBuf {
         self.root.join(absolute.trim_start_matches('/'))
     }
+}
+
+/// Whether a program's path is that of the wrapper, wherever it is.
+fn is_wrapper(program: &str) -> bool {
+    Path::new(program).file_name().is_some_and(|name| name == WRAPPER_NAME)
 }
 
 /// The files in a directory whose names end like this, sorted by name; none if there is no such directory.
@@ -143,6 +192,25 @@ pub enum EngineError {
         path: PathBuf,
         /// The stages that it names.
         found: String,
+    },
+    /// A file of its configuration says otherwise than what would be written.
+    #[error("refusing to change {}: its {key} says otherwise", .path.display())]
+    Taken {
+        /// The file.
+        path: PathBuf,
+        /// Which key.
+        key: String,
+    },
+    /// A hook elsewhere cannot be told to the engine.
+    #[error("containerd cannot be told of a hook or settings elsewhere: its BinaryName takes no arguments")]
+    NoArguments,
+    /// The annotations that ask for secrets do not reach the containers.
+    #[error("{} calls the hook, but pod_annotations of the runtime {handler} do not let run.secrets/*, *.run.secrets/* and run.secrets.* through", .path.display())]
+    Annotations {
+        /// The file.
+        path: PathBuf,
+        /// The runtime's name.
+        handler: String,
     },
     /// A file of its configuration calls the hook for others than the containers that need it.
     #[error("{} does not call the hook for every container with an annotation run.secrets/…", .path.display())]

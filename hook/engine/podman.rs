@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{EngineError, File, Hook, Host, files_in, hooks_d, read};
+use super::{Calls, EngineError, File, Hook, Host, files_in, hooks_d, read};
 
 /// The files that make podman call the hook: for all users, or for one whose podman runs without root.
 pub(super) fn files(host: &Host, hook: &Hook) -> Vec<File> {
@@ -24,14 +24,14 @@ pub(super) fn files(host: &Host, hook: &Hook) -> Vec<File> {
 }
 
 /// The files by which podman will call the hook.
-pub(super) fn calls(host: &Host) -> Result<Vec<PathBuf>, EngineError> {
+pub(super) fn calls(host: &Host) -> Result<Calls, EngineError> {
     let mut directories = vec![host.path(hooks_d::DIRECTORY)];
     for path in configuration(host)? {
         if let Some(named) = hooks_dir(&path)? {
             directories = named.iter().map(|directory| host.path(directory)).collect();
         }
     }
-    hooks_d::calls(&directories)
+    Ok(Calls { by: hooks_d::calls(&directories)?, caution: None })
 }
 
 /// The files that are read for containers.conf, each of which overrides those before it.
@@ -89,10 +89,10 @@ mod tests {
     fn calls_what_was_installed_for_all_users() {
         let (_root, host, hook) = host();
         let host = Host { user: None, ..host };
-        assert_eq!(calls(&host).unwrap(), Vec::<PathBuf>::new());
+        assert_eq!(calls(&host).unwrap(), Calls::default());
         let [file] = &files(&host, &hook)[..] else { panic!() };
         file.write().unwrap();
-        assert_eq!(calls(&host).unwrap(), [host.path("/usr/share/containers/oci/hooks.d/90-oci-secrets.json")]);
+        assert_eq!(calls(&host).unwrap().by, [host.path("/usr/share/containers/oci/hooks.d/90-oci-secrets.json")]);
     }
 
     #[test]
@@ -104,7 +104,7 @@ mod tests {
         let user = host.user.clone().unwrap();
         // What the file names is an absolute path already.
         let host = Host { root: PathBuf::from("/"), ..host };
-        assert_eq!(calls(&host).unwrap(), [user.join("containers/oci/hooks.d/90-oci-secrets.json")]);
+        assert_eq!(calls(&host).unwrap().by, [user.join("containers/oci/hooks.d/90-oci-secrets.json")]);
     }
 
     #[test]
@@ -114,12 +114,12 @@ mod tests {
         let host = Host { user: None, ..host };
         let of_root = host.path("/etc/containers/containers.conf");
         write(&of_root, "[engine]\nhooks_dir = ['/etc/hooks']\n");
-        assert_eq!(calls(&host).unwrap(), Vec::<PathBuf>::new());
+        assert_eq!(calls(&host).unwrap(), Calls::default());
         write(
             &host.path("/etc/containers/containers.conf.d/10.conf"),
             "[engine]\nhooks_dir = ['/usr/share/containers/oci/hooks.d']\n",
         );
-        assert_eq!(calls(&host).unwrap().len(), 1);
+        assert_eq!(calls(&host).unwrap().by.len(), 1);
         write(&of_root, "[engine\n");
         assert!(matches!(calls(&host), Err(EngineError::Format { .. })));
     }

@@ -61,9 +61,11 @@ impl Error {
             }
             Error::Hook { source: FileError::Open { .. } } => "`--hook PATH` says where the hook is installed",
             Error::Hook { source } | Error::Engine(EngineError::Hook { source, .. }) => return file_hint(source),
-            Error::Engine(EngineError::Stage { .. } | EngineError::When { .. }) => {
+            Error::Engine(EngineError::Stage { .. } | EngineError::When { .. } | EngineError::Annotations { .. }) => {
                 "`oci-secrets install` shows the file as it should be"
             }
+            Error::Engine(EngineError::Taken { .. }) => "merge it by hand: packaging/engines.md tells what is needed",
+            Error::Engine(EngineError::NoArguments) => "install the hook and its settings in their usual places",
             Error::NoRuntimeValue { .. } => {
                 "before runc's own options it takes --runtime PATH, --hook PATH, --settings PATH and --requests NAME"
             }

@@ -75,7 +75,7 @@ hook() {
 
 # Blanks what differs from host to host in the table of `check`: the kernel's release, and which runtimes there are.
 blank() {
-    sed -E '/^(ok|warning) +(runc|crun|youki|podman):/d; /-> oci-secrets install/d; s/Linux [^:]*:/Linux …:/; s/expires in [0-9]+ days/expires in … days/; s/(until|expired on) [0-9-]+/\1 …/'
+    sed -E '/^(ok|warning) +(runc|crun|youki|podman|crio|containerd|dockerd):/d; /-> oci-secrets install/d; s/Linux [^:]*:/Linux …:/; s/expires in [0-9]+ days/expires in … days/; s/(until|expired on) [0-9-]+/\1 …/'
 }
 
 # Makes $DIR/bundle anew, with these annotations: bundle KEY=VALUE...

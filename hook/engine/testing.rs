@@ -1,0 +1,39 @@
+//! A host of a test's own.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+
+use super::{HOOK_PATH, Hook, Host};
+
+/// A directory in the place of `/`, gone when it is dropped.
+pub(super) struct Root {
+    directory: tempfile::TempDir,
+    pub(super) host: Host,
+}
+
+impl Root {
+    pub(super) fn new() -> Root {
+        let directory = tempfile::tempdir().unwrap();
+        let host = Host { root: directory.path().to_owned(), user: None };
+        Root { directory, host }
+    }
+
+    pub(super) fn write(&self, path: &str, text: &str) {
+        let path = self.host.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// Makes a program that can be called, and tells where it is.
+    pub(super) fn program(&self, name: &str) -> String {
+        let path = self.directory.path().join(name);
+        fs::write(&path, "").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+/// The hook in its usual place.
+pub(super) fn hook() -> Hook {
+    Hook { path: HOOK_PATH.into(), settings: None }
+}
