@@ -36,6 +36,7 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         delivery::a_file_of_300_kib_arrives_whole
         delivery::items_and_fields_become_one_directory
         delivery::an_optional_file_may_be_missing
+        delivery::there_may_be_100_kib_of_annotations
         delivery::containers_at_the_same_time_get_only_their_own
         delivery::a_container_that_asks_for_nothing_starts_in_silence
         delivery::a_sandbox_starts_in_silence
@@ -50,6 +51,7 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         places::the_spec_may_mount_a_tmpfs_at_run_secrets
         places::a_read_only_tmpfs_at_run_secrets_is_refused
         places::a_masked_path_over_the_files_is_refused
+        places::a_masked_path_that_leads_to_the_files_is_refused
         places::a_volume_at_or_below_run_secrets_is_carried_over
         places::a_volume_in_the_place_of_a_file_is_refused
         places::a_symlink_in_a_volume_is_refused
