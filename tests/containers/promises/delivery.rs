@@ -88,6 +88,15 @@ pub(super) fn an_optional_file_may_be_missing(world: &World, engine: Engine) {
     assert_eq!(container.run(engine, "ls -A /run/secrets").text(), "");
 }
 
+pub(super) fn there_may_be_100_kib_of_annotations(world: &World, engine: Engine) {
+    let mut container = Container::new(world);
+    container.secret("db", b"hunter2");
+    for number in 0..100 {
+        container.annotate(&format!("org.example.note-{number}"), &"note ".repeat(205));
+    }
+    assert_eq!(container.run(engine, "cat /run/secrets/db").text(), "hunter2");
+}
+
 pub(super) fn containers_at_the_same_time_get_only_their_own(world: &World, engine: Engine) {
     let mut red = Container::new(world);
     red.secret("red", b"rose");

@@ -62,11 +62,13 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
     ];
     let annotating = promises![|show| Promise::On(Engine::annotating(), show);
         delivery::a_sandbox_starts_in_silence
+        delivery::there_may_be_100_kib_of_annotations
         log::every_start_is_one_audit_record
     ];
     let exact = promises![|show| Promise::On(Engine::exact(), show);
         places::a_missing_run_is_made
         places::a_masked_path_over_the_files_is_refused
+        places::a_masked_path_that_leads_to_the_files_is_refused
         users::ids_are_mapped_into_a_user_namespace
         users::a_user_namespace_may_have_a_read_only_root
         users::an_id_without_a_mapping_is_refused

@@ -70,9 +70,12 @@ pub(super) fn a_read_only_tmpfs_at_run_is_refused(world: &World, engine: Engine)
 }
 
 pub(super) fn the_spec_may_mount_a_tmpfs_at_run_secrets(world: &World, engine: Engine) {
-    let mut container = container(world);
-    container.twists.push(Twist::Tmpfs("/run/secrets", "rw"));
-    delivers(&container, engine);
+    // The second one is what Docker's --mount type=tmpfs,destination=/run/secrets,tmpfs-mode=0400 asks for.
+    for option in ["rw", "mode=0400"] {
+        let mut container = container(world);
+        container.twists.push(Twist::Tmpfs("/run/secrets", option));
+        delivers(&container, engine);
+    }
 }
 
 pub(super) fn a_read_only_tmpfs_at_run_secrets_is_refused(world: &World, engine: Engine) {
@@ -92,6 +95,15 @@ pub(super) fn a_masked_path_over_the_files_is_refused(world: &World, engine: Eng
             format!("refusing to deliver to /run/secrets: linux.maskedPaths has {path}, which would hide the files");
         assert_eq!((refused.code, refused.message), (77, message));
     }
+}
+
+pub(super) fn a_masked_path_that_leads_to_the_files_is_refused(world: &World, engine: Engine) {
+    let mut container = container(world);
+    symlink("run", container.rootfs().join("elsewhere")).unwrap();
+    container.twists.push(Twist::Masked("/elsewhere"));
+    let refused = container.refused(engine);
+    let message = "refusing to deliver to /run/secrets: linux.maskedPaths has /elsewhere, which would hide the files";
+    assert_eq!((refused.code, &*refused.message), (77, message));
 }
 
 pub(super) fn a_volume_at_or_below_run_secrets_is_carried_over(world: &World, engine: Engine) {
