@@ -14,6 +14,7 @@ const HOOK: &str = include_str!("../config/hooks.d/90-oci-secrets.json");
 const DOCKER: &str = include_str!("../config/docker/daemon.json");
 const CONTAINERD: &str = include_str!("../config/containerd/config.toml");
 const CRIO: &str = include_str!("../config/crio/90-oci-secrets.conf");
+const ENGINES: &str = include_str!("../packaging/engines.md");
 const README: &str = include_str!("../README.md");
 
 /// The directory of hook files that podman and CRI-O read unless they are told otherwise.
@@ -123,19 +124,23 @@ fn the_hook_runs_for_every_key_of_ours_however_it_is_spelled() {
 }
 
 #[test]
-fn docker_and_containerd_run_every_container_under_the_wrapper() {
+fn docker_runs_every_container_under_the_wrapper() {
     let docker: Value = serde_json::from_str(DOCKER).unwrap();
     let wrapper = docker["runtimes"]["oci-secrets"]["path"].as_str().unwrap();
     assert_eq!(docker["default-runtime"], "oci-secrets");
     assert!(README.contains(&format!("sudo install -m 0755 \"$bin/oci-secrets-runtime\" {wrapper}\n")), "{wrapper}");
+}
 
+#[test]
+fn containerd_begins_every_container_with_the_base_spec() {
     let containerd: toml::Table = toml::from_str(CONTAINERD).unwrap();
     assert_eq!(containerd["version"].as_integer(), Some(2));
     let runtimes = &containerd["plugins"][CRI]["containerd"];
     assert_eq!(runtimes["default_runtime_name"].as_str(), Some("oci-secrets"));
     let handler = &runtimes["runtimes"]["oci-secrets"];
     assert_eq!(handler["runtime_type"].as_str(), Some("io.containerd.runc.v2"));
-    assert_eq!(handler["options"]["BinaryName"].as_str(), Some(wrapper));
+    let base = handler["base_runtime_spec"].as_str().unwrap();
+    assert!(ENGINES.contains(&format!("    sudo tee {base} >/dev/null\n")), "{base}");
 }
 
 #[test]

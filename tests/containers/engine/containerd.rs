@@ -13,12 +13,12 @@ use super::daemon::{Daemon, write_runtime};
 use super::{Driver, answer, program, root};
 use crate::container::{self, Container};
 use crate::host;
-use crate::spec;
+use crate::spec::{self, Twist};
 use crate::support::skip;
 
-/// As it is shipped; where the wrapper is found differs.
+/// As it is shipped; where the base spec is found differs.
 const CONFIG: &str = include_str!("../../../config/containerd/config.toml");
-const SHIPPED_WRAPPER: &str = "/usr/bin/oci-secrets-runtime";
+const BASE_SPEC: &str = "/etc/containerd/oci-secrets.json";
 
 /// The hook as a spec lists it.
 const HOOKS: &str = include_str!("../../../config/hooks.d/90-oci-secrets.json");
@@ -38,8 +38,8 @@ jq -n --arg image "$image" '[{Config: "config.json", RepoTags: [$image], Layers:
 tar -cf - config.json manifest.json layer.tar | "$@" image import -
 "#;
 
-/// How a pod's containers come to the hook: by the wrapper, or by a base spec that has it.
-pub(crate) const HANDLERS: [&str; 2] = ["oci-secrets", "base-spec"];
+/// How a pod's containers come to the hook: by a base spec that has it, as it is shipped, or by the wrapper.
+pub(crate) const HANDLERS: [&str; 2] = ["oci-secrets", "wrapper"];
 
 pub(super) static CTR: Ctr = Ctr(&["busybox", "containerd", "ctr", "runc"]);
 /// Pods are run by [`run_pod`]; here is only what it needs.
@@ -71,7 +71,7 @@ fn begin() -> Daemon {
 /// The shipped configuration, and what is special about this place.
 fn config(root: &Path) -> String {
     let root = root.display();
-    let ours = CONFIG.replace(SHIPPED_WRAPPER, &format!("{root}/runtime"));
+    let ours = CONFIG.replace(BASE_SPEC, &format!("{root}/base.json"));
     assert_ne!(ours, CONFIG);
     let here = format!(
         r#"
@@ -84,10 +84,11 @@ bin_dir = "{root}/cni"
 conf_dir = "{root}/cni"
 [plugins."io.containerd.internal.v1.opt"]
 path = "{root}/opt"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.base-spec]
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.wrapper]
 runtime_type = "io.containerd.runc.v2"
-base_runtime_spec = "{root}/base.json"
 pod_annotations = ["run.secrets/*", "*.run.secrets/*", "run.secrets.*"]
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.wrapper.options]
+BinaryName = "{root}/runtime"
 "#
     );
     ours.replace("default_runtime_name", "snapshotter = \"native\"\ndefault_runtime_name") + &here
@@ -123,7 +124,10 @@ impl Driver for Ctr {
         // When a container ends, `ctr` does not always read what it has printed last.
         let mut spec = spec::spec(container, &format!("({script}\n)\ncode=$?\nsleep 0.2\nexit $code"));
         spec["root"]["path"] = json!(container.rootfs());
-        spec.as_object_mut().unwrap().remove("hooks").unwrap();
+        // Before 2.1, containerd forgets --runc-binary if there is a user namespace: there the spec has the hook, as a base spec has.
+        if !container.twists.iter().any(|twist| matches!(twist, Twist::UserNamespace)) {
+            spec.as_object_mut().unwrap().remove("hooks").unwrap();
+        }
         fs::write(&spec_path, spec.to_string()).unwrap();
         let mut command = self.command(&["run", "--rm", "--runc-binary"]);
         command.arg(runtime).arg("--config").arg(spec_path).arg(&container.name);
