@@ -43,10 +43,14 @@ pub fn hide_memory() {
 /// Keeps memory from being swapped out, where that is allowed without a limit that would later break an allocation.
 pub fn lock_memory() {
     let unlimited = getrlimit(Resource::Memlock).current.is_none();
-    // For the host's root the kernel has no limit.
-    if unlimited || (rustix::process::geteuid().is_root() && is_initial_user_namespace()) {
+    if unlimited || is_root_of_the_host() {
         let _ = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT);
     }
+}
+
+/// Whether we are root, and root of the host: then the kernel has no limit on locked memory.
+pub fn is_root_of_the_host() -> bool {
+    rustix::process::geteuid().is_root() && is_initial_user_namespace()
 }
 
 /// Whether ids are those of the host, so that root is the host's root and every user has an id. Not so for what podman starts

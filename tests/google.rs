@@ -13,6 +13,8 @@ use std::path::PathBuf;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use support::container::Container;
 use support::host::{Host, KEY_RING};
@@ -63,6 +65,46 @@ fn the_hook_delivers_by_an_identity_and_keeps_its_tokens_to_itself() {
 }
 
 #[test]
+fn uses_a_token_again_within_its_time_for_the_same_principal_alone() {
+    let Some(google) = Google::start(&[]) else { return };
+    let host = |file: &str, name: &str, seconds: i64| {
+        let end = jiff::Timestamp::now().as_second() + seconds;
+        let claims = BASE64_URL_SAFE_NO_PAD.encode(json!({ "exp": end, "sub": name }).to_string());
+        let token = format!("eyJhbGciOiJSUzI1NiJ9.{claims}.standin-subject-token");
+        let source = json!({ "file": google.write(name, token.as_bytes(), 0o600) });
+        google.changed(file, &json!({ "credential_source": source }))
+    };
+    // How many tokens were exchanged for two processes, or more.
+    let exchanges = |host: &Host| {
+        google.stand_in.request("POST", "/stand-in/reset", &Value::Null);
+        google.opens_what_it_seals(host);
+        google.stand_in.requests().iter().filter(|request| request["path"] == "/v1/token").count()
+    };
+    let first = host("external-account-file.json", "first", 3600);
+    assert_eq!(exchanges(&first), 1);
+    // What the stand-in has forgotten it refuses: then the token is had anew, once.
+    assert_eq!(exchanges(&first), 1);
+    assert_eq!(exchanges(&host("external-account-file.json", "second", 3600)), 1, "the token of another was taken");
+    assert_eq!(
+        exchanges(&host("external-account-impersonated.json", "second", 3600)),
+        1,
+        "another account's was taken"
+    );
+    assert_eq!(exchanges(&host("external-account-file.json", "short", 20)), 2, "it may be over before it is used");
+    let files = || fs::read_dir("/run/oci-secrets").unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    assert_eq!(files().len(), 3);
+    assert!(files().iter().all(|path| fs::metadata(path).unwrap().permissions().mode() & 0o777 == 0o600));
+    let third = host("external-account-file.json", "third", 3600);
+    fs::set_permissions("/run/oci-secrets", Permissions::from_mode(0o750)).unwrap();
+    assert_eq!(exchanges(&third), 2, "others can see the directory");
+    fs::remove_dir_all("/run/oci-secrets").unwrap();
+    let elsewhere = google.path("no-tmpfs");
+    fs::create_dir(&elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, "/run/oci-secrets").unwrap();
+    assert_eq!(exchanges(&third), 2, "a link was followed");
+}
+
+#[test]
 fn tells_that_impersonation_is_denied() {
     let Some(google) = Google::start(&[]) else { return };
     google.is_refused(&google.host("impersonated-denied.json"), 77, "may not be impersonated by us");
@@ -72,7 +114,7 @@ fn tells_that_impersonation_is_denied() {
 fn tells_that_the_pool_does_not_know_the_token_or_us() {
     let Some(google) = Google::start(&[]) else { return };
     let expired = google.write("expired", b"eyJhbGciOiJSUzI1NiJ9.eyJleHAiOjF9.standin-subject-token", 0o600);
-    let forged = google.write("forged", b"eyJhbGciOiJSUzI1NiJ9.eyJleHAiOjJ9.standin-subject-token", 0o600);
+    let forged = google.write("forged", b"eyJhbGciOiJSUzI1NiJ9.eyJleHAiOjJ9.standin-forged", 0o600);
     for (change, words) in [
         (json!({ "audience": "//iam.googleapis.com/another" }), "no workload identity provider has this audience"),
         (json!({ "credential_source": { "file": expired } }), "the subject token has expired"),

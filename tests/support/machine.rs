@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
-use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
 use tempfile::NamedTempFile;
 
 use super::skip;
@@ -35,6 +35,7 @@ impl Machine {
             assert!(Command::new("ip").args(arguments.split(' ')).status().unwrap().success());
         }
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+        mount("tmpfs", "/run", "tmpfs", MountFlags::empty(), None).unwrap();
         replace("/etc/hosts", HOSTS.as_bytes());
         replace(ROOTS_PATH, &fs::read(ROOTS_PATH).unwrap());
         Some(Machine(()))

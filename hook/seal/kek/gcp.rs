@@ -21,6 +21,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::ramp::Ramp;
+use super::remembered::Remembered;
 use super::{Abilities, Answer, Decrypted, Fault, Kek, KekError, Kind, KindError, Unwrapped, Version};
 use crate::retry::{Deadline, Failure, GaveUp, Seconds, Tries};
 use crate::seal::envelope::DataKey;
@@ -47,6 +48,8 @@ const CREDENTIALS_BYTES_MAX: usize = 64 * 1024;
 struct CloudKms {
     client: KeyManagementService,
     credentials: Credentials,
+    /// What can be forgotten, if the token may be one of an earlier start.
+    remembered: Option<Remembered>,
     /// Whether there was an access token: a call that then gets no answer waits for the KMS.
     identified: Cell<bool>,
     /// Google's client speaks HTTP/1.1: calls at the same time are connections at the same time.
@@ -67,14 +70,14 @@ fn open(settings: &Settings, deadline: Deadline) -> Answer<'_, Box<dyn Kek + '_>
 
 impl CloudKms {
     async fn new(settings: &GcpKms) -> Result<CloudKms, CloudKmsError> {
-        let credentials = credentials(settings)?;
+        let (credentials, remembered) = credentials(settings)?;
         let mut builder =
             KeyManagementService::builder().with_credentials(credentials.clone()).with_retry_policy(NeverRetry);
         if let Some(endpoint) = &settings.endpoint {
             builder = builder.with_endpoint(endpoint.to_string());
         }
         let client = builder.build().await.map_err(|_| CloudKmsError::Client)?;
-        Ok(CloudKms { client, credentials, identified: Cell::default(), ramp: Ramp::default() })
+        Ok(CloudKms { client, credentials, remembered, identified: Cell::default(), ramp: Ramp::default() })
     }
 
     /// Gets an access token, which the client keeps for its later calls.
@@ -93,7 +96,14 @@ impl CloudKms {
     ) -> Result<T, KekError> {
         let attempt = async || {
             self.identify().await?;
-            call().await
+            match (call().await, &self.remembered) {
+                (Err(Failure::Final(CallError::Status(Code::Unauthenticated))), Some(remembered)) => {
+                    remembered.forget();
+                    self.identify().await?;
+                    call().await
+                }
+                (answer, _) => answer,
+            }
         };
         Ok(deadline.retry(attempt).await.map_err(|gave_up| told(name, gave_up, self.identified.get()))?)
     }
@@ -196,43 +206,47 @@ fn is_name(name: &str) -> bool {
 }
 
 /// Who we are to Google. A plain-http endpoint on loopback is a stand-in: it is told nothing.
-fn credentials(settings: &GcpKms) -> Result<Credentials, CloudKmsError> {
+fn credentials(settings: &GcpKms) -> Result<(Credentials, Option<Remembered>), CloudKmsError> {
     #[derive(Deserialize)]
     struct Typed {
         #[serde(rename = "type")]
         kind: String,
     }
     if !settings.sends_credentials() {
-        return Ok(anonymous::Builder::new().build());
+        return Ok((anonymous::Builder::new().build(), None));
     }
     let Some(path) = &settings.credentials_file else {
-        return mds::Builder::default().build().map_err(|_| CloudKmsError::MetadataServer);
+        let asked = mds::Builder::default().build().map_err(|_| CloudKmsError::MetadataServer)?;
+        return Ok((asked, None));
     };
     let path_text = || path.display().to_string();
-    let unusable = |_| CloudKmsError::Credentials { path: path_text() };
+    let unusable = || CloudKmsError::Credentials { path: path_text() };
     let bytes = file::read(path, file::Kind::Credential, CREDENTIALS_BYTES_MAX)
         .map_err(|source| CloudKmsError::File { source })?;
     let value: Value = serde_json::from_slice(&bytes).map_err(|_| CloudKmsError::Credentials { path: path_text() })?;
     let kind = Typed::deserialize(&value).map_err(|_| CloudKmsError::Credentials { path: path_text() })?.kind;
-    match kind.as_str() {
-        "service_account" => service_account::Builder::new(value).build().map_err(unusable),
-        "external_account" => {
-            check_subject_token(&value)?;
-            external_account::Builder::new(value).build().map_err(unusable)
-        }
-        "impersonated_service_account" => impersonated::Builder::new(value).build().map_err(unusable),
-        _ => Err(CloudKmsError::CredentialsKind { path: path_text(), found: kind }),
-    }
+    let subject_token = subject_token(&value)?;
+    let make: fn(Value) -> Option<Credentials> = match kind.as_str() {
+        "service_account" => |value| service_account::Builder::new(value).build().ok(),
+        "external_account" => |value| external_account::Builder::new(value).build().ok(),
+        "impersonated_service_account" => |value| impersonated::Builder::new(value).build().ok(),
+        _ => return Err(CloudKmsError::CredentialsKind { path: path_text(), found: kind }),
+    };
+    let Some(subject_token) = subject_token else {
+        return Ok((make(value).ok_or_else(unusable)?, None));
+    };
+    let universe = value.get("universe_domain").and_then(Value::as_str).map(ToOwned::to_owned);
+    let remembered = Remembered::new(move || make(value.clone()), universe, &bytes, &subject_token);
+    let remembered = remembered.ok_or_else(unusable)?;
+    Ok((Credentials::from(remembered.clone()), Some(remembered)))
 }
 
 /// A subject token in a file is a credential like any other, though the client reads it by itself.
-fn check_subject_token(external_account: &Value) -> Result<(), CloudKmsError> {
-    match external_account.pointer("/credential_source/file").and_then(Value::as_str) {
-        None => Ok(()),
-        Some(path) => file::read(path.as_ref(), file::Kind::Credential, CREDENTIALS_BYTES_MAX)
-            .map(drop)
-            .map_err(|source| CloudKmsError::File { source }),
-    }
+fn subject_token(credentials: &Value) -> Result<Option<Zeroizing<Vec<u8>>>, CloudKmsError> {
+    let places = ["/credential_source/file", "/source_credentials/credential_source/file"];
+    let path = places.into_iter().find_map(|place| credentials.pointer(place)).and_then(Value::as_str);
+    let read = path.map(|path| file::read(path.as_ref(), file::Kind::Credential, CREDENTIALS_BYTES_MAX));
+    read.transpose().map_err(|source| CloudKmsError::File { source })
 }
 
 /// The CRC32C sum as the API carries it: 32 bits in a 64-bit integer.

@@ -9,6 +9,7 @@ pub mod gcp;
 pub mod local;
 pub mod pkcs11;
 mod ramp;
+mod remembered;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
