@@ -32,6 +32,8 @@ pub(crate) struct Container<'w> {
     /// User and group.
     pub(crate) user: (u32, u32),
     pub(crate) twists: Vec<Twist>,
+    /// The image that podman takes in the place of the root filesystem.
+    pub(crate) image: Option<String>,
     /// Where podman is told to look for hooks; `None` for where it looks by itself.
     pub(crate) hooks: Option<PathBuf>,
     /// What follows the grant in the settings; `None` for no settings at all.
@@ -42,7 +44,8 @@ impl<'w> Container<'w> {
     /// A container of user 1000 and group 1001 that asks for nothing.
     pub(crate) fn new(world: &'w World) -> Container<'w> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("test-{:04}", COUNT.fetch_add(1, Ordering::Relaxed));
+        // Whose processes they are must be clear even where these tests run twice at a time.
+        let name = format!("test-{}-{:04}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let directory = Path::new(host::DIRECTORY).join(&name);
         make_rootfs(&directory.join("rootfs"));
         let hooks = directory.join("hooks.d");
@@ -53,6 +56,7 @@ impl<'w> Container<'w> {
             annotations: BTreeMap::new(),
             user: (1000, 1001),
             twists: Vec::new(),
+            image: None,
             hooks: Some(hooks),
             settings: Some(String::new()),
         }

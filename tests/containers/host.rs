@@ -1,15 +1,14 @@
 //! The place where the containers live: a mount namespace in which nothing outlasts the tests.
 
 use std::ffi::CString;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::Mode;
 use rustix::mount::{
-    FsOpenFlags, MountFlags, MountPropagationFlags, UnmountFlags, fsconfig_set_flag, fsopen, mount, mount_bind,
-    mount_change, unmount,
+    FsOpenFlags, MountFlags, MountPropagationFlags, UnmountFlags, fsconfig_set_flag, fsopen, mount, mount_change,
+    unmount,
 };
 use rustix::process::umask;
 
@@ -38,7 +37,11 @@ const LAYERS: &str = "/run/containers-test/layers";
 /// The cgroup v2 hierarchy beside v1, which crun takes for a mistake.
 const HYBRID: &str = "/sys/fs/cgroup/unified";
 
-/// Moves this process into a mount namespace of its own, with a `/run` and a `/dev/shm` of its own, and the usual umask.
+/// What containers may use: by itself, podman wants more than a container, which the tests may themselves be in, can allow.
+const LIMITS: &str = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=4096:4096\"]\n";
+
+/// Moves this process into a mount namespace of its own, with a `/run` and a `/dev/shm` of its own, configuration that it may
+/// change, and the usual umask.
 ///
 /// The engines keep their state there and find the system log there, and podman its locks.
 pub(crate) fn enter() -> io::Result<()> {
@@ -55,13 +58,15 @@ pub(crate) fn enter() -> io::Result<()> {
         [(env!("CARGO_BIN_EXE_oci-secrets-hook"), HOOK), (env!("CARGO_BIN_EXE_oci-secrets"), OCI_SECRETS)]
     {
         std::fs::create_dir_all(DIRECTORY)?;
-        File::create(path)?;
-        mount_bind(program, path)?;
+        // A copy is root's, whoever built it.
+        std::fs::copy(program, path)?;
     }
     // A filesystem of its own, where nobody looks for what is in these directories already.
     std::fs::create_dir(LAYERS)?;
     mount("tmpfs", LAYERS, "tmpfs", flags, None)?;
-    CHANGED.iter().try_for_each(|directory| lay_over(directory))
+    CHANGED.iter().try_for_each(|directory| lay_over(directory))?;
+    std::fs::create_dir_all("/etc/containers/containers.conf.d")?;
+    std::fs::write("/etc/containers/containers.conf.d/limits.conf", LIMITS)
 }
 
 /// Keeps changes of a directory in memory.

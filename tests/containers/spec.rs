@@ -28,7 +28,7 @@ pub(crate) enum Twist {
     /// The container lives in the mount namespace of the runtime. Podman cannot say this.
     NoMountNamespace,
     /// An option of `podman run`, which no spec can say.
-    Podman(&'static str),
+    Podman(String),
 }
 
 /// The spec of a container that runs this script.
@@ -101,7 +101,7 @@ impl Twist {
             Twist::Bind(from, at) => vec!["--volume".into(), format!("{}:{at}:rbind,rw", from.display())],
             Twist::UserNamespace => vec!["--uidmap".into(), map.clone(), "--gidmap".into(), map],
             Twist::Masked(path) => vec!["--security-opt".into(), format!("mask={path}")],
-            Twist::Podman(option) => vec![(*option).to_owned()],
+            Twist::Podman(option) => vec![option.clone()],
             Twist::MountLabel(_) | Twist::NoMountNamespace | Twist::DockerMount(_) => panic!("podman cannot say this"),
         }
     }

@@ -90,7 +90,8 @@ references = ["op://AgentVault/*"]
         self.oci_secrets(&["seal", "--kek", KEK, "--for", &reference], value).trim().to_owned()
     }
 
-    fn oci_secrets(&self, arguments: &[&str], input: &[u8]) -> String {
+    /// What the command prints, which must end well.
+    pub(crate) fn oci_secrets(&self, arguments: &[&str], input: &[u8]) -> String {
         let mut child = Command::new(env!("CARGO_BIN_EXE_oci-secrets"))
             .arg("--settings")
             .arg(&self.settings)

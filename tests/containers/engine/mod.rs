@@ -63,6 +63,8 @@ impl Engine {
         Engine::Docker,
     ];
     pub(crate) const READ_ONLY_AT_ONCE: &[Engine] = &[Engine::Youki];
+    /// Podman as root runs it.
+    pub(crate) const ROOTFUL: &[Engine] = &[Engine::PodmanRunc, Engine::PodmanCrun];
     pub(crate) const PODMAN: &[Engine] =
         &[Engine::PodmanRunc, Engine::PodmanCrun, Engine::RootlessRunc, Engine::RootlessCrun];
     /// Podman as a user without root runs it.

@@ -28,8 +28,6 @@ impl Podman {
         command.args(container.hooks.iter().flat_map(|hooks| [Path::new("--hooks-dir"), hooks]));
         command.arg(if attached { "--interactive" } else { "--detach" });
         command.args(["--name", &container.name, "--network=none", "--log-driver=none"]);
-        // Its own limits are more than a container, which the tests may themselves be in, can allow.
-        command.args(["--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096"]);
         if self.runtime == "crun" {
             command.arg("--cgroups=disabled");
         }
@@ -39,7 +37,11 @@ impl Podman {
             command.args(["--annotation", &format!("{key}={value}")]);
         }
         command.args(container.twists.iter().flat_map(|twist| twist.podman_arguments(self.is_rootless)));
-        command.arg("--rootfs").arg(container.rootfs()).args(["sh", "-c", script]);
+        match &container.image {
+            Some(image) => command.arg(image),
+            None => command.arg("--rootfs").arg(container.rootfs()),
+        };
+        command.args(["sh", "-c", script]);
         command
     }
 }

@@ -8,6 +8,7 @@ mod hygiene;
 mod log;
 mod memory;
 mod places;
+mod podman;
 mod refusal;
 mod rootless;
 mod rotation;
@@ -84,6 +85,17 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
     ];
     let podman = promises![|show| Promise::On(Engine::PODMAN, show);
         rotation::podman_restart_brings_the_new_value
+        podman::a_pod_gives_each_container_its_own
+        podman::a_pod_may_have_a_user_namespace
+        podman::a_pod_of_kube_play_gives_its_annotations_to_all
+        podman::exec_is_given_what_the_container_has
+        podman::what_is_made_of_a_container_holds_no_secret
+        podman::secrets_of_podmans_own_stay_beside_ours
+        podman::stop_and_start_bring_the_new_value
+    ];
+    let rootful = promises![|show| Promise::On(Engine::ROOTFUL, show);
+        podman::what_install_writes_is_enough
+        podman::a_device_is_enough_without_hooks_d
     ];
     let rootless = promises![|show| Promise::On(Engine::ROOTLESS, show);
         rootless::what_install_writes_is_enough
@@ -122,6 +134,7 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         &read_only_at_once,
         &runtimes,
         &podman,
+        &rootful,
         &rootless,
         &ctr,
         &cri,

@@ -47,7 +47,7 @@ pub(super) fn the_user_may_keep_its_id(world: &World, engine: Engine) {
         let mut container = Container::new(world);
         container.secret("db", b"hunter2");
         container.user = (uid, gid);
-        container.twists.push(Twist::Podman(option));
+        container.twists.push(Twist::Podman(option.to_owned()));
         let running =
             container.start(engine, "stat -c %u:%g /run/secrets/*; cat /run/secrets/*; echo; echo ready; cat");
         let file = fs::metadata(format!("/proc/{}/root/run/secrets/db", running.pid())).unwrap();

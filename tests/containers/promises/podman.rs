@@ -1,0 +1,295 @@
+//! What podman alone does.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::json;
+
+use crate::container::Container;
+use crate::engine::Engine;
+use crate::host;
+use crate::search::Needle;
+use crate::spec::{MAPPED, Twist};
+use crate::support::AGENT_VAULT;
+use crate::world::World;
+
+pub(super) fn what_install_writes_is_enough(world: &World, engine: Engine) {
+    install(world, "podman");
+    let mut container = Container::new(world);
+    container.secret("db", b"hunter2");
+    container.hooks = None;
+    assert_eq!(container.run(engine, "cat /run/secrets/db").text(), "hunter2");
+    let told = "calls the hook, as /usr/share/containers/oci/hooks.d/90-oci-secrets.json says";
+    assert!(check(world).lines().any(|line| line.starts_with("ok       podman: ") && line.ends_with(told)));
+}
+
+pub(super) fn a_device_is_enough_without_hooks_d(world: &World, engine: Engine) {
+    install(world, "cdi");
+    let mut container = Container::new(world);
+    container.secret("db", b"hunter2");
+    container.hooks = None;
+    container.twists.push(Twist::Podman(format!("--hooks-dir={}", empty(&container).display())));
+    let script = "ls /run/secrets && cat /run/secrets/db";
+    assert!(!container.run(engine, script).status.success(), "something else calls the hook");
+
+    container.twists.push(Twist::Podman("--device=oci-secrets/hook=deliver".into()));
+    assert_eq!(container.run(engine, script).text(), "db\nhunter2");
+    assert!(check(world).contains("ok       cdi: the device of /etc/cdi/oci-secrets.json calls the hook\n"));
+    let title = container.title("no-item");
+    container.ask("other", &title, "password");
+    let refused = container.refused(engine);
+    assert_eq!(refused.code, 66);
+}
+
+pub(super) fn a_pod_gives_each_container_its_own(world: &World, engine: Engine) {
+    let pod = Pod::new(engine, &["--share=ipc,net,uts"]);
+    let mut red = pod.container(world);
+    red.secret("red", b"rose");
+    let mut blue = pod.container(world);
+    blue.secret("blue", b"sky");
+    let plain = pod.container(world);
+    let script = "echo ready; cat >/dev/null; cd /run/secrets && ls -A && cat *; grep -c secrets /proc/self/mountinfo";
+    let (red, blue) = (red.start(engine, script), blue.start(engine, script));
+    assert_eq!(plain.run(engine, "ls /run; grep -c secrets /proc/self/mountinfo; true").text(), "0\n");
+    assert!(!pod.mounts_of_infra().contains("secrets"));
+    assert_eq!(red.end().text(), "red\nrose1\n");
+    assert_eq!(blue.end().text(), "blue\nsky1\n");
+}
+
+pub(super) fn a_pod_may_have_a_user_namespace(world: &World, engine: Engine) {
+    let mut container = Container::new(world);
+    // Podman makes the pod's root the owner of what is in an image, but not of the way there in this kind of storage.
+    let image = Image::new(engine, &container);
+    let storage = engine.ask(&["info", "--format", "{{.Store.GraphRoot}}/vfs/dir"]);
+    fs::set_permissions(storage, fs::Permissions::from_mode(0o711)).unwrap();
+    let maps = Twist::UserNamespace.podman_arguments(engine.is_rootless());
+    let pod = Pod::new(engine, &maps.iter().map(String::as_str).collect::<Vec<_>>());
+    container.twists.push(pod.option());
+    container.image = Some(image.0.clone());
+    container.secret("db", b"hunter2");
+    let running = container.start(engine, "stat -c %u:%g /run/secrets/db; cat /run/secrets/db; echo; echo ready; cat");
+    let of_host = fs::metadata(format!("/proc/{}/root/run/secrets/db", running.pid())).unwrap();
+    assert_eq!((of_host.uid(), of_host.gid()), (MAPPED.0 + 1000, MAPPED.0 + 1001));
+    assert_eq!(running.printed, "1000:1001\nhunter2\n");
+    running.end();
+}
+
+pub(super) fn a_pod_of_kube_play_gives_its_annotations_to_all(world: &World, engine: Engine) {
+    let mut container = Container::new(world);
+    container.secret("db", b"hunter2");
+    let play = |mut container: Container<'_>| {
+        let marks = container.marks();
+        container.write(engine, "true");
+        let image = Image::new(engine, &container);
+        let part = |name: &str| {
+            let script = format!("ls -A /run/secrets >/marks/{name} && cat /run/secrets/db >>/marks/{name}");
+            let volume = json!([{ "name": "marks", "mountPath": "/marks" }]);
+            json!({ "name": name, "image": image.0, "command": ["/bin/sh", "-c", script], "volumeMounts": volume })
+        };
+        let pod = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": { "name": format!("{}-pod", container.name), "annotations": container.annotations },
+            "spec": {
+                "restartPolicy": "Never",
+                "containers": [part("one"), part("two")],
+                "volumes": [{ "name": "marks", "hostPath": { "path": marks } }],
+            },
+        });
+        let file = container.directory.join("pod.yaml");
+        fs::write(&file, pod.to_string()).unwrap();
+        let hooks = container.hooks.as_ref().unwrap().to_str().unwrap();
+        let played = Pod::play(engine, &format!("{}-pod", container.name), hooks, &file);
+        let marked = ["one", "two"].map(|name| fs::read_to_string(marks.join(name)).ok());
+        (played, marked)
+    };
+    let (played, marked) = play(container);
+    assert!(played.status.success(), "{played:?}");
+    assert_eq!(marked, [Some("db\nhunter2".to_owned()), Some("db\nhunter2".to_owned())], "{played:?}");
+
+    // Podman does not tell hooks the name of a container: what is for one of them is for none.
+    let mut container = Container::new(world);
+    container.annotate("one.run.secrets/db", "op://AgentVault/x/password");
+    let (_, marked) = play(container);
+    assert_eq!(marked, [None, None]);
+    let lines = world.journal.lines("one.run.secrets/db");
+    let message = "cannot use annotation \"one.run.secrets/db\": no annotation says which container this is";
+    assert!(lines.iter().any(|line| line.priority == "3" && line.message.contains(message)), "{lines:?}");
+}
+
+pub(super) fn exec_is_given_what_the_container_has(world: &World, engine: Engine) {
+    let mut container = Container::new(world);
+    container.secret("db", b"hunter2");
+    let running = container.start(engine, "echo ready; cat");
+    let exec = |user: &str| {
+        let mut command = engine.command(&["exec", "--user", user, &container.name, "cat", "/run/secrets/db"]);
+        command.stdin(Stdio::null()).output().unwrap()
+    };
+    let of_owner = exec("1000:1001");
+    assert_eq!(String::from_utf8_lossy(&of_owner.stdout), "hunter2", "{of_owner:?}");
+    for other in ["1001:1001", "1001:1002"] {
+        let of_other = exec(other);
+        assert!(!of_other.status.success() && of_other.stdout.is_empty(), "{of_other:?}");
+        assert!(String::from_utf8_lossy(&of_other.stderr).contains("Permission denied"), "{of_other:?}");
+    }
+    running.end();
+}
+
+pub(super) fn what_is_made_of_a_container_holds_no_secret(world: &World, engine: Engine) {
+    let canary = format!("canary-{}", std::iter::repeat_with(fastrand::alphanumeric).take(32).collect::<String>());
+    let mut container = Container::new(world);
+    let image = Image::new(engine, &container);
+    container.image = Some(image.0.clone());
+    container.user = (0, 0);
+    container.secret("db", canary.as_bytes());
+    let running =
+        container.start(engine, "echo of-the-container >/tmp/file; test -s /run/secrets/db && echo ready; cat");
+    let name = &container.name;
+    let changes = engine.ask(&["diff", name]);
+    assert!(changes.contains("A /tmp/file") && !changes.contains("secrets/"), "{changes}");
+
+    let committed = Image(format!("{}-committed", image.0), engine);
+    engine.ask(&["commit", "--quiet", name, &committed.0]);
+    let (needle, other) = (Needle::new(&canary), Needle::new("of-the-container"));
+    for (verb, what) in [("export", name), ("save", &committed.0)] {
+        let archive = container.directory.join(verb);
+        engine.ask(&[verb, "--output", archive.to_str().unwrap(), what]);
+        let archive = fs::read(archive).unwrap();
+        assert!(other.is_in(&archive) && !needle.is_in(&archive), "{verb}");
+    }
+    for what in [name, &committed.0] {
+        assert!(!needle.is_in(engine.ask(&["inspect", what])));
+    }
+    running.end();
+    // Of the secrets there is an empty directory.
+    container.image = Some(committed.0.clone());
+    container.annotations.clear();
+    assert_eq!(container.run(engine, "ls -A /run/secrets; cat /tmp/file").text(), "of-the-container\n");
+}
+
+pub(super) fn secrets_of_podmans_own_stay_beside_ours(world: &World, engine: Engine) {
+    let mut container = Container::new(world);
+    container.secret("db", b"hunter2");
+    let name = format!("{}-own", container.name);
+    let mut create = engine.command(&["secret", "create", &name, "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    create.stdin.take().unwrap().write_all(b"of podman").unwrap();
+    assert!(create.wait().unwrap().success());
+    container.twists.push(Twist::Podman(format!("--secret={name},uid=1000")));
+    let ended = container.run(engine, &format!("cd /run/secrets && ls -A && cat db && cat {name}"));
+    engine.ask(&["secret", "rm", &name]);
+    assert_eq!(ended.text(), format!("db\n{name}\nhunter2of podman"));
+}
+
+pub(super) fn stop_and_start_bring_the_new_value(world: &World, engine: Engine) {
+    let mut container = Container::new(world);
+    let item = container.secret("db", b"old");
+    let values = container.marks().join("values");
+    let running = container.detach(engine, "cat /run/secrets/db >>/marks/values; exec sleep 300");
+    let hooks = container.hooks.as_ref().unwrap().to_str().unwrap();
+    engine.ask(&["stop", "--time=0", &container.name]);
+    world.rotate(&item, &container.title("db"), "password", b"new");
+    engine.ask(&["--hooks-dir", hooks, "start", &container.name]);
+    engine.ask(&["stop", "--time=0", &container.name]);
+    assert_eq!(fs::read_to_string(&values).unwrap(), "oldnew");
+
+    // A start that is refused is one: its process does not run, and whoever starts it hears of it.
+    world.stand_in.request("DELETE", &format!("/v1/vaults/{AGENT_VAULT}/items/{item}"), &json!(null));
+    let mut start = engine.command(&["--hooks-dir", hooks, "start", "--attach", &container.name]);
+    let output = start.stdin(Stdio::null()).output().unwrap();
+    assert!(!output.status.success() && !output.stderr.is_empty(), "{output:?}");
+    assert_eq!(fs::read_to_string(&values).unwrap(), "oldnew");
+    drop(running);
+}
+
+/// Makes every engine of this kind call the hook, as an operator does, with the settings of the world.
+fn install(world: &World, kind: &str) {
+    world.oci_secrets(&["install", "--engine", kind, "--write", "--hook", host::HOOK], b"");
+}
+
+/// What `oci-secrets check` says.
+fn check(world: &World) -> String {
+    world.oci_secrets(&["check"], b"")
+}
+
+/// An empty directory.
+fn empty(container: &Container<'_>) -> PathBuf {
+    let directory = container.directory.join("empty");
+    fs::create_dir(&directory).unwrap();
+    directory
+}
+
+/// An image of a container's root filesystem. Dropping it removes it.
+struct Image(String, Engine);
+
+impl Image {
+    fn new(engine: Engine, container: &Container<'_>) -> Image {
+        let archive = container.directory.join("rootfs.tar");
+        let mut tar = Command::new("tar");
+        tar.args(["--create", "--file"]).arg(&archive).arg("--directory").arg(container.rootfs()).arg(".");
+        assert!(tar.status().unwrap().success());
+        let image = Image(format!("localhost/image-of-{}", container.name), engine);
+        engine.ask(&["import", "--quiet", archive.to_str().unwrap(), &image.0]);
+        image
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let _ = self.1.command(&["image", "rm", "--force", &self.0]).stdin(Stdio::null()).output();
+    }
+}
+
+/// A pod. Dropping it ends and removes it.
+struct Pod {
+    engine: Engine,
+    name: String,
+}
+
+impl Pod {
+    fn new(engine: Engine, arguments: &[&str]) -> Pod {
+        let name = format!("pod-{}", fastrand::u64(..));
+        let create = ["pod", "create", "--network=none", "--name", &name];
+        engine.ask(&[&create[..], arguments].concat());
+        Pod { engine, name }
+    }
+
+    /// Plays a pod from a file and waits until all of its containers have ended.
+    fn play(engine: Engine, name: &str, hooks: &str, file: &Path) -> Output {
+        let pod = Pod { engine, name: name.to_owned() };
+        let play = ["--hooks-dir", hooks, "kube", "play", "--network=none", file.to_str().unwrap()];
+        let output = engine.command(&play).stdin(Stdio::null()).output().unwrap();
+        for part in ["one", "two"] {
+            let part = format!("{}-{part}", pod.name);
+            let _ = engine.command(&["wait", "--condition=exited", &part]).stdin(Stdio::null()).output();
+        }
+        output
+    }
+
+    /// A container that will be in this pod.
+    fn container<'w>(&self, world: &'w World) -> Container<'w> {
+        let mut container = Container::new(world);
+        container.twists.push(self.option());
+        container
+    }
+
+    /// What puts a container into this pod.
+    fn option(&self) -> Twist {
+        Twist::Podman(format!("--pod={}", self.name))
+    }
+
+    /// The mounts of the container that keeps the pod's namespaces.
+    fn mounts_of_infra(&self) -> String {
+        let infra = self.engine.ask(&["pod", "inspect", "--format", "{{.InfraContainerID}}", &self.name]);
+        let pid = self.engine.ask(&["inspect", "--format", "{{.State.Pid}}", &infra]);
+        fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap()
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        let _ = self.engine.command(&["pod", "rm", "--force", "--time=0", &self.name]).stdin(Stdio::null()).output();
+    }
+}
