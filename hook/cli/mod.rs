@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::engine::Host;
 use crate::error::Error;
-use crate::harden::is_initial_user_namespace;
+use crate::harden::is_root_of_the_host;
 use crate::retry::Deadline;
 use crate::settings::{SETTINGS_PATH, Settings};
 use crate::{harden, report, tls};
@@ -101,7 +101,7 @@ fn told_by_clap(usage: &clap::Error) -> ExitCode {
 /// Whether this is the host's root, whose engines are everyone's. In a user namespace, as `podman unshare` makes one, root is a user
 /// without root.
 fn is_root() -> bool {
-    rustix::process::geteuid().is_root() && is_initial_user_namespace()
+    is_root_of_the_host()
 }
 
 /// Where the engines of whoever runs this have their configuration: root's are the host's, another user's run without root.
