@@ -1,4 +1,6 @@
-//! containerd, which takes the wrapper for a runtime, or a base spec with the hook in it, and passes on what its settings name.
+//! containerd, whose pods begin with a base spec that has the hook in it, and get the annotations that its settings name.
+//!
+//! It can take the wrapper for a runtime, too, but forgets it before 2.1 where a container has a user namespace.
 //!
 //! See [the CRI plugin's settings](https://github.com/containerd/containerd/blob/main/docs/cri/config.md).
 
@@ -14,6 +16,7 @@ use crate::engine::bundle::has_hook;
 /// As it is shipped.
 const FILE: &str = include_str!("../../config/containerd/config.toml");
 const PATH: &str = "/etc/containerd/config.toml";
+const BASE_SPEC: &str = "/etc/containerd/oci-secrets.json";
 
 /// Where the settings of the CRI are, in containerd 1 and in containerd 2.
 const PLUGINS: [&str; 2] = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime"];
@@ -22,12 +25,24 @@ const PLUGINS: [&str; 2] = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.r
 const OURS: [&str; 3] = ["run.secrets/x", "app.run.secrets/x", "run.secrets.owner"];
 const OTHERS: [&str; 3] = ["team", "example.com/team", "io.kubernetes.cri.sandbox-namespace"];
 
-/// The file that makes the wrapper the default runtime of pods. It takes no arguments.
+/// The base spec, made of containerd's own, and the settings that name it.
 pub(super) fn files(host: &Host, hook: &Hook) -> Result<Vec<File>, EngineError> {
-    match hook.wrapper_arguments().is_empty() {
-        true => Ok(vec![File::ours(host.path(PATH), FILE.to_owned())]),
-        false => Err(EngineError::NoArguments),
+    let output = Command::new("ctr").args(["oci", "spec"]).output();
+    let output = output.map_err(|error| EngineError::NoBaseSpec { reason: error.to_string() })?;
+    if !output.status.success() {
+        return Err(EngineError::NoBaseSpec { reason: String::from_utf8_lossy(&output.stderr).trim().to_owned() });
     }
+    let spec =
+        with_hook(&output.stdout, hook).map_err(|error| EngineError::NoBaseSpec { reason: error.to_string() })?;
+    Ok(vec![File::ours(host.path(BASE_SPEC), spec), File::ours(host.path(PATH), FILE.to_owned())])
+}
+
+/// A spec that calls the hook.
+fn with_hook(spec: &[u8], hook: &Hook) -> Result<String, serde_json::Error> {
+    let mut spec: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(spec)?;
+    let entry: serde_json::Value = serde_json::from_str(hooks_d::entry(hook)?.get())?;
+    spec.insert("hooks".to_owned(), serde_json::json!({ hooks_d::STAGE: [entry] }));
+    Ok(format!("{:#}\n", serde_json::Value::Object(spec)))
 }
 
 /// The settings, if pods of some handler come to the hook.
@@ -40,11 +55,13 @@ pub(super) fn calls(host: &Host) -> Result<Calls, EngineError> {
     let cri = PLUGINS.iter().find_map(|plugin| plugins?.get(*plugin)?.get("containerd"));
     let runtimes = cri.and_then(|cri| cri.get("runtimes")).and_then(Value::as_table);
     let mut handlers = Vec::new();
-    let mut is_wide = false;
+    let (mut is_wide, mut is_by_name) = (false, false);
     for (name, runtime) in runtimes.into_iter().flatten() {
-        if !is_told_of_hook(&path, runtime)? {
+        let told = is_told_of_hook(&path, runtime)?;
+        if told == Told::Not {
             continue;
         }
+        is_by_name |= told == Told::ByName;
         let globs = runtime.get("pod_annotations").and_then(Value::as_array).into_iter().flatten();
         let globs: Vec<Regex> = globs.filter_map(|glob| regex(glob.as_str()?)).collect();
         let passes = |key: &&str| globs.iter().any(|glob| glob.is_match(key));
@@ -60,6 +77,8 @@ pub(super) fn calls(host: &Host) -> Result<Calls, EngineError> {
     let default = cri.and_then(|cri| cri.get("default_runtime_name")).and_then(Value::as_str);
     let caution = if is_wide {
         Some("pod_annotations let more through than run.secrets: grants must not look at what pods may set".to_owned())
+    } else if is_by_name {
+        Some("before 2.1, containerd forgets BinaryName for pods with a user namespace: use a base spec".to_owned())
     } else if default.is_some_and(|name| handlers.contains(&name)) {
         None
     } else {
@@ -79,21 +98,31 @@ fn settings(host: &Host) -> Result<String, EngineError> {
     Ok(read(&host.path(PATH))?.unwrap_or_default())
 }
 
-/// Whether a runtime is the wrapper, or its base spec has the hook.
-fn is_told_of_hook(path: &Path, runtime: &Value) -> Result<bool, EngineError> {
+/// Whether a runtime's base spec has the hook, or the runtime is the wrapper.
+fn is_told_of_hook(path: &Path, runtime: &Value) -> Result<Told, EngineError> {
     let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
-    let wrapper = text(runtime.get("options").and_then(|options| options.get("BinaryName")));
-    if is_wrapper(&wrapper) {
-        hooks_d::require_program(path, wrapper.as_ref())?;
-        return Ok(true);
-    }
     let spec = text(runtime.get("base_runtime_spec"));
-    match read(spec.as_ref())?.filter(|_| !spec.is_empty()) {
-        Some(json) => {
-            has_hook(&json).map_err(|error| EngineError::Format { path: spec.into(), reason: error.to_string() })
+    if let Some(json) = read(spec.as_ref())?.filter(|_| !spec.is_empty()) {
+        let format = |error: serde_json::Error| EngineError::Format { path: (&spec).into(), reason: error.to_string() };
+        if has_hook(&json).map_err(format)? {
+            return Ok(Told::BySpec);
         }
-        None => Ok(false),
     }
+    let wrapper = text(runtime.get("options").and_then(|options| options.get("BinaryName")));
+    if !is_wrapper(&wrapper) {
+        return Ok(Told::Not);
+    }
+    hooks_d::require_program(path, wrapper.as_ref())?;
+    Ok(Told::ByName)
+}
+
+/// How a runtime comes to call the hook.
+#[derive(PartialEq)]
+enum Told {
+    BySpec,
+    /// By the wrapper's name, which containerd may forget.
+    ByName,
+    Not,
 }
 
 /// Go's `path.Match`, as far as anyone uses it for annotations: `*` and `?` stand for anything but a slash.
@@ -106,13 +135,16 @@ mod tests {
     use super::*;
     use crate::engine::testing::{Root, hook};
 
-    /// A host with the shipped settings, changed.
+    /// A host with the shipped settings, changed, and their base spec.
     fn root(from: &str, to: &str) -> Root {
         let root = Root::new();
-        let wrapper = root.program("oci-secrets-runtime");
-        let text = FILE.replace("/usr/bin/oci-secrets-runtime", &wrapper);
+        let spec = root.host.path(BASE_SPEC);
+        let text = FILE.replace(BASE_SPEC, spec.to_str().unwrap());
         assert!(text.contains(from), "{from}");
         root.write(PATH, &text.replace(from, to));
+        let json = with_hook(br#"{"process":{"args":["sh"]},"hooks":null}"#, &hook()).unwrap();
+        assert!(json.contains("\"sh\""));
+        root.write(BASE_SPEC, &json);
         root
     }
 
@@ -120,9 +152,10 @@ mod tests {
     fn the_shipped_settings_call_the_hook_for_every_pod() {
         let root = root("", "");
         assert_eq!(calls(&root.host).unwrap(), Calls { by: vec![root.host.path(PATH)], caution: None });
-        assert_eq!(files(&root.host, &hook()).unwrap()[0].content, FILE);
-        let elsewhere = Hook { path: "/opt/hook".into(), settings: None };
-        assert!(matches!(files(&root.host, &elsewhere), Err(EngineError::NoArguments)));
+        root.write(BASE_SPEC, r#"{"hooks":{"createRuntime":[{"path":"/x/other"}]}}"#);
+        assert_eq!(calls(&root.host).unwrap(), Calls::default());
+        root.write(BASE_SPEC, "{");
+        assert!(matches!(calls(&root.host), Err(EngineError::Format { .. })));
     }
 
     #[test]
@@ -140,17 +173,13 @@ mod tests {
     }
 
     #[test]
-    fn a_base_spec_with_the_hook_does_as_well() {
-        let base = Root::new();
-        let spec = base.host.path("/spec.json");
-        let line = format!("base_runtime_spec = '{}'\n\n[plugins", spec.display());
-        let root = root("BinaryName = ", "Other = ");
+    fn warns_of_a_wrapper_that_may_be_forgotten() {
+        let root = root("base_runtime_spec", "options.BinaryName");
+        let wrapper = root.program("oci-secrets-runtime");
         let text = std::fs::read_to_string(root.host.path(PATH)).unwrap();
-        let (before, after) = text.split_once("pod_annotations").unwrap();
-        root.write(PATH, &format!("{before}{}pod_annotations{after}", line.trim_end_matches("\n[plugins")));
-        base.write("/spec.json", r#"{"hooks":{"createRuntime":[{"path":"/x/other"}]}}"#);
-        assert_eq!(calls(&root.host).unwrap(), Calls::default());
-        base.write("/spec.json", r#"{"hooks":{"createRuntime":[{"path":"/x/oci-secrets-hook"}]}}"#);
-        assert_eq!(calls(&root.host).unwrap().by.len(), 1);
+        root.write(PATH, &text.replace(root.host.path(BASE_SPEC).to_str().unwrap(), &wrapper));
+        assert!(calls(&root.host).unwrap().caution.unwrap().contains("forgets BinaryName"));
+        std::fs::remove_file(wrapper).unwrap();
+        assert!(matches!(calls(&root.host), Err(EngineError::Hook { .. })));
     }
 }

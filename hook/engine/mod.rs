@@ -34,9 +34,9 @@ pub enum Engine {
     Podman,
     /// CRI-O, by the same.
     Crio,
-    /// containerd, by the wrapper around its runtime.
+    /// containerd, by the spec that its pods begin with.
     Containerd,
-    /// Docker, by the same.
+    /// Docker, by the wrapper around its runtime.
     Docker,
     /// Any engine that knows the Container Device Interface, by a device.
     Cdi,
@@ -201,9 +201,12 @@ pub enum EngineError {
         /// Which key.
         key: String,
     },
-    /// A hook elsewhere cannot be told to the engine.
-    #[error("containerd cannot be told of a hook or settings elsewhere: its BinaryName takes no arguments")]
-    NoArguments,
+    /// containerd does not tell its own spec, of which the base spec is made.
+    #[error("cannot make a base spec of what `ctr oci spec` prints: {reason}")]
+    NoBaseSpec {
+        /// Why not.
+        reason: String,
+    },
     /// The annotations that ask for secrets do not reach the containers.
     #[error("{} calls the hook, but pod_annotations of the runtime {handler} do not let run.secrets/*, *.run.secrets/* and run.secrets.* through", .path.display())]
     Annotations {

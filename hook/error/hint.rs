@@ -65,7 +65,7 @@ impl Error {
                 "`oci-secrets install` shows the file as it should be"
             }
             Error::Engine(EngineError::Taken { .. }) => "merge it by hand: packaging/engines.md tells what is needed",
-            Error::Engine(EngineError::NoArguments) => "install the hook and its settings in their usual places",
+            Error::Engine(EngineError::NoBaseSpec { .. }) => "ctr comes with containerd, and must be on the PATH",
             Error::NoRuntimeValue { .. } => {
                 "before runc's own options it takes --runtime PATH, --hook PATH, --settings PATH and --requests NAME"
             }
