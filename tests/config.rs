@@ -140,7 +140,7 @@ fn containerd_begins_every_container_with_the_base_spec() {
     let handler = &runtimes["runtimes"]["oci-secrets"];
     assert_eq!(handler["runtime_type"].as_str(), Some("io.containerd.runc.v2"));
     let base = handler["base_runtime_spec"].as_str().unwrap();
-    assert!(ENGINES.contains(&format!("    sudo tee {base} >/dev/null\n")), "{base}");
+    assert!(ENGINES.contains(&format!("shows two files: `{base}`, which is what")), "{base}");
 }
 
 #[test]

@@ -30,6 +30,8 @@ pub struct Spec {
     pub mounts: Vec<Mount>,
     /// `linux.mountLabel`: the SELinux context of the container's own filesystems.
     pub mount_label: Option<String>,
+    /// Whether `linux.namespaces` has a mount namespace that is there already, of another container or of the host.
+    pub joins_mounts: bool,
     /// `linux.maskedPaths`: what the runtime covers after the hooks have run.
     pub masked_paths: Vec<PathBuf>,
     /// `linux.readonlyPaths`: what the runtime mounts onto itself after the hooks have run.
@@ -58,6 +60,7 @@ impl Spec {
             user: user.map(|user| Owner { uid: user.uid(), gid: user.gid() }),
             mounts: config.mounts,
             mount_label: linux.mount_label.filter(|label| !label.is_empty()),
+            joins_mounts: linux.namespaces.iter().any(Namespace::is_mounts_of_others),
             masked_paths: linux.masked_paths,
             readonly_paths: linux.readonly_paths,
         })
@@ -83,9 +86,25 @@ struct ProcessFields {
 struct LinuxFields {
     mount_label: Option<String>,
     #[serde(default, deserialize_with = "null_is_empty")]
+    namespaces: Vec<Namespace>,
+    #[serde(default, deserialize_with = "null_is_empty")]
     masked_paths: Vec<PathBuf>,
     #[serde(default, deserialize_with = "null_is_empty")]
     readonly_paths: Vec<PathBuf>,
+}
+
+/// A namespace of whatever type.
+#[derive(Deserialize)]
+struct Namespace {
+    #[serde(rename = "type")]
+    kind: String,
+    path: Option<PathBuf>,
+}
+
+impl Namespace {
+    fn is_mounts_of_others(&self) -> bool {
+        self.kind == "mount" && self.path.as_ref().is_some_and(|path| !path.as_os_str().is_empty())
+    }
 }
 
 /// Reads a `config.json` as it is.
@@ -187,6 +206,12 @@ mod tests {
 
     #[test]
     fn does_without_everything_but_a_root() {
+        let joins = |namespace: &str| {
+            let linux = format!(r#"{{"namespaces":[{{"type":"future"}},{namespace}]}}"#);
+            load(&format!(r#"{{"root":{{"path":"r"}},"linux":{linux}}}"#)).unwrap().joins_mounts
+        };
+        assert!(joins(r#"{"type":"mount","path":"/proc/1/ns/mnt"}"#));
+        assert!(!joins(r#"{"type":"mount","path":""}"#) && !joins(r#"{"type":"pid","path":"/proc/1/ns/pid"}"#));
         let json = r#"{"root":{"path":"/abs"},"mounts":null,"linux":{"mountLabel":"","maskedPaths":null}}"#;
         let spec = load(json).unwrap();
         assert_eq!((spec.rootfs.as_path(), spec.user, spec.mount_label), (Path::new("/abs"), None, None));

@@ -19,6 +19,9 @@ use crate::errno::failed;
 /// When a masked or read-only path covers `/run/secrets` or a file in it, or when the spec mounts a read-only tmpfs there: runc
 /// makes that read-only by path, afterwards, and would strip nosuid, nodev and noexec from ours.
 pub fn preflight(spec: &Spec) -> Result<(), PreflightError> {
+    if spec.joins_mounts {
+        return Err(PreflightError::JoinedMounts);
+    }
     let covers = |path: &&PathBuf| covers_target(path);
     if let Some(path) = spec.masked_paths.iter().find(covers) {
         return Err(PreflightError::Masked { path: path.clone() });
@@ -101,6 +104,9 @@ fn normal(path: &Path) -> PathBuf {
 /// Why a spec cannot have a delivery.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PreflightError {
+    /// The mount namespace is that of others, who would see the files, and keep them when the container has ended.
+    #[error("refusing to deliver to {TARGET}: the spec joins a mount namespace of others")]
+    JoinedMounts,
     /// A masked path over, at or below the target.
     #[error("refusing to deliver to {TARGET}: linux.maskedPaths has {}, which would hide the files", .path.display())]
     Masked {

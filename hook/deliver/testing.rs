@@ -93,6 +93,7 @@ impl Container {
     /// A spec with a root filesystem and nothing else.
     pub(super) fn spec(&self) -> Spec {
         Spec {
+            joins_mounts: false,
             rootfs: self.rootfs(),
             user: None,
             mounts: Vec::new(),

@@ -3,7 +3,7 @@
 use super::Error;
 use crate::audit::AuditError;
 use crate::container::{ProcessError, StateError};
-use crate::deliver::{AttachError, CarryError, SiteError, TargetError, TmpfsError};
+use crate::deliver::{AttachError, CarryError, PreflightError, SiteError, TargetError, TmpfsError};
 use crate::engine::{EngineError, InstallError};
 use crate::harden::is_initial_user_namespace;
 use crate::reference::Reference;
@@ -49,6 +49,9 @@ impl Error {
             Error::Attach(AttachError::Shared) => "make the container's root filesystem a private mount",
             Error::Tmpfs(TmpfsError::Taken { .. }) => {
                 "request another file name, or leave the container's own file out"
+            }
+            Error::Preflight(PreflightError::JoinedMounts) => {
+                "give the spec a mount namespace of its own, without `path`"
             }
             Error::Preflight(_) | Error::Attach(AttachError::Preflight(_)) => {
                 "leave /run/secrets out of the spec: the hook makes and protects it"

@@ -27,6 +27,10 @@ pub(crate) enum Twist {
     DockerMount(&'static str),
     /// The container lives in the mount namespace of the runtime. Podman cannot say this.
     NoMountNamespace,
+    /// The runtime moves the root filesystem to `/` in the place of `pivot_root`, as on a ramdisk.
+    NoPivot,
+    /// Anything else that only a spec can say.
+    Spec(Box<dyn Fn(&mut Value) + Send + Sync>),
     /// An option of `podman run`, which no spec can say.
     Podman(String),
 }
@@ -76,7 +80,8 @@ impl Twist {
                 mount(json!({ "destination": at, "type": "bind", "source": from, "options": ["rbind", "rw"] }));
             }
             Twist::ReadOnlyRoot => spec["root"]["readonly"] = true.into(),
-            Twist::Podman(_) | Twist::DockerMount(_) => {}
+            Twist::Podman(_) | Twist::DockerMount(_) | Twist::NoPivot => {}
+            Twist::Spec(change) => change(spec),
             Twist::Masked(path) => spec["linux"]["maskedPaths"] = json!([path]),
             Twist::MountLabel(label) => spec["linux"]["mountLabel"] = json!(label),
             Twist::UserNamespace => {
@@ -102,7 +107,11 @@ impl Twist {
             Twist::UserNamespace => vec!["--uidmap".into(), map.clone(), "--gidmap".into(), map],
             Twist::Masked(path) => vec!["--security-opt".into(), format!("mask={path}")],
             Twist::Podman(option) => vec![option.clone()],
-            Twist::MountLabel(_) | Twist::NoMountNamespace | Twist::DockerMount(_) => panic!("podman cannot say this"),
+            Twist::MountLabel(_)
+            | Twist::NoMountNamespace
+            | Twist::DockerMount(_)
+            | Twist::NoPivot
+            | Twist::Spec(_) => panic!("podman cannot say this"),
         }
     }
 

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{Driver, answer, program, root};
 use crate::container::Container;
 use crate::host;
+use crate::spec::Twist;
 
 pub(super) static RUNC: Runtime = Runtime { name: "runc", programs: &["busybox", "runc"], prefix: &[], options: &[] };
 
@@ -47,7 +48,11 @@ impl Driver for Runtime {
 
     fn run(&self, container: &Container<'_>, _script: &str) -> Command {
         let mut command = self.command(&["run", "--bundle"]);
-        command.arg(&container.directory).arg(&container.name);
+        command.arg(&container.directory);
+        if container.twists.iter().any(|twist| matches!(twist, Twist::NoPivot)) {
+            command.arg("--no-pivot");
+        }
+        command.arg(&container.name);
         if container.has_own_mounts() { command } else { in_mount_namespace(&command) }
     }
 

@@ -12,6 +12,7 @@ mod podman;
 mod refusal;
 mod rootless;
 mod rotation;
+mod specs;
 mod users;
 
 use crate::engine::Engine;
@@ -82,6 +83,16 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
     ];
     let runtimes = promises![|show| Promise::On(Engine::RUNTIMES, show);
         places::no_mount_namespace_is_refused
+        specs::hooks_of_others_may_come_before_and_after
+        specs::the_hook_may_be_called_at_two_stages
+        specs::the_root_may_be_moved_instead_of_pivoted
+        specs::groups_of_the_user_do_not_open_the_files
+        specs::a_mount_namespace_of_others_is_refused
+    ];
+    // youki knows neither all propagations nor a spec without a user.
+    let lenient = promises![|show| Promise::On(&[Engine::Runc, Engine::Crun], show);
+        specs::mounts_of_the_root_may_propagate
+        specs::a_spec_without_a_user_is_refused
     ];
     let podman = promises![|show| Promise::On(Engine::PODMAN, show);
         rotation::podman_restart_brings_the_new_value
@@ -133,6 +144,7 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         &read_only_later,
         &read_only_at_once,
         &runtimes,
+        &lenient,
         &podman,
         &rootful,
         &rootless,
