@@ -1,14 +1,13 @@
 //! Bundles of engines that cannot be told of hooks: the hook is added to `config.json` before the runtime reads it.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::{HOOK_NAME, Hook, hooks_d};
+use super::file::replace;
+use super::{Hook, hooks_d, is_hook};
 use crate::container::{Requests, SpecError, read_spec};
 use crate::errno::Errno;
 
@@ -71,18 +70,7 @@ fn is_ours(entry: &RawValue) -> bool {
         path: PathBuf,
     }
     let entry: Result<Entry, _> = serde_json::from_str(entry.get());
-    entry.is_ok_and(|entry| entry.path.file_name().is_some_and(|name| name == HOOK_NAME))
-}
-
-/// Puts a new file in the place of one, with the same owner and mode.
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let metadata = std::fs::metadata(path)?;
-    let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new("/")))?;
-    file.write_all(content)?;
-    fchown(file.as_file(), Some(metadata.uid()), Some(metadata.gid()))?;
-    file.as_file().set_permissions(std::fs::Permissions::from_mode(metadata.mode() & 0o7777))?;
-    file.persist(path)?;
-    Ok(())
+    entry.is_ok_and(|entry| is_hook(&entry.path))
 }
 
 /// Why a bundle did not get the hook.
@@ -113,8 +101,10 @@ pub enum BundleError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::HOOK_NAME;
     use serde_json::{Value, json};
     use std::fs::{self, Permissions};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     const ANNOTATIONS: &str = r#""annotations":{"run.secrets/db":"op://v/i/f","other":"x"}"#;
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{Calls, EngineError, File, HOOK_NAME, Hook, Host, files_in, hooks_d, read};
+use super::{Calls, EngineError, File, Hook, Host, files_in, hooks_d, is_hook, read};
 
 /// As it is shipped.
 const FILE: &str = include_str!("../../config/cdi/oci-secrets.json");
@@ -29,7 +29,7 @@ pub(super) fn calls(host: &Host) -> Result<Calls, EngineError> {
                 |error: serde_json::Error| EngineError::Format { path: path.clone(), reason: error.to_string() };
             let kind: Kind = serde_json::from_str(&text).map_err(format)?;
             let hooks = kind.devices.iter().chain([&kind.device]).flat_map(|device| &device.edits.hooks);
-            for hook in hooks.filter(|hook| hook.path.file_name().is_some_and(|name| name == HOOK_NAME)) {
+            for hook in hooks.filter(|hook| is_hook(&hook.path)) {
                 hooks_d::require_program(&path, &hook.path)?;
                 if hook.name != "createRuntime" {
                     return Err(EngineError::Stage { path, found: hook.name.clone() });
@@ -74,6 +74,7 @@ struct Called {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::HOOK_NAME;
     use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt;
 

@@ -2,7 +2,7 @@
 
 use std::fs::Permissions;
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use crate::errno::Errno;
@@ -33,7 +33,7 @@ impl File {
         File { path, content, is_merged: false }
     }
 
-    /// Writes it, whole or not at all, readable by everyone; what others wrote is left alone.
+    /// Writes it, whole or not at all; a new one is readable by everyone. What others wrote is left alone.
     ///
     /// # Errors
     /// When a file that is not ours is in its place, or the kernel refuses.
@@ -45,15 +45,27 @@ impl File {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
             _ => {}
         }
-        let directory = self.path.parent().unwrap_or(Path::new("/"));
-        std::fs::create_dir_all(directory).map_err(failed)?;
-        let mut file = tempfile::NamedTempFile::new_in(directory).map_err(failed)?;
-        file.write_all(self.content.as_bytes()).map_err(failed)?;
-        file.as_file().set_permissions(Permissions::from_mode(0o644)).map_err(failed)?;
-        file.as_file().sync_all().map_err(failed)?;
-        file.persist(&self.path).map_err(|error| failed(error.error))?;
+        std::fs::create_dir_all(self.path.parent().unwrap_or(Path::new("/"))).map_err(failed)?;
+        replace(&self.path, self.content.as_bytes()).map_err(failed)?;
         Ok(Written::Now)
     }
+}
+
+/// Puts a file in the place of one, whole or not at all, with the same owner and mode; a new one is ours, and readable by everyone.
+pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new("/")))?;
+    file.write_all(content)?;
+    let mode = match std::fs::metadata(path) {
+        Ok(before) => {
+            fchown(file.as_file(), Some(before.uid()), Some(before.gid()))?;
+            before.mode() & 0o7777
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0o644,
+        Err(error) => return Err(error),
+    };
+    file.as_file().set_permissions(Permissions::from_mode(mode))?;
+    file.persist(path)?;
+    Ok(())
 }
 
 /// Why a file was not written.
@@ -94,9 +106,12 @@ mod tests {
         fs::write(&path, "of another").unwrap();
         assert!(matches!(file.write(), Err(InstallError::Exists { .. })));
         assert_eq!(fs::read_to_string(&path).unwrap(), "of another");
+        // It may hold what is not for everyone.
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         let merged = File { is_merged: true, ..file };
         assert_eq!(merged.write().unwrap(), Written::Now);
         assert_eq!(fs::read_to_string(&path).unwrap(), "{}\n");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     }
 }

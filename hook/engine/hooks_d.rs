@@ -9,7 +9,7 @@ use regex::Regex;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{EngineError, File, HOOK_NAME, HOOK_PATH, Hook, files_in, read};
+use super::{EngineError, File, HOOK_NAME, HOOK_PATH, Hook, files_in, is_hook, read};
 use crate::settings::file;
 
 /// Where engines look for hooks, unless they are told otherwise.
@@ -73,7 +73,7 @@ fn call(path: &Path) -> Result<bool, EngineError> {
     let Some(text) = read(path)? else { return Ok(false) };
     let format = |reason: String| EngineError::Format { path: path.into(), reason };
     let entry: Entry = serde_json::from_str(&text).map_err(|error| format(error.to_string()))?;
-    if entry.hook.path.file_name().is_none_or(|name| name != HOOK_NAME) {
+    if !is_hook(&entry.hook.path) {
         return Ok(false);
     }
     require_program(path, &entry.hook.path)?;

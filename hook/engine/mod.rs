@@ -129,6 +129,11 @@ impl Host {
     }
 }
 
+/// Whether a program's path is that of the hook, wherever it is.
+fn is_hook(program: &Path) -> bool {
+    program.file_name().is_some_and(|name| name == HOOK_NAME)
+}
+
 /// Whether a program's path is that of the wrapper, wherever it is.
 fn is_wrapper(program: &str) -> bool {
     Path::new(program).file_name().is_some_and(|name| name == WRAPPER_NAME)
