@@ -33,6 +33,8 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("aws_smithy_async", &["seal"]),
     ("aws_smithy_http_client", &["seal"]),
     ("clap", &["cli", "bin"]),
+    ("clap_complete", &["cli"]),
+    ("clap_mangen", &["cli"]),
     ("cryptoki", &["pkcs11"]),
     ("rpassword", &["cli"]),
     ("google_cloud_auth", &["seal"]),

@@ -4,9 +4,11 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+use anstyle::AnsiColor;
 use jiff::Timestamp;
+use serde::{Serialize, Serializer};
 
-use super::{block_on, is_root, load, own_settings, write_output};
+use super::{block_on, in_colour, is_root, load, own_settings, write_json, write_table};
 use crate::audit::Trail;
 use crate::deliver::{Carried, Tmpfs, TmpfsOptions};
 use crate::engine::{Calls, Engine, Host};
@@ -26,11 +28,20 @@ use crate::source::edit::StoredField;
 ///
 /// Settings and the files that they name, the kernel, whether the engines call the hook, 1Password Connect and its token, each KEK. Nothing is changed.
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLE)]
 pub(super) struct Arguments {
     /// Look at every sealed value that the token sees, too, and tell which are under an old version of their key.
     #[arg(long)]
     values: bool,
+    /// Print JSON: a list of objects with `verdict` (ok, warning, problem), `subject`, `detail` and `advice`.
+    #[arg(long)]
+    json: bool,
 }
+
+const EXAMPLE: &str = "\
+Example: for a monitor, which is told by exit code 0 that containers can have their secrets
+
+  oci-secrets check --values --json";
 
 /// The first version of each program that the hook is known to work with, and the engine whose program it is.
 const PROGRAMS: [(&str, [u32; 2], Option<Engine>); 7] = [
@@ -47,6 +58,7 @@ const PROGRAMS: [(&str, [u32; 2], Option<Engine>); 7] = [
 const TOKEN_WARNING_DAYS: i64 = 14;
 
 /// One line of the table, and what to do about it.
+#[derive(Serialize)]
 struct Finding {
     verdict: Verdict,
     subject: String,
@@ -58,6 +70,30 @@ enum Verdict {
     Ok,
     Warning,
     Problem(Class),
+}
+
+impl Verdict {
+    fn word(&self) -> &'static str {
+        match self {
+            Verdict::Ok => "ok",
+            Verdict::Warning => "warning",
+            Verdict::Problem(_) => "problem",
+        }
+    }
+
+    fn colour(&self) -> AnsiColor {
+        match self {
+            Verdict::Ok => AnsiColor::Green,
+            Verdict::Warning => AnsiColor::Yellow,
+            Verdict::Problem(_) => AnsiColor::Red,
+        }
+    }
+}
+
+impl Serialize for Verdict {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.word())
+    }
 }
 
 pub(super) fn run(arguments: &Arguments, told: &Path) -> Result<ExitCode, Error> {
@@ -88,7 +124,11 @@ pub(super) fn run(arguments: &Arguments, told: &Path) -> Result<ExitCode, Error>
             findings.extend(settings.keks.iter().map(|pattern| kek(&settings, pattern.as_str())));
         }
     }
-    write_output(table(&findings).as_bytes())?;
+    if arguments.json {
+        write_json(&findings)?
+    } else {
+        write_table(&table(&findings))?
+    };
     let mut problems = findings.iter().filter_map(|finding| match finding.verdict {
         Verdict::Problem(class) => Some(class),
         _ => None,
@@ -317,12 +357,7 @@ impl Finding {
 fn table(findings: &[Finding]) -> String {
     let mut text = String::new();
     for Finding { verdict, subject, detail, advice } in findings {
-        let verdict = match verdict {
-            Verdict::Ok => "ok",
-            Verdict::Warning => "warning",
-            Verdict::Problem(_) => "problem",
-        };
-        let _ = writeln!(text, "{verdict:<8} {subject}: {detail}");
+        let _ = writeln!(text, "{} {subject}: {detail}", in_colour(verdict.word(), verdict.colour()));
         if let Some(advice) = advice {
             let _ = writeln!(text, "{:<8} -> {advice}", "");
         }

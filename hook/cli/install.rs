@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::ValueEnum;
+use serde::Serialize;
 
-use super::{host, own_settings, write_output};
+use super::{host, own_settings, write_json, write_output};
 use crate::engine::{Engine, HOOK_PATH, Hook, Written};
 use crate::error::Error;
 use crate::settings::{SETTINGS_PATH, file};
@@ -17,6 +18,7 @@ use crate::settings::{SETTINGS_PATH, file};
 /// $XDG_CONFIG_HOME/oci-secrets. The program itself must be installed already: some engines start containers without their
 /// secrets, in silence, when the hook is missing.
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLE)]
 pub(super) struct Arguments {
     /// Who shall call the hook.
     #[arg(long)]
@@ -27,6 +29,24 @@ pub(super) struct Arguments {
     /// Where the hook is installed.
     #[arg(long, value_name = "PATH", default_value = HOOK_PATH)]
     hook: PathBuf,
+    /// Print JSON: a list of objects with `path`, and `content` or what became of it (`written`, `unchanged`).
+    #[arg(long)]
+    json: bool,
+}
+
+const EXAMPLE: &str = "\
+Example: let podman call the hook for every container of this host that asks for secrets
+
+  sudo oci-secrets install --engine podman --write";
+
+/// What became of a file, or would.
+#[derive(Serialize)]
+struct Row<'a> {
+    path: &'a Path,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    written: Option<&'static str>,
 }
 
 impl ValueEnum for Engine {
@@ -47,21 +67,33 @@ pub(super) fn run(arguments: &Arguments, settings: &Path) -> Result<ExitCode, Er
     let settings = own_settings(settings, &host).or_else(told);
     let hook = Hook { path: absolute(&arguments.hook), settings };
     let files = arguments.engine.files(&host, &hook).map_err(Error::Engine)?;
-    let mut text = String::new();
     if arguments.write {
         file::require_program(&hook.path).map_err(|source| Error::Hook { source })?;
-        for file in files {
-            let word = match file.write().map_err(Error::Install)? {
+    }
+    let mut rows = Vec::with_capacity(files.len());
+    for file in &files {
+        let (content, written) = if arguments.write {
+            let written = match file.write().map_err(Error::Install)? {
                 Written::Now => "written",
                 Written::Before => "unchanged",
             };
-            let _ = writeln!(text, "{word:<9} {}", file.path.display());
-        }
-    } else {
-        for file in files {
-            let _ = writeln!(text, "==> {} <==", file.path.display());
-            text.push_str(&file.content);
-        }
+            (None, Some(written))
+        } else {
+            (Some(file.content.as_str()), None)
+        };
+        rows.push(Row { path: &file.path, content, written });
     }
-    write_output(text.as_bytes())
+    if arguments.json { write_json(&rows) } else { write_output(text(&rows).as_bytes()) }
+}
+
+fn text(rows: &[Row<'_>]) -> String {
+    let mut text = String::new();
+    for Row { path, content, written } in rows {
+        let path = path.display();
+        let _ = match (content, written) {
+            (Some(content), _) => write!(text, "==> {path} <==\n{content}"),
+            (None, written) => writeln!(text, "{:<9} {path}", written.unwrap_or_default()),
+        };
+    }
+    text
 }

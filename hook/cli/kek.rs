@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::{block_on, write_output};
+use super::{block_on, write_json, write_output};
 use crate::error::Error;
 use crate::seal::kek::{KekUri, Keks};
 use crate::settings::Settings;
@@ -14,18 +14,30 @@ pub(super) enum Verb {
     ///
     /// `pkcs11:token=<label>;object=<label>` makes an AES key that never leaves the HSM; `local-kek:<name>` a key file on this host, for
     /// trials and tests. Keys in a cloud are made with its own tools: `gcloud kms keys create`, `aws kms create-key`.
+    #[command(after_help = EXAMPLE)]
     New {
         /// The new key's URI.
         #[arg(value_name = "URI")]
         kek: KekUri,
+        /// Print JSON: an object with `kek`.
+        #[arg(long)]
+        json: bool,
     },
 }
 
+const EXAMPLE: &str = "\
+Example: a key file for a first trial, which `keks` in the settings must list
+
+  sudo oci-secrets kek new local-kek:trial";
+
 pub(super) fn run(verb: &Verb, settings: &Settings) -> Result<ExitCode, Error> {
-    let Verb::New { kek } = verb;
+    let Verb::New { kek, json } = verb;
     block_on(settings, async |deadline| {
         let created = Keks::new(settings).create(kek, deadline).await;
         created.map_err(|source| Error::MakeKek { source })
     })?;
+    if *json {
+        return write_json(&serde_json::json!({ "kek": kek.to_string() }));
+    }
     write_output(format!("{kek}\n").as_bytes())
 }

@@ -1,8 +1,10 @@
 //! `oci-secrets`: what operators and developers call. One file per verb.
 
 mod check;
+mod completions;
 mod install;
 mod kek;
+mod man;
 mod rewrap;
 mod seal;
 mod unseal;
@@ -11,8 +13,10 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anstyle::AnsiColor;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::engine::Host;
@@ -48,6 +52,8 @@ enum Verb {
     Kek(kek::Verb),
     Check(check::Arguments),
     Install(install::Arguments),
+    Completions(completions::Arguments),
+    Man(man::Arguments),
 }
 
 const EXAMPLE: &str = "\
@@ -79,6 +85,8 @@ impl Verb {
             Verb::Kek(verb) => kek::run(&verb, &load(settings)?),
             Verb::Check(arguments) => check::run(&arguments, settings),
             Verb::Install(arguments) => install::run(&arguments, settings),
+            Verb::Completions(arguments) => completions::run(&arguments),
+            Verb::Man(arguments) => man::run(&arguments),
         }
     }
 }
@@ -95,7 +103,8 @@ fn told_by_clap(usage: &clap::Error) -> ExitCode {
         _ => text.split("\n\n").next().unwrap_or_default(),
     };
     let message = message.strip_prefix("error: ").unwrap_or(message).split_whitespace().collect::<Vec<_>>().join(" ");
-    report::failed(PROGRAM, None, &Error::CommandLine { message })
+    let tip = text.lines().find_map(|line| line.trim().strip_prefix("tip: ")).map(str::to_owned);
+    report::failed(PROGRAM, None, &Error::CommandLine { message, tip })
 }
 
 /// Whether this is the host's root, whose engines are everyone's. In a user namespace, as `podman unshare` makes one, root is a user
@@ -142,8 +151,76 @@ fn read_input() -> Result<Zeroizing<Vec<u8>>, Error> {
     Ok(bytes)
 }
 
+/// Writes what is laid out for people; colours only reach a terminal, and none with `NO_COLOR` in the environment.
+fn write_table(text: &str) -> Result<ExitCode, Error> {
+    let mut output = anstream::AutoStream::auto(io::stdout().lock());
+    let written = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+    written.map_err(|error| Error::Output { errno: error.into() })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes what is for programs.
+fn write_json(value: &impl Serialize) -> Result<ExitCode, Error> {
+    let mut text = serde_json::to_string_pretty(value).map_err(|source| Error::Json { source })?;
+    text.push('\n');
+    write_output(text.as_bytes())
+}
+
+/// A word in a table that is good, worth a look, or bad.
+fn in_colour(word: &str, colour: AnsiColor) -> String {
+    let style = colour.on_default();
+    format!("{style}{word:<8}{style:#}")
+}
+
 fn write_output(bytes: &[u8]) -> Result<ExitCode, Error> {
     let mut output = io::stdout().lock();
     output.write_all(bytes).and_then(|()| output.flush()).map_err(|error| Error::Output { errno: error.into() })?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// A terminal of 80 columns has 24 lines as a rule; few have less than 40 today.
+    const SCREEN_LINES: usize = 40;
+
+    /// The command line itself and every verb, by the words that call it.
+    fn verbs(command: &clap::Command, words: &str) -> Vec<(String, clap::Command)> {
+        let verbs = command.get_subcommands().filter(|verb| verb.get_name() != "help");
+        let below = verbs.flat_map(|verb| self::verbs(verb, &format!("{words} {}", verb.get_name())));
+        [(words.to_owned(), command.clone())].into_iter().chain(below).collect()
+    }
+
+    fn all() -> Vec<(String, clap::Command)> {
+        let mut command = Arguments::command();
+        command.build();
+        verbs(&command, PROGRAM)
+    }
+
+    #[test]
+    fn help_fits_a_screen() {
+        for (words, mut command) in all() {
+            let lines = command.render_long_help().to_string().lines().count();
+            assert!(lines <= SCREEN_LINES, "{words} --help: {lines} lines");
+        }
+    }
+
+    #[test]
+    fn every_help_ends_with_an_example_that_is_understood() {
+        for (words, command) in all().into_iter().filter(|(_, command)| !command.has_subcommands()) {
+            let help = command.get_after_help().unwrap_or_else(|| panic!("{words}: no example")).to_string();
+            let example = help
+                .lines()
+                .find(|line| line.contains(&format!("{words} ")))
+                .unwrap_or_else(|| panic!("{words}: {help}"));
+            let ours = example.split_once(PROGRAM).unwrap().1.split(['|', '<', '>']).next().unwrap();
+            let kek = "local-kek:trial";
+            let arguments = ours.split_whitespace().map(|word| word.replace("\"$KEK\"", kek));
+            Arguments::try_parse_from([PROGRAM.to_owned()].into_iter().chain(arguments))
+                .unwrap_or_else(|error| panic!("{example}: {error}"));
+        }
+    }
 }

@@ -6,9 +6,11 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
+use anstyle::AnsiColor;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 
-use super::{block_on, read_input, write_output};
+use super::{block_on, in_colour, read_input, write_json, write_output, write_table};
 use crate::error::Error;
 use crate::reference::Reference;
 use crate::report;
@@ -24,6 +26,7 @@ use crate::source::edit::StoredField;
 /// One value from standard input to standard output, or with `--vault` every sealed field of a vault, through 1Password Connect. Our
 /// identity must be able to unwrap with the old key, and to wrap and unwrap with the new one.
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLE)]
 pub(super) struct Arguments {
     /// The key to move to; the values' own to move to its newest version.
     #[arg(long, value_name = "URI")]
@@ -40,7 +43,22 @@ pub(super) struct Arguments {
     /// Store what is moved; without it, tell what would be.
     #[arg(long, requires = "vault", conflicts_with = "reference")]
     write: bool,
+    /// Print JSON: a list of objects with `field`, `fate` (moved, to move, current, other, failed) and `error`.
+    #[arg(long, requires = "vault", conflicts_with = "reference")]
+    json: bool,
 }
+
+const EXAMPLE: &str = "\
+Example: move a vault to the newest version of a key
+
+  oci-secrets rewrap --to \"$KEK\" --vault AgentVault --write";
+
+// The fates, as tables and programs know them.
+const MOVED: &str = "moved";
+const TO_MOVE: &str = "to move";
+const CURRENT: &str = "current";
+const OTHER: &str = "other";
+const FAILED: &str = "failed";
 
 /// What became of one value.
 enum Fate {
@@ -96,7 +114,11 @@ fn of_vault(arguments: &Arguments, vault: &str, settings: &Settings) -> Result<E
         bar.finish_and_clear();
         Ok(fates)
     })?;
-    write_output(table(&fates, arguments.write).as_bytes())?;
+    if arguments.json {
+        write_json(&rows(&fates, arguments.write))?
+    } else {
+        write_table(&table(&fates, arguments.write))?
+    };
     let mut failures = fates.iter().filter_map(|(_, fate)| match fate {
         Fate::Failed(error) => Some(error.class()),
         _ => None,
@@ -130,24 +152,41 @@ async fn move_one(
     }
 }
 
+/// What became of one value, for people and programs.
+#[derive(Serialize)]
+struct Row<'a> {
+    field: &'a str,
+    fate: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip)]
+    colour: AnsiColor,
+}
+
+fn rows(fates: &[(StoredField, Fate)], written: bool) -> Vec<Row<'_>> {
+    let rows = fates.iter().map(|(field, fate)| {
+        let (fate, colour, error) = match fate {
+            Fate::Moved if written => (MOVED, AnsiColor::Green, None),
+            Fate::Moved => (TO_MOVE, AnsiColor::Yellow, None),
+            Fate::Current => (CURRENT, AnsiColor::Green, None),
+            Fate::Other => (OTHER, AnsiColor::Green, None),
+            Fate::Failed(error) => (FAILED, AnsiColor::Red, Some(report::chain(error))),
+        };
+        Row { field: &field.name, fate, error, colour }
+    });
+    rows.collect()
+}
+
 fn table(fates: &[(StoredField, Fate)], written: bool) -> String {
     let mut text = String::new();
-    let mut count = [0; 4];
-    for (field, fate) in fates {
-        let (at, verdict, detail) = match fate {
-            Fate::Moved if written => (0, "moved", String::new()),
-            Fate::Moved => (0, "to move", String::new()),
-            Fate::Current => (1, "current", String::new()),
-            Fate::Other => (2, "other", String::new()),
-            Fate::Failed(error) => (3, "failed", format!(": {}", report::chain(error))),
-        };
-        if let Some(count) = count.get_mut(at) {
-            *count += 1;
-        }
-        let _ = writeln!(text, "{verdict:<8} {}{detail}", field.name);
+    let rows = rows(fates, written);
+    for Row { field, fate, error, colour } in &rows {
+        let detail = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+        let _ = writeln!(text, "{} {field}{detail}", in_colour(fate, *colour));
     }
-    let [moved, current, other, failed] = count;
-    let moves = if written { "moved" } else { "to move" };
+    let count = |fate| rows.iter().filter(|row| row.fate == fate).count();
+    let moves = if written { MOVED } else { TO_MOVE };
+    let (moved, current, other, failed) = (count(moves), count(CURRENT), count(OTHER), count(FAILED));
     let _ = writeln!(text, "{moved} {moves}, {current} current already, {other} under other keys, {failed} failed");
     if !written && moved > 0 {
         let _ = writeln!(text, "nothing is changed yet: --write stores them");

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use zeroize::Zeroizing;
 
-use super::{PROGRAM, block_on, read_input, write_output};
+use super::{PROGRAM, block_on, read_input, write_json, write_output};
 use crate::error::Error;
 use crate::reference::Reference;
 use crate::report;
@@ -21,6 +21,7 @@ use crate::source::edit::Stored;
 /// The secret is read from standard input, every byte of it, or asked for without echo if that is a terminal. The line opens only
 /// for containers that ask for the field by this very reference.
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLE)]
 pub(super) struct Arguments {
     /// The key-encryption key, as the settings list it.
     #[arg(long, value_name = "URI")]
@@ -31,7 +32,15 @@ pub(super) struct Arguments {
     /// Store the line there too, through 1Password Connect; item and field are made where there is none.
     #[arg(long)]
     write: bool,
+    /// Print JSON: an object with `reference`, `kek` and `sealed`, the line.
+    #[arg(long)]
+    json: bool,
 }
+
+const EXAMPLE: &str = "\
+Example: seal a password that is asked for without echo, and store it
+
+  oci-secrets seal --kek \"$KEK\" --for op://AgentVault/db/password --write";
 
 pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode, Error> {
     let secret = if stdin().is_terminal() { ask(&arguments.reference)? } else { read_input()? };
@@ -47,10 +56,15 @@ pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode
         let sealed = SealedValue::seal(&secret, arguments.kek.clone(), &arguments.reference, &keks, deadline).await;
         sealed.map_err(|source| Error::Seal { reference: arguments.reference.clone(), source })
     })?;
+    let line = sealed.to_string();
     if arguments.write {
-        store(&arguments.reference, &sealed.to_string(), settings)?;
+        store(&arguments.reference, &line, settings)?;
     }
-    write_output(format!("{sealed}\n").as_bytes())
+    if arguments.json {
+        let (reference, kek) = (arguments.reference.to_string(), arguments.kek.to_string());
+        return write_json(&serde_json::json!({ "reference": reference, "kek": kek, "sealed": line }));
+    }
+    write_output(format!("{line}\n").as_bytes())
 }
 
 /// Stores the line, and tells what that made.

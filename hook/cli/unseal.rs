@@ -14,11 +14,17 @@ use crate::settings::Settings;
 
 /// Unseal a sealed value from standard input, and print the secret.
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLE)]
 pub(super) struct Arguments {
     /// The field that the value was sealed for.
     #[arg(long = "for", value_name = "REFERENCE")]
     reference: Reference,
 }
+
+const EXAMPLE: &str = "\
+Example: look at a value as containers get it
+
+  oci-secrets unseal --for op://AgentVault/db/password < password.sealed";
 
 pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode, Error> {
     let input = read_input()?;

@@ -59,11 +59,13 @@ impl Error {
             Error::Tmpfs(_) => Class::Kernel,
             Error::Attach(error) => of_attach(error),
             Error::Audit(AuditError::Open { source }) => of_file(source),
-            Error::Audit(AuditError::Encode { .. }) => Class::Bug,
+            Error::Audit(AuditError::Encode { .. }) | Error::Json { .. } => Class::Bug,
             Error::Audit(AuditError::Write { .. }) => Class::Kernel,
-            Error::Environment { .. } | Error::Input { .. } | Error::Output { .. } | Error::Runtime { .. } => {
-                Class::Kernel
-            }
+            Error::Environment { .. }
+            | Error::Input { .. }
+            | Error::Output { .. }
+            | Error::Pages { .. }
+            | Error::Runtime { .. } => Class::Kernel,
             Error::Hook { source } | Error::Engine(EngineError::Hook { source, .. }) => of_file(source),
             Error::Engine(_) | Error::Install(InstallError::Exists { .. }) => Class::Settings,
             Error::Install(InstallError::Write { .. }) => Class::Kernel,

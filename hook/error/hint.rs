@@ -40,7 +40,8 @@ impl Error {
             | Error::Resolve(ResolveError::Unseal { source: error, reference, .. }) => {
                 return seal_hint(error, reference);
             }
-            Error::CommandLine { .. } => {
+            Error::CommandLine { tip: Some(tip), .. } => tip,
+            Error::CommandLine { tip: None, .. } => {
                 "`oci-secrets --help` shows the commands, `oci-secrets COMMAND --help` its arguments"
             }
             Error::Kek(error) | Error::MakeKek { source: error } => return kek_hint(error),

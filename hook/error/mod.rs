@@ -32,6 +32,8 @@ pub enum Error {
     CommandLine {
         /// What is wrong with it.
         message: String,
+        /// What may have been meant.
+        tip: Option<String>,
     },
     /// `--settings` at the end of the command line.
     #[error("--settings needs a path")]
@@ -155,6 +157,21 @@ pub enum Error {
     /// Standard output.
     #[error("cannot write the output")]
     Output {
+        /// What the kernel answered.
+        #[source]
+        errno: Errno,
+    },
+    /// Output for programs.
+    #[error("cannot write the output as JSON")]
+    Json {
+        /// The library's account.
+        source: serde_json::Error,
+    },
+    /// The manual pages.
+    #[error("cannot write manual pages to {}", directory.display())]
+    Pages {
+        /// Where they should go.
+        directory: PathBuf,
         /// What the kernel answered.
         #[source]
         errno: Errno,

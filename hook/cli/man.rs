@@ -1,0 +1,30 @@
+//! `oci-secrets man`: the manual pages.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::CommandFactory as _;
+
+use super::Arguments as CommandLine;
+use crate::error::Error;
+
+/// Write the manual pages: one for the command and one for each verb.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub(super) struct Arguments {
+    /// Where to write them; it is made if it is missing.
+    directory: PathBuf,
+}
+
+const EXAMPLE: &str = "\
+Example: for every user
+
+  sudo oci-secrets man /usr/local/share/man/man1";
+
+pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
+    let directory = &arguments.directory;
+    let written =
+        std::fs::create_dir_all(directory).and_then(|()| clap_mangen::generate_to(CommandLine::command(), directory));
+    written.map_err(|error| Error::Pages { directory: directory.clone(), errno: error.into() })?;
+    Ok(ExitCode::SUCCESS)
+}
