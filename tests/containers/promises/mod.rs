@@ -112,6 +112,7 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         rootless::what_install_writes_is_enough
         rootless::the_settings_of_root_are_refused
         rootless::the_user_may_keep_its_id
+        rootless::a_device_that_names_the_users_settings_is_enough
     ];
     let ctr = promises![|show| Promise::On(&[Engine::Containerd], show);
         ctr::annotations_of_the_command_line_ask

@@ -215,7 +215,7 @@ fn check(world: &World) -> String {
 }
 
 /// An empty directory.
-fn empty(container: &Container<'_>) -> PathBuf {
+pub(super) fn empty(container: &Container<'_>) -> PathBuf {
     let directory = container.directory.join("empty");
     fs::create_dir(&directory).unwrap();
     directory

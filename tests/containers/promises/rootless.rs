@@ -2,8 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, lchown};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
+use serde_json::Value;
+
+use super::podman::empty;
 use crate::container::Container;
 use crate::engine::{Engine, Running};
 use crate::host;
@@ -33,6 +36,24 @@ pub(super) fn what_install_writes_is_enough(world: &World, engine: Engine) {
     let inside = engine.ask(&["unshare", host::OCI_SECRETS, "check"]);
     assert!(inside.contains(&calls) && inside.contains(&settings), "{inside}");
     assert!(inside.contains("a read-only tmpfs can be made, but not kept out of swap"), "{inside}");
+}
+
+pub(super) fn a_device_that_names_the_users_settings_is_enough(world: &World, engine: Engine) {
+    let mut container = Container::new(world);
+    container.secret("db", b"hunter2");
+    container.hooks = None;
+    container.twists.push(Twist::Podman(format!("--hooks-dir={}", empty(&container).display())));
+    let mut install = Command::new(host::OCI_SECRETS);
+    install.args(["install", "--engine", "cdi", "--hook", host::HOOK, "--json", "--settings"]);
+    let printed = install.arg(container.settings_path()).output().unwrap();
+    let files: Value = serde_json::from_slice(&printed.stdout).unwrap();
+    // A kind of its own, as other tests have other settings at the same time.
+    let kind = format!("oci-secrets/{}", container.name);
+    let device = files[0]["content"].as_str().unwrap().replace("oci-secrets/hook", &kind);
+    fs::create_dir_all("/etc/cdi").unwrap();
+    fs::write(format!("/etc/cdi/{}.json", container.name), device).unwrap();
+    container.twists.push(Twist::Podman(format!("--device={kind}=deliver")));
+    assert_eq!(container.run(engine, "cat /run/secrets/db").text(), "hunter2");
 }
 
 pub(super) fn the_user_may_keep_its_id(world: &World, engine: Engine) {
