@@ -30,6 +30,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("aws_credential_types", &["seal"]),
     ("aws_runtime", &["seal"]),
     ("aws_sdk_kms", &["seal"]),
+    ("aws_sdk_sts", &["seal"]),
     ("aws_smithy_async", &["seal"]),
     ("aws_smithy_http_client", &["seal"]),
     ("clap", &["cli", "bin"]),

@@ -1,43 +1,32 @@
 //! AWS KMS, which moto is; and servers that only refuse, or say nothing.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::process::{Child, Stdio};
 use std::sync::OnceLock;
 use std::thread;
 
 use oci_secrets::error::class::Class;
-use serde_json::Value;
 
 use crate::gcp::nobody;
 use crate::support::host::run;
+use crate::support::moto::Moto;
 use crate::support::python;
 use crate::{Place, REFERENCE, SECRET, Situation, Trouble, unseal};
 
 /// `kek::main` shows these, too.
 pub(crate) const SITUATIONS: [Situation; 1] = [("opens_what_aws_s_own_client_encrypted", opens_what_the_kms_encrypted)];
 
-/// One moto for all tests, which ends when this process does: its standard input is closed then.
-static MOTO: OnceLock<Option<(Child, Value)>> = OnceLock::new();
+/// One moto for all tests, which ends with this process.
+static MOTO: OnceLock<Option<Moto>> = OnceLock::new();
 
-struct AwsKms(&'static Value);
+struct AwsKms(&'static Moto);
 
 pub(crate) fn place() -> Option<Box<dyn Place>> {
-    let started = MOTO.get_or_init(|| {
-        let mut command = python::client("moto_server.py")?;
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        Some((child, serde_json::from_str(&line).expect("moto ended before it was ready")))
-    });
-    started.as_ref().map(|(_, ready)| Box::new(AwsKms(ready)) as Box<dyn Place>)
+    let moto = MOTO.get_or_init(|| Moto::start(&[])).as_ref()?;
+    Some(Box::new(AwsKms(moto)))
 }
 
 impl AwsKms {
-    fn kek(&self, name: &Value) -> String {
-        format!("aws-kms://{}", name.as_str().unwrap())
-    }
-
     fn settings_at(&self, endpoint: &str) -> String {
         format!("keks = {:?}\n[aws-kms]\nendpoint = {endpoint:?}\n", self.keks())
     }
@@ -45,12 +34,11 @@ impl AwsKms {
 
 impl Place for AwsKms {
     fn settings(&self) -> String {
-        self.settings_at(self.0["url"].as_str().unwrap())
+        self.settings_at(self.0.url())
     }
 
-    /// One by its alias, and one by its id.
     fn keks(&self) -> [String; 2] {
-        [self.kek(&self.0["alias"]), self.kek(&self.0["keys"][1])]
+        self.0.keks()
     }
 
     fn trouble(&self, trouble: Trouble) -> (String, String, Class) {

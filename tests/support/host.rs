@@ -23,6 +23,11 @@ pub(crate) struct Host {
 impl Host {
     /// Installs what is needed to use a stand-in. `gcp_kms` is what the settings say below `[gcp-kms]`.
     pub(crate) fn new(stand_in: &StandIn, gcp_kms: &str) -> Host {
+        Host::with_kek(stand_in, LOCAL_KEK, &format!("[gcp-kms]\n{gcp_kms}"))
+    }
+
+    /// The same, with one more KEK, and whatever tables it needs.
+    pub(crate) fn with_kek(stand_in: &StandIn, kek: &str, tables: &str) -> Host {
         let host = Host { directory: tempfile::Builder::new().prefix("host").tempdir().unwrap() };
         fs::create_dir(host.keks()).unwrap();
         host.write("keks/trial", &[7; 32], 0o600);
@@ -30,13 +35,12 @@ impl Host {
         let ca_file = stand_in.ca_file().map(|path| format!("ca-file = {path:?}\n")).unwrap_or_default();
         let settings = format!(
             r#"
-keks = ["{KEY_RING}/*", "{LOCAL_KEK}"]
+keks = ["{KEY_RING}/*", "{LOCAL_KEK}", "{kek}"]
 [connect]
 url = "{}"
 token-file = {:?}
 {ca_file}
-[gcp-kms]
-{gcp_kms}
+{tables}
 [local-kek]
 directory = {:?}
 [deliver]

@@ -17,6 +17,9 @@ use super::skip;
 /// Where a stand-in can serve as this machine's metadata server.
 pub(crate) const METADATA: &str = "169.254.169.254:80";
 
+/// Where a stand-in can serve as the agent of ECS, and of EKS.
+pub(crate) const AGENTS: [&str; 2] = ["169.254.170.2:80", "169.254.170.23:80"];
+
 const HOSTS: &str = "127.0.0.1 localhost\n169.254.169.254 metadata.google.internal\n";
 const ROOTS_PATH: &str = "/etc/ssl/certs/ca-certificates.crt";
 
@@ -31,7 +34,9 @@ impl Machine {
             return None;
         }
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
-        for arguments in ["link set lo up", "address add 169.254.169.254/32 dev lo"] {
+        assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+        for address in [METADATA, AGENTS[0], AGENTS[1]] {
+            let arguments = format!("address add {}/32 dev lo", address.trim_end_matches(":80"));
             assert!(Command::new("ip").args(arguments.split(' ')).status().unwrap().success());
         }
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
@@ -39,6 +44,12 @@ impl Machine {
         replace("/etc/hosts", HOSTS.as_bytes());
         replace(ROOTS_PATH, &fs::read(ROOTS_PATH).unwrap());
         Some(Machine(()))
+    }
+
+    /// Lets a name lead to an address of loopback.
+    pub(crate) fn name(&self, host: &str, address: &str) {
+        let mut hosts = OpenOptions::new().append(true).open("/etc/hosts").unwrap();
+        writeln!(hosts, "{address} {host}").unwrap();
     }
 
     /// Adds a certificate authority to the system's roots of trust.

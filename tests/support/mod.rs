@@ -12,6 +12,7 @@
 pub(crate) mod container;
 pub(crate) mod host;
 pub(crate) mod machine;
+pub(crate) mod moto;
 pub(crate) mod python;
 
 use std::fs::{self, Permissions};

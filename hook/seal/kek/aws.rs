@@ -1,39 +1,26 @@
 //! `aws-kms://arn:…`: AWS KMS, through AWS's own client.
 //!
 //! The encryption context is empty, as Tink has it: what a value is bound to is bound in the envelope. Deadline and tries are ours.
-//! The client's errors are never printed: they can quote a request. Who we are is looked for once in a start, where the settings say,
-//! and never in the environment.
+//! The client's errors are never printed: they can quote a request. [`super::aws_identity`] finds out who we are.
 
-use std::error::Error;
 use std::time::Duration;
 
-use aws_config::imds;
-use aws_config::profile::ProfileFileCredentialsProvider;
-use aws_config::provider_config::ProviderConfig;
-use aws_config::web_identity_token::{StaticConfiguration, WebIdentityTokenCredentialsProvider};
-use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
-use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use aws_sdk_kms::Client;
 use aws_sdk_kms::config::retry::RetryConfig;
-use aws_sdk_kms::config::{BehaviorVersion, Credentials, Region, SharedHttpClient, StalledStreamProtectionConfig};
-use aws_sdk_kms::error::{ConnectorError, ProvideErrorMetadata, SdkError};
+use aws_sdk_kms::config::{BehaviorVersion, Region, SharedHttpClient, StalledStreamProtectionConfig};
+use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kms::primitives::Blob;
-use aws_smithy_async::rt::sleep::TokioSleep;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use futures_util::FutureExt;
 use futures_util::future::ready;
-use serde::Deserialize;
-use tokio::sync::OnceCell;
-use zeroize::Zeroizing;
 
+use super::aws_identity::{Identity, Refusal};
 use super::ramp::Ramp;
 use super::{Abilities, Answer, Decrypted, Fault, Kek, KekError, Kind, KindError, Unwrapped, Version};
 use crate::retry::{Deadline, Failure, GaveUp, Seconds, Tries};
 use crate::seal::envelope::DataKey;
 use crate::secret::Secret;
-use crate::settings::file::{self, FileError};
-use crate::settings::{AwsIdentity, AwsKms, ServerUrl, Settings};
+use crate::settings::{AwsKms, FileError, Settings};
 
 /// AWS KMS.
 pub const KIND: Kind = Kind {
@@ -47,11 +34,6 @@ pub const KIND: Kind = Kind {
 
 /// What associated data are called in the encryption context of values that AWS's own tool encrypted.
 const CONTEXT_KEY: &str = "associated-data";
-
-const CREDENTIALS_BYTES_MAX: usize = 64 * 1024;
-
-/// The name by which sessions of a role are told apart in CloudTrail.
-const SESSION_NAME: &str = "oci-secrets";
 
 /// A ciphertext that is none: what is asked with it is whether it would be looked at.
 const NO_CIPHERTEXT: &[u8] = b"none";
@@ -71,7 +53,7 @@ fn open(settings: &Settings, _: Deadline) -> Answer<'_, Box<dyn Kek + '_>> {
         let settings = &settings.aws_kms;
         let http =
             aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
-        let identity = Identity::of(settings, &http)?;
+        let identity = Identity::of(settings, &http).map_err(|source| AwsError::File { source })?;
         Ok::<_, KekError>(Box::new(Aws { settings, http, identity, ramp: Ramp::default() }) as Box<dyn Kek>)
     };
     ready(opened()).boxed_local()
@@ -80,7 +62,7 @@ fn open(settings: &Settings, _: Deadline) -> Answer<'_, Box<dyn Kek + '_>> {
 impl Aws<'_> {
     /// A client for the region of this key. The identity is had before, so that its errors are not the call's.
     async fn client(&self, arn: &str) -> Result<Client, Failure<CallError>> {
-        let credentials = self.identity.get().await?;
+        let credentials = self.identity.get().await.map_err(no_identity)?;
         let mut config = aws_sdk_kms::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .http_client(self.http.clone())
@@ -127,11 +109,19 @@ impl Aws<'_> {
         let unwrap = may(decrypt.send().await.map(drop).map_err(failure))?;
         Ok(Abilities { wrap, unwrap })
     }
+
+    fn answer<'a, T: 'a>(
+        &'a self,
+        name: &'a str,
+        call: impl Future<Output = Result<T, GaveUp<CallError>>> + 'a,
+    ) -> Answer<'a, T> {
+        async move { call.await.map_err(|gave_up| told(name, gave_up, self.identity.is_known()).into()) }.boxed_local()
+    }
 }
 
 impl Kek for Aws<'_> {
     fn wrap<'a>(&'a self, name: &'a str, data_key: &'a DataKey, deadline: Deadline) -> Answer<'a, Vec<u8>> {
-        answer(name, deadline.retry(async || self.encrypt(name, data_key).await))
+        self.answer(name, deadline.retry(async || self.encrypt(name, data_key).await))
     }
 
     fn unwrap<'a>(&'a self, name: &'a str, wrapped: &'a [u8], deadline: Deadline) -> Answer<'a, Unwrapped> {
@@ -139,7 +129,7 @@ impl Kek for Aws<'_> {
             let (key, version) = self.decrypt(name, wrapped, None).await?;
             Ok(Unwrapped { data_key: DataKey::from_serialized(key), version })
         };
-        async move { answer(name, deadline.retry(call)).await }.boxed_local()
+        async move { self.answer(name, deadline.retry(call)).await }.boxed_local()
     }
 
     fn decrypt<'a>(
@@ -153,20 +143,16 @@ impl Kek for Aws<'_> {
             let (secret, version) = self.decrypt(name, ciphertext, Some(associated_data)).await?;
             Ok(Decrypted { secret: Secret::new(secret), version })
         };
-        async move { answer(name, deadline.retry(call)).await }.boxed_local()
+        async move { self.answer(name, deadline.retry(call)).await }.boxed_local()
     }
 
     fn describe<'a>(&'a self, name: &'a str, deadline: Deadline) -> Answer<'a, Abilities> {
-        answer(name, deadline.retry(async || self.permissions(name).await))
+        self.answer(name, deadline.retry(async || self.permissions(name).await))
     }
 
     fn prepare(&self, deadline: Deadline) -> Answer<'_, ()> {
-        answer("*", deadline.retry(async || self.identity.get().await.map(drop)))
+        self.answer("*", deadline.retry(async || self.identity.get().await.map(drop).map_err(no_identity)))
     }
-}
-
-fn answer<'a, T: 'a>(name: &'a str, call: impl Future<Output = Result<T, GaveUp<CallError>>> + 'a) -> Answer<'a, T> {
-    async move { call.await.map_err(|gave_up| told(name, gave_up).into()) }.boxed_local()
 }
 
 fn may(asked: Result<(), Failure<CallError>>) -> Result<bool, Failure<CallError>> {
@@ -204,140 +190,12 @@ fn region(arn: &str) -> &str {
     arn.split(':').nth(3).unwrap_or_default()
 }
 
-/// Who we are to AWS: found out once.
-struct Identity {
-    provider: SharedCredentialsProvider,
-    found: OnceCell<Credentials>,
-}
-
-impl Identity {
-    /// Reads or checks the files that say who we are. A plain-http endpoint on loopback is a stand-in: it is told nothing.
-    fn of(settings: &AwsKms, http: &SharedHttpClient) -> Result<Identity, AwsError> {
-        let check = |path: &std::path::Path| {
-            file::check(path, file::Kind::Credential).map_err(|source| AwsError::File { source })
-        };
-        let config = ProviderConfig::empty()
-            .with_http_client(http.clone())
-            .with_sleep_impl(TokioSleep::new())
-            .with_retry_config(RetryConfig::disabled());
-        let provider = match &settings.identity {
-            _ if !settings.sends_credentials() => {
-                SharedCredentialsProvider::new(Credentials::new("nobody", "nothing", None, None, "stand-in"))
-            }
-            AwsIdentity::Profile { file, profile, region } => {
-                check(file)?;
-                let files = EnvConfigFiles::builder().with_file(EnvConfigFileKind::Credentials, &**file).build();
-                let config = config.with_region(region.clone().map(Region::new));
-                let provider = ProfileFileCredentialsProvider::builder().configure(&config).profile_files(files);
-                SharedCredentialsProvider::new(provider.profile_name(profile).build())
-            }
-            AwsIdentity::WebIdentity { token_file, role, region } => {
-                check(token_file)?;
-                let role = StaticConfiguration {
-                    web_identity_token_file: token_file.to_path_buf(),
-                    role_arn: role.clone(),
-                    session_name: SESSION_NAME.to_owned(),
-                };
-                let config = config.with_region(Some(Region::new(region.clone())));
-                let provider = WebIdentityTokenCredentialsProvider::builder().configure(&config);
-                SharedCredentialsProvider::new(provider.static_configuration(role).build())
-            }
-            AwsIdentity::Container { url, token_file } => {
-                token_file.as_deref().map(check).transpose()?;
-                let token_file = token_file.as_deref().map(ToOwned::to_owned);
-                SharedCredentialsProvider::new(Container { url: url.clone(), token_file })
-            }
-            AwsIdentity::Instance => {
-                let client = imds::Client::builder().configure(&config).max_attempts(1).build();
-                let provider = imds::credentials::ImdsCredentialsProvider::builder().configure(&config);
-                SharedCredentialsProvider::new(provider.imds_client(client).build())
-            }
-        };
-        Ok(Identity { provider, found: OnceCell::new() })
-    }
-
-    async fn get(&self) -> Result<Credentials, Failure<CallError>> {
-        let credentials = self.found.get_or_try_init(|| self.provider.provide_credentials()).await;
-        credentials.cloned().map_err(|error| {
-            // What a service refused has its answer; what never answered says so somewhere in the chain.
-            let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
-            let mut lost = false;
-            while let Some(error) = cause {
-                lost |= error.is::<ConnectorError>() || error.is::<reqwest::Error>();
-                cause = error.source();
-            }
-            if lost || matches!(error, CredentialsError::ProviderTimedOut(_)) {
-                again(CallError::Identity { lost: true })
-            } else {
-                Failure::Final(CallError::Identity { lost: false })
-            }
-        })
-    }
-}
-
-/// The agent of ECS or of EKS Pod Identity, beside a container.
-#[derive(Debug)]
-struct Container {
-    url: ServerUrl,
-    token_file: Option<std::path::PathBuf>,
-}
-
-/// What the agent answers.
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct ContainerCredentials {
-    access_key_id: String,
-    secret_access_key: Zeroizing<String>,
-    token: Option<Zeroizing<String>>,
-}
-
-impl Container {
-    async fn load(&self) -> Result<Credentials, CredentialsError> {
-        let mut client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
-        if self.url.is_plain() {
-            client = client.tls_certs_only([]);
-        }
-        let client = client.build().map_err(CredentialsError::provider_error)?;
-        let mut request = client.get(self.url.as_url().clone());
-        if let Some(path) = &self.token_file {
-            let token = file::read(path, file::Kind::Credential, CREDENTIALS_BYTES_MAX)
-                .map_err(CredentialsError::invalid_configuration)?;
-            let token = str::from_utf8(token.trim_ascii()).map_err(CredentialsError::invalid_configuration)?;
-            request = request.header(reqwest::header::AUTHORIZATION, token);
-        }
-        let mut response = request.send().await.map_err(CredentialsError::provider_error)?;
-        if !response.status().is_success() {
-            return Err(CredentialsError::not_loaded_no_source());
-        }
-        let mut body = Zeroizing::new(Vec::new());
-        while let Some(chunk) = response.chunk().await.map_err(CredentialsError::provider_error)? {
-            body.extend_from_slice(&chunk);
-            if body.len() > CREDENTIALS_BYTES_MAX {
-                return Err(CredentialsError::not_loaded_no_source());
-            }
-        }
-        let found: ContainerCredentials =
-            serde_json::from_slice(&body).map_err(|_| CredentialsError::not_loaded_no_source())?;
-        let token = found.token.map(|token| token.to_string());
-        Ok(Credentials::new(found.access_key_id, found.secret_access_key.to_string(), token, None, "container"))
-    }
-}
-
-impl ProvideCredentials for Container {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(self.load())
-    }
-}
-
 /// Why one call failed, without a word of the client's own but the error's code.
 enum CallError {
     /// KMS, or who stands for it, answered with this error.
     Refused(String),
-    /// No identity could be had: refused, or (if lost) not reached.
-    Identity { lost: bool },
+    /// No identity could be had.
+    Identity(Refusal),
     /// KMS was not reached.
     Unreachable,
     /// The answer was not KMS's JSON.
@@ -362,18 +220,23 @@ fn failure<E: ProvideErrorMetadata>(error: SdkError<E>) -> Failure<CallError> {
     }
 }
 
+fn no_identity(refusal: Refusal) -> Failure<CallError> {
+    let error = CallError::Identity(refusal);
+    if refusal == Refusal::Lost { again(error) } else { Failure::Final(error) }
+}
+
 fn again(error: CallError) -> Failure<CallError> {
     Failure::Transient { error, retry_after: None }
 }
 
-fn told(name: &str, GaveUp { tries, within, last }: GaveUp<CallError>) -> AwsError {
+fn told(name: &str, GaveUp { tries, within, last }: GaveUp<CallError>, identified: bool) -> AwsError {
     let key = format!("{}{name}", KIND.scheme);
     match last {
+        None if !identified => AwsError::Identity { refusal: Refusal::Lost, tries },
         None => AwsError::NoAnswer { key, within, tries },
         Some(CallError::Unreachable) => AwsError::Unreachable { key, tries },
         Some(CallError::NotKms) => AwsError::NotKms { key },
-        Some(CallError::Identity { lost: true }) => AwsError::NoIdentity { tries },
-        Some(CallError::Identity { lost: false }) => AwsError::IdentityRefused,
+        Some(CallError::Identity(refusal)) => AwsError::Identity { refusal, tries },
         Some(CallError::Refused(code)) => match code.as_str() {
             "AccessDeniedException" => AwsError::Denied { key },
             "NotFoundException" => AwsError::NoKey { key },
@@ -402,15 +265,14 @@ pub enum AwsError {
         /// What is wrong with it.
         source: FileError,
     },
-    /// The service that hands out credentials was not reached.
-    #[error("cannot get credentials from AWS: no answer{}", Tries(*tries))]
-    NoIdentity {
+    /// There are no credentials.
+    #[error("cannot get credentials from AWS: {refusal}{}", Tries(*tries))]
+    Identity {
+        /// Why.
+        refusal: Refusal,
         /// How often it was tried.
         tries: u32,
     },
-    /// The service that hands out credentials refused, or the file holds none.
-    #[error("cannot get credentials from AWS: we are refused, or unknown")]
-    IdentityRefused,
     /// Nobody answered in time.
     #[error("{key} did not answer within {}{}", Seconds(*within), Tries(*tries))]
     NoAnswer {
@@ -489,7 +351,9 @@ impl KindError for AwsError {
     fn fault(&self) -> Fault<'_> {
         match self {
             AwsError::File { source } => Fault::File(source),
-            AwsError::IdentityRefused
+            AwsError::Identity { refusal: Refusal::Lost, .. } => Fault::Unavailable,
+            AwsError::Identity { refusal: Refusal::Profile, .. } => Fault::Settings,
+            AwsError::Identity { .. }
             | AwsError::Unauthenticated { .. }
             | AwsError::Denied { .. }
             | AwsError::NotEnabled { .. } => Fault::NotPermitted,
@@ -506,12 +370,8 @@ impl KindError for AwsError {
             AwsError::NotEnabled { .. } => {
                 "`aws kms enable-key`, or `cancel-key-deletion` first, makes it usable again"
             }
-            AwsError::IdentityRefused | AwsError::Unauthenticated { .. } => {
-                "the keys under [aws-kms] in the settings say who we are"
-            }
-            AwsError::NoIdentity { .. } => {
-                "what the keys under [aws-kms] name is asked; without them, the metadata server of AWS's machines"
-            }
+            AwsError::Identity { refusal, .. } => refusal.hint(),
+            AwsError::Unauthenticated { .. } => Refusal::Other.hint(),
             _ => return None,
         };
         Some(hint.to_owned())

@@ -5,6 +5,7 @@
 //! whatever settings it needs. `tests/kek` shows that every kind does the same.
 
 pub mod aws;
+mod aws_identity;
 pub mod gcp;
 pub mod local;
 pub mod pkcs11;

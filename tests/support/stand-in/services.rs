@@ -92,7 +92,7 @@ impl StandIn {
                 _ => self.kms.answer(request),
             },
             Service::Identity => self.identity.answer(request),
-            Service::Metadata => self.identity.answer_metadata(request),
+            Service::Metadata => self.identity.answer_metadata(request, self.metadata_fault.as_deref()),
         }
     }
 }

@@ -11,17 +11,22 @@ use rustls::crypto::ring;
 use rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::TlsAcceptor;
 
-/// Loopback, and the names of Google's services, for clients that reach them there through a hosts file.
-const NAMES: [&str; 6] = [
+use crate::file;
+
+/// Loopback, and the names of Google's and AWS's services, for clients that reach them there through a hosts file.
+const NAMES: [&str; 8] = [
     "localhost",
     "127.0.0.1",
     "cloudkms.googleapis.com",
     "oauth2.googleapis.com",
     "sts.googleapis.com",
     "iamcredentials.googleapis.com",
+    "kms.eu-central-1.amazonaws.com",
+    "sts.eu-central-1.amazonaws.com",
 ];
 
-/// Makes a certificate and writes the authority that signed it to `ca.pem` in `dir`.
+/// Makes a certificate and writes the authority that signed it to `ca.pem` in `dir`; and for another server that stands in for one,
+/// certificate and key to `server.pem`.
 pub(crate) fn acceptor(dir: &Path, expired: bool) -> io::Result<TlsAcceptor> {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -38,6 +43,7 @@ pub(crate) fn acceptor(dir: &Path, expired: bool) -> io::Result<TlsAcceptor> {
     }
     let key = KeyPair::generate().unwrap();
     let certificate = params.signed_by(&key, &authority).unwrap();
+    file::write_private(&dir.join("server.pem"), &[certificate.pem(), key.serialize_pem()].concat())?;
 
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()

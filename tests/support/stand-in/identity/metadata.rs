@@ -3,14 +3,17 @@
 use hyper::header::{HeaderName, HeaderValue};
 use serde_json::json;
 
-use super::{Identity, PROJECT, SERVICE_ACCOUNT};
+use super::{Identity, PROJECT, SERVICE_ACCOUNT, aws};
 use crate::http::{self, Request, Response};
 
 const FLAVOR: HeaderName = HeaderName::from_static("metadata-flavor");
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
 
-/// Answers who shows that it is no browser by the header `Metadata-Flavor: Google`.
-pub(crate) fn answer(identity: &Identity, request: &Request) -> Response {
+/// Answers who shows that it is no browser by the header `Metadata-Flavor: Google`, and as AWS's servers at their paths.
+pub(crate) fn answer(identity: &Identity, request: &Request, fault: Option<&str>) -> Response {
+    if matches!(request.segments()[..], ["latest" | "v1" | "v2", ..]) {
+        return aws::answer_metadata(request, fault);
+    }
     let response = match request.header(&FLAVOR) {
         Some("Google") if request.method == "GET" => answer_path(identity, request),
         Some("Google") => http::empty(405),

@@ -7,9 +7,10 @@
 //! | `POST /v1/projects/-/serviceAccounts/<email>:generateAccessToken` | impersonation; `denied@…` is `PERMISSION_DENIED` |
 //! | `GET /subject-token[/<name>]` | the foreign token, as a CI system serves it |
 //!
-//! The metadata server listens on an address of its own. Faults (see [`crate::fault`]) are asked for by the part of the email before
-//! the `@`, by the provider at the end of the audience, and by the name after `subject-token`.
+//! AWS's are beside them, in [`aws`]. The metadata server listens on an address of its own. Faults (see [`crate::fault`]) are asked for by the part of the email before
+//! the `@`, by the provider at the end of the audience, by the name after `subject-token`, and by the name of AWS's role.
 
+mod aws;
 pub(crate) mod files;
 mod jwt;
 mod metadata;
@@ -67,12 +68,13 @@ impl Identity {
                 self.impersonate(request, account).unwrap_or_else(Response::from)
             }
             ("GET", ["subject-token", ..]) => subject_token(request),
+            ("POST", []) => aws::assume_role(&form(request)),
             _ => Refusal::unknown_path().into(),
         }
     }
 
-    pub(crate) fn answer_metadata(&self, request: &Request) -> Response {
-        metadata::answer(self, request)
+    pub(crate) fn answer_metadata(&self, request: &Request, fault: Option<&str>) -> Response {
+        metadata::answer(self, request, fault)
     }
 
     /// Whether the request bears a token that was given out here, or one that the service account signed for itself.
@@ -169,6 +171,7 @@ pub(crate) fn name_asked_for(request: &Request) -> Option<String> {
         ["v1", "token"] => Some(form(request).get("audience")?.rsplit('/').next()?.to_owned()),
         ["v1", "projects", "-", "serviceAccounts", account] => Some(account.split_once('@')?.0.to_owned()),
         ["subject-token", name] => Some(name.to_owned()),
+        [] => Some(form(request).get("RoleArn")?.rsplit('/').next()?.to_owned()),
         _ => None,
     }
 }

@@ -1,0 +1,356 @@
+//! Who we are to AWS: found out once in a start, where the settings say, and never in the environment.
+//!
+//! What the services answer is looked at for words that tell the kind of a refusal, and never passed on: it can quote a token.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+
+use aws_config::imds;
+use aws_config::imds::client::error::{ImdsError, TokenError};
+use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::provider_config::ProviderConfig;
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
+use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
+use aws_sdk_kms::config::retry::RetryConfig;
+use aws_sdk_kms::config::{BehaviorVersion, Region, SharedHttpClient};
+use aws_sdk_kms::error::{ConnectorError, SdkError};
+use aws_sdk_sts::operation::assume_role::AssumeRoleError;
+use aws_sdk_sts::operation::assume_role_with_web_identity::AssumeRoleWithWebIdentityError;
+use aws_smithy_async::rt::sleep::TokioSleep;
+use serde::Deserialize;
+use tokio::sync::OnceCell;
+use zeroize::Zeroizing;
+
+use crate::settings::file::{self, FileError};
+use crate::settings::{AwsIdentity, AwsKms, ServerUrl};
+
+const CREDENTIALS_BYTES_MAX: usize = 64 * 1024;
+
+/// The name by which sessions of a role are told apart in CloudTrail.
+const SESSION_NAME: &str = "oci-secrets";
+
+/// The metadata server, which the client would let the environment move.
+const METADATA_URL: &str = "http://169.254.169.254";
+
+/// Where it has the role's name, and below it the credentials.
+const ROLES_PATH: &str = "/latest/meta-data/iam/security-credentials/";
+
+/// Who we are, once it is asked for.
+pub(super) struct Identity {
+    provider: SharedCredentialsProvider,
+    found: OnceCell<Credentials>,
+    /// What a refusal means that says nothing else.
+    otherwise: Refusal,
+}
+
+impl Identity {
+    /// Checks the files that say who we are. A plain-http endpoint on loopback is a stand-in: it is told nothing.
+    ///
+    /// # Errors
+    /// If a file cannot be used, or others can.
+    pub(super) fn of(settings: &AwsKms, http: &SharedHttpClient) -> Result<Identity, FileError> {
+        let check = |path: &Path| file::check(path, file::Kind::Credential);
+        let config = ProviderConfig::empty()
+            .with_http_client(http.clone())
+            .with_sleep_impl(TokioSleep::new())
+            .with_retry_config(RetryConfig::disabled());
+        let provider = match &settings.identity {
+            _ if !settings.sends_credentials() => {
+                SharedCredentialsProvider::new(Credentials::new("nobody", "nothing", None, None, "stand-in"))
+            }
+            AwsIdentity::Profile { file, profile, region } => {
+                check(file)?;
+                let files = EnvConfigFiles::builder().with_file(EnvConfigFileKind::Credentials, &**file).build();
+                let config = config.with_region(region.clone().map(Region::new));
+                let provider = ProfileFileCredentialsProvider::builder().configure(&config).profile_files(files);
+                SharedCredentialsProvider::new(provider.profile_name(profile).build())
+            }
+            AwsIdentity::WebIdentity { token_file, role, region } => {
+                check(token_file)?;
+                let (token_file, role) = (token_file.to_path_buf(), role.clone());
+                SharedCredentialsProvider::new(WebIdentity { sts: sts(region, http), token_file, role })
+            }
+            AwsIdentity::Container { url, token_file } => {
+                token_file.as_deref().map(check).transpose()?;
+                let token_file = token_file.as_deref().map(ToOwned::to_owned);
+                SharedCredentialsProvider::new(Container { url: url.clone(), token_file })
+            }
+            AwsIdentity::Instance => {
+                let client = imds::Client::builder().configure(&config).max_attempts(1);
+                // It is a URL, so the client takes it.
+                let client = client.clone().endpoint(METADATA_URL).unwrap_or(client).build();
+                SharedCredentialsProvider::new(Instance(client))
+            }
+        };
+        let otherwise = match settings.identity {
+            AwsIdentity::Profile { .. } => Refusal::Profile,
+            _ => Refusal::Other,
+        };
+        Ok(Identity { provider, found: OnceCell::new(), otherwise })
+    }
+
+    /// Credentials, asked for once.
+    ///
+    /// # Errors
+    /// If there are none.
+    pub(super) async fn get(&self) -> Result<Credentials, Refusal> {
+        let credentials = self.found.get_or_try_init(|| self.provider.provide_credentials()).await;
+        credentials.cloned().map_err(|error| Refusal::of(&error, self.otherwise))
+    }
+
+    /// Whether there are credentials: a call that then gets no answer waits for the KMS.
+    pub(super) fn is_known(&self) -> bool {
+        self.found.initialized()
+    }
+}
+
+/// A role, for a token of another issuer.
+#[derive(Debug)]
+struct WebIdentity {
+    sts: aws_sdk_sts::Client,
+    token_file: PathBuf,
+    role: String,
+}
+
+/// The token service of a region.
+fn sts(region: &str, http: &SharedHttpClient) -> aws_sdk_sts::Client {
+    let config = aws_sdk_sts::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .http_client(http.clone())
+        .sleep_impl(TokioSleep::new())
+        .retry_config(RetryConfig::disabled())
+        .region(Region::new(region.to_owned()));
+    aws_sdk_sts::Client::from_conf(config.build())
+}
+
+impl WebIdentity {
+    async fn load(&self) -> Result<Credentials, CredentialsError> {
+        let token = credential(&self.token_file)?;
+        let request = self.sts.assume_role_with_web_identity().role_arn(&self.role).role_session_name(SESSION_NAME);
+        let answer = request.web_identity_token(&*token).send().await.map_err(CredentialsError::provider_error)?;
+        let found = answer.credentials.ok_or_else(CredentialsError::not_loaded_no_source)?;
+        let (key, secret, token) = (found.access_key_id, found.secret_access_key, found.session_token);
+        Ok(Credentials::new(key, secret, Some(token), None, "web identity"))
+    }
+}
+
+/// The agent of ECS or of EKS Pod Identity, beside a container.
+#[derive(Debug)]
+struct Container {
+    url: ServerUrl,
+    token_file: Option<PathBuf>,
+}
+
+impl Container {
+    async fn load(&self) -> Result<Credentials, CredentialsError> {
+        let mut client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+        if self.url.is_plain() {
+            client = client.tls_certs_only([]);
+        }
+        let client = client.build().map_err(CredentialsError::provider_error)?;
+        let mut request = client.get(self.url.as_url().clone());
+        if let Some(path) = &self.token_file {
+            request = request.header(reqwest::header::AUTHORIZATION, credential(path)?.as_str());
+        }
+        let mut response = request.send().await.map_err(CredentialsError::provider_error)?;
+        if !response.status().is_success() {
+            let refusal = if response.status().is_server_error() { Refusal::Lost } else { Refusal::Agent };
+            return Err(CredentialsError::provider_error(refusal));
+        }
+        let mut body = Zeroizing::new(Vec::new());
+        while let Some(chunk) = response.chunk().await.map_err(CredentialsError::provider_error)? {
+            body.extend_from_slice(&chunk);
+            if body.len() > CREDENTIALS_BYTES_MAX {
+                return Err(CredentialsError::not_loaded_no_source());
+            }
+        }
+        credentials(&body)
+    }
+}
+
+/// The metadata server of a machine, by IMDSv2.
+#[derive(Debug)]
+struct Instance(imds::Client);
+
+impl Instance {
+    async fn load(&self) -> Result<Credentials, CredentialsError> {
+        let ask = async |path: &str| self.0.get(path).await.map_err(CredentialsError::provider_error);
+        let roles = ask(ROLES_PATH).await?;
+        let role = roles.as_ref().lines().next().unwrap_or_default();
+        let answer = Zeroizing::new(String::from(ask(&format!("{ROLES_PATH}{role}")).await?));
+        credentials(answer.as_bytes())
+    }
+}
+
+/// What agents and metadata servers answer.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Answer {
+    code: Option<String>,
+    access_key_id: Option<String>,
+    secret_access_key: Option<Zeroizing<String>>,
+    token: Option<Zeroizing<String>>,
+}
+
+fn credentials(answer: &[u8]) -> Result<Credentials, CredentialsError> {
+    let answer = serde_json::from_slice::<Answer>(answer).map_err(|_| CredentialsError::not_loaded_no_source())?;
+    let token = answer.token.map(|token| token.to_string());
+    match (answer.access_key_id, answer.secret_access_key, answer.code.as_deref()) {
+        (Some(id), Some(key), _) => Ok(Credentials::new(id, key.to_string(), token, None, "agent")),
+        (_, _, Some("AssumeRoleUnauthorizedAccess")) => Err(CredentialsError::provider_error(Refusal::Role)),
+        _ => Err(CredentialsError::not_loaded_no_source()),
+    }
+}
+
+/// What a file says that holds one credential, which may have been renewed since it was checked.
+fn credential(path: &Path) -> Result<Zeroizing<String>, CredentialsError> {
+    let unusable = CredentialsError::invalid_configuration;
+    let bytes = file::read(path, file::Kind::Credential, CREDENTIALS_BYTES_MAX).map_err(unusable)?;
+    let text = str::from_utf8(bytes.trim_ascii()).map_err(CredentialsError::invalid_configuration)?;
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
+impl ProvideCredentials for WebIdentity {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(self.load())
+    }
+}
+
+impl ProvideCredentials for Instance {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(self.load())
+    }
+}
+
+impl ProvideCredentials for Container {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(self.load())
+    }
+}
+
+/// Why there are no credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The service was not reached, or is not well.
+    #[error("no answer")]
+    Lost,
+    /// The time of the token is over.
+    #[error("the web identity token has expired")]
+    Expired,
+    /// Its issuer is not known to AWS, or its claims are refused.
+    #[error("the web identity token is not accepted")]
+    Token,
+    /// The role does not trust us.
+    #[error("the role may not be assumed by us")]
+    Role,
+    /// The keys of the profile are not valid.
+    #[error("the keys of the profile are not accepted")]
+    Keys,
+    /// The file has no such profile, or it cannot be used.
+    #[error("the file has no such profile, or one without credentials that can be used")]
+    Profile,
+    /// The agent refuses.
+    #[error("the agent refuses us")]
+    Agent,
+    /// The metadata server refuses.
+    #[error("the metadata server refuses us")]
+    Metadata,
+    /// The metadata server knows no role.
+    #[error("the machine has no role")]
+    NoRole,
+    /// Anything else.
+    #[error("we are refused, or unknown")]
+    Other,
+}
+
+/// Words that AWS's client and its services use, in lower case, and what they tell; the first that is found counts.
+const WORDS: [(&str, Refusal); 7] = [
+    ("expiredtoken", Refusal::Expired),
+    ("invalididentitytoken", Refusal::Token),
+    ("idprejectedclaim", Refusal::Token),
+    ("accessdenied", Refusal::Role),
+    ("invalidclienttokenid", Refusal::Keys),
+    ("signaturedoesnotmatch", Refusal::Keys),
+    ("request forbidden", Refusal::Metadata),
+];
+
+impl Refusal {
+    /// What an error means, `otherwise` if it says nothing that is known.
+    fn of(error: &CredentialsError, otherwise: Refusal) -> Refusal {
+        let mut words = Zeroizing::new(String::new());
+        let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+        while let Some(error) = cause {
+            if let Some(refusal) = Refusal::told_by(error) {
+                return refusal;
+            }
+            words.push_str(&error.to_string().to_ascii_lowercase());
+            cause = error.source();
+        }
+        let found = WORDS.into_iter().find(|(word, _)| words.contains(word));
+        found.map_or(otherwise, |(_, refusal)| refusal)
+    }
+
+    /// What an error tells by its type and the status that it carries.
+    fn told_by(error: &(dyn Error + 'static)) -> Option<Refusal> {
+        let is_lost = |status: u16| (status >= 500 || status == 429).then_some(Refusal::Lost);
+        if let Some(refusal) = error.downcast_ref() {
+            return Some(*refusal);
+        }
+        if error.is::<ConnectorError>() || error.is::<reqwest::Error>() {
+            return Some(Refusal::Lost);
+        }
+        match error.downcast_ref() {
+            Some(ImdsError::IoError(_)) => return Some(Refusal::Lost),
+            Some(ImdsError::ErrorResponse(answer)) => {
+                let status = answer.response().status().as_u16();
+                let refused = if status == 404 { Refusal::NoRole } else { Refusal::Metadata };
+                return Some(is_lost(status).unwrap_or(refused));
+            }
+            _ => {}
+        }
+        let status = status_of::<AssumeRoleWithWebIdentityError>(error)
+            .or_else(|| status_of::<AssumeRoleError>(error))
+            .or_else(|| status_of::<TokenError>(error));
+        status.and_then(is_lost)
+    }
+
+    /// The one thing that can be done about it.
+    pub(super) fn hint(self) -> &'static str {
+        match self {
+            Refusal::Lost => {
+                "what the keys under [aws-kms] name is asked; without them, the metadata server of AWS's machines"
+            }
+            Refusal::Expired => "what writes the web identity token must renew it, and this host's clock be right",
+            Refusal::Token => {
+                "an OIDC provider in IAM must have the token's issuer, and its audience among its client ids"
+            }
+            Refusal::Role => "the role's trust policy must allow us to assume it: `aws iam update-assume-role-policy`",
+            Refusal::Keys => "`aws iam list-access-keys` shows which keys there are; put one into `profile-file`",
+            Refusal::Profile => "`profile` under [aws-kms] in the settings names a section of `profile-file`",
+            Refusal::Agent => {
+                "`container-credentials` and `container-token-file` are what ECS and EKS put into AWS_CONTAINER_CREDENTIALS_FULL_URI and AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"
+            }
+            Refusal::Metadata => "aws ec2 modify-instance-metadata-options --http-endpoint enabled --instance-id ID",
+            Refusal::NoRole => {
+                "aws ec2 associate-iam-instance-profile --iam-instance-profile Name=NAME --instance-id ID"
+            }
+            Refusal::Other => "the keys under [aws-kms] in the settings say who we are",
+        }
+    }
+}
+
+/// The status of an answer to one kind of question.
+fn status_of<E: Error + 'static>(error: &(dyn Error + 'static)) -> Option<u16> {
+    Some(error.downcast_ref::<SdkError<E>>()?.raw_response()?.status().as_u16())
+}
