@@ -5,8 +5,10 @@
 mod support;
 
 use std::process::Output;
+use std::sync::OnceLock;
 
 use support::host::{Host, KEY_RING, LOCAL_KEK, run};
+use support::moto::Moto;
 use support::{StandIn, python};
 
 const REFERENCE: &str = "op://AgentVault/database/password";
@@ -15,9 +17,9 @@ const SECRET: &[u8] = b"canary \x00 \xff\n of any bytes";
 
 #[test]
 fn opens_what_tink_seals() {
-    let tink = Tink::start();
-    for kek in keks() {
-        let Some(envelope) = tink.run("seal", &kek, REFERENCE, SECRET) else { return };
+    let Some(tink) = Tink::of_all_tests() else { return };
+    for kek in tink.keks() {
+        let envelope = tink.run("seal", &kek, REFERENCE, SECRET);
         let opened = tink.unseal(&kek, REFERENCE, &succeeded(envelope));
         assert_eq!(succeeded(opened), SECRET, "{kek}");
     }
@@ -25,19 +27,19 @@ fn opens_what_tink_seals() {
 
 #[test]
 fn seals_what_tink_opens() {
-    let tink = Tink::start();
-    for kek in keks() {
+    let Some(tink) = Tink::of_all_tests() else { return };
+    for kek in tink.keks() {
         let sealed = tink.seal(&kek, REFERENCE, SECRET);
-        let Some(opened) = tink.run("open", &kek, REFERENCE, &sealed) else { return };
+        let opened = tink.run("open", &kek, REFERENCE, &sealed);
         assert_eq!(succeeded(opened), SECRET, "{kek}");
     }
 }
 
 #[test]
 fn refuses_what_tink_sealed_for_another_reference() {
-    let tink = Tink::start();
-    for kek in keks() {
-        let Some(envelope) = tink.run("seal", &kek, OTHER_REFERENCE, SECRET) else { return };
+    let Some(tink) = Tink::of_all_tests() else { return };
+    for kek in tink.keks() {
+        let envelope = tink.run("seal", &kek, OTHER_REFERENCE, SECRET);
         let refused = tink.unseal(&kek, REFERENCE, &succeeded(envelope));
         assert_eq!(refused.status.code(), Some(65), "{kek}");
         assert!(
@@ -49,36 +51,47 @@ fn refuses_what_tink_sealed_for_another_reference() {
 
 #[test]
 fn tink_refuses_what_was_sealed_for_another_reference() {
-    let tink = Tink::start();
-    for kek in keks() {
+    let Some(tink) = Tink::of_all_tests() else { return };
+    for kek in tink.keks() {
         let sealed = tink.seal(&kek, OTHER_REFERENCE, SECRET);
-        let Some(refused) = tink.run("open", &kek, REFERENCE, &sealed) else { return };
+        let refused = tink.run("open", &kek, REFERENCE, &sealed);
         assert!(String::from_utf8_lossy(&refused.stderr).starts_with("Tink refuses: "), "{kek}");
         assert!(!refused.status.success() && refused.stdout.is_empty(), "{kek}");
     }
 }
 
-fn keks() -> [String; 2] {
-    [format!("{KEY_RING}/prod"), LOCAL_KEK.to_owned()]
-}
-
 /// Tink and `oci-secrets` on one host, with the same KEKs.
 struct Tink {
     stand_in: StandIn,
+    moto: Moto,
     host: Host,
 }
 
 impl Tink {
-    fn start() -> Tink {
-        let stand_in = StandIn::start(&[]);
-        Tink { host: Host::new(&stand_in, &format!("endpoint = \"{}\"", stand_in.kms())), stand_in }
+    /// It ends with this process.
+    fn of_all_tests() -> Option<&'static Tink> {
+        static TINK: OnceLock<Option<Tink>> = OnceLock::new();
+        TINK.get_or_init(Tink::start).as_ref()
     }
 
-    /// Lets Tink seal or open, bound to this reference as a sealed value is; `None` if there is no Tink.
-    fn run(&self, action: &str, kek: &str, reference: &str, input: &[u8]) -> Option<Output> {
-        let mut client = python::client("tink_envelope.py")?;
-        client.args([action, kek, &format!("sealed:v1 {kek} {reference}"), "--kms", self.stand_in.kms(), "--keks"]);
-        Some(run(client.arg(self.host.keks()), input))
+    /// `None` if there is no Python for Tink and moto.
+    fn start() -> Option<Tink> {
+        let (stand_in, moto) = (StandIn::start(&[]), Moto::start(&[])?);
+        let tables = [("gcp-kms", stand_in.kms()), ("aws-kms", moto.url())];
+        let tables: String = tables.map(|(name, url)| format!("[{name}]\nendpoint = {url:?}\n")).concat();
+        Some(Tink { host: Host::with_kek(&stand_in, &moto.keks()[1], &tables), stand_in, moto })
+    }
+
+    fn keks(&self) -> [String; 3] {
+        let [_, aws] = self.moto.keks();
+        [format!("{KEY_RING}/prod"), aws, LOCAL_KEK.to_owned()]
+    }
+
+    /// Lets Tink seal or open, bound to this reference as a sealed value is.
+    fn run(&self, action: &str, kek: &str, reference: &str, input: &[u8]) -> Output {
+        let mut client = python::client("tink_envelope.py").unwrap();
+        client.args([action, kek, &format!("sealed:v1 {kek} {reference}"), "--gcp", self.stand_in.kms()]);
+        run(client.args(["--aws", self.moto.url(), "--keks"]).arg(self.host.keks()), input)
     }
 
     /// Unseals an envelope that is in base64.

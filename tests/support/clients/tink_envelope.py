@@ -1,9 +1,9 @@
 """Seals and opens envelopes with Google's Tink.
 
-Usage: tink_envelope.py seal|open KEK ASSOCIATED_DATA --kms URL --keks DIRECTORY
+Usage: tink_envelope.py seal|open KEK ASSOCIATED_DATA --gcp URL --aws URL --keks DIRECTORY
 
-Reads the secret on standard input and writes the envelope in base64, or the other way round. A KEK is `gcp-kms://…`, which the Cloud
-KMS at URL has, or `local-kek:<name>`, the file of this name in DIRECTORY. The DEK is an AES-256-GCM key.
+Reads the secret on standard input and writes the envelope in base64, or the other way round. A KEK is `gcp-kms://…` or
+`aws-kms://…`, which the KMS at a URL has, or `local-kek:<name>`, the file of this name in DIRECTORY. The DEK is an AES-256-GCM key.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import os
 import pathlib
 import sys
 
+import boto3
 import tink
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -19,8 +20,9 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import kms_v1
 from google.cloud.kms_v1.services.key_management_service.transports import KeyManagementServiceRestTransport
 from tink import aead
+from tink.integration import awskms
 
-CLOUD_KMS, KEY_FILE = "gcp-kms://", "local-kek:"
+CLOUD_KMS, AWS_KMS, KEY_FILE = "gcp-kms://", "aws-kms://", "local-kek:"
 IV_BYTES = 12
 
 
@@ -66,12 +68,25 @@ class KmsClient(tink.KmsClient):
         self.arguments = arguments
 
     def does_support(self, key_uri):
-        return key_uri.startswith((CLOUD_KMS, KEY_FILE))
+        return key_uri.startswith((CLOUD_KMS, AWS_KMS, KEY_FILE))
 
     def get_aead(self, key_uri):
         if key_uri.startswith(CLOUD_KMS):
-            return CloudKms(self.arguments.kms, key_uri.removeprefix(CLOUD_KMS))
+            return CloudKms(self.arguments.gcp, key_uri.removeprefix(CLOUD_KMS))
+        if key_uri.startswith(AWS_KMS):
+            return self.aws(key_uri.split(":")[4]).get_aead(key_uri)
         return KeyFile(self.arguments.keks / key_uri.removeprefix(KEY_FILE))
+
+    def aws(self, region):
+        """Tink's own client, which is given AWS's."""
+        client = boto3.client(
+            "kms",
+            endpoint_url=self.arguments.aws,
+            region_name=region,
+            aws_access_key_id="nobody",
+            aws_secret_access_key="nothing",
+        )
+        return awskms.new_client(boto3_client=client)
 
 
 def main():
@@ -79,7 +94,8 @@ def main():
     parser.add_argument("action", choices=["seal", "open"])
     parser.add_argument("kek")
     parser.add_argument("associated_data", type=str.encode)
-    parser.add_argument("--kms")
+    parser.add_argument("--gcp")
+    parser.add_argument("--aws")
     parser.add_argument("--keks", type=pathlib.Path)
     arguments = parser.parse_args()
 
