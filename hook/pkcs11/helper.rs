@@ -1,20 +1,26 @@
 //! `oci-secrets-pkcs11`: the process that loads a module.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Stdin, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use cryptoki::types::AuthPin;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use zeroize::Zeroizing;
 
 use super::token::Module;
-use super::{Answer, LINE_BYTES_MAX, Request, Trouble};
+use super::{Answer, LINE_BYTES_MAX, Reply, Request, Trouble};
 use crate::harden;
 use crate::settings::file::{self, Kind};
 
 const PIN_BYTES_MAX: usize = 1024;
+
+/// How many calls are under way at the most, each in a thread and a session of its own.
+const CALLS_MAX: usize = 16;
 
 /// Serves who started it: `oci-secrets-pkcs11 MODULE [PIN-FILE]`.
 pub fn run() -> ExitCode {
@@ -22,6 +28,9 @@ pub fn run() -> ExitCode {
     harden::lock_memory();
     // A module that waits for a device must not outlive who waits for it.
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
+    if nobody_reads() {
+        return ExitCode::from(71);
+    }
     let mut arguments = std::env::args().skip(1);
     let (Some(module), pin_file, None) = (arguments.next(), arguments.next(), arguments.next()) else {
         return ExitCode::from(64);
@@ -33,23 +42,42 @@ pub fn run() -> ExitCode {
 }
 
 fn serve(module: &str, pin_file: Option<&str>) -> io::Result<()> {
-    let mut output = take_output()?;
-    let mut input = BufReader::new(io::stdin().lock());
-    let mut module = pin(pin_file).and_then(|pin| Module::load(module, pin));
+    let output = Mutex::new(take_output()?);
+    let input = Mutex::new(BufReader::new(io::stdin()));
+    let module = pin(pin_file).and_then(|pin| Module::load(module, pin));
+    let at_once = if module.as_ref().is_ok_and(Module::takes_calls_at_once) { CALLS_MAX } else { 1 };
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..at_once).map(|_| scope.spawn(|| answer(&input, &module, &output))).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into())))
+    })
+}
+
+/// Answers one request after another, beside threads that do the same.
+fn answer(input: &Mutex<BufReader<Stdin>>, module: &Result<Module, Trouble>, output: &Mutex<File>) -> io::Result<()> {
     loop {
         let mut line = Zeroizing::new(Vec::new());
-        if input.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)? == 0 {
+        if lock(input).by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)? == 0 {
             return Ok(());
         }
         let request: Request = serde_json::from_slice(&line)?;
-        let answer = match &mut module {
-            Ok(module) => module.answer(&request),
-            Err(trouble) => Err(trouble.clone()),
-        };
-        let mut line = Zeroizing::new(serde_json::to_vec(&answer.unwrap_or_else(Answer::Failed))?);
+        let answer = module.as_ref().map_err(Trouble::clone).and_then(|module| module.answer(&request));
+        let reply = Reply { id: request.id, answer: answer.unwrap_or_else(Answer::Failed) };
+        let mut line = Zeroizing::new(serde_json::to_vec(&reply)?);
         line.push(b'\n');
-        output.write_all(&line)?;
+        lock(output).write_all(&line)?;
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether who started us was gone before the signal could tell.
+fn nobody_reads() -> bool {
+    let output = io::stdout();
+    let mut output = [PollFd::new(&output, PollFlags::empty())];
+    poll(&mut output, Some(&Timespec::default())).is_ok()
+        && output.iter().any(|fd| fd.revents().contains(PollFlags::ERR))
 }
 
 /// Keeps standard output for our answers: what a module prints goes where standard error goes.

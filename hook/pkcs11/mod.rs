@@ -5,9 +5,10 @@
 //! hook's. So `oci-secrets-pkcs11`, the only program that is linked dynamically, does it, and only while a sealed value needs it.
 //!
 //! It is given the module and the PIN file as arguments, then answers requests on its standard input, each a line of JSON, with a line
-//! each on its standard output. It ends when its input does. Data keys pass in these lines, and nowhere else; the PIN in none.
+//! each on its standard output, in the order in which the token does them. It ends when its input does. Data keys pass in these lines, and nowhere else; the PIN in none.
 
 pub mod helper;
+mod sessions;
 mod token;
 mod uri;
 
@@ -22,6 +23,8 @@ const LINE_BYTES_MAX: u64 = 64 * 1024;
 /// What is asked of the token that holds a key.
 #[derive(Serialize, Deserialize)]
 pub struct Request {
+    /// What the answer is to be known by.
+    pub id: u64,
     /// The key.
     pub key: KeyUri,
     /// What to do with it.
@@ -43,6 +46,15 @@ pub enum Job {
 
 /// Bytes that are zeroed when they are dropped.
 pub type Bytes = Zeroizing<Vec<u8>>;
+
+/// The answer to one request.
+#[derive(Serialize, Deserialize)]
+pub struct Reply {
+    /// The request's.
+    pub id: u64,
+    /// What the token answers.
+    pub answer: Answer,
+}
 
 /// What the token answers.
 #[derive(Serialize, Deserialize)]

@@ -10,18 +10,17 @@
 //!
 //! The length is there because SoftHSM 2.6 gives back the padding, too.
 
-use std::collections::BTreeMap;
-
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Function, Pkcs11};
 use cryptoki::error::{Error, RvError};
 use cryptoki::mechanism::aead::GcmParams;
 use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
-use cryptoki::session::{Session, UserType};
+use cryptoki::session::Session;
 use cryptoki::slot::{Slot, TokenInfo};
 use cryptoki::types::AuthPin;
 use zeroize::Zeroizing;
 
+use super::sessions::Sessions;
 use super::{Answer, Bytes, Job, KeyUri, Request, Trouble};
 
 const IV_BYTES: usize = 12;
@@ -33,9 +32,8 @@ const KEY_BYTES: u64 = 32;
 /// A module, and the sessions with its tokens.
 pub(super) struct Module {
     module: Pkcs11,
-    pin: Option<AuthPin>,
-    /// By slot. A token that refused the PIN is not asked again: it counts.
-    sessions: BTreeMap<u64, Result<Session, Trouble>>,
+    sessions: Sessions,
+    takes_calls_at_once: bool,
 }
 
 impl Module {
@@ -47,25 +45,37 @@ impl Module {
             error => Trouble::Module { why: call(&error) },
         };
         let module = Pkcs11::new(path).map_err(told)?;
-        module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).map_err(told)?;
-        Ok(Module { module, pin, sessions: BTreeMap::new() })
+        let start = |flags| module.initialize(CInitializeArgs::new(flags));
+        let (started, takes_calls_at_once) = match start(CInitializeFlags::OS_LOCKING_OK) {
+            Err(Error::Pkcs11(RvError::CantLock, _)) => (start(CInitializeFlags::empty()), false),
+            started => (started, true),
+        };
+        started.map_err(told)?;
+        Ok(Module { sessions: Sessions::new(module.clone(), pin), module, takes_calls_at_once })
+    }
+
+    /// Whether calls may be made at the same time.
+    pub(super) fn takes_calls_at_once(&self) -> bool {
+        self.takes_calls_at_once
     }
 
     /// Does what a request asks for.
-    pub(super) fn answer(&mut self, request: &Request) -> Result<Answer, Trouble> {
+    pub(super) fn answer(&self, request: &Request) -> Result<Answer, Trouble> {
         let slot = self.slot(&request.key)?;
         let mechanisms = self.module.get_mechanism_list(slot).map_err(trouble)?;
-        if matches!(request.job, Job::Create) {
-            return self.create(slot, &mechanisms, &request.key);
-        }
-        let session = self.session(slot)?;
-        let key = find(session, &request.key)?;
-        let token = Token { session, mechanisms: &mechanisms, key };
-        match &request.job {
-            Job::Wrap(bytes) => token.wrap(bytes).map(Answer::Bytes),
-            Job::Unwrap(bytes) => token.unwrap(bytes).map(Answer::Bytes),
-            _ => Ok(Answer::Uses { wrap: token.mechanism(true).is_some(), unwrap: token.mechanism(false).is_some() }),
-        }
+        self.sessions.call(slot, |session| {
+            if matches!(request.job, Job::Create) {
+                return self.create(slot, session, &mechanisms, &request.key);
+            }
+            let token = Token { session, mechanisms: &mechanisms, key: find(session, &request.key)? };
+            match &request.job {
+                Job::Wrap(bytes) => token.wrap(bytes).map(Answer::Bytes),
+                Job::Unwrap(bytes) => token.unwrap(bytes).map(Answer::Bytes),
+                _ => {
+                    Ok(Answer::Uses { wrap: token.mechanism(true).is_some(), unwrap: token.mechanism(false).is_some() })
+                }
+            }
+        })
     }
 
     /// The slot whose token is meant.
@@ -85,23 +95,14 @@ impl Module {
         }
     }
 
-    /// The session with a slot's token, logged in.
-    fn session(&mut self, slot: Slot) -> Result<&Session, Trouble> {
-        let Module { module, pin, sessions } = self;
-        let session = sessions.entry(slot.id()).or_insert_with(|| {
-            let session = module.open_ro_session(slot).map_err(trouble)?;
-            if let Some(pin) = pin {
-                let info = module.get_token_info(slot).map_err(trouble)?;
-                log_in(&session, &info, pin)?;
-            }
-            Ok(session)
-        });
-        session.as_ref().map_err(Trouble::clone)
-    }
-
     /// Makes a key that never leaves the token, for whichever mechanism the token offers.
-    fn create(&mut self, slot: Slot, mechanisms: &[MechanismType], key: &KeyUri) -> Result<Answer, Trouble> {
-        let session = self.session(slot)?;
+    fn create(
+        &self,
+        slot: Slot,
+        session: &Session,
+        mechanisms: &[MechanismType],
+        key: &KeyUri,
+    ) -> Result<Answer, Trouble> {
         match find(session, key) {
             Err(Trouble::NoKey) => {}
             Ok(_) | Err(Trouble::ManyKeys { .. }) => return Err(Trouble::Exists),
@@ -123,7 +124,7 @@ impl Module {
             Attribute::Unwrap(!encrypts),
         ];
         template.extend(names(key));
-        // The token is logged in to already, by the session above.
+        // The token is logged in to already, by the session that found no such key.
         let writing = self.module.open_rw_session(slot).map_err(trouble)?;
         writing.generate_key(&Mechanism::AesKeyGen, &template).map_err(trouble)?;
         Ok(Answer::Created)
@@ -270,23 +271,7 @@ fn is_meant(key: &KeyUri, info: &TokenInfo) -> bool {
         && is(&key.serial, info.serial_number())
 }
 
-/// Logs in, unless a wrong PIN could be the last: every container that starts would try it.
-fn log_in(session: &Session, info: &TokenInfo, pin: &AuthPin) -> Result<(), Trouble> {
-    if info.user_pin_locked() {
-        return Err(Trouble::PinLocked);
-    }
-    if info.user_pin_final_try() {
-        return Err(Trouble::LastTry);
-    }
-    match session.login(UserType::User, Some(pin)) {
-        Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
-        Err(Error::Pkcs11(RvError::PinIncorrect | RvError::PinInvalid | RvError::PinLenRange, _)) => Err(Trouble::Pin),
-        Err(Error::Pkcs11(RvError::PinLocked, _)) => Err(Trouble::PinLocked),
-        Err(error) => Err(trouble(error)),
-    }
-}
-
-fn trouble(error: Error) -> Trouble {
+pub(super) fn trouble(error: Error) -> Trouble {
     use RvError::{
         DeviceError, DeviceRemoved, SessionClosed, SessionHandleInvalid, TokenNotPresent, TokenNotRecognized,
     };

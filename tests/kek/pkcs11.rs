@@ -1,10 +1,14 @@
 //! HSMs, which SoftHSM is: a token made from nothing, with a key for each mechanism.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, id};
+use std::process::{Command, Stdio, id};
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use oci_secrets::error::class::Class;
 use oci_secrets::seal::envelope::DataKey;
 use oci_secrets::seal::kek::KekError;
@@ -15,6 +19,10 @@ use crate::{Place, REFERENCE, Situation, Trouble, seal, unwrap, uri, with_keks, 
 
 const PIN: &str = "hunter2-pin";
 const WRONG_PIN: &str = "hunter2-no-pin";
+
+/// How many calls are under way at the most.
+const CALLS: usize = 16;
+
 const LIBRARIES: [&str; 3] = [
     "/usr/lib/softhsm/libsofthsm2.so",
     "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
@@ -22,12 +30,14 @@ const LIBRARIES: [&str; 3] = [
 ];
 
 /// `kek::main` shows these, too.
-pub(crate) const SITUATIONS: [Situation; 5] = [
+pub(crate) const SITUATIONS: [Situation; 7] = [
     ("says_which_mechanism_wrapped_a_key", says_which_mechanism_wrapped_a_key),
     ("starts_nothing_until_a_value_needs_it", |_| starts_nothing_until_a_value_needs_it()),
     ("gives_its_process_the_environment_of_the_settings_alone", |_| gives_the_environment_of_the_settings_alone()),
     ("tells_how_the_process_ended", |_| tells_how_the_process_ended()),
     ("leaves_no_process_behind", leaves_no_process_behind),
+    ("has_many_calls_under_way_at_once", |_| has_many_calls_under_way()),
+    ("leaves_no_pipe_open_when_it_is_killed", |_| leaves_no_pipe_open_when_it_is_killed()),
 ];
 
 struct SoftHsm {
@@ -36,45 +46,65 @@ struct SoftHsm {
 }
 
 pub(crate) fn place() -> Option<Box<dyn Place>> {
-    let library = LIBRARIES.into_iter().find(|path| fs::exists(path).unwrap_or_default());
-    let Some(library) = library.filter(|_| Command::new("softhsm2-util").arg("--version").output().is_ok()) else {
-        skip("no softhsm2");
-        return None;
-    };
-    let hsm = SoftHsm { directory: TempDir::new().unwrap(), library };
-    fs::create_dir(hsm.path("tokens")).unwrap();
-    let tokens = hsm.path("tokens");
-    // A token that has no AES-GCM, and the same token when it has.
-    for (name, mechanisms) in [("all.conf", "ALL"), ("wrap.conf", "CKM_AES_KEY_GEN,CKM_AES_KEY_WRAP_PAD")] {
-        let text = format!("directories.tokendir = {}\nslots.mechanisms = {mechanisms}\n", tokens.display());
-        with_mode(&hsm.path(name), text.as_bytes(), 0o644);
-    }
-    with_mode(&hsm.path("pin"), format!("{PIN}\n").as_bytes(), 0o600);
-    with_mode(&hsm.path("wrong-pin"), WRONG_PIN.as_bytes(), 0o600);
-    let arguments = ["--init-token", "--free", "--label", "test token", "--pin", PIN, "--so-pin", "hunter2-so"];
-    let made =
-        Command::new("softhsm2-util").args(arguments).env("SOFTHSM2_CONF", hsm.path("all.conf")).output().unwrap();
-    assert!(made.status.success(), "{made:?}");
-    for (configuration, kek) in ["all.conf", "wrap.conf"].into_iter().zip(hsm.keks()) {
-        let settings = hsm.settings_with(configuration, "pin");
-        with_keks(&settings, async |keks, deadline| keks.create(&uri(&kek), deadline).await).unwrap();
-        let again = with_keks(&settings, async |keks, deadline| keks.create(&uri(&kek), deadline).await);
-        assert!(matches!(again, Err(KekError::OfKind(_))), "a key was made twice");
-    }
-    Some(Box::new(hsm))
+    Some(Box::new(SoftHsm::new()?))
 }
 
 impl SoftHsm {
+    /// A token with two keys.
+    fn new() -> Option<SoftHsm> {
+        let library = LIBRARIES.into_iter().find(|path| fs::exists(path).unwrap_or_default());
+        let Some(library) = library.filter(|_| Command::new("softhsm2-util").arg("--version").output().is_ok()) else {
+            skip("no softhsm2");
+            return None;
+        };
+        let hsm = SoftHsm { directory: TempDir::new().unwrap(), library };
+        fs::create_dir(hsm.path("tokens")).unwrap();
+        let tokens = hsm.path("tokens");
+        // A token that has no AES-GCM, and the same token when it has.
+        for (name, mechanisms) in [("all.conf", "ALL"), ("wrap.conf", "CKM_AES_KEY_GEN,CKM_AES_KEY_WRAP_PAD")] {
+            let text = format!("directories.tokendir = {}\nslots.mechanisms = {mechanisms}\n", tokens.display());
+            with_mode(&hsm.path(name), text.as_bytes(), 0o644);
+        }
+        with_mode(&hsm.path("pin"), format!("{PIN}\n").as_bytes(), 0o600);
+        with_mode(&hsm.path("wrong-pin"), WRONG_PIN.as_bytes(), 0o600);
+        let arguments = ["--init-token", "--free", "--label", "test token", "--pin", PIN, "--so-pin", "hunter2-so"];
+        let made =
+            Command::new("softhsm2-util").args(arguments).env("SOFTHSM2_CONF", hsm.path("all.conf")).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        for (configuration, kek) in ["all.conf", "wrap.conf"].into_iter().zip(hsm.keks()) {
+            let settings = hsm.settings_with(configuration, "pin");
+            with_keks(&settings, async |keks, deadline| keks.create(&uri(&kek), deadline).await).unwrap();
+            let again = with_keks(&settings, async |keks, deadline| keks.create(&uri(&kek), deadline).await);
+            assert!(matches!(again, Err(KekError::OfKind(_))), "a key was made twice");
+        }
+        Some(hsm)
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
     fn settings_with(&self, configuration: &str, pin_file: &str) -> String {
+        self.settings_of(Path::new(self.library), configuration, pin_file)
+    }
+
+    /// With these, so many values that were encrypted must be asked for at the same time.
+    fn settings_that_wait_for(&self, calls: usize) -> String {
+        let module = self.path("barrier.so");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/pkcs11_barrier.c");
+        let mut compiler = Command::new("cc");
+        compiler.args(["-shared", "-fPIC", &format!("-DMODULE={:?}", self.library), &format!("-DCALLS={calls}"), "-o"]);
+        let compiled = compiler.arg(&module).arg(source).status().unwrap();
+        assert!(compiled.success());
+        self.settings_of(&module, "all.conf", "pin")
+    }
+
+    fn settings_of(&self, module: &Path, configuration: &str, pin_file: &str) -> String {
         format!(
             "keks = {:?}\n[pkcs11]\nmodule = {:?}\nhelper = {:?}\npin-file = {:?}\nenvironment = {{ SOFTHSM2_CONF = {:?} }}\n",
             [self.keks(), ["pkcs11:token=other;object=one".into(), "pkcs11:token=test%20token;object=other".into()]]
                 .concat(),
-            self.library,
+            module,
             env!("CARGO_BIN_EXE_oci-secrets-pkcs11"),
             self.path(pin_file),
             self.path(configuration),
@@ -165,13 +195,75 @@ fn leaves_no_process_behind(place: &dyn Place) {
     assert!(helpers.is_empty(), "{helpers:?} of {mark}");
 }
 
+fn has_many_calls_under_way() {
+    let Some(place) = SoftHsm::new() else { return };
+    let kek = uri(&place.keks()[0]);
+    let wrapped: Vec<_> = (0..CALLS).map(|_| wrapped(&seal(&place, kek.as_str(), REFERENCE))).collect();
+    let unwrapped = with_keks(&place.settings_that_wait_for(CALLS), async |keks, deadline| {
+        join_all(wrapped.iter().map(|wrapped| keks.unwrap(&kek, wrapped, deadline))).await
+    });
+    assert!(unwrapped.into_iter().all(|unwrapped| unwrapped.is_ok()), "not all were under way at once");
+}
+
+/// Whoever waits for what a hook says, as an engine does, waits for all that could say it.
+fn leaves_no_pipe_open_when_it_is_killed() {
+    let Some(place) = SoftHsm::new() else { return };
+    let line = seal(&place, &place.keks()[0], REFERENCE);
+    let directory = TempDir::new().unwrap();
+    let settings = directory.path().join("settings.toml");
+    with_mode(&settings, place.settings_that_wait_for(2).as_bytes(), 0o644);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_oci-secrets"));
+    command.arg("--settings").arg(&settings).args(["unseal", "--for", REFERENCE]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(line.as_bytes()).unwrap();
+    let helper = wait_for("a helper", || children_of(child.id()).into_iter().next());
+    child.kill().unwrap();
+    let (said, is_closed) = channel();
+    for mut pipe in
+        [Box::new(child.stdout.take().unwrap()) as Box<dyn Read + Send>, Box::new(child.stderr.take().unwrap())]
+    {
+        let said = said.clone();
+        thread::spawn(move || said.send(pipe.read_to_end(&mut Vec::new())));
+    }
+    for _ in 0..2 {
+        is_closed.recv_timeout(Duration::from_secs(5)).expect("a pipe is open still").unwrap();
+    }
+    child.wait().unwrap();
+    wait_for("the helper's end", || {
+        let stat = fs::read_to_string(format!("/proc/{helper}/stat")).ok();
+        stat.is_none_or(|stat| stat.contains(") Z ")).then_some(())
+    });
+}
+
+fn wait_for<T>(what: &str, mut there: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        if let Some(there) = there() {
+            return there;
+        }
+        assert!(Instant::now() < deadline, "waited for {what} in vain");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// The processes that a process has started, and which are called what they are by now.
+fn children_of(parent: u32) -> Vec<u32> {
+    let stats =
+        fs::read_dir("/proc").unwrap().filter_map(|entry| fs::read_to_string(entry.unwrap().path().join("stat")).ok());
+    let helpers = stats.filter(|stat| stat.contains("(oci-secrets-pkc") && parent_of(stat) == Some(parent));
+    helpers.filter_map(|stat| stat.split(' ').next()?.parse().ok()).collect()
+}
+
+/// After the name, which may hold anything: state and parent.
+fn parent_of(stat: &str) -> Option<u32> {
+    stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
+}
+
 /// The processes that this one has started to load a module.
 fn helpers() -> Vec<String> {
     let ours = fs::read_dir("/proc").unwrap().filter_map(|entry| {
         let stat = fs::read_to_string(entry.unwrap().path().join("stat")).ok()?;
-        // After the name, which may hold anything: state and parent.
-        let parent: u32 = stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()?;
-        (parent == id()).then_some(stat)
+        (parent_of(&stat) == Some(id())).then_some(stat)
     });
     ours.filter(|stat| stat.contains("sleep") || stat.contains("oci-secrets-pkc")).collect()
 }

@@ -1,25 +1,29 @@
 //! `pkcs11:token=…;object=…`: a key in an HSM, through the PKCS#11 module of its vendor.
 //!
 //! The module is loaded by `oci-secrets-pkcs11` ([`crate::pkcs11`]), a process that is started when a value first needs it, is asked
-//! one thing after another through pipes, and is killed when the start is over or it does not answer. Its environment is what the
+//! for everything at once through pipes, and is killed when the start is over or it does not answer. Its environment is what the
 //! settings say, and nothing else.
 
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::ready;
+use futures_util::future::{Either, ready, select};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::pipe::{Receiver, Sender};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
 use zeroize::Zeroizing;
 
 use super::{Abilities, Answer, Fault, Kek, Kind, KindError, Unwrapped, Version};
 use crate::errno::Errno;
-use crate::pkcs11::{self, Job, KeyUri, Request, Trouble};
+use crate::pkcs11::{self, Job, KeyUri, Reply, Request, Trouble};
 use crate::retry::{Deadline, Failure, GaveUp, Seconds};
 use crate::seal::envelope::DataKey;
 use crate::settings::Settings;
@@ -38,23 +42,27 @@ pub const KIND: Kind = Kind {
 /// The HSMs that one module leads to.
 struct Hsm<'a> {
     settings: &'a crate::settings::Pkcs11,
-    /// Whoever asks takes it, and puts it back with the answer: a process of which someone tired is gone.
-    helper: Mutex<Option<Helper>>,
+    helper: RefCell<Option<Rc<Helper>>>,
+    /// How many requests there were.
+    requests: Cell<u64>,
 }
 
 /// Nothing is started yet.
 fn open(settings: &Settings, _: Deadline) -> Answer<'_, Box<dyn Kek + '_>> {
-    let hsm: Box<dyn Kek + '_> = Box::new(Hsm { settings: &settings.pkcs11, helper: Mutex::default() });
+    let hsm: Box<dyn Kek + '_> =
+        Box::new(Hsm { settings: &settings.pkcs11, helper: RefCell::default(), requests: Cell::default() });
     ready(Ok(hsm)).boxed_local()
 }
 
 impl Hsm<'_> {
     async fn ask(&self, name: &str, job: Job, deadline: Deadline) -> Result<pkcs11::Answer, HsmError> {
         let key = format!("{}{name}", KIND.scheme);
-        let request = Request { key: KeyUri::parse(name).ok_or(HsmError::Lost)?, job };
+        let id = self.requests.get();
+        self.requests.set(id + 1);
+        let request = Request { id, key: KeyUri::parse(name).ok_or(HsmError::Lost)?, job };
         let mut line = Zeroizing::new(serde_json::to_vec(&request).map_err(|_| HsmError::Lost)?);
         line.push(b'\n');
-        let asked = deadline.retry(async || self.exchange(&line).await.map_err(Failure::Final)).await;
+        let asked = deadline.retry(async || self.exchange(id, &line).await.map_err(Failure::Final)).await;
         match asked {
             Ok(pkcs11::Answer::Failed(trouble)) => Err(HsmError::Token { key, trouble }),
             Ok(answer) => Ok(answer),
@@ -63,15 +71,33 @@ impl Hsm<'_> {
         }
     }
 
-    async fn exchange(&self, line: &[u8]) -> Result<pkcs11::Answer, HsmError> {
-        let mut place = self.helper.lock().await;
-        let mut helper = match place.take() {
-            Some(helper) => helper,
-            None => Helper::start(self.settings)?,
-        };
-        let answer = helper.exchange(line).await?;
-        *place = Some(helper);
+    async fn exchange(&self, id: u64, line: &[u8]) -> Result<pkcs11::Answer, HsmError> {
+        let helper = self.helper()?;
+        let mut patience = Patience { place: &self.helper, helper: Rc::clone(&helper), is_over: true };
+        let answer = helper.exchange(id, line).await?;
+        patience.is_over = false;
         Ok(answer)
+    }
+
+    fn helper(&self) -> Result<Rc<Helper>, HsmError> {
+        let mut place = self.helper.borrow_mut();
+        match &*place {
+            Some(helper) => Ok(Rc::clone(helper)),
+            None => Ok(Rc::clone(place.insert(Rc::new(Helper::start(self.settings)?)))),
+        }
+    }
+}
+
+/// What a call has with its process: one that gave no answer is left, and ends when no call waits for it.
+struct Patience<'a> {
+    place: &'a RefCell<Option<Rc<Helper>>>,
+    helper: Rc<Helper>,
+    is_over: bool,
+}
+
+impl Drop for Patience<'_> {
+    fn drop(&mut self) {
+        self.place.borrow_mut().take_if(|helper| self.is_over && Rc::ptr_eq(helper, &self.helper));
     }
 }
 
@@ -117,9 +143,17 @@ impl Kek for Hsm<'_> {
 
 /// The process that has the module, for as long as this lives.
 struct Helper {
-    child: Child,
-    requests: Sender,
-    answers: BufReader<Receiver>,
+    child: RefCell<Child>,
+    requests: Mutex<Sender>,
+    /// Whoever of those who wait has it reads for all of them.
+    answers: Mutex<Answers>,
+    waiting: RefCell<BTreeMap<u64, oneshot::Sender<pkcs11::Answer>>>,
+}
+
+/// Where answers come from, and what there is of the next one.
+struct Answers {
+    pipe: BufReader<Receiver>,
+    line: Zeroizing<Vec<u8>>,
 }
 
 impl Helper {
@@ -153,7 +187,12 @@ impl Helper {
             _ => Err(std::io::ErrorKind::BrokenPipe.into()),
         };
         match connected {
-            Ok((requests, answers)) => Ok(Helper { child, requests, answers: BufReader::new(answers) }),
+            Ok((requests, answers)) => Ok(Helper {
+                child: RefCell::new(child),
+                requests: Mutex::new(requests),
+                answers: Mutex::new(Answers { pipe: BufReader::new(answers), line: Zeroizing::default() }),
+                waiting: RefCell::default(),
+            }),
             Err(error) => {
                 end(&mut child);
                 Err(not_started(error.into()))
@@ -161,22 +200,35 @@ impl Helper {
         }
     }
 
-    async fn exchange(&mut self, line: &[u8]) -> Result<pkcs11::Answer, HsmError> {
-        let mut answer = Zeroizing::new(Vec::new());
-        let exchanged = async {
-            self.requests.write_all(line).await?;
-            self.answers.read_until(b'\n', &mut answer).await
-        };
-        match exchanged.await {
-            Ok(bytes) if bytes > 0 => serde_json::from_slice(&answer).map_err(|_| HsmError::Lost),
-            _ => Err(self.ended()),
+    async fn exchange(&self, id: u64, line: &[u8]) -> Result<pkcs11::Answer, HsmError> {
+        let (sender, answer) = oneshot::channel();
+        self.waiting.borrow_mut().insert(id, sender);
+        self.requests.lock().await.write_all(line).await.map_err(|_| self.ended())?;
+        match select(answer, pin!(self.receive())).await {
+            Either::Left((answer, _)) => answer.map_err(|_| HsmError::Lost),
+            Either::Right((error, _)) => Err(error),
+        }
+    }
+
+    /// Passes on the answers that come, until none can come any more. It can be dropped, and begun again by another.
+    async fn receive(&self) -> HsmError {
+        let mut answers = self.answers.lock().await;
+        loop {
+            let Answers { pipe, line } = &mut *answers;
+            if !pipe.read_until(b'\n', line).await.is_ok_and(|_| line.ends_with(b"\n")) {
+                return self.ended();
+            }
+            let Ok(Reply { id, answer }) = serde_json::from_slice(&std::mem::take(line)) else { return HsmError::Lost };
+            if let Some(waiting) = self.waiting.borrow_mut().remove(&id) {
+                let _ = waiting.send(answer);
+            }
         }
     }
 
     /// Why it ended by itself, which it does only for a reason.
-    fn ended(&mut self) -> HsmError {
+    fn ended(&self) -> HsmError {
         // It has closed its pipes, and so is about to be gone.
-        match self.child.wait().map(|status| (status.signal(), status.code())) {
+        match self.child.borrow_mut().wait().map(|status| (status.signal(), status.code())) {
             Ok((Some(signal), _)) => HsmError::Killed { signal },
             Ok((_, Some(code))) => HsmError::Exited { code },
             _ => HsmError::Lost,
@@ -186,7 +238,7 @@ impl Helper {
 
 impl Drop for Helper {
     fn drop(&mut self) {
-        end(&mut self.child);
+        end(self.child.get_mut());
     }
 }
 
