@@ -61,6 +61,13 @@ fn moves_every_sealed_field_of_a_vault_and_no_other() {
     let before = [values(&stand_in, &one), values(&stand_in, &two)];
 
     let arguments = ["rewrap", "--to", LOCAL_KEK, "--vault", "AgentVault"];
+    let others =
+        host.oci_secrets(&[&arguments[..], &["--from", &format!("{KEY_RING}/elsewhere"), "--write"]].concat(), b"");
+    assert!(
+        String::from_utf8_lossy(&others.stdout).contains("0 moved, 0 current already, 4 under other keys, 0 failed")
+    );
+    assert_eq!([values(&stand_in, &one), values(&stand_in, &two)], before);
+
     let dry = host.oci_secrets(&arguments, b"");
     assert_eq!(dry.status.code(), Some(65), "{dry:?}");
     let told = String::from_utf8_lossy(&dry.stdout);
@@ -85,6 +92,47 @@ fn moves_every_sealed_field_of_a_vault_and_no_other() {
         let told = [output.stdout.clone(), output.stderr.clone()].concat();
         assert!(!String::from_utf8_lossy(&told).contains("hunter2"));
     }
+}
+
+#[test]
+fn gives_no_value_that_would_not_open_again() {
+    let stand_in = StandIn::start(&[]);
+    let host = host(&stand_in);
+    let (other, reference) = (format!("{KEY_RING}/other"), "op://AgentVault/database/password");
+    let under_itself = seal(&host, &other, reference);
+    rotate(&stand_in, &other);
+    let under_another = seal(&host, LOCAL_KEK, reference);
+    for (line, words) in [
+        (under_itself, "what was wrapped anew does not open to the same"),
+        (under_another, "the sealed value does not open"),
+    ] {
+        let refused = host.oci_secrets(&["rewrap", "--to", &other, "--for", reference], line.as_bytes());
+        assert!(!refused.status.success() && refused.stdout.is_empty(), "{refused:?}");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains(words), "{refused:?}");
+    }
+}
+
+#[test]
+fn leaves_a_field_that_was_changed_meanwhile() {
+    let stand_in = StandIn::start(&[]);
+    let host = host(&stand_in);
+    let kek = format!("{KEY_RING}/slow-300");
+    let value = seal(&host, &kek, "op://AgentVault/one/password");
+    let item = stand_in.create_item(AGENT_VAULT, "one", &[("", "password", value.trim())]);
+    let unwraps = || stand_in.requests().iter().filter(|r| r["path"].as_str().unwrap().ends_with(":decrypt")).count();
+    let before = unwraps();
+    let mut command = host.program("oci-secrets");
+    command.args(["rewrap", "--to", LOCAL_KEK, "--vault", "AgentVault", "--write"]);
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    while unwraps() == before {
+        sleep(Duration::from_millis(5));
+    }
+    let field = stand_in.request("GET", &format!("/v1/vaults/{AGENT_VAULT}/items/{item}"), &Value::Null);
+    let path = format!("/fields/{}/value", field["fields"][0]["id"].as_str().unwrap());
+    patch(&stand_in, &item, &json!([{ "op": "replace", "path": path, "value": "newer" }]));
+    let told = child.wait_with_output().unwrap();
+    assert!(String::from_utf8_lossy(&told.stdout).contains("0 moved, 0 current already, 0 under other keys, 1 failed"));
+    assert_eq!(values(&stand_in, &item), ["newer"]);
 }
 
 #[test]

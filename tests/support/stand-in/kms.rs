@@ -13,6 +13,7 @@
 //! | `missing…` | `NOT_FOUND` |
 //! | `wrong-crc…` | decryption answers another `plaintextCrc32c` |
 //! | `flip…` | decryption answers another plaintext under the right `plaintextCrc32c` |
+//! | `other…` | decryption answers another plaintext, and the `plaintextCrc32c` of that one |
 //! | `unverified-crc…` | the sums that a request carries are not verified |
 //! | `wrong-ciphertext-crc…` | encryption answers another `ciphertextCrc32c` |
 //! | `hsm…` | nothing, its protection level is `HSM` |
@@ -157,6 +158,9 @@ impl Key<'_> {
         self.verify_sum(request, "additionalAuthenticatedDataCrc32c", "additional_authenticated_data", &aad)?;
         let (mut plaintext, version) = self.open(&ciphertext, &aad)?;
         let wrong = self.trouble("useToDecrypt");
+        if let Some(byte) = plaintext.last_mut().filter(|_| wrong.starts_with("other")) {
+            *byte ^= 1;
+        }
         let sum = crc32c::crc32c(&plaintext) ^ u32::from(wrong.starts_with("wrong-crc"));
         if let Some(byte) = plaintext.first_mut().filter(|_| wrong.starts_with("flip")) {
             *byte ^= 1;
