@@ -1,10 +1,10 @@
 //! How many calls of one start are under way at the same time.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::RefCell;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 /// How many calls begin at once.
 const CALLS_FIRST: usize = 4;
@@ -12,49 +12,62 @@ const CALLS_FIRST: usize = 4;
 /// How many calls are under way at the most.
 const CALLS_MAX: usize = 64;
 
-/// The time in which that number doubles. A KMS that answers within it is called again on connections that exist.
-const STEP: Duration = Duration::from_millis(4);
+/// How long an answer takes to be a slow one. A KMS that answers sooner is called again on connections that exist.
+const SLOW: Duration = Duration::from_millis(4);
 
-/// A slow start: few calls at first, and as many as there are within a few steps.
+/// A slow start: few calls at first, and twice as many each time that answers are waited for.
 ///
 /// Each call that is under way needs a connection of its own, and a connection costs a TLS handshake, which is more work than the
 /// call. Where answers are quick, few connections serve all calls sooner than many would; where they are slow, the calls must all go
-/// out at once, or the time would grow with their number.
+/// out at once, or the time would grow with their number. So beside each call that is waited for, another one begins.
 #[derive(Default)]
 pub(super) struct Ramp {
-    begun: OnceCell<Instant>,
-    under_way: Cell<usize>,
+    /// When the calls that are under way have begun, in this order.
+    under_way: RefCell<Vec<Instant>>,
     ended: Notify,
 }
 
 /// The right to one call, until it is dropped.
-pub(super) struct Turn<'a>(&'a Ramp);
+pub(super) struct Turn<'a> {
+    ramp: &'a Ramp,
+    begun: Instant,
+}
 
 impl Ramp {
     /// Waits for the right to make a call.
     pub(super) async fn turn(&self) -> Turn<'_> {
-        while self.under_way.get() >= self.width() {
-            let _ = timeout(STEP, self.ended.notified()).await;
+        while let Some(later) = self.wait_until() {
+            let _ = timeout_at(later, self.ended.notified()).await;
         }
-        self.under_way.set(self.under_way.get() + 1);
-        Turn(self)
+        let begun = Instant::now();
+        self.under_way.borrow_mut().push(begun);
+        Turn { ramp: self, begun }
     }
 
-    fn width(&self) -> usize {
-        let steps = self.begun.get_or_init(Instant::now).elapsed().div_duration_f64(STEP) as u32;
-        CALLS_FIRST.saturating_mul(2usize.saturating_pow(steps)).min(CALLS_MAX)
+    /// When it is to be looked at again; `None` if a call may begin now.
+    fn wait_until(&self) -> Option<Instant> {
+        let under_way = self.under_way.borrow();
+        let now = Instant::now();
+        let slow = under_way.partition_point(|begun| *begun + SLOW <= now);
+        let may_begin = under_way.len() < CALLS_MAX && under_way.len() - slow < slow.max(CALLS_FIRST);
+        (!may_begin).then(|| under_way.get(slow).map_or(now, |begun| *begun) + SLOW)
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.0.under_way.set(self.0.under_way.get() - 1);
-        self.0.ended.notify_one();
+        let mut under_way = self.ramp.under_way.borrow_mut();
+        if let Some(at) = under_way.iter().position(|begun| *begun == self.begun) {
+            under_way.remove(at);
+        }
+        self.ramp.ended.notify_one();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use futures_util::future::join_all;
     use tokio::time::sleep;
 
@@ -68,7 +81,7 @@ mod tests {
             let begin = Instant::now();
             let call = async || {
                 let _turn = ramp.turn().await;
-                most.set(most.get().max(ramp.under_way.get()));
+                most.set(most.get().max(ramp.under_way.borrow().len()));
                 sleep(each).await;
             };
             join_all((0..calls).map(|_| call())).await;
@@ -79,8 +92,8 @@ mod tests {
 
     #[test]
     fn quick_answers_are_served_by_few_connections() {
-        let (_, most) = run(64, Duration::from_millis(1));
-        assert!(most <= 4 * CALLS_FIRST, "{most}");
+        let (_, most) = run(64, SLOW - Duration::from_millis(1));
+        assert_eq!(most, CALLS_FIRST);
     }
 
     #[test]
