@@ -15,6 +15,9 @@ use super::null_is_empty;
 /// The longest state that is read, in bytes.
 pub const STATE_BYTES_MAX: u64 = 4 << 20;
 
+/// The size, in bytes, of what most states fit in: they are read at once.
+const STATE_BYTES_USUAL: usize = 8 * 1024;
+
 /// How long is waited for the end of the state, which a runtime has at hand: crun and youki begin to count a hook's time only when
 /// they have written it.
 pub const STATE_DEADLINE: Duration = Duration::from_secs(5);
@@ -53,7 +56,7 @@ impl State {
     /// # Errors
     /// When the input cannot be read, is longer, or is not a state.
     pub fn read(input: impl Read) -> Result<State, StateError> {
-        let mut json = Vec::new();
+        let mut json = Vec::with_capacity(STATE_BYTES_USUAL);
         input.take(STATE_BYTES_MAX + 1).read_to_end(&mut json).map_err(|source| match source.kind() {
             ErrorKind::TimedOut => StateError::Late,
             _ => StateError::Read { source },
