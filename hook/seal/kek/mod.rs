@@ -164,7 +164,7 @@ impl FromStr for KekUri {
     fn from_str(text: &str) -> Result<KekUri, KekUriError> {
         // A query may hold what is not to be told, as a PIN.
         let told = || text.split('?').next().unwrap_or_default().to_owned();
-        let kind = Kind::of(text).ok_or_else(|| KekUriError::Kind { found: told() })?;
+        let kind = Kind::of(text).ok_or_else(|| KekUriError::Kind { found: told(), schemes: schemes() })?;
         let uri = KekUri { text: text.to_owned(), kind };
         if (kind.is_name)(uri.name()) { Ok(uri) } else { Err(KekUriError::Form { found: told(), form: kind.form }) }
     }
@@ -277,10 +277,12 @@ impl<'a> Keks<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum KekUriError {
     /// No kind of this name.
-    #[error("{found:.120?} begins with none of {}", schemes())]
+    #[error("{found:.120?} begins with none of {schemes}")]
     Kind {
         /// The text.
         found: String,
+        /// What it could begin with. Told here: who prints errors, as the wrapper does, needs none of the kinds for it.
+        schemes: String,
     },
     /// The kind is known, but its names look different.
     #[error("{found:.120?} is not of the form {form}")]
