@@ -20,7 +20,7 @@ pub use process::{Process, ProcessError};
 pub use procfs::{Procfs, ProcfsError};
 pub use request::{FILES_MAX, Owner, Request, RequestError, Requests};
 pub use spec::{SPEC_BYTES_MAX, Spec, SpecError, read_spec};
-pub use state::{STATE_BYTES_MAX, STATE_DEADLINE, State, StateError};
+pub use state::{STATE_BYTES_MAX, STATE_DEADLINE, State, StateError, is_sandbox};
 
 use serde::{Deserialize, Deserializer};
 

@@ -197,6 +197,20 @@ pub enum RequestError {
     },
 }
 
+impl RequestError {
+    /// The annotation that is wrong, if it is one alone.
+    pub fn key(&self) -> Option<&str> {
+        match self {
+            RequestError::Key { key, .. } | RequestError::Reference { key, .. } => Some(key),
+            RequestError::NoContainerName { key } => Some(key),
+            RequestError::Owner { .. } => Some(OWNER),
+            RequestError::Optional { .. } => Some(OPTIONAL),
+            RequestError::NoFiles { key } => Some(key),
+            RequestError::TooManyFiles { .. } => None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -102,8 +102,13 @@ impl State {
 
     /// Whether this is a pod's sandbox (pause) container, which gets its pod's annotations but has no use for secrets.
     pub fn is_sandbox(&self) -> bool {
-        SANDBOX_KEYS.iter().any(|key| self.annotations.get(*key).is_some_and(|kind| kind == "sandbox"))
+        is_sandbox(&self.annotations)
     }
+}
+
+/// Whether annotations are those of a pod's sandbox (pause) container.
+pub fn is_sandbox(annotations: &BTreeMap<String, String>) -> bool {
+    SANDBOX_KEYS.iter().any(|key| annotations.get(*key).is_some_and(|kind| kind == "sandbox"))
 }
 
 /// A pipe that is read until a deadline.

@@ -48,7 +48,10 @@ pub fn add_hook(bundle: &Path, hook: &Hook, added: &BTreeMap<String, String>) ->
 }
 
 /// Whether a spec has the hook.
-pub(super) fn has_hook(spec: &str) -> Result<bool, serde_json::Error> {
+///
+/// # Errors
+/// When it is not JSON, or its hooks are not of the specification's form.
+pub fn has_hook(spec: &str) -> Result<bool, serde_json::Error> {
     let hooks: Fields = field(&serde_json::from_str(spec)?, "hooks")?;
     let at_stage: Vec<Box<RawValue>> = field(&hooks, hooks_d::STAGE)?;
     Ok(at_stage.iter().any(|entry| is_ours(entry)))

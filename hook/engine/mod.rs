@@ -7,15 +7,17 @@ mod crio;
 mod docker;
 mod file;
 mod hooks_d;
+pub mod inspect;
 mod podman;
 #[cfg(test)]
 mod testing;
 
 use std::path::{Path, PathBuf};
 
-pub use self::bundle::{BundleError, add_hook};
+pub use self::bundle::{BundleError, add_hook, has_hook};
 pub use self::file::{File, InstallError, Written};
 use crate::errno::Errno;
+use crate::excerpt::Excerpt;
 use crate::settings::FileError;
 
 /// Where the hook is installed.
@@ -209,6 +211,14 @@ pub enum EngineError {
     /// containerd does not tell its own spec, of which the base spec is made.
     #[error("cannot make a base spec of what `ctr oci spec` prints: {reason}")]
     NoBaseSpec {
+        /// Why not.
+        reason: String,
+    },
+    /// It does not describe a container.
+    #[error("cannot learn of the container from {program}: {}", Excerpt(reason))]
+    NotDescribed {
+        /// Its program.
+        program: &'static str,
         /// Why not.
         reason: String,
     },
