@@ -105,8 +105,8 @@ impl Record {
         for secret in resolved {
             let file = secret.request.file.to_string();
             if let Some(reading) = self.secrets.iter_mut().find(|reading| reading.file == file) {
-                reading.item = Some(secret.item_id.clone());
-                reading.item_version = Some(secret.item_version);
+                reading.item = secret.item_id.clone();
+                reading.item_version = secret.item_version;
                 reading.kek = secret.kek.as_ref().map(ToString::to_string);
                 reading.kek_version = secret.kek_version.clone();
             }

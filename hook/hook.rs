@@ -14,8 +14,7 @@ use crate::resolve::{Resolved, resolve};
 use crate::retry::Deadline;
 use crate::seal::kek::Keks;
 use crate::settings::{Grants, SETTINGS_PATH, Settings};
-use crate::source::connect::Connect;
-use crate::{harden, report, tls};
+use crate::{harden, report, source, tls};
 
 /// How the hook calls itself in messages.
 pub const PROGRAM: &str = "oci-secrets-hook";
@@ -117,7 +116,7 @@ fn granted(
     let mut used = BTreeMap::new();
     for request in &requests.files {
         let grant = grants.decide(&request.reference, annotations, requests.owner.is_some()).map_err(Error::Grant)?;
-        let keys = grant.annotations().filter_map(|key| annotations.get_key_value(key));
+        let keys = grant.annotations().filter_map(|(key, _)| annotations.get_key_value(key));
         used.extend(keys.map(|(key, value)| (key.clone(), value.clone())));
     }
     Ok(used)
@@ -130,13 +129,14 @@ fn owner(requests: &Requests, spec: &Spec) -> Result<Owner, Error> {
 
 fn secrets<'a>(requests: &'a [Request], settings: &Settings) -> Result<Vec<Resolved<'a>>, Error> {
     tls::install();
-    let connect = Connect::open(settings.connect.as_ref().ok_or(Error::NoSource)?).map_err(Error::Source)?;
+    // Nobody is there who could unlock an app.
+    let source = source::open(settings, None).map_err(Error::Source)?;
     let keks = Keks::new(settings);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::Runtime { errno: error.into() })?;
     let resolved = runtime.block_on(async {
         let deadline = Deadline::after(settings.deliver.deadline);
-        resolve(requests, &connect, &keks, settings.deliver.plaintext, deadline).await.map_err(Error::Resolve)
+        resolve(requests, &*source, &keks, settings.deliver.plaintext, deadline).await.map_err(Error::Resolve)
     });
     // A thread that still waits for a name server must not hold up the container.
     runtime.shutdown_background();

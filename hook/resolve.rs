@@ -21,10 +21,10 @@ pub struct Resolved<'a> {
     pub request: &'a Request,
     /// The plaintext.
     pub secret: Secret,
-    /// The item's id.
-    pub item_id: String,
-    /// The item's version.
-    pub item_version: u64,
+    /// The item's id, as far as the source tells.
+    pub item_id: Option<String>,
+    /// The item's version, as far as the source tells.
+    pub item_version: Option<u64>,
     /// The KEK that opened it; `None` for a plain value.
     pub kek: Option<KekUri>,
     /// The KEK's version, as far as the KMS tells.
@@ -94,7 +94,7 @@ async fn open<'a>(
 }
 
 /// Whether there is nothing where the reference points. A vault that is not there is a mistake, not an absence.
-fn is_missing(error: &SourceError) -> bool {
+pub fn is_missing(error: &SourceError) -> bool {
     matches!(
         error,
         SourceError::NoItem { .. }

@@ -57,7 +57,13 @@ impl Deadline {
         }
     }
 
-    fn remaining(self) -> Duration {
+    /// How long everything could take.
+    pub fn total(self) -> Duration {
+        self.total
+    }
+
+    /// How long it is until then.
+    pub fn remaining(self) -> Duration {
         self.end.saturating_duration_since(Instant::now())
     }
 }

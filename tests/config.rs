@@ -5,7 +5,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use oci_secrets::settings::{AwsIdentity, AwsKms, DEADLINE, Deliver, LocalKek, Pkcs11, Settings};
+use oci_secrets::settings::{
+    AwsIdentity, AwsKms, DEADLINE, Deliver, LocalKek, Op, OpUnlock, Pkcs11, Settings, SourceName,
+};
 use regex::Regex;
 use serde_json::Value;
 
@@ -45,6 +47,10 @@ fn optional_keys_show_their_defaults() {
     let plain = with_optional_keys().replace("https://connect", "http://connect");
     assert!(plain.parse::<Settings>().unwrap_err().to_string().contains("plain http"));
     // Keys whose default is to be absent show an example.
+    let op = full.op.unwrap();
+    assert_eq!((&op.program, op.timeout), (&Op::default().program, Op::default().timeout));
+    assert!(matches!(op.unlock, OpUnlock::ServiceAccount { .. }) && written.op.is_none());
+    assert_eq!((full.source, written.source), (Some(SourceName::Connect), None));
     assert!(full.connect.unwrap().ca_file.is_some() && written.connect.unwrap().ca_file.is_none());
     assert!(matches!(&full.aws_kms.identity, AwsIdentity::Profile { profile, .. } if profile == "default"));
     assert_eq!(written.aws_kms, AwsKms::default());
@@ -60,6 +66,7 @@ fn the_settings_show_every_key_that_the_code_knows() {
     for (section, unknown) in [
         ("", "no-such-key = 1"),
         ("connect", "[connect]\nno-such-key = 1"),
+        ("op", "[op]\nno-such-key = 1"),
         ("gcp-kms", "[gcp-kms]\nno-such-key = 1"),
         ("aws-kms", "[aws-kms]\nno-such-key = 1"),
         ("pkcs11", "[pkcs11]\nno-such-key = 1"),

@@ -16,6 +16,7 @@ const CHANGELOG: &str = include_str!("../CHANGELOG.md");
 const CLASSES: &str = include_str!("../hook/error/class.rs");
 const SETTINGS: &str = include_str!("../config/settings.toml");
 const HOOK: &str = include_str!("../config/hooks.d/90-oci-secrets.json");
+const GRANTS: &str = include_str!("../packaging/grants.md");
 const QUICKSTART: &str = include_str!("../packaging/quickstart");
 
 /// By this line a reader has seen what it does.
@@ -54,6 +55,16 @@ fn the_settings_shown_are_settings() {
 }
 
 #[test]
+fn the_grants_of_the_cookbook_are_settings() {
+    let blocks = found(r"(?s)```toml\n(.*?)```", GRANTS);
+    assert!(blocks.len() >= 4);
+    for block in blocks {
+        let settings: Settings = block.parse().unwrap();
+        assert!(settings.grants.iter().next().is_some(), "{block}");
+    }
+}
+
+#[test]
 fn every_key_of_the_settings_that_is_named_exists() {
     let mut named = BTreeSet::new();
     for text in [README, SECURITY, CHANGELOG] {
@@ -62,7 +73,9 @@ fn every_key_of_the_settings_that_is_named_exists() {
     }
     assert!(named.len() >= 5, "only {named:?}");
     for key in named {
-        let shown = |line: &str| line == key || line.trim_start_matches('#').starts_with(&format!("{key} = "));
+        let shown = |line: &str| {
+            line.trim_start_matches('#') == key || line.trim_start_matches('#').starts_with(&format!("{key} = "))
+        };
         assert!(SETTINGS.lines().any(shown), "config/settings.toml lacks {key}");
     }
 }

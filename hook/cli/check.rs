@@ -1,21 +1,22 @@
 //! `oci-secrets check`: whether this host can deliver secrets, tested as the hook would do it.
 
+mod source;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use anstyle::AnsiColor;
 use jiff::Timestamp;
-use serde::{Serialize, Serializer};
 
-use super::{block_on, in_colour, is_root, load, own_settings, write_json, write_table};
+use super::finding::Finding;
+use super::source::Choice;
+use super::{block_on, is_root, load, own_settings, write_json, write_table};
 use crate::audit::Trail;
 use crate::deliver::{Carried, Tmpfs, TmpfsOptions};
 use crate::engine::{Calls, Engine, Host};
 use crate::error::Error;
 use crate::error::class::Class;
 use crate::harden::is_initial_user_namespace;
-use crate::report;
 use crate::retry::Deadline;
 use crate::seal::kek::{KekUri, Keks, Kind};
 use crate::seal::{SealedValue, is_sealed};
@@ -36,6 +37,8 @@ pub(super) struct Arguments {
     /// Print JSON: a list of objects with `verdict` (ok, warning, problem), `subject`, `detail` and `advice`.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    choice: Choice,
 }
 
 const EXAMPLE: &str = "\
@@ -57,45 +60,6 @@ const PROGRAMS: [(&str, [u32; 2], Option<Engine>); 7] = [
 /// How long before its end a token is worth a word.
 const TOKEN_WARNING_DAYS: i64 = 14;
 
-/// One line of the table, and what to do about it.
-#[derive(Serialize)]
-struct Finding {
-    verdict: Verdict,
-    subject: String,
-    detail: String,
-    advice: Option<String>,
-}
-
-enum Verdict {
-    Ok,
-    Warning,
-    Problem(Class),
-}
-
-impl Verdict {
-    fn word(&self) -> &'static str {
-        match self {
-            Verdict::Ok => "ok",
-            Verdict::Warning => "warning",
-            Verdict::Problem(_) => "problem",
-        }
-    }
-
-    fn colour(&self) -> AnsiColor {
-        match self {
-            Verdict::Ok => AnsiColor::Green,
-            Verdict::Warning => AnsiColor::Yellow,
-            Verdict::Problem(_) => AnsiColor::Red,
-        }
-    }
-}
-
-impl Serialize for Verdict {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.word())
-    }
-}
-
 pub(super) fn run(arguments: &Arguments, told: &Path) -> Result<ExitCode, Error> {
     let mut findings = vec![kernel()];
     let host = super::host();
@@ -103,21 +67,19 @@ pub(super) fn run(arguments: &Arguments, told: &Path) -> Result<ExitCode, Error>
     let path = own.as_deref().unwrap_or(told);
     findings.extend(PROGRAMS.iter().filter_map(|(name, minimum, engine)| program(name, *minimum, *engine, &host)));
     findings.extend(device(&host));
-    match load(path) {
+    match load(path).map(|settings| arguments.choice.over(settings)) {
         Err(error) => findings.push(Finding::problem("settings", &error)),
         Ok(settings) => {
             let whose = if is_root() { "" } else { ": yours to change, so its grants guard against mistakes alone" };
             findings.push(Finding::ok("settings", format!("{}{whose}", path.display())));
-            match &settings.connect {
-                None => findings.push(Finding::problem("connect", &Error::NoSource)),
-                Some(connect) => {
+            findings.extend(source::choice(&settings));
+            findings.extend(source::op(&settings));
+            if let Some(connect) = &settings.connect {
+                let failed = |error| vec![Finding::problem("connect", &error)];
+                findings.extend(self::connect(&settings, connect).unwrap_or_else(failed));
+                if arguments.values {
                     findings
-                        .push(self::connect(&settings, connect).unwrap_or_else(|e| Finding::problem("connect", &e)));
-                    if arguments.values {
-                        findings.extend(
-                            values(&settings, connect).unwrap_or_else(|e| vec![Finding::problem("values", &e)]),
-                        );
-                    }
+                        .extend(values(&settings, connect).unwrap_or_else(|e| vec![Finding::problem("values", &e)]));
                 }
             }
             findings.extend(audit(&settings));
@@ -129,10 +91,7 @@ pub(super) fn run(arguments: &Arguments, told: &Path) -> Result<ExitCode, Error>
     } else {
         write_table(&table(&findings))?
     };
-    let mut problems = findings.iter().filter_map(|finding| match finding.verdict {
-        Verdict::Problem(class) => Some(class),
-        _ => None,
-    });
+    let mut problems = findings.iter().filter_map(Finding::class);
     match problems.next() {
         None => Ok(ExitCode::SUCCESS),
         Some(class) => Err(Error::Check { problems: 1 + problems.count(), checks: findings.len(), class }),
@@ -212,16 +171,15 @@ fn list(paths: &[PathBuf]) -> String {
 }
 
 /// Whether Connect answers and takes the token, and what the token can see.
-fn connect(settings: &Settings, connect: &settings::Connect) -> Result<Finding, Error> {
+fn connect(settings: &Settings, connect: &settings::Connect) -> Result<Vec<Finding>, Error> {
     crate::tls::install();
     let client = Connect::open(connect).map_err(Error::Source)?;
     let vaults = block_on(settings, async |deadline: Deadline| client.vaults(deadline).await.map_err(Error::Source));
     let expires = client.token().expires();
     let vaults = match (vaults, expires) {
         (Err(error @ Error::Source(SourceError::Unauthorized { .. })), Some(end)) if end < Timestamp::now() => {
-            let mut finding = Finding::problem("connect", &error);
-            let _ = write!(finding.detail, ": it expired on {}", end.strftime("%Y-%m-%d"));
-            return Ok(finding);
+            let ended = format!(": it expired on {}", end.strftime("%Y-%m-%d"));
+            return Ok(vec![Finding::problem("connect", &error).and(&ended)]);
         }
         (vaults, _) => vaults?,
     };
@@ -229,20 +187,20 @@ fn connect(settings: &Settings, connect: &settings::Connect) -> Result<Finding, 
     names.sort_unstable();
     let mut detail = format!("{} takes the token", client.server());
     if names.is_empty() {
-        return Ok(Finding::warning(
-            "connect",
-            detail,
-            "the token sees no vault: `op connect token create --vault`".into(),
-        ));
+        let advice = "the token sees no vault: `op connect token create --vault`";
+        return Ok(vec![Finding::warning("connect", detail, advice.into())]);
     }
+    let unused = source::unused_vaults(settings, &vaults);
     let _ = write!(detail, ", which sees {}", names.join(", "));
-    let Some(expiry) = expires else { return Ok(Finding::ok("connect", detail)) };
+    let with_unused = |finding| Ok([finding].into_iter().chain(unused).collect());
+    let Some(expiry) = expires else { return with_unused(Finding::ok("connect", detail)) };
     let days = (expiry.as_second() - Timestamp::now().as_second()) / (24 * 60 * 60);
     let _ = write!(detail, " until {}", expiry.strftime("%Y-%m-%d"));
     if days < TOKEN_WARNING_DAYS {
-        return Ok(Finding::warning("connect", detail, format!("the token expires in {days} days: make a new one")));
+        let advice = format!("the token expires in {days} days: make a new one");
+        return with_unused(Finding::warning("connect", detail, advice));
     }
-    Ok(Finding::ok("connect", detail))
+    with_unused(Finding::ok("connect", detail))
 }
 
 /// What is to be said of the sealed values that the token sees: a line for each that could be better, and one for all.
@@ -302,12 +260,10 @@ fn kek(settings: &Settings, listed: &str) -> Finding {
     });
     match abilities {
         Err(error) => Finding::problem(listed, &error),
-        Ok((kek, abilities)) if !abilities.unwrap => Finding {
-            verdict: Verdict::Problem(Class::NotPermitted),
-            subject: listed.into(),
-            detail: "our identity may not unwrap".into(),
-            advice: Some(kek.kind().to_unwrap.into()),
-        },
+        Ok((kek, abilities)) if !abilities.unwrap => {
+            let advice = kek.kind().to_unwrap.into();
+            Finding::told(Class::NotPermitted, listed, "our identity may not unwrap".into(), advice)
+        }
         Ok((kek, _)) if kek.kind().for_trials => {
             Finding::warning(listed, "can unwrap".into(), "a key file on this host is for trials and tests only".into())
         }
@@ -339,28 +295,8 @@ fn audit(settings: &Settings) -> Option<Finding> {
     })
 }
 
-impl Finding {
-    fn ok(subject: &str, detail: String) -> Finding {
-        Finding { verdict: Verdict::Ok, subject: subject.to_owned(), detail, advice: None }
-    }
-
-    fn warning(subject: &str, detail: String, advice: String) -> Finding {
-        Finding { verdict: Verdict::Warning, subject: subject.to_owned(), detail, advice: Some(advice) }
-    }
-
-    fn problem(subject: &str, error: &Error) -> Finding {
-        let detail = report::chain(error);
-        Finding { verdict: Verdict::Problem(error.class()), subject: subject.to_owned(), detail, advice: error.hint() }
-    }
-}
-
 fn table(findings: &[Finding]) -> String {
     let mut text = String::new();
-    for Finding { verdict, subject, detail, advice } in findings {
-        let _ = writeln!(text, "{} {subject}: {detail}", in_colour(verdict.word(), verdict.colour()));
-        if let Some(advice) = advice {
-            let _ = writeln!(text, "{:<8} -> {advice}", "");
-        }
-    }
+    findings.iter().for_each(|finding| finding.write(&mut text));
     text
 }

@@ -2,11 +2,14 @@
 
 mod check;
 mod completions;
+mod explain;
+mod finding;
 mod install;
 mod kek;
 mod man;
 mod rewrap;
 mod seal;
+mod source;
 mod unseal;
 
 use std::io::{self, Read, Write};
@@ -25,6 +28,7 @@ use crate::harden::is_root_of_the_host;
 use crate::retry::Deadline;
 use crate::settings::{SETTINGS_PATH, Settings};
 use crate::{harden, report, tls};
+use source::{patience, source};
 
 /// How the command calls itself in messages.
 pub const PROGRAM: &str = "oci-secrets";
@@ -51,6 +55,7 @@ enum Verb {
     #[command(subcommand)]
     Kek(kek::Verb),
     Check(check::Arguments),
+    Explain(explain::Arguments),
     Install(install::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
@@ -84,6 +89,7 @@ impl Verb {
             Verb::Rewrap(arguments) => rewrap::run(&arguments, &load(settings)?),
             Verb::Kek(verb) => kek::run(&verb, &load(settings)?),
             Verb::Check(arguments) => check::run(&arguments, settings),
+            Verb::Explain(arguments) => explain::run(&arguments, settings),
             Verb::Install(arguments) => install::run(&arguments, settings),
             Verb::Completions(arguments) => completions::run(&arguments),
             Verb::Man(arguments) => man::run(&arguments),
@@ -131,13 +137,13 @@ fn load(path: &Path) -> Result<Settings, Error> {
     Settings::load(path).map_err(Error::Settings)
 }
 
-/// Runs what talks to the network, on this thread, under the settings' deadline.
+/// Runs what talks to the network, on this thread, under the settings' deadline; and longer where a person has to unlock an app.
 fn block_on<T>(settings: &Settings, work: impl AsyncFnOnce(Deadline) -> Result<T, Error>) -> Result<T, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Error::Runtime { errno: error.into() })?;
-    runtime.block_on(async { work(Deadline::after(settings.deliver.deadline)).await })
+    runtime.block_on(async { work(Deadline::after(patience(settings))).await })
 }
 
 /// The whole of standard input.

@@ -10,6 +10,7 @@ use crate::seal::kek::{Fault, KekError};
 use crate::seal::{SealError, envelope::EnvelopeError};
 use crate::settings::{FileError, SettingsError};
 use crate::source::SourceError;
+use crate::source::op::OpError;
 
 /// Whose fault it is: the exit code, as `sysexits.h` numbers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +46,7 @@ impl Error {
             Error::EmptySecret | Error::TypedTwice | Error::LongInput { .. } => Class::Data,
             Error::Process(error) => of_process(error),
             Error::Settings(SettingsError::File(error)) => of_file(error),
-            Error::Settings(_) | Error::NoSource | Error::KekUri(_) => Class::Settings,
+            Error::Settings(_) | Error::NoSource | Error::Variable { .. } | Error::KekUri(_) => Class::Settings,
             Error::Grant(_) => Class::NotPermitted,
             Error::Source(error) | Error::Resolve(ResolveError::Fetch { source: error, .. }) => of_source(error),
             Error::Seal { source: error, .. }
@@ -67,12 +68,15 @@ impl Error {
             | Error::Pages { .. }
             | Error::Runtime { .. } => Class::Kernel,
             Error::Hook { source } | Error::Engine(EngineError::Hook { source, .. }) => of_file(source),
+            Error::Engine(EngineError::NotDescribed { .. }) => Class::NotFound,
             Error::Engine(_) | Error::Install(InstallError::Exists { .. }) => Class::Settings,
             Error::Install(InstallError::Write { .. }) => Class::Kernel,
             Error::Bundle(BundleError::Spec(_) | BundleError::Json { .. }) => Class::Data,
             Error::Bundle(BundleError::Write { .. }) => Class::Kernel,
-            Error::NoRequestSet { .. } | Error::NoRuntime | Error::Exec { .. } => Class::Settings,
-            Error::Check { class, .. } | Error::Rewrap { class, .. } => *class,
+            Error::NoRequestSet { .. } | Error::NoRuntime | Error::Exec { .. } | Error::NotCalled { .. } => {
+                Class::Settings
+            }
+            Error::Check { class, .. } | Error::Explain { class, .. } | Error::Rewrap { class, .. } => *class,
         }
     }
 }
@@ -116,6 +120,8 @@ fn of_source(error: &SourceError) -> Class {
         SourceError::Changed { .. } => Class::Data,
         SourceError::Unauthorized { .. } | SourceError::Forbidden { .. } => Class::NotPermitted,
         SourceError::File { source } => of_file(source),
+        SourceError::Op(error) => of_op(error),
+        SourceError::NoSource | SourceError::NotChosen | SourceError::NoConnect => Class::Settings,
         SourceError::UnusableToken | SourceError::UnusableCertificates { .. } => Class::Settings,
         SourceError::NoAnswer { .. }
         | SourceError::Unreachable { .. }
@@ -126,6 +132,24 @@ fn of_source(error: &SourceError) -> Class {
         | SourceError::NotConnect { .. }
         | SourceError::NotStored { .. }
         | SourceError::NoClient { .. } => Class::Unavailable,
+    }
+}
+
+fn of_op(error: &OpError) -> Class {
+    match error {
+        OpError::File { source } => of_file(source),
+        OpError::UnusableToken | OpError::NoPerson | OpError::OnDisk { .. } | OpError::Run { .. } => Class::Settings,
+        OpError::NoHome { .. } | OpError::NoRandom => Class::Kernel,
+        OpError::NotSignedIn { .. } | OpError::NotLetIn { .. } | OpError::Unauthorized { .. } => Class::NotPermitted,
+        OpError::Many => Class::Data,
+        OpError::NoAnswer { .. }
+        | OpError::TooLarge { .. }
+        | OpError::Shape
+        | OpError::Killed { .. }
+        | OpError::Limited { .. }
+        | OpError::Server { .. }
+        | OpError::Unreachable { .. }
+        | OpError::Failed { .. } => Class::Unavailable,
     }
 }
 

@@ -12,6 +12,7 @@ use crate::seal::kek::{Fault, KekError};
 use crate::seal::{SealError, envelope::EnvelopeError};
 use crate::settings::{FileError, Refusal, SettingsError};
 use crate::source::SourceError;
+use crate::source::op::OpError;
 
 impl Error {
     /// The one thing that can be done about it now, if it is known.
@@ -27,6 +28,9 @@ impl Error {
             Error::Settings(_) => "`oci-secrets check` tests the settings; config/settings.toml explains every key",
             Error::Environment { .. } => "give the hook `env` with PATH alone, as config/hooks.d has it",
             Error::NoSource => "add [connect] with `url` and `token-file`",
+            Error::Variable { .. } => {
+                "OP_CONNECT_HOST and OP_CONNECT_TOKEN go together; [connect] in the settings goes before both"
+            }
             Error::Grant(refusal) => return grant_hint(refusal),
             Error::State(StateError::NoPid) => {
                 "runc, crun and youki from 0.6 tell a createRuntime hook the pid: use no other stage, and no older youki"
@@ -70,6 +74,12 @@ impl Error {
             }
             Error::Engine(EngineError::Taken { .. }) => "merge it by hand: packaging/engines.md tells what is needed",
             Error::Engine(EngineError::NoBaseSpec { .. }) => "ctr comes with containerd, and must be on the PATH",
+            Error::Engine(EngineError::NotDescribed { program: "ctr", .. }) => {
+                "`ctr containers ls` shows them; CONTAINERD_NAMESPACE=k8s.io is where those of Kubernetes are"
+            }
+            Error::NotCalled { .. } => {
+                "name the hook in its `hooks`, or let the engine do so: `oci-secrets install` makes it"
+            }
             Error::NoRuntimeValue { .. } => {
                 "before runc's own options it takes --runtime PATH, --hook PATH, --settings PATH and --requests NAME"
             }
@@ -119,6 +129,12 @@ fn grant_hint(refusal: &Refusal) -> Option<String> {
 fn source_hint(error: &SourceError) -> Option<String> {
     let hint = match error {
         SourceError::File { source } => return file_hint(source),
+        SourceError::Op(error) => return op_hint(error),
+        SourceError::NoSource => {
+            "add [connect] with `url` and `token-file`, or [op]; `oci-secrets` also takes OP_CONNECT_HOST and OP_CONNECT_TOKEN"
+        }
+        SourceError::NotChosen => "add source = \"connect\" or source = \"op\" to the settings, above the first table",
+        SourceError::NoConnect => "add [connect] with `url` and `token-file`",
         SourceError::NoVault { .. } => {
             "names are case-sensitive; `oci-secrets check` shows which vaults the token can see"
         }
@@ -139,6 +155,33 @@ fn source_hint(error: &SourceError) -> Option<String> {
         }
         SourceError::Redirected { .. } => "set `url` under [connect] in the settings to where Connect itself answers",
         SourceError::NotConnect { .. } => "`url` under [connect] in the settings may lead to something else",
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+fn op_hint(error: &OpError) -> Option<String> {
+    let hint = match error {
+        OpError::File { source: FileError::Open { .. } } => {
+            "`program` and `service-account-token-file` under [op] in the settings name files of this host"
+        }
+        OpError::File { source } => return file_hint(source),
+        OpError::UnusableToken => "store the line that `op service-account create` prints",
+        OpError::NoPerson => "name a `service-account-token-file` under [op] in the settings, or use [connect]",
+        OpError::NoAnswer { app: true, .. } | OpError::NotLetIn { .. } => {
+            "unlock the 1Password app and let the command line in when it asks; `timeout` under [op] in the settings gives more time"
+        }
+        OpError::NotSignedIn { .. } => {
+            "start the 1Password app, and turn on \"Integrate with 1Password CLI\" in its settings; `op account list` tests it"
+        }
+        OpError::Unauthorized { .. } => {
+            "put a valid token into the service-account-token-file, of an account that reads the vault"
+        }
+        OpError::Many => "use ids in the place of names: 1Password shows them under \"Copy UUID\"",
+        OpError::Limited { .. } => {
+            "references by the ids of vault and item cost a third of the requests; 1Password Connect has no such limit"
+        }
+        OpError::Shape => "`op --version` must be 2.32.1 or newer: older ones can end well when 1Password failed",
         _ => return None,
     };
     Some(hint.to_owned())

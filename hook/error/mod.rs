@@ -62,9 +62,17 @@ pub enum Error {
     /// The settings, or a file that they name.
     #[error(transparent)]
     Settings(SettingsError),
-    /// The settings name no source.
+    /// What goes through 1Password Connect alone, on a host without it.
     #[error("the settings have no [connect]")]
     NoSource,
+    /// A variable of 1Password's that names no source.
+    #[error("cannot use {name} of the environment: {reason}")]
+    Variable {
+        /// The variable.
+        name: &'static str,
+        /// What is wrong with it, never its value.
+        reason: String,
+    },
     /// The grants.
     #[error(transparent)]
     Grant(Refusal),
@@ -227,6 +235,20 @@ pub enum Error {
         /// What the kernel answered.
         #[source]
         errno: Errno,
+    },
+    /// A bundle whose container asks for secrets, and whose runtime will not call us.
+    #[error("{} does not call the hook: the container would start without its secrets", path.display())]
+    NotCalled {
+        /// The spec.
+        path: PathBuf,
+    },
+    /// `explain` found problems and told them already.
+    #[error("{}", match problems { 1 => "1 problem was found".to_owned(), many => format!("{many} problems were found") })]
+    Explain {
+        /// How many.
+        problems: usize,
+        /// The class of the first one.
+        class: Class,
     },
     /// `check` found problems and told them already.
     #[error("{problems} of {checks} checks found a problem")]

@@ -159,7 +159,7 @@ fn trusted_owners() -> String {
 }
 
 /// Why a file was not used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum FileError {
     /// It, or its directory, is not there or may not be opened by us.
     #[error("cannot open {}", path.display())]

@@ -8,6 +8,8 @@ use super::{Pattern, PatternError, Permission};
 use crate::reference::{Reference, ReferenceError};
 
 const SHOWN_CHARS_MAX: usize = 120;
+/// Which segment of `op://vault/item/field` names the vault.
+const VAULT: usize = 2;
 
 /// Every grant of the settings. Without one that fits, nothing is given.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
@@ -48,19 +50,39 @@ impl Grants {
         }
         Err(refusal)
     }
+
+    /// All of them, in their order.
+    pub fn iter(&self) -> impl Iterator<Item = &Grant> {
+        self.0.iter()
+    }
+
+    /// Whether one of them names references in a vault of this name or id.
+    pub fn name_vault(&self, vault: &str) -> bool {
+        self.0.iter().flat_map(|grant| &grant.references).any(|pattern| pattern.names_vault(vault))
+    }
 }
 
 impl Grant {
-    /// The keys of the annotations that it looks at: with their values, the reason of a decision.
-    pub fn annotations(&self) -> impl Iterator<Item = &str> {
-        self.to.annotations.keys().map(String::as_str)
+    /// The annotations that it looks at: with their values, the reason of a decision.
+    pub fn annotations(&self) -> impl Iterator<Item = (&str, &Pattern)> {
+        self.to.annotations.iter().map(|(key, pattern)| (key.as_str(), pattern))
     }
 
-    fn names(&self, reference: &Reference) -> bool {
-        self.references.iter().any(|pattern| pattern.0.matches(reference.as_str()))
+    /// The patterns of references that it gives.
+    pub fn references(&self) -> impl Iterator<Item = &Pattern> {
+        self.references.iter().map(|pattern| &pattern.0)
     }
 
-    fn admit(
+    /// Whether it is about a reference, whoever asks for it.
+    pub fn names(&self, reference: &Reference) -> bool {
+        self.references().any(|pattern| pattern.matches(reference.as_str()))
+    }
+
+    /// Gives a reference that it names to a container with these annotations.
+    ///
+    /// # Errors
+    /// It is for other containers, or does not allow the owner that is asked for.
+    pub fn admit(
         &self,
         reference: &Reference,
         annotations: &BTreeMap<String, String>,
@@ -96,6 +118,14 @@ struct Containers {
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 struct ReferencePattern(Pattern);
+
+impl ReferencePattern {
+    /// Whether it can match a reference with this vault.
+    fn names_vault(&self, vault: &str) -> bool {
+        let segment = self.0.as_str().split('/').nth(VAULT);
+        segment.is_some_and(|segment| segment == "*" || segment == vault)
+    }
+}
 
 impl TryFrom<String> for ReferencePattern {
     type Error = ReferencePatternError;
@@ -219,7 +249,7 @@ mod tests {
         let database = reference("op://Agents/database/password");
         let decide = |pairs: &[(&str, &str)]| grants.decide(&database, &annotations(pairs), false);
         let granted = decide(&[(NAMESPACE, "agents"), ("team", "a")]).unwrap();
-        assert_eq!(granted.annotations().collect::<Vec<_>>(), [NAMESPACE, "team"]);
+        assert_eq!(granted.annotations().map(|(key, _)| key).collect::<Vec<_>>(), [NAMESPACE, "team"]);
         assert!(decide(&[(NAMESPACE, "agents"), ("team", "")]).is_err());
         assert_eq!(
             decide(&[(NAMESPACE, "agents")]).unwrap_err().to_string(),
@@ -231,6 +261,17 @@ mod tests {
                 .to_string()
                 .ends_with("expected annotation io.kubernetes.cri.sandbox-namespace = \"agents\", found \"web\\n\"")
         );
+    }
+
+    #[test]
+    fn tells_which_vaults_are_used() {
+        let grants = grants("[[grant]]\nreferences = ['op://Agents/db/*', 'op://b/i/f']");
+        assert!(grants.name_vault("Agents") && grants.name_vault("b"));
+        assert!(!grants.name_vault("agents") && !grants.name_vault("db") && !grants.name_vault("*"));
+        for any in ["op://*", "op://*/db/password"] {
+            assert!(self::grants(&format!("[[grant]]\nreferences = ['{any}']")).name_vault("Agents"));
+        }
+        assert!(!Grants::default().name_vault("Agents"));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod aws;
 pub mod file;
 mod grant;
+mod op;
 mod parse;
 mod pattern;
 mod server;
@@ -22,6 +23,7 @@ use crate::container::{RequestError, Requests};
 pub use self::aws::{AwsIdentity, AwsKms};
 pub use self::file::FileError;
 pub use self::grant::{Grant, Grants, Refusal};
+pub use self::op::{Op, OpUnlock};
 pub use self::parse::ParseError;
 pub use self::pattern::{Pattern, PatternError};
 pub use self::server::{ServerUrl, ServerUrlError};
@@ -48,8 +50,12 @@ const LOCAL_KEK_DIRECTORY: &str = "/etc/oci-secrets/keks";
 pub struct Settings {
     /// `keks`: which KEKs sealed values may name.
     pub keks: Vec<Pattern>,
+    /// `source`: which source is asked, where there is more than one.
+    pub source: Option<SourceName>,
     /// `[connect]`: 1Password Connect; absent on a host with another source.
     pub connect: Option<Connect>,
+    /// `[op]`: the 1Password CLI; absent on a host with another source.
+    pub op: Option<Op>,
     /// `[gcp-kms]`: Google Cloud KMS.
     pub gcp_kms: GcpKms,
     /// `[aws-kms]`: AWS KMS.
@@ -85,6 +91,16 @@ impl Settings {
     pub fn kek_is_listed(&self, uri: &str) -> bool {
         self.keks.iter().any(|pattern| pattern.matches(uri))
     }
+}
+
+/// Where sealed values are fetched from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SourceName {
+    /// 1Password Connect.
+    Connect,
+    /// The 1Password CLI.
+    Op,
 }
 
 /// How to reach 1Password Connect.

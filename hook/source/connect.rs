@@ -7,6 +7,8 @@
 //! [Connect's OpenAPI description](https://github.com/1Password/connect/tree/main/docs/openapi) is the source of the paths and shapes.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -24,7 +26,7 @@ use super::token::Token;
 use super::{Fetched, Field, Source, SourceError};
 use crate::reference::{Reference, is_id};
 use crate::retry::{Deadline, Failure, GaveUp};
-use crate::settings::{self, file};
+use crate::settings::{self, ServerUrl, file};
 
 /// The most that is read of one answer. 1Password bounds an item well below it.
 pub const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -66,24 +68,31 @@ impl Connect {
     /// # Errors
     /// If the token cannot stand in a header, or the certificates cannot be used.
     pub fn open(settings: &settings::Connect) -> Result<Connect, SourceError> {
-        let token = Token::read(&settings.token_file)?;
+        Connect::new(&settings.url, Token::read(&settings.token_file)?, settings.ca_file.as_deref())
+    }
+
+    /// Knows a server by its address, and shows it this token.
+    ///
+    /// # Errors
+    /// If the token cannot stand in a header, or the certificates cannot be used.
+    pub fn new(url: &ServerUrl, token: Token, ca_file: Option<&Path>) -> Result<Connect, SourceError> {
         let mut client = Client::builder()
             .user_agent(USER_AGENT)
             .default_headers(HeaderMap::from_iter([(AUTHORIZATION, token.bearer()?)]))
             .redirect(redirect::Policy::none())
             .no_proxy();
-        if let Some(path) = &settings.ca_file {
+        if let Some(path) = ca_file {
             let pem =
                 file::read(path, file::Kind::Plain, CA_BYTES_MAX).map_err(|source| SourceError::File { source })?;
-            let unusable = |source| SourceError::UnusableCertificates { source };
+            let unusable = |error| SourceError::UnusableCertificates { source: Arc::new(error) };
             client = client.tls_certs_only(Certificate::from_pem_bundle(&pem).map_err(unusable)?);
         }
-        if settings.url.is_plain() {
+        if url.is_plain() {
             // No certificate will be looked at, and a host that has none is no reason to fail.
             client = client.tls_certs_only([]);
         }
-        let client = client.build().map_err(|source| SourceError::NoClient { source })?;
-        let base = settings.url.as_url().clone();
+        let client = client.build().map_err(|error| SourceError::NoClient { source: Arc::new(error) })?;
+        let base = url.as_url().clone();
         Ok(Connect { client, token, server: base.origin().ascii_serialization(), base })
     }
 
@@ -124,18 +133,9 @@ impl Connect {
                 };
                 join_all(wanted.iter().map(field)).await
             }
-            // All references of the item fail alike. The first tells why; it ends the start, unless it may be missing, and then so
-            // may every other one that asks for the item.
+            // All references of the item fail alike.
             Err(error) => {
-                let mut error = Some(error);
-                let missing = |reference: &Reference| SourceError::NoItem {
-                    item: reference.item().into(),
-                    vault: reference.vault().into(),
-                };
-                let fetched = |&(index, reference): &(usize, &Reference)| Fetched {
-                    index,
-                    outcome: Err(error.take().unwrap_or_else(|| missing(reference))),
-                };
+                let fetched = |&(index, _): &(usize, &Reference)| Fetched { index, outcome: Err(error.clone()) };
                 wanted.iter().map(fetched).collect()
             }
         }
@@ -217,7 +217,7 @@ impl Connect {
             Named::Value(value) => value,
             Named::File(id) => self.file(vault_id, &item.id, &id, reference, deadline).await?,
         };
-        Ok(Field { value, item_id: item.id.clone(), version: item.version })
+        Ok(Field { value, item_id: Some(item.id.clone()), version: Some(item.version) })
     }
 
     /// The content of a file, by a path made of ids: the `content_path` that the item states is never followed.

@@ -3,8 +3,10 @@
 pub mod connect;
 pub mod edit;
 mod item;
+pub mod op;
 pub mod token;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::LocalBoxStream;
@@ -12,7 +14,39 @@ use zeroize::Zeroizing;
 
 use crate::reference::Reference;
 use crate::retry::{Deadline, Seconds, Tries};
-use crate::settings::FileError;
+use crate::settings::{FileError, Settings, SourceName};
+use connect::Connect;
+use op::{Op, OpError, Session};
+
+/// Opens the source that the settings choose. Nothing is sent or run yet.
+///
+/// `session` is the desktop session of the person who calls, whom `op` may ask; the hook has none.
+///
+/// # Errors
+/// If the settings choose none, or its files cannot be used.
+pub fn open(settings: &Settings, session: Option<Session>) -> Result<Box<dyn Source>, SourceError> {
+    match chosen(settings)? {
+        SourceName::Connect => {
+            let connect = settings.connect.as_ref().ok_or(SourceError::NoConnect)?;
+            Ok(Box::new(Connect::open(connect)?))
+        }
+        SourceName::Op => Ok(Box::new(Op::open(&settings.op.clone().unwrap_or_default(), session)?)),
+    }
+}
+
+/// The source that the settings choose: by name, else the only one that they have.
+///
+/// # Errors
+/// If they have none, or more than one and no name.
+pub fn chosen(settings: &Settings) -> Result<SourceName, SourceError> {
+    match (settings.source, &settings.connect, &settings.op) {
+        (Some(name), _, _) => Ok(name),
+        (None, Some(_), None) => Ok(SourceName::Connect),
+        (None, None, Some(_)) => Ok(SourceName::Op),
+        (None, Some(_), Some(_)) => Err(SourceError::NotChosen),
+        (None, None, None) => Err(SourceError::NoSource),
+    }
+}
 
 /// A place that knows the fields which references name.
 pub trait Source {
@@ -32,15 +66,24 @@ pub struct Fetched {
 pub struct Field {
     /// The text stored in 1Password: a sealed value, unless someone stored a plain one.
     pub value: Zeroizing<String>,
-    /// The item's id, whatever the reference called it.
-    pub item_id: String,
-    /// The item's version, which grows with every edit.
-    pub version: u64,
+    /// The item's id, whatever the reference called it; `op` does not tell.
+    pub item_id: Option<String>,
+    /// The item's version, which grows with every edit; `op` does not tell.
+    pub version: Option<u64>,
 }
 
 /// Why a field could not be fetched.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum SourceError {
+    /// The settings name no source.
+    #[error("the settings have neither [connect] nor [op]")]
+    NoSource,
+    /// The settings name two, and do not choose.
+    #[error("the settings have [connect] and [op], and no `source` that chooses")]
+    NotChosen,
+    /// Connect is chosen, and is nowhere.
+    #[error("the settings have no [connect]")]
+    NoConnect,
     /// No vault of this name or id, or none that the token may see.
     #[error("no vault \"{vault}\"")]
     NoVault {
@@ -227,14 +270,17 @@ pub enum SourceError {
     #[error("cannot use the certificates in ca-file")]
     UnusableCertificates {
         /// The library's account.
-        source: reqwest::Error,
+        source: Arc<reqwest::Error>,
     },
     /// The HTTP client cannot be made.
     #[error("cannot prepare TLS")]
     NoClient {
         /// The library's account.
-        source: reqwest::Error,
+        source: Arc<reqwest::Error>,
     },
+    /// What `op` says, or how it fails.
+    #[error(transparent)]
+    Op(#[from] OpError),
 }
 
 fn status_line(status: u16) -> String {

@@ -25,7 +25,12 @@ impl Token {
     pub fn read(path: &Path) -> Result<Token, SourceError> {
         let bytes =
             file::read(path, file::Kind::Credential, TOKEN_BYTES_MAX).map_err(|source| SourceError::File { source })?;
-        Ok(Token(Zeroizing::new(bytes.trim_ascii().to_vec())))
+        Ok(Token::new(&bytes))
+    }
+
+    /// Takes a token's text; space around it is passed over.
+    pub fn new(text: &[u8]) -> Token {
+        Token(Zeroizing::new(text.trim_ascii().to_vec()))
     }
 
     /// When it expires, if it is a JWT and says so. It is not verified: only Connect can do that.
@@ -53,7 +58,7 @@ mod tests {
     use super::*;
 
     fn token(text: &str) -> Token {
-        Token(Zeroizing::new(text.as_bytes().to_vec()))
+        Token::new(text.as_bytes())
     }
 
     #[test]

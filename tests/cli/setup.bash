@@ -1,5 +1,6 @@
 # What the transcripts' commands have at hand. $DIR is the working directory, $CONNECT, $KMS and $TOKEN belong to the stand-in.
 umask 077
+PATH=$DIR/bin:$PATH
 set -o pipefail
 vault=agentvault0000000000000000
 kek=gcp-kms://projects/acme/locations/europe/keyRings/agents/cryptoKeys
@@ -16,6 +17,7 @@ user() {
 rootless() { XDG_CONFIG_HOME=$DIR/home unshare --user --map-root-user --mount "$(type -P oci-secrets)" "$@"; }
 
 # Writes settings that grant all of AgentVault to every container; the arguments are lines that follow.
+# shellcheck disable=SC2120 # Transcripts have arguments for it.
 settings() {
     rm -f "$DIR/settings.toml" "$DIR/token"
     printf '%s\n' >"$DIR/settings.toml" "keks = [\"$kek/*\", \"local-kek:trial\"]" '[connect]' "url = \"$CONNECT\"" \
@@ -90,4 +92,49 @@ runtime() {
     printf '#!/bin/sh\necho "runc $*"\n' >"$DIR/real"
     chmod 755 "$DIR/real"
     oci-secrets-runtime --runtime "$DIR/real" "$@"
+}
+
+# Puts a stand-in for 1Password's CLI at $DIR/op, with these members in its setup: op NAME=VALUE...
+# shellcheck disable=SC2120 # Transcripts have arguments for it.
+op() {
+    cp "$(dirname "${BASH_SOURCE[0]}")/../support/op" "$DIR/op"
+    rm -f "$DIR/op.calls"
+    jq -n --arg connect "$CONNECT" --arg token "$TOKEN" '{connect: $connect, token: $token} +
+        ($ARGS.positional | map(capture("(?<key>[^=]*)=(?<value>.*)")) | from_entries)' --args -- "$@" >"$DIR/op.json"
+}
+
+# Writes settings that fetch through it, with plain values allowed; the arguments are lines of [op].
+op_settings() {
+    # shellcheck disable=SC2119 # The arguments are for another.
+    op && settings
+    rm -f "$DIR/op-token"
+    printf 'ops_canary-service-account\n' >"$DIR/op-token"
+    sed -i "/^\[connect\]/,/^token-file/d; s|^references = .*|references = [\"op://*\"]|; s|^\[deliver\]|&\nplaintext = \"allow\"|" "$DIR/settings.toml"
+    printf '%s\n' '[op]' "program = \"$DIR/op\"" "$@" >>"$DIR/settings.toml"
+}
+
+# Whether a process that the stand-in left behind is still there.
+left_behind() {
+    local pid pids
+    read -ra pids <"$DIR/op.pids"
+    for pid in "${pids[@]}"; do
+        grep -qs '^State:.*[^Z] (' "/proc/$pid/status" && echo "$pid is left behind"
+    done
+    rm "$DIR/op.pids"
+}
+
+# Makes $DIR/bundle anew as an engine does, with a user and the hook, and with these annotations: bundle_with_hook KEY=VALUE...
+bundle_with_hook() {
+    bundle "$@"
+    jq '. + {process: {user: {uid: 1000, gid: 1001}}, root: {path: "rootfs"},
+        hooks: {createRuntime: [{path: "/usr/libexec/oci/hooks.d/oci-secrets-hook"}]}}' "$DIR/bundle/config.json" >"$DIR/spec"
+    mv "$DIR/spec" "$DIR/bundle/config.json"
+}
+
+# Puts a program of this name on the PATH, which prints this: engine NAME TEXT. How it was called is in $DIR/NAME.called.
+engine() {
+    mkdir -p "$DIR/bin"
+    printf '%s' "$2" >"$DIR/bin/$1.out"
+    printf '#!/bin/sh\necho "$@" >"%s/%s.called"\ncat "%s/bin/%s.out"\n' "$DIR" "$1" "$DIR" "$1" >"$DIR/bin/$1"
+    chmod 755 "$DIR/bin/$1"
 }

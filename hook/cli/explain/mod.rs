@@ -1,0 +1,297 @@
+//! `oci-secrets explain`: what a container would be given, and why or why not.
+//!
+//! It goes the way of a start, past every problem to the next, and shows all. What is fetched stays closed unless `--open` asks for
+//! more: then it is opened and dropped. Never is a value shown.
+
+mod subject;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+
+use futures_util::StreamExt;
+use serde::Serialize;
+
+use super::finding::Finding;
+use super::source::Choice;
+use super::{block_on, host, load, own_settings, source, write_json, write_table};
+use crate::container::FileName;
+use crate::error::Error;
+use crate::reference::Reference;
+use crate::resolve::is_missing;
+use crate::retry::Deadline;
+use crate::seal::kek::{KekError, Keks};
+use crate::seal::{SealError, SealedValue, is_sealed};
+use crate::settings::{Grant, Permission, Settings};
+use crate::source::{Fetched, Field, Source, SourceError};
+use subject::{Subject, Target, Whose, Wish};
+
+/// Explain what a container would be given, and why or why not.
+///
+/// Which grant lets each reference pass, which item it leads to, under which key the value is sealed, and what the file will be. It
+/// shows every problem, not the first alone, and ends with the exit code of the first. Values are not opened, and never shown.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub(super) struct Arguments {
+    /// The directory of a bundle, or a reference; with --engine, the name or id of a container.
+    #[arg(value_name = "TARGET")]
+    target: Target,
+    /// Whose container it is.
+    #[arg(long, value_enum)]
+    engine: Option<Whose>,
+    /// Open the values, too, and tell whether they do; they are not shown.
+    #[arg(long)]
+    open: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    choice: Choice,
+}
+
+const EXAMPLE: &str = "\
+Example: why did this container not start
+
+  oci-secrets explain --engine podman agent";
+
+/// All that is known.
+#[derive(Serialize)]
+struct Explanation {
+    target: String,
+    findings: Vec<Finding>,
+    requests: Vec<Explained>,
+}
+
+/// What is known of one request.
+#[derive(Serialize)]
+struct Explained {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    reference: String,
+    vault: String,
+    item: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    section: Option<String>,
+    field: String,
+    optional: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<String>,
+    /// The position of the grant that gives it, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grant: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    item_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    item_version: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kek: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kek_version: Option<String>,
+    /// Whether it is missing, and may be.
+    is_left_out: bool,
+    findings: Vec<Finding>,
+}
+
+pub(super) fn run(arguments: &Arguments, told: &Path) -> Result<ExitCode, Error> {
+    let subject = Subject::find(&arguments.target, arguments.engine)?;
+    let own = own_settings(told, &host());
+    let settings = load(own.as_deref().unwrap_or(told)).map(|settings| arguments.choice.over(settings));
+    let explanation = explain(subject, settings, arguments.open);
+    if arguments.json {
+        write_json(&explanation)?
+    } else {
+        write_table(&explanation.table())?
+    };
+    let mut problems = explanation.findings().filter_map(Finding::class);
+    match problems.next() {
+        None => Ok(ExitCode::SUCCESS),
+        Some(class) => Err(Error::Explain { problems: 1 + problems.count(), class }),
+    }
+}
+
+fn explain(subject: Subject, settings: Result<Settings, Error>, open: bool) -> Explanation {
+    let mut requests: Vec<Explained> = subject.wishes.iter().map(|wish| Explained::of(wish, &subject)).collect();
+    let Subject { name, annotations, wishes, wants_owner, mut findings, .. } = subject;
+    if wishes.is_empty() && findings.is_empty() {
+        findings.push(Finding::ok("hook", "nothing is asked for, and the container starts without us".into()));
+    }
+    match settings {
+        Err(error) => findings.push(Finding::problem("settings", &error)),
+        Ok(settings) => {
+            for (explained, wish) in requests.iter_mut().zip(&wishes) {
+                explained.grant(&wish.reference, annotations.as_ref(), wants_owner, &settings);
+            }
+            if let Err(error) = fetch(&mut requests, &wishes, &settings, open) {
+                findings.push(Finding::problem("source", &error));
+            }
+        }
+    }
+    if findings.iter().all(|finding| finding.class().is_none()) {
+        requests.iter_mut().for_each(Explained::file);
+    }
+    Explanation { target: name, findings, requests }
+}
+
+/// Asks the source for every reference, and looks at what it has.
+fn fetch(requests: &mut [Explained], wishes: &[Wish], settings: &Settings, open: bool) -> Result<(), Error> {
+    let references: Vec<&Reference> = wishes.iter().map(|wish| &wish.reference).collect();
+    if references.is_empty() {
+        return Ok(());
+    }
+    let source: Box<dyn Source> = source(settings)?;
+    block_on(settings, async |deadline| {
+        let keks = Keks::new(settings);
+        let mut fetched = source.fetch(&references, deadline);
+        while let Some(Fetched { index, outcome }) = fetched.next().await {
+            let (Some(explained), Some(wish)) = (requests.get_mut(index), wishes.get(index)) else { continue };
+            match outcome {
+                Ok(field) => explained.value(field, wish, settings, open.then_some((&keks, deadline))).await,
+                Err(error) => explained.no_value(error, wish),
+            }
+        }
+        Ok(())
+    })
+}
+
+impl Explained {
+    fn of(Wish { file, reference, optional }: &Wish, subject: &Subject) -> Explained {
+        let path = |file: &FileName| format!("/run/secrets/{file}");
+        Explained {
+            path: file.as_ref().map(path),
+            reference: reference.to_string(),
+            vault: reference.vault().to_owned(),
+            item: reference.item().to_owned(),
+            section: reference.section().map(str::to_owned),
+            field: reference.field().to_owned(),
+            optional: *optional,
+            owner: subject.owner.map(|owner| format!("{}:{}", owner.uid, owner.gid)),
+            grant: None,
+            item_id: None,
+            item_version: None,
+            kek: None,
+            kek_version: None,
+            is_left_out: false,
+            findings: Vec::new(),
+        }
+    }
+
+    /// Which grant gives it, or why none does.
+    fn grant(
+        &mut self,
+        reference: &Reference,
+        annotations: Option<&BTreeMap<String, String>>,
+        wants_owner: bool,
+        settings: &Settings,
+    ) {
+        let naming = || (1..).zip(settings.grants.iter()).filter(|(_, grant)| grant.names(reference));
+        let nobody = BTreeMap::new();
+        let decision = settings.grants.decide(reference, annotations.unwrap_or(&nobody), wants_owner);
+        match (decision, annotations) {
+            (Ok(given), _) => {
+                let position = naming().find(|(_, grant)| std::ptr::eq(*grant, given)).map(|(position, _)| position);
+                self.grant = position;
+                self.findings.push(Finding::ok("grant", told(position.unwrap_or_default(), given)));
+            }
+            (Err(_), None) if naming().next().is_some() => {
+                let given = naming().map(|(position, grant)| Finding::ok("grant", told(position, grant)));
+                self.findings.extend(given);
+            }
+            (Err(refusal), _) => {
+                self.findings.push(Finding::problem("grant", &Error::Grant(refusal)));
+                self.findings.extend(naming().map(|(position, grant)| Finding::note("grant", told(position, grant))));
+            }
+        }
+    }
+
+    /// Where the value is, and under which key; whether it opens, if the keys are there to try.
+    async fn value(&mut self, field: Field, wish: &Wish, settings: &Settings, keys: Option<(&Keks<'_>, Deadline)>) {
+        let Field { value, item_id, version } = field;
+        let found = match (&item_id, version) {
+            (Some(id), Some(version)) => format!(" ({id}, version {version})"),
+            _ => String::new(),
+        };
+        let reference = &wish.reference;
+        let section = self.section.as_ref().map(|section| format!("section \"{section}\", ")).unwrap_or_default();
+        let place =
+            format!("vault \"{}\", item \"{}\"{found}, {section}field \"{}\"", self.vault, self.item, self.field);
+        self.findings.push(Finding::ok("source", place));
+        (self.item_id, self.item_version) = (item_id, version);
+        if settings.deliver.plaintext == Permission::Allow && !is_sealed(&value) {
+            self.findings.push(Finding::ok("seal", "none: the settings allow a value that is not sealed".into()));
+            return;
+        }
+        let unusable = |source| Error::Unseal { reference: reference.clone(), source };
+        let sealed: SealedValue = match value.parse() {
+            Ok(sealed) => sealed,
+            Err(error) => return self.findings.push(Finding::problem("seal", &unusable(error))),
+        };
+        let kek = sealed.kek().clone();
+        self.kek = Some(kek.to_string());
+        if !settings.kek_is_listed(kek.as_str()) {
+            let source = KekError::NotListed { kek: kek.to_string() };
+            return self.findings.push(Finding::problem("seal", &unusable(SealError::Kek { source })));
+        }
+        let Some((keks, deadline)) = keys else {
+            return self.findings.push(Finding::ok("seal", format!("under {kek}, which is listed; not opened")));
+        };
+        match sealed.unseal(reference, keks, deadline).await {
+            Ok(unsealed) => {
+                self.kek_version = unsealed.kek_version.name;
+                self.findings.push(Finding::ok("seal", format!("under {kek}, which is listed; it opens")));
+            }
+            Err(error) => self.findings.push(Finding::problem("seal", &unusable(error))),
+        }
+    }
+
+    fn no_value(&mut self, error: SourceError, wish: &Wish) {
+        self.findings.push(match &error {
+            missing if wish.optional && is_missing(missing) => {
+                self.is_left_out = true;
+                Finding::ok("source", format!("left out, as it is optional: {missing}"))
+            }
+            _ => Finding::problem("source", &Error::Source(error)),
+        });
+    }
+
+    /// What the file will be, if nothing is in its way.
+    fn file(&mut self) {
+        let Some(path) = self.path.as_ref().filter(|_| !self.is_left_out) else { return };
+        if self.findings.iter().any(|finding| finding.class().is_some()) {
+            return;
+        }
+        let owner = self.owner.as_deref().unwrap_or("the user of the container's process");
+        self.findings.push(Finding::ok("file", format!("{path}, mode 0400, owner {owner}")));
+    }
+}
+
+/// A grant in words.
+fn told(position: usize, grant: &Grant) -> String {
+    let list = |words: Vec<String>| words.join(", ");
+    let references = list(grant.references().map(|pattern| format!("\"{pattern}\"")).collect());
+    let annotations = list(grant.annotations().map(|(key, pattern)| format!("{key} = \"{pattern}\"")).collect());
+    match annotations.as_str() {
+        "" => format!("{position}: {references} to every container"),
+        annotations => format!("{position}: {references} to containers with {annotations}"),
+    }
+}
+
+impl Explanation {
+    fn findings(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().chain(self.requests.iter().flat_map(|explained| &explained.findings))
+    }
+
+    fn table(&self) -> String {
+        let mut text = format!("{}\n", self.target);
+        self.findings.iter().for_each(|finding| finding.write(&mut text));
+        for explained in &self.requests {
+            text.push('\n');
+            if let Some(path) = &explained.path {
+                text.push_str(&format!("{path}  "));
+            }
+            text.push_str(&explained.reference);
+            text.push('\n');
+            explained.findings.iter().for_each(|finding| finding.write(&mut text));
+        }
+        text
+    }
+}

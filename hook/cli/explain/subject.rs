@@ -1,0 +1,170 @@
+//! What is to be explained: who asks for what.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use serde::Deserialize;
+
+use crate::cli::finding::Finding;
+use crate::container::{FileName, Owner, Requests, Spec, is_sandbox, read_spec};
+use crate::deliver::preflight;
+use crate::engine::inspect::{self, Described};
+use crate::engine::{BundleError, has_hook};
+use crate::error::Error;
+use crate::reference::{Reference, ReferenceError};
+
+/// The engines that describe their containers.
+#[derive(Clone, Copy, ValueEnum)]
+pub(super) enum Whose {
+    Podman,
+    Docker,
+    Containerd,
+}
+
+/// What a word of the command line names.
+#[derive(Clone)]
+pub(super) enum Target {
+    Reference(Reference),
+    /// The directory of a bundle, or a container of an engine.
+    Name(String),
+}
+
+impl FromStr for Target {
+    type Err = ReferenceError;
+
+    fn from_str(text: &str) -> Result<Target, ReferenceError> {
+        if text.starts_with("op:") { text.parse().map(Target::Reference) } else { Ok(Target::Name(text.to_owned())) }
+    }
+}
+
+/// Who asks, and for what.
+pub(super) struct Subject {
+    /// In words: `container 4f2a9c1b77de`.
+    pub(super) name: String,
+    /// The annotations by which grants decide; `None` where no container is there yet.
+    pub(super) annotations: Option<BTreeMap<String, String>>,
+    /// What is asked for.
+    pub(super) wishes: Vec<Wish>,
+    /// Whether an owner is asked for other than the user of the process.
+    pub(super) wants_owner: bool,
+    /// Who will own the files, in the container's ids, as far as it is known.
+    pub(super) owner: Option<Owner>,
+    /// What is to be said before any reference is looked at.
+    pub(super) findings: Vec<Finding>,
+}
+
+/// One reference, and the file that it shall be.
+pub(super) struct Wish {
+    pub(super) file: Option<FileName>,
+    pub(super) reference: Reference,
+    pub(super) optional: bool,
+}
+
+impl Subject {
+    /// Finds out who that is.
+    pub(super) fn find(target: &Target, engine: Option<Whose>) -> Result<Subject, Error> {
+        let described = match (target, engine) {
+            (Target::Reference(reference), _) => return Ok(Subject::of_reference(reference.clone())),
+            (Target::Name(bundle), None) => {
+                return Ok(Subject::of_bundle(format!("bundle {bundle}"), Path::new(bundle)));
+            }
+            (Target::Name(container), Some(Whose::Podman)) => inspect::podman(container),
+            (Target::Name(container), Some(Whose::Docker)) => inspect::docker(container),
+            (Target::Name(container), Some(Whose::Containerd)) => inspect::containerd(container),
+        };
+        described.map(Subject::of_container).map_err(Error::Engine)
+    }
+
+    fn of_reference(reference: Reference) -> Subject {
+        let name = format!("reference {reference}");
+        Subject { wishes: vec![Wish { file: None, reference, optional: false }], ..Subject::nobody(name) }
+    }
+
+    fn of_container(Described { id, bundle, annotations, user }: Described) -> Subject {
+        let name = format!("container {id}");
+        match bundle {
+            Some(bundle) => Subject::of_bundle(name, &bundle),
+            None => Subject { owner: user, ..Subject::nobody(name) }.asks(annotations),
+        }
+    }
+
+    /// A container as its runtime has it.
+    fn of_bundle(name: String, bundle: &Path) -> Subject {
+        let bundle = std::path::absolute(bundle).unwrap_or_else(|_| bundle.to_owned());
+        let mut subject = Subject::nobody(name);
+        let Fields { annotations, calls_hook } = match Fields::read(&bundle.join("config.json")) {
+            Ok(fields) => fields,
+            Err(error) => {
+                subject.findings.push(Finding::problem("spec", &Error::Bundle(error)));
+                return subject;
+            }
+        };
+        match Spec::load(&bundle) {
+            Ok(spec) => {
+                subject.owner = spec.user;
+                subject.findings.extend(preflight(&spec).err().map(|e| Finding::problem("spec", &Error::Preflight(e))));
+            }
+            Err(error) => subject.findings.push(Finding::problem("spec", &Error::Spec(error))),
+        }
+        let mut subject = subject.asks(annotations);
+        if !subject.wishes.is_empty() && !calls_hook {
+            let error = Error::NotCalled { path: bundle.join("config.json") };
+            subject.findings.push(Finding::problem("hook", &error));
+        }
+        subject
+    }
+
+    fn nobody(name: String) -> Subject {
+        Subject { name, annotations: None, wishes: Vec::new(), wants_owner: false, owner: None, findings: Vec::new() }
+    }
+
+    /// Takes the requests from annotations, without those that are wrong.
+    fn asks(mut self, annotations: BTreeMap<String, String>) -> Subject {
+        if is_sandbox(&annotations) {
+            self.findings.push(Finding::ok("hook", "the sandbox of a pod is given nothing".into()));
+            return Subject { annotations: Some(annotations), ..self };
+        }
+        let mut usable = annotations.clone();
+        let requests = loop {
+            match Requests::from_annotations(&usable) {
+                Ok(requests) => break requests,
+                Err(error) => {
+                    let left = error.key().is_some_and(|key| usable.remove(key).is_some());
+                    self.findings.push(Finding::problem("annotations", &Error::Request(error)));
+                    if !left {
+                        break None;
+                    }
+                }
+            }
+        };
+        let Requests { files, owner } = requests.unwrap_or(Requests { files: Vec::new(), owner: None });
+        self.wishes.extend(files.into_iter().map(|request| Wish {
+            file: Some(request.file),
+            reference: request.reference,
+            optional: request.optional,
+        }));
+        Subject { annotations: Some(annotations), wants_owner: owner.is_some(), owner: owner.or(self.owner), ..self }
+    }
+}
+
+/// What is read of a spec beyond what a delivery needs.
+struct Fields {
+    annotations: BTreeMap<String, String>,
+    calls_hook: bool,
+}
+
+impl Fields {
+    fn read(path: &Path) -> Result<Fields, BundleError> {
+        #[derive(Deserialize)]
+        struct Annotated {
+            annotations: Option<BTreeMap<String, String>>,
+        }
+        let json = |source| BundleError::Json { path: path.to_owned(), source };
+        let bytes = read_spec(path)?;
+        let Annotated { annotations } = serde_json::from_slice(&bytes).map_err(json)?;
+        let calls_hook = has_hook(&String::from_utf8_lossy(&bytes)).map_err(json)?;
+        Ok(Fields { annotations: annotations.unwrap_or_default(), calls_hook })
+    }
+}

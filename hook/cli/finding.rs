@@ -1,0 +1,99 @@
+//! One line of what is found out, and what to do about it.
+
+use std::fmt::Write as _;
+
+use anstyle::AnsiColor;
+use serde::{Serialize, Serializer};
+
+use super::in_colour;
+use crate::error::Error;
+use crate::error::class::Class;
+use crate::report;
+
+/// One line of a table.
+#[derive(Serialize)]
+pub(super) struct Finding {
+    verdict: Verdict,
+    subject: String,
+    detail: String,
+    advice: Option<String>,
+}
+
+enum Verdict {
+    Ok,
+    /// It decides nothing, but tells more.
+    Note,
+    Warning,
+    Problem(Class),
+}
+
+impl Finding {
+    pub(super) fn ok(subject: &str, detail: String) -> Finding {
+        Finding { verdict: Verdict::Ok, subject: subject.to_owned(), detail, advice: None }
+    }
+
+    pub(super) fn note(subject: &str, detail: String) -> Finding {
+        Finding { verdict: Verdict::Note, subject: subject.to_owned(), detail, advice: None }
+    }
+
+    pub(super) fn warning(subject: &str, detail: String, advice: String) -> Finding {
+        Finding { verdict: Verdict::Warning, subject: subject.to_owned(), detail, advice: Some(advice) }
+    }
+
+    pub(super) fn problem(subject: &str, error: &Error) -> Finding {
+        let detail = report::chain(error);
+        Finding { verdict: Verdict::Problem(error.class()), subject: subject.to_owned(), detail, advice: error.hint() }
+    }
+
+    /// A problem that is no error.
+    pub(super) fn told(class: Class, subject: &str, detail: String, advice: String) -> Finding {
+        Finding { verdict: Verdict::Problem(class), subject: subject.to_owned(), detail, advice: Some(advice) }
+    }
+
+    /// The same with a detail that ends like this.
+    pub(super) fn and(self, end: &str) -> Finding {
+        Finding { detail: self.detail + end, ..self }
+    }
+
+    /// Whose fault it is, if it is a problem.
+    pub(super) fn class(&self) -> Option<Class> {
+        match self.verdict {
+            Verdict::Problem(class) => Some(class),
+            _ => None,
+        }
+    }
+
+    pub(super) fn write(&self, text: &mut String) {
+        let verdict = in_colour(self.verdict.word(), self.verdict.colour());
+        let _ = writeln!(text, "{verdict} {}: {}", self.subject, self.detail);
+        if let Some(advice) = &self.advice {
+            let _ = writeln!(text, "{:<8} -> {advice}", "");
+        }
+    }
+}
+
+impl Verdict {
+    fn word(&self) -> &'static str {
+        match self {
+            Verdict::Ok => "ok",
+            Verdict::Note => "note",
+            Verdict::Warning => "warning",
+            Verdict::Problem(_) => "problem",
+        }
+    }
+
+    fn colour(&self) -> AnsiColor {
+        match self {
+            Verdict::Ok => AnsiColor::Green,
+            Verdict::Note => AnsiColor::Cyan,
+            Verdict::Warning => AnsiColor::Yellow,
+            Verdict::Problem(_) => AnsiColor::Red,
+        }
+    }
+}
+
+impl Serialize for Verdict {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.word())
+    }
+}

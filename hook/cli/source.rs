@@ -1,0 +1,105 @@
+//! Where the commands fetch sealed values from: as the settings say, else as 1Password's own variables do.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
+use zeroize::Zeroizing;
+
+use crate::error::Error;
+use crate::settings::{OpUnlock, Permission, ServerUrl, Settings, SourceName};
+use crate::source::connect::Connect;
+use crate::source::op::{Op, Session};
+use crate::source::token::Token;
+use crate::source::{self, Source, SourceError};
+
+const CONNECT_HOST: &str = "OP_CONNECT_HOST";
+const CONNECT_TOKEN: &str = "OP_CONNECT_TOKEN";
+const SERVICE_ACCOUNT_TOKEN: &str = "OP_SERVICE_ACCOUNT_TOKEN";
+
+impl ValueEnum for SourceName {
+    fn value_variants<'a>() -> &'a [SourceName] {
+        &[SourceName::Connect, SourceName::Op]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(match self {
+            SourceName::Connect => "connect",
+            SourceName::Op => "op",
+        }))
+    }
+}
+
+/// The choice on the command line, which goes before that of the settings.
+#[derive(clap::Args)]
+pub(super) struct Choice {
+    /// Where sealed values are fetched from, whatever the settings choose.
+    #[arg(long, value_name = "NAME")]
+    source: Option<SourceName>,
+}
+
+impl Choice {
+    /// The settings with this choice in them.
+    pub(super) fn over(&self, settings: Settings) -> Settings {
+        Settings { source: self.source.or(settings.source), ..settings }
+    }
+}
+
+/// Opens the source that the settings choose. The environment is looked at only if they have none, and then in the order that
+/// 1Password documents: Connect, then a service account.
+pub(super) fn source(settings: &Settings) -> Result<Box<dyn Source>, Error> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    if settings.connect.is_none()
+        && settings.op.is_none()
+        && let Some(source) = of_environment(settings, variable)?
+    {
+        return Ok(source);
+    }
+    let is_path = |value: &OsString| Path::new(value).is_absolute();
+    source::open(settings, Some(Session::of(|name| variable(name).filter(is_path)))).map_err(Error::Source)
+}
+
+/// How long everything may take: where an app is to be unlocked, as much longer as that may take.
+pub(super) fn patience(settings: &Settings) -> Duration {
+    let op = settings.op.clone().unwrap_or_default();
+    let asks_app = matches!(source::chosen(settings), Ok(SourceName::Op)) && matches!(op.unlock, OpUnlock::App { .. });
+    settings.deliver.deadline + if asks_app { op.timeout } else { Duration::ZERO }
+}
+
+fn of_environment(
+    settings: &Settings,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<Option<Box<dyn Source>>, Error> {
+    let bytes = |value: OsString| Zeroizing::new(value.into_vec());
+    let may_be = |name| settings.source.is_none_or(|chosen| chosen == name);
+    if may_be(SourceName::Connect) {
+        match (variable(CONNECT_HOST), variable(CONNECT_TOKEN)) {
+            (Some(host), Some(token)) => {
+                let url =
+                    host.to_str().ok_or(Error::Variable { name: CONNECT_HOST, reason: "it is not text".into() })?;
+                let url = ServerUrl::parse(url, Permission::Refuse)
+                    .map_err(|reason| Error::Variable { name: CONNECT_HOST, reason: reason.to_string() })?;
+                let connect = Connect::new(&url, Token::new(&bytes(token)), None).map_err(Error::Source)?;
+                return Ok(Some(Box::new(connect)));
+            }
+            (None, None) => {}
+            (Some(_), None) => {
+                return Err(Error::Variable { name: CONNECT_TOKEN, reason: "only the host is set".into() });
+            }
+            (None, Some(_)) => {
+                return Err(Error::Variable { name: CONNECT_HOST, reason: "only the token is set".into() });
+            }
+        }
+    }
+    match variable(SERVICE_ACCOUNT_TOKEN) {
+        Some(token) if may_be(SourceName::Op) => {
+            let op = settings.op.clone().unwrap_or_default();
+            let op = Op::with_token(&op, &bytes(token)).map_err(|error| Error::Source(SourceError::Op(error)))?;
+            Ok(Some(Box::new(op)))
+        }
+        _ => Ok(None),
+    }
+}

@@ -1,0 +1,391 @@
+//! The 1Password CLI, `op`.
+//!
+//! All references are asked for by one run of `op inject`, as each run costs about a second and a share of an hourly limit. It is
+//! run with the few variables that it needs and none of ours, and what it prints is believed only in the exact shape that was asked
+//! for: versions before 2.32.1 can end as if all was well when 1Password's server failed.
+//!
+//! `op` names neither the item nor its version, and finds names whatever their case. That does no harm: grants match the reference
+//! as it is asked for, and a sealed value opens for that spelling alone.
+//!
+//! [The CLI's reference](https://developer.1password.com/docs/cli/reference) is the source of commands and variables.
+
+mod process;
+mod refusal;
+mod template;
+
+use std::ffi::OsString;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::{LocalBoxStream, iter, unfold};
+use rustix::fs::statfs;
+use tempfile::TempDir;
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use super::{Fetched, Field, Source, SourceError};
+use crate::errno::Errno;
+use crate::excerpt::Excerpt;
+use crate::reference::Reference;
+use crate::retry::{Deadline, Seconds};
+use crate::settings::{self, FileError, OpUnlock, file};
+use process::Answer;
+use refusal::Refusal;
+use template::Template;
+
+/// The first version that does not end as if all was well when 1Password's server failed.
+pub const VERSION_MIN: [u32; 3] = [2, 32, 1];
+
+/// The most that is read of what `op` prints.
+const OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+const TOKEN_BYTES_MAX: usize = 64 * 1024;
+
+/// Where `op` has its home while it is run for a service account: in memory, whatever it may write there.
+const MEMORY: &str = "/dev/shm";
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// The 1Password CLI, and who lets it in.
+pub struct Op {
+    program: PathBuf,
+    unlock: Unlock,
+    timeout: Duration,
+}
+
+enum Unlock {
+    App { account: Option<String>, session: Session },
+    ServiceAccount { token: Zeroizing<String> },
+}
+
+/// The desktop session of the person who calls: the variables by which `op` finds the app and its own configuration.
+pub struct Session(Vec<(&'static str, OsString)>);
+
+impl Session {
+    /// Their home, and where the app's socket is.
+    const VARIABLES: [&str; 3] = ["HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"];
+
+    /// Takes what is needed of an environment.
+    pub fn of(variable: impl Fn(&str) -> Option<OsString>) -> Session {
+        Session(Session::VARIABLES.iter().filter_map(|name| Some((*name, variable(name)?))).collect())
+    }
+}
+
+impl Op {
+    /// Reads the token of the service account, if the settings name one. Nothing is run yet.
+    ///
+    /// # Errors
+    /// If the program or the token file cannot be trusted, or there is neither a token nor a session with an app.
+    pub fn open(settings: &settings::Op, session: Option<Session>) -> Result<Op, OpError> {
+        let unlock = match (&settings.unlock, session) {
+            (OpUnlock::ServiceAccount { token_file }, _) => {
+                let bytes = file::read(token_file, file::Kind::Credential, TOKEN_BYTES_MAX)?;
+                Unlock::ServiceAccount { token: token(&bytes)? }
+            }
+            (OpUnlock::App { account }, Some(session)) => Unlock::App { account: account.clone(), session },
+            (OpUnlock::App { .. }, None) => return Err(OpError::NoPerson),
+        };
+        Op::new(settings, unlock)
+    }
+
+    /// Shows `op` this token of a service account, whatever the settings say of who lets it in.
+    ///
+    /// # Errors
+    /// If the program cannot be trusted, or the text is no token.
+    pub fn with_token(settings: &settings::Op, text: &[u8]) -> Result<Op, OpError> {
+        Op::new(settings, Unlock::ServiceAccount { token: token(text)? })
+    }
+
+    fn new(settings: &settings::Op, unlock: Unlock) -> Result<Op, OpError> {
+        file::require_program(&settings.program)?;
+        Ok(Op { program: settings.program.to_path_buf(), unlock, timeout: settings.timeout })
+    }
+
+    /// What `op` says of its version.
+    ///
+    /// # Errors
+    /// If it cannot be run, does not answer in time, or says no version.
+    pub async fn version(&self, deadline: Deadline) -> Result<String, OpError> {
+        let answer = self.run(&["--version"], b"", deadline).await?;
+        let text = str::from_utf8(&answer.output).unwrap_or_default().trim_ascii();
+        let is_version =
+            text.len() < 32 && text.split('.').count() > 2 && text.starts_with(|c: char| c.is_ascii_digit());
+        if is_version { Ok(text.to_owned()) } else { Err(OpError::Shape) }
+    }
+
+    /// Asks for a group of references at once. Where one of them leads nowhere there is no answer for any, and the others have to be
+    /// asked for again.
+    async fn ask(&self, references: &[&Reference], group: Vec<usize>, deadline: Deadline) -> Step {
+        let wanted: Vec<(usize, &Reference)> =
+            group.iter().filter_map(|at| Some((*at, *references.get(*at)?))).collect();
+        let refusal = match self.inject(&wanted, deadline).await {
+            Ok(values) => {
+                let fields = wanted.iter().zip(values);
+                let fetched =
+                    fields.map(|((index, asked), value)| Fetched { index: *index, outcome: field(value, asked) });
+                return Step { fetched: fetched.collect(), left: Vec::new() };
+            }
+            Err(refusal) => refusal,
+        };
+        let refused =
+            |(index, asked): &(usize, &Reference)| Fetched { index: *index, outcome: Err(refusal.error(asked)) };
+        let missing = match &refusal {
+            Refusal::OfOne(missing) if wanted.len() > 1 => missing,
+            _ => return Step { fetched: wanted.iter().map(refused).collect(), left: Vec::new() },
+        };
+        let (named, others): (Vec<_>, Vec<_>) = wanted.iter().partition(|(_, asked)| missing.names(asked));
+        let indexes = |of: &[(usize, &Reference)]| of.iter().map(|(index, _)| *index).collect::<Vec<usize>>();
+        match named.as_slice() {
+            [one] => Step { fetched: vec![refused(one)], left: vec![indexes(&others)] },
+            // It does not say which one it means.
+            [] => {
+                let (first, second) = others.split_at(others.len() / 2);
+                Step { fetched: Vec::new(), left: vec![indexes(second), indexes(first)] }
+            }
+            // It can mean any of these.
+            several => {
+                let alone = several.iter().map(|one| indexes(std::slice::from_ref(one)));
+                let others = Some(indexes(&others)).filter(|others| !others.is_empty());
+                Step { fetched: Vec::new(), left: others.into_iter().chain(alone).collect() }
+            }
+        }
+    }
+
+    async fn inject(
+        &self,
+        wanted: &[(usize, &Reference)],
+        deadline: Deadline,
+    ) -> Result<Vec<Zeroizing<Vec<u8>>>, Refusal> {
+        let template = Template::of(wanted.iter().map(|(_, reference)| *reference)).ok_or(OpError::NoRandom)?;
+        let answer = self.run(&["inject"], template.text().as_bytes(), deadline).await?;
+        match template.values(&answer.output) {
+            Some(values) if answer.status.success() => Ok(values),
+            _ => Err(Refusal::read(&answer)),
+        }
+    }
+
+    async fn run(&self, arguments: &[&str], input: &[u8], deadline: Deadline) -> Result<Answer, OpError> {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).env_clear().env("OP_CACHE", "false").current_dir("/");
+        // Gone with what `op` wrote there when it has ended.
+        let home;
+        match &self.unlock {
+            Unlock::App { account, session } => {
+                command
+                    .envs(session.0.iter().map(|(name, value)| (name, value)))
+                    .env("OP_BIOMETRIC_UNLOCK_ENABLED", "true");
+                command.args(account.iter().map(|account| format!("--account={account}")));
+            }
+            Unlock::ServiceAccount { token } => {
+                home = home_in_memory(Path::new(MEMORY))?;
+                command.env("HOME", home.path()).env("OP_CONFIG_DIR", home.path());
+                command.env("OP_BIOMETRIC_UNLOCK_ENABLED", "false").env("OP_SERVICE_ACCOUNT_TOKEN", &**token);
+            }
+        }
+        let (within, told) = match deadline.remaining() {
+            left if left < self.timeout => (left, deadline.total()),
+            _ => (self.timeout, self.timeout),
+        };
+        let answer = timeout(within, process::run(&mut command, input, OUTPUT_BYTES_MAX)).await;
+        let app = matches!(self.unlock, Unlock::App { .. });
+        match answer {
+            Ok(Ok(Some(answer))) => Ok(answer),
+            Ok(Ok(None)) => Err(OpError::TooLarge { limit: OUTPUT_BYTES_MAX }),
+            Ok(Err(error)) => Err(OpError::Run { path: self.program.clone(), errno: error.into() }),
+            Err(_elapsed) => Err(OpError::NoAnswer { within: told, app }),
+        }
+    }
+}
+
+impl Source for Op {
+    fn fetch<'a>(&'a self, references: &'a [&'a Reference], deadline: Deadline) -> LocalBoxStream<'a, Fetched> {
+        let all: Vec<usize> = (0..references.len()).collect();
+        let groups = [all].into_iter().filter(|group| !group.is_empty()).collect();
+        let steps = unfold(groups, move |mut groups: Vec<Vec<usize>>| async move {
+            let Step { fetched, left } = self.ask(references, groups.pop()?, deadline).await;
+            groups.extend(left);
+            Some((fetched, groups))
+        });
+        steps.flat_map(iter).boxed_local()
+    }
+}
+
+/// What one run brought, and which groups are still to be asked for; the last one next.
+struct Step {
+    fetched: Vec<Fetched>,
+    left: Vec<Vec<usize>>,
+}
+
+fn field(value: Zeroizing<Vec<u8>>, reference: &Reference) -> Result<Field, SourceError> {
+    let (field, item) = (reference.field().to_owned(), reference.item().to_owned());
+    match str::from_utf8(&value) {
+        Ok("") => Err(SourceError::NoValue { field, item }),
+        Ok(text) => Ok(Field { value: Zeroizing::new(text.to_owned()), item_id: None, version: None }),
+        Err(_) => Err(SourceError::NotText { file: field, item }),
+    }
+}
+
+/// A token, as `op service-account create` prints it; space around it is passed over.
+fn token(bytes: &[u8]) -> Result<Zeroizing<String>, OpError> {
+    let text = str::from_utf8(bytes.trim_ascii()).map_err(|_| OpError::UnusableToken)?;
+    let is_token = text.starts_with("ops_") && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_token { Ok(Zeroizing::new(text.to_owned())) } else { Err(OpError::UnusableToken) }
+}
+
+/// A new directory of ours alone, on a tmpfs.
+fn home_in_memory(memory: &Path) -> Result<TempDir, OpError> {
+    let no_home = |errno| OpError::NoHome { directory: memory.into(), errno };
+    let of_what = statfs(memory).map_err(|errno| no_home(errno.into()))?.f_type;
+    if of_what as u64 != TMPFS_MAGIC {
+        return Err(OpError::OnDisk { directory: memory.into() });
+    }
+    let ours_alone = Permissions::from_mode(0o700);
+    tempfile::Builder::new()
+        .prefix("oci-secrets-op-")
+        .permissions(ours_alone)
+        .tempdir_in(memory)
+        .map_err(|error| no_home(error.into()))
+}
+
+/// Why `op` gives no values.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum OpError {
+    /// The program or the token file cannot be trusted, or is not there.
+    #[error("cannot use the files of [op]")]
+    File {
+        /// What is wrong with it.
+        #[from]
+        source: FileError,
+    },
+    /// The token file holds something else.
+    #[error("the service account's token does not begin with \"ops_\", or is more than one word")]
+    UnusableToken,
+    /// Only a person can unlock the app, and the hook is none.
+    #[error("refusing to ask the 1Password app: nobody is there to unlock it")]
+    NoPerson,
+    /// There is no memory in which `op` could have its home.
+    #[error("cannot make a directory in {} for op", directory.display())]
+    NoHome {
+        /// Where it was to be.
+        directory: PathBuf,
+        /// What the kernel answered.
+        #[source]
+        errno: Errno,
+    },
+    /// What `op` writes would reach a disk.
+    #[error("refusing to let op write below {}: it is not a tmpfs", directory.display())]
+    OnDisk {
+        /// Where it was to be.
+        directory: PathBuf,
+    },
+    /// The system has no random bytes.
+    #[error("cannot get random bytes")]
+    NoRandom,
+    /// The program cannot be started, or its pipes broke.
+    #[error("cannot run {}", path.display())]
+    Run {
+        /// The program.
+        path: PathBuf,
+        /// What the kernel answered.
+        #[source]
+        errno: Errno,
+    },
+    /// It was ended because it did not end by itself.
+    #[error("op did not answer within {}{}", Seconds(*within), if *app { ", while it waited for the 1Password app" } else { "" })]
+    NoAnswer {
+        /// How long that is.
+        within: Duration,
+        /// Whether it was the app's turn.
+        app: bool,
+    },
+    /// More bytes than any secrets have.
+    #[error("op printed more than {limit} bytes")]
+    TooLarge {
+        /// The most that is read.
+        limit: usize,
+    },
+    /// It ended as if all was well, and printed something else than it was asked for.
+    #[error("op ended well, but did not print what it was asked for")]
+    Shape,
+    /// A signal ended it.
+    #[error("op was ended by signal {signal}")]
+    Killed {
+        /// The signal.
+        signal: i32,
+    },
+    /// Nobody has signed in, or the app is not connected to.
+    #[error("op is not signed in: {}", Excerpt(said))]
+    NotSignedIn {
+        /// What it says.
+        said: String,
+    },
+    /// The person said no, or nothing.
+    #[error("the 1Password app did not let op in: {}", Excerpt(said))]
+    NotLetIn {
+        /// What it says.
+        said: String,
+    },
+    /// 1Password does not take the service account's token.
+    #[error("1Password refuses the service account's token: {}", Excerpt(said))]
+    Unauthorized {
+        /// What it says.
+        said: String,
+    },
+    /// Several vaults, items or fields answer to a reference.
+    #[error("more than one vault, item or field matches")]
+    Many,
+    /// Too many requests, for longer than we can wait.
+    #[error("1Password limits our requests: 429 Too Many Requests{}", retry.as_ref().map(|when| format!(", retry in {when}")).unwrap_or_default())]
+    Limited {
+        /// When to come back, in its words.
+        retry: Option<String>,
+    },
+    /// 1Password's server fails.
+    #[error("1Password failed: {}", Excerpt(said))]
+    Server {
+        /// What `op` says.
+        said: String,
+    },
+    /// There is no way to 1Password.
+    #[error("cannot reach 1Password: {}", Excerpt(said))]
+    Unreachable {
+        /// What `op` says.
+        said: String,
+    },
+    /// Something that this program does not know.
+    #[error("op failed: {}", Excerpt(said))]
+    Failed {
+        /// What it says.
+        said: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_one_word_that_begins_as_service_accounts_do() {
+        assert_eq!(&**token(b" ops_eyJhIjoiYiJ9\n").unwrap(), "ops_eyJhIjoiYiJ9");
+        for text in [&b"eyJhIjoiYiJ9"[..], b"", b"ops_a\nops_b", b"ops_\xff", b"ops_a b"] {
+            assert!(matches!(token(text), Err(OpError::UnusableToken)));
+        }
+    }
+
+    #[test]
+    fn has_its_home_in_memory_for_us_alone_or_nowhere() {
+        let home = home_in_memory(Path::new(MEMORY)).unwrap();
+        assert_eq!(home.path().metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        assert!(matches!(home_in_memory(Path::new("/proc")), Err(OpError::OnDisk { .. })));
+        assert!(matches!(home_in_memory(Path::new("/nowhere")), Err(OpError::NoHome { .. })));
+    }
+
+    #[test]
+    fn never_asks_an_app_without_a_person() {
+        let settings = settings::Op::default();
+        assert!(matches!(Op::open(&settings, None), Err(OpError::NoPerson)));
+    }
+}
