@@ -107,6 +107,7 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
     let rootful = promises![|show| Promise::On(Engine::ROOTFUL, show);
         podman::what_install_writes_is_enough
         podman::a_device_is_enough_without_hooks_d
+        podman::explain_tells_what_a_container_was_given
     ];
     let rootless = promises![|show| Promise::On(Engine::ROOTLESS, show);
         rootless::what_install_writes_is_enough

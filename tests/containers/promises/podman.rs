@@ -13,7 +13,7 @@ use crate::engine::Engine;
 use crate::host;
 use crate::search::Needle;
 use crate::spec::{MAPPED, Twist};
-use crate::support::AGENT_VAULT;
+use crate::support::{AGENT_VAULT, with_mode};
 use crate::world::World;
 
 pub(super) fn what_install_writes_is_enough(world: &World, engine: Engine) {
@@ -42,6 +42,53 @@ pub(super) fn a_device_is_enough_without_hooks_d(world: &World, engine: Engine) 
     container.ask("other", &title, "password");
     let refused = container.refused(engine);
     assert_eq!(refused.code, 66);
+}
+
+pub(super) fn explain_tells_what_a_container_was_given(world: &World, engine: Engine) {
+    let mut container = Container::new(world);
+    let item = container.secret("db", b"hunter2");
+    let (title, of_others) = (container.title("db"), container.title("of-others"));
+    // A podman that knows where these tests keep their containers.
+    let podman = engine.command(&["\"$@\""]);
+    let words = [podman.get_program()].into_iter().chain(podman.get_args()).map(|word| word.to_str().unwrap());
+    let words = words.collect::<Vec<_>>().join(" ");
+    let programs = empty(&container);
+    let script = format!("#!/bin/sh\nPATH={} HOME={} exec {words}\n", host::PATH, host::DIRECTORY);
+    with_mode(&programs.join("podman"), script.as_bytes(), 0o755);
+    let explain = |container: &Container<'_>| {
+        let mut command = Command::new(host::OCI_SECRETS);
+        command.arg("--settings").arg(container.settings_path()).args(["explain", "--engine", "podman"]);
+        let output =
+            command.arg(&container.name).env("PATH", format!("{}:{}", programs.display(), host::PATH)).output();
+        let output = output.unwrap();
+        let told = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&told).into_owned())
+    };
+    let running = container.start(engine, "echo ready; cat");
+    let (code, told) = explain(&container);
+    for line in [
+        "ok       grant: 1: \"op://AgentVault/*\" to every container".to_owned(),
+        format!("ok       source: vault \"AgentVault\", item \"{title}\" ({item}, version 1), field \"password\""),
+        "ok       seal: under local-kek:trial, which is listed; not opened".to_owned(),
+        "ok       file: /run/secrets/db, mode 0400, owner 1000:1001".to_owned(),
+    ] {
+        assert!(told.lines().any(|each| each == line), "{line}\n{told}");
+    }
+    assert_eq!(code, Some(0), "{told}");
+    assert!(!told.contains("hunter2"));
+    running.end();
+
+    let mut container = Container::new(world);
+    container.annotate("run.secrets/db", &format!("op://AgentVault/{of_others}/password"));
+    container.write(engine, "true");
+    let hooks = container.hooks.clone().unwrap();
+    let mut create = engine.command(&["create", "--hooks-dir", hooks.to_str().unwrap(), "--name", &container.name]);
+    create.args(["--network=none", "--annotation"]).arg(format!("run.secrets/db=op://AgentVault/{of_others}/password"));
+    assert!(create.arg("--rootfs").arg(container.rootfs()).arg("true").output().unwrap().status.success());
+    let (code, told) = explain(&container);
+    let _ = engine.command(&["rm", "--force", &container.name]).output();
+    assert_eq!(code, Some(66), "{told}");
+    assert!(told.contains(&format!("problem  source: no item \"{of_others}\" in vault \"AgentVault\"")), "{told}");
 }
 
 pub(super) fn a_pod_gives_each_container_its_own(world: &World, engine: Engine) {
