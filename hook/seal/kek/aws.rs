@@ -1,7 +1,7 @@
 //! `aws-kms://arn:…`: AWS KMS, through AWS's own client.
 //!
 //! The encryption context is empty, as Tink has it: what a value is bound to is bound in the envelope. Deadline and tries are ours.
-//! The client's errors are never printed: they can quote a request. [`super::aws_identity`] finds out who we are.
+//! The client's errors are never printed: they can quote a request. `aws_identity.rs` finds out who we are.
 
 use std::time::Duration;
 
