@@ -17,6 +17,7 @@ pub mod cli;
 pub mod container;
 pub mod deliver;
 pub mod engine;
+pub mod envrc;
 pub mod errno;
 pub mod error;
 pub mod excerpt;

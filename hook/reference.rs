@@ -138,7 +138,7 @@ fn check_segment(segment: &str) -> Result<(), ReferenceError> {
 }
 
 /// Why a text is not a reference.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
     /// Another scheme, or `OP://`.
     #[error("it does not begin with \"op://\"")]

@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["errno", "excerpt", "reference", "retry", "secret", "syslog", "tls"],
     &["harden"],
     &["container"],
-    &["settings"],
+    &["envrc", "settings"],
     &["pkcs11"],
     &["source", "seal", "deliver", "engine"],
     &["resolve"],

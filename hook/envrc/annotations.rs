@@ -1,0 +1,108 @@
+//! Variables as the annotations that ask for their files, in the form that each engine takes.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde_json::json;
+
+use super::{EnvrcError, Variable};
+
+/// Who shall read the annotations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `podman run`: options.
+    Podman,
+    /// `docker run`, from Docker 24: the same options.
+    Docker,
+    /// `nerdctl run`: the same options.
+    Nerdctl,
+    /// A pod's manifest: its `metadata`.
+    Kubernetes,
+    /// A bundle's `config.json`: an object to merge with it.
+    Oci,
+    /// A compose file: what a service has.
+    Compose,
+}
+
+/// Which arguments may come from what is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Split {
+    /// Each word is one: a shell splits what `$(…)` prints.
+    Words,
+    /// Each line is one.
+    Lines,
+}
+
+impl Format {
+    /// All of them.
+    pub const ALL: [Format; 6] =
+        [Format::Podman, Format::Docker, Format::Nerdctl, Format::Kubernetes, Format::Oci, Format::Compose];
+
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Podman => "podman",
+            Format::Docker => "docker",
+            Format::Nerdctl => "nerdctl",
+            Format::Kubernetes => "kubernetes",
+            Format::Oci => "oci",
+            Format::Compose => "compose",
+        }
+    }
+
+    /// Whether it is options of a command line.
+    pub fn is_options(self) -> bool {
+        matches!(self, Format::Podman | Format::Docker | Format::Nerdctl)
+    }
+
+    /// The annotations that ask for the files of these variables.
+    ///
+    /// # Errors
+    /// A reference has a space, at which a shell would split the option.
+    pub fn text(self, variables: &[Variable], split: Split) -> Result<String, EnvrcError> {
+        match self {
+            Format::Podman | Format::Docker | Format::Nerdctl => options(variables, split),
+            Format::Kubernetes => Ok(format!("metadata:\n{}", indented(&yaml(variables)))),
+            Format::Compose => Ok(yaml(variables)),
+            Format::Oci => {
+                let annotations: BTreeMap<String, String> = variables.iter().map(annotation).collect();
+                Ok(format!("{:#}\n", json!({ "annotations": annotations })))
+            }
+        }
+    }
+}
+
+/// Key and value.
+fn annotation(variable: &Variable) -> (String, String) {
+    (format!("run.secrets/{}", variable.file), variable.reference.to_string())
+}
+
+/// Nothing in them means anything to a shell but a space, and the `?` of a query, to which no file answers. podman 4 splits values
+/// at commas, which no reference has.
+fn options(variables: &[Variable], split: Split) -> Result<String, EnvrcError> {
+    let mut text = String::new();
+    for variable in variables {
+        let (key, value) = annotation(variable);
+        if split == Split::Words && value.contains(' ') {
+            return Err(EnvrcError::Space { name: variable.name.clone(), reference: variable.reference.clone() });
+        }
+        let _ = writeln!(text, "--annotation={key}={value}");
+    }
+    Ok(text)
+}
+
+/// Neither keys nor references have a character that would need an escape.
+fn yaml(variables: &[Variable]) -> String {
+    if variables.is_empty() {
+        return "annotations: {}\n".to_owned();
+    }
+    let mut text = "annotations:\n".to_owned();
+    for (key, value) in variables.iter().map(annotation) {
+        let _ = writeln!(text, "  {key}: \"{value}\"");
+    }
+    text
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}\n")).collect()
+}
