@@ -8,7 +8,7 @@
 //! only a [`Frozen`] delivery can be attached, and a frozen one takes no more files. Until it is attached the tmpfs has no path
 //! anywhere, and dropping the descriptor destroys the files; afterwards it lives and dies with the container's mount namespace.
 //! On the host there is never a path that leads to a secret, and a container sees all of its files, and still all that it had, or
-//! does not start.
+//! does not start. [`Frozen::attach_at`] gives it to this very process instead, once that is [`Private`].
 //!
 //! Kernel features, by their first version:
 //!
@@ -21,6 +21,7 @@
 mod attach;
 mod carry;
 mod preflight;
+mod private;
 mod site;
 mod target;
 mod tmpfs;
@@ -31,6 +32,7 @@ mod testing;
 pub use attach::AttachError;
 pub use carry::{Carried, CarryError};
 pub use preflight::{PreflightError, preflight};
+pub use private::{Private, PrivateError};
 pub use site::SiteError;
 pub use target::{TARGET, TargetError};
 pub use tmpfs::{Frozen, Tmpfs, TmpfsError, TmpfsOptions};
