@@ -1,13 +1,17 @@
 //! `oci-secrets`: what operators and developers call. One file per verb.
 
+mod annotate;
 mod check;
 mod completions;
+mod env;
 mod explain;
 mod finding;
 mod install;
 mod kek;
+mod listed;
 mod man;
 mod rewrap;
+mod run;
 mod seal;
 mod source;
 mod unseal;
@@ -15,6 +19,7 @@ mod unseal;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anstyle::AnsiColor;
 use clap::error::ErrorKind;
@@ -35,6 +40,9 @@ pub const PROGRAM: &str = "oci-secrets";
 
 /// The most that is read from standard input: a secret or a sealed value is far smaller.
 const INPUT_BYTES_MAX: u64 = 1024 * 1024;
+
+/// How long threads may take to end.
+const THREADS_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Seals secrets for 1Password, and tells whether this host can deliver them.
 #[derive(Parser)]
@@ -59,6 +67,9 @@ enum Verb {
     Install(install::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
+    Annotate(annotate::Arguments),
+    Env(env::Arguments),
+    Run(run::Arguments),
 }
 
 const EXAMPLE: &str = "\
@@ -93,6 +104,9 @@ impl Verb {
             Verb::Install(arguments) => install::run(&arguments, settings),
             Verb::Completions(arguments) => completions::run(&arguments),
             Verb::Man(arguments) => man::run(&arguments),
+            Verb::Annotate(arguments) => annotate::run(&arguments),
+            Verb::Env(arguments) => env::run(&arguments, settings),
+            Verb::Run(arguments) => run::run(arguments, settings),
         }
     }
 }
@@ -102,6 +116,9 @@ fn told_by_clap(usage: &clap::Error) -> ExitCode {
     if matches!(usage.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         let _ = usage.print();
         return ExitCode::SUCCESS;
+    }
+    if std::env::args_os().any(|argument| argument == "annotate") {
+        annotate::stop_engine();
     }
     let text = usage.render().to_string();
     let message = match usage.kind() {
@@ -137,13 +154,21 @@ fn load(path: &Path) -> Result<Settings, Error> {
     Settings::load(path).map_err(Error::Settings)
 }
 
+/// The settings of whoever runs this, unless others are told.
+fn load_own(told: &Path) -> Result<Settings, Error> {
+    load(own_settings(told, &host()).as_deref().unwrap_or(told))
+}
+
 /// Runs what talks to the network, on this thread, under the settings' deadline; and longer where a person has to unlock an app.
 fn block_on<T>(settings: &Settings, work: impl AsyncFnOnce(Deadline) -> Result<T, Error>) -> Result<T, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Error::Runtime { errno: error.into() })?;
-    runtime.block_on(async { work(Deadline::after(patience(settings))).await })
+    let outcome = runtime.block_on(async { work(Deadline::after(patience(settings))).await });
+    // Threads end at once, but for one that waits for a name server, which must not hold up whoever waits for us.
+    runtime.shutdown_timeout(THREADS_PATIENCE);
+    outcome
 }
 
 /// The whole of standard input.

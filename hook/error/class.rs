@@ -3,8 +3,9 @@
 use super::Error;
 use crate::audit::AuditError;
 use crate::container::ProcessError;
-use crate::deliver::{AttachError, CarryError, SiteError, TargetError, TmpfsError};
+use crate::deliver::{AttachError, CarryError, PrivateError, SiteError, TargetError, TmpfsError};
 use crate::engine::{BundleError, EngineError, InstallError};
+use crate::envrc::EnvrcError;
 use crate::resolve::ResolveError;
 use crate::seal::kek::{Fault, KekError};
 use crate::seal::{SealError, envelope::EnvelopeError};
@@ -76,6 +77,13 @@ impl Error {
             Error::NoRequestSet { .. } | Error::NoRuntime | Error::Exec { .. } | Error::NotCalled { .. } => {
                 Class::Settings
             }
+            Error::Envrc(EnvrcError::Read { .. } | EnvrcError::Argument | EnvrcError::Value { .. })
+            | Error::Terminal
+            | Error::Command { .. }
+            | Error::Private(PrivateError::Directory { .. }) => Class::CommandLine,
+            Error::Envrc(_) => Class::Data,
+            Error::Private(_) => Class::Kernel,
+            Error::Unset { source, .. } => source.class(),
             Error::Check { class, .. } | Error::Explain { class, .. } | Error::Rewrap { class, .. } => *class,
         }
     }

@@ -3,7 +3,7 @@
 use super::Error;
 use crate::audit::AuditError;
 use crate::container::{ProcessError, StateError};
-use crate::deliver::{AttachError, CarryError, PreflightError, SiteError, TargetError, TmpfsError};
+use crate::deliver::{AttachError, CarryError, PreflightError, PrivateError, SiteError, TargetError, TmpfsError};
 use crate::engine::{EngineError, InstallError};
 use crate::harden::is_initial_user_namespace;
 use crate::reference::Reference;
@@ -91,6 +91,13 @@ impl Error {
             Error::Install(InstallError::Exists { .. }) => {
                 "without `--write`, `oci-secrets install` shows the content: merge it, or remove the file first"
             }
+            Error::Envrc(error) => return error.hint(),
+            Error::Unset { source, .. } => return source.hint(),
+            Error::Terminal => "`eval \"$(oci-secrets env)\"` sets them in bash and zsh; `--show` prints them here",
+            Error::Private(PrivateError::NoUserNamespace { .. }) => {
+                "user namespaces are turned off here for users without root; without `--files` the command gets variables"
+            }
+            Error::Private(PrivateError::Directory { .. }) => "make it first: an empty directory will do",
             _ => return None,
         };
         Some(hint.to_owned())

@@ -3,12 +3,14 @@
 pub mod class;
 mod hint;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::audit::AuditError;
 use crate::container::{ProcessError, RequestError, SpecError, StateError};
-use crate::deliver::{AttachError, CarryError, PreflightError, TmpfsError};
+use crate::deliver::{AttachError, CarryError, PreflightError, PrivateError, TmpfsError};
 use crate::engine::{BundleError, EngineError, InstallError};
+use crate::envrc::EnvrcError;
 use crate::errno::{Errno, SyscallError};
 use crate::reference::Reference;
 use crate::resolve::ResolveError;
@@ -249,6 +251,32 @@ pub enum Error {
         problems: usize,
         /// The class of the first one.
         class: Class,
+    },
+    /// Variables that should have held references.
+    #[error(transparent)]
+    Envrc(EnvrcError),
+    /// Variables that are not set.
+    #[error("cannot set {names}")]
+    Unset {
+        /// Which.
+        names: String,
+        /// Why not.
+        source: Box<Error>,
+    },
+    /// Secrets that would be shown.
+    #[error("refusing to print secrets on a terminal, which keeps what it shows")]
+    Terminal,
+    /// A delivery to this process.
+    #[error(transparent)]
+    Private(PrivateError),
+    /// A command that cannot be run.
+    #[error("cannot run {}", .program.display())]
+    Command {
+        /// The command.
+        program: OsString,
+        /// What the kernel answered.
+        #[source]
+        errno: Errno,
     },
     /// `check` found problems and told them already.
     #[error("{problems} of {checks} checks found a problem")]

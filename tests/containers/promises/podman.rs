@@ -91,6 +91,29 @@ pub(super) fn explain_tells_what_a_container_was_given(world: &World, engine: En
     assert!(told.contains(&format!("problem  source: no item \"{of_others}\" in vault \"AgentVault\"")), "{told}");
 }
 
+pub(super) fn the_references_of_an_envrc_are_words_of_its_command_line(world: &World, engine: Engine) {
+    let mut container = Container::new(world);
+    container.secret("openai-api-key", b"hunter2");
+    container.secret("db", b"rose");
+    container.annotations.clear();
+    let (key, db) = (container.title("openai-api-key"), container.title("db"));
+    let envrc = container.directory.join(".envrc");
+    let lines = [
+        format!("export OPENAI_API_KEY=\"op://AgentVault/{key}/password\""),
+        "PATH_add bin".into(),
+        format!("DB='op://AgentVault/{db}/password' # of the agent"),
+    ];
+    fs::write(&envrc, lines.join("\n")).unwrap();
+    let annotations = world.oci_secrets(&["annotate", envrc.to_str().unwrap()], b"");
+    // Without quotes, as in `podman run $(oci-secrets annotate .envrc)`.
+    let split = Command::new("sh").args(["-c", r#"printf '%s\n' $1"#, "sh", &annotations]).output().unwrap();
+    let words = String::from_utf8(split.stdout).unwrap();
+    container.twists.extend(words.lines().map(|word| Twist::Podman(word.into())));
+    assert_eq!(container.twists.len(), 2, "{words}");
+    let script = "cd /run/secrets && ls && cat db openai-api-key";
+    assert_eq!(container.run(engine, script).text(), "db\nopenai-api-key\nrosehunter2");
+}
+
 pub(super) fn a_pod_gives_each_container_its_own(world: &World, engine: Engine) {
     let pod = Pod::new(engine, &["--share=ipc,net,uts"]);
     let mut red = pod.container(world);
