@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
 use super::listed::{requests, secrets, variables};
+use super::source::Choice;
 use super::{load_own, write_output};
 use crate::envrc::Variable;
 use crate::envrc::shell::{Shell, json};
@@ -37,6 +38,8 @@ pub(super) struct Arguments {
     /// Print secrets on a terminal, too.
     #[arg(long)]
     show: bool,
+    #[command(flatten)]
+    choice: Choice,
 }
 
 impl ValueEnum for Shell {
@@ -62,7 +65,8 @@ pub(super) fn run(arguments: &Arguments, told: &Path) -> Result<ExitCode, Error>
 
 fn print(arguments: &Arguments, told: &Path, variables: &[Variable]) -> Result<ExitCode, Error> {
     let requests = requests(variables);
-    let secrets = if requests.is_empty() { Vec::new() } else { secrets(&requests, &load_own(told)?)? };
+    let secrets =
+        if requests.is_empty() { Vec::new() } else { secrets(&requests, &arguments.choice.over(load_own(told)?))? };
     let values: Vec<(&str, &Secret)> = variables
         .iter()
         .map(|variable| variable.name.as_str())

@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode};
 
 use super::listed::{requests, secrets};
 use super::load_own;
+use super::source::Choice;
 use crate::container::Owner;
 use crate::deliver::{Carried, Private, Tmpfs, TmpfsError, TmpfsOptions};
 use crate::envrc::shell::variable_value;
@@ -35,6 +36,8 @@ pub(super) struct Arguments {
     /// Give files in this directory, which must exist, instead of variables.
     #[arg(long, value_name = "DIR")]
     files: Option<PathBuf>,
+    #[command(flatten)]
+    choice: Choice,
     /// Variables.
     #[arg(value_name = "NAME=op://…", required_unless_present = "env_file")]
     variables: Vec<String>,
@@ -50,7 +53,7 @@ pub(super) fn run(arguments: Arguments, told: &Path) -> Result<ExitCode, Error> 
     let mut command = Command::new(program);
     command.args(words);
     if !variables.is_empty() {
-        let settings = load_own(told)?;
+        let settings = arguments.choice.over(load_own(told)?);
         let requests = requests(&variables);
         let secrets = secrets(&requests, &settings)?;
         match &arguments.files {

@@ -141,15 +141,15 @@ engine() {
 
 # Makes the folder $DIR/project with this .envrc, which direnv may run, and gives direnv our library: project LINE...
 project() {
-    mkdir -p "$DIR/project" "$DIR/bin" "$DIR/config/direnv/lib"
+    mkdir -p "$DIR/project" "$DIR/for-direnv" "$DIR/config/direnv/lib"
     cp "${BASH_SOURCE[0]%/*}/../../config/direnv/oci-secrets.sh" "$DIR/config/direnv/lib/"
-    printf '#!/bin/sh\nexec %s --settings %s "$@"\n' "$(type -P oci-secrets)" "$DIR/settings.toml" >"$DIR/bin/oci-secrets"
-    chmod 755 "$DIR/bin/oci-secrets"
+    printf '#!/bin/sh\nexec %s --settings %s "$@"\n' "$(type -P oci-secrets)" "$DIR/settings.toml" >"$DIR/for-direnv/oci-secrets"
+    chmod 755 "$DIR/for-direnv/oci-secrets"
     printf '%s\n' "$@" >"$DIR/project/.envrc"
     direnv allow "$DIR/project"
 }
 
-direnv() { PATH=$DIR/bin:$PATH HOME=$DIR XDG_CONFIG_HOME=$DIR/config XDG_DATA_HOME=$DIR/data command direnv "$@"; }
+direnv() { PATH=$DIR/for-direnv:$PATH HOME=$DIR XDG_CONFIG_HOME=$DIR/config XDG_DATA_HOME=$DIR/data command direnv "$@"; }
 
 # Types these lines at a shell with direnv's hook, and with no other oci-secrets than that of `project`: types SHELL LINE...
 types() {
@@ -160,7 +160,7 @@ types() {
     *) options=(-f -i -o no_prompt_sp) ;;
     esac
     printf '%s\n' "eval \"\$(direnv hook $shell)\"" "$@" |
-        PATH=$DIR/bin:/usr/bin:/bin HOME=$DIR XDG_CONFIG_HOME=$DIR/config XDG_DATA_HOME=$DIR/data PS1='' TERM=dumb \
+        PATH=$DIR/for-direnv:/usr/bin:/bin HOME=$DIR XDG_CONFIG_HOME=$DIR/config XDG_DATA_HOME=$DIR/data PS1='' TERM=dumb \
             "$shell" "${options[@]}" 2>&1 | sed 's/\x1b\[[0-9;]*m//g; /job control\|process group\|^exit$/d'
 }
 

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::finding::Finding;
 use super::source::Choice;
-use super::{block_on, host, load, own_settings, source, write_json, write_table};
+use super::{block_on, load_own, source, write_json, write_table};
 use crate::container::FileName;
 use crate::error::Error;
 use crate::reference::Reference;
@@ -33,7 +33,7 @@ use subject::{Subject, Target, Whose, Wish};
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(super) struct Arguments {
-    /// The directory of a bundle, or a reference; with --engine, the name or id of a container.
+    /// The directory of a bundle, an .envrc, or a reference; with --engine, the name or id of a container.
     #[arg(value_name = "TARGET")]
     target: Target,
     /// Whose container it is.
@@ -94,8 +94,7 @@ struct Explained {
 
 pub(super) fn run(arguments: &Arguments, told: &Path) -> Result<ExitCode, Error> {
     let subject = Subject::find(&arguments.target, arguments.engine)?;
-    let own = own_settings(told, &host());
-    let settings = load(own.as_deref().unwrap_or(told)).map(|settings| arguments.choice.over(settings));
+    let settings = load_own(told).map(|settings| arguments.choice.over(settings));
     let explanation = explain(subject, settings, arguments.open);
     if arguments.json {
         write_json(&explanation)?

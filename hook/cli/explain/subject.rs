@@ -12,6 +12,7 @@ use crate::container::{FileName, Owner, Requests, Spec, is_sandbox, read_spec};
 use crate::deliver::preflight;
 use crate::engine::inspect::{self, Described};
 use crate::engine::{BundleError, has_hook};
+use crate::envrc::{self, EnvrcError, Variable};
 use crate::error::Error;
 use crate::reference::{Reference, ReferenceError};
 
@@ -27,7 +28,7 @@ pub(super) enum Whose {
 #[derive(Clone)]
 pub(super) enum Target {
     Reference(Reference),
-    /// The directory of a bundle, or a container of an engine.
+    /// The directory of a bundle, a file such as `.envrc`, or a container of an engine.
     Name(String),
 }
 
@@ -67,6 +68,9 @@ impl Subject {
     pub(super) fn find(target: &Target, engine: Option<Whose>) -> Result<Subject, Error> {
         let described = match (target, engine) {
             (Target::Reference(reference), _) => return Ok(Subject::of_reference(reference.clone())),
+            (Target::Name(file), None) if Path::new(file).is_file() => {
+                return Subject::of_envrc(Path::new(file)).map_err(Error::Envrc);
+            }
             (Target::Name(bundle), None) => {
                 return Ok(Subject::of_bundle(format!("bundle {bundle}"), Path::new(bundle)));
             }
@@ -80,6 +84,13 @@ impl Subject {
     fn of_reference(reference: Reference) -> Subject {
         let name = format!("reference {reference}");
         Subject { wishes: vec![Wish { file: None, reference, optional: false }], ..Subject::nobody(name) }
+    }
+
+    fn of_envrc(path: &Path) -> Result<Subject, EnvrcError> {
+        let wish =
+            |variable: Variable| Wish { file: Some(variable.file), reference: variable.reference, optional: false };
+        let wishes = envrc::read(path).and_then(envrc::unite)?.into_iter().map(wish).collect();
+        Ok(Subject { wishes, ..Subject::nobody(path.display().to_string()) })
     }
 
     fn of_container(Described { id, bundle, annotations, user }: Described) -> Subject {
