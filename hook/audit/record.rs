@@ -1,20 +1,13 @@
-//! The audit trail: one line of JSON for every container that asked for secrets, whether it got them or not.
-//!
-//! It tells who asked for what and on which grounds it was decided; never a value, and never the length of one.
+//! One record: what is known of one start.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use serde::Serialize;
 
 use crate::container::Request;
-use crate::errno::Errno;
 use crate::resolve::Resolved;
-use crate::settings::file::{self, FileError};
-use crate::syslog::{self, Severity};
 
 /// The version of the record's shape.
 const SCHEMA: u8 = 1;
@@ -131,63 +124,4 @@ impl Record {
         self.decision = Decision::Refused;
         self.refusal = Some(Refusal { code, message });
     }
-}
-
-/// Where records go: the system log, and a file if the settings name one.
-#[derive(Default)]
-pub struct Trail {
-    file: Option<(PathBuf, File)>,
-}
-
-impl Trail {
-    /// Opens the file, or makes it with mode 0600. A trail that cannot be kept is found out before any secret is asked for.
-    ///
-    /// # Errors
-    /// If the file cannot be opened.
-    pub fn open(path: Option<&Path>) -> Result<Trail, AuditError> {
-        let open = |path: &Path| file::append(path).map(|file| (path.to_owned(), file));
-        Ok(Trail { file: path.map(open).transpose().map_err(|source| AuditError::Open { source })? })
-    }
-
-    /// Writes one record as one line, in one write, so that starts at the same time do not mix theirs.
-    ///
-    /// # Errors
-    /// If the file does not take it: then the container must not start either.
-    pub fn write(&mut self, program: &str, record: &Record) -> Result<(), AuditError> {
-        let mut line = serde_json::to_string(record).map_err(|source| AuditError::Encode { source })?;
-        syslog::log(Severity::Info, program, &line);
-        line.push('\n');
-        match &mut self.file {
-            None => Ok(()),
-            Some((path, file)) => file
-                .write_all(line.as_bytes())
-                .map_err(|error| AuditError::Write { path: path.clone(), errno: error.into() }),
-        }
-    }
-}
-
-/// Why the audit trail cannot be kept.
-#[derive(Debug, thiserror::Error)]
-pub enum AuditError {
-    /// The file cannot be opened.
-    #[error("cannot keep the audit file")]
-    Open {
-        /// What is wrong with it.
-        source: FileError,
-    },
-    /// The file does not take a line.
-    #[error("cannot write to the audit file {}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the kernel answered.
-        #[source]
-        errno: Errno,
-    },
-    /// The record is not JSON.
-    #[error("cannot encode the audit record")]
-    Encode {
-        /// The library's account.
-        source: serde_json::Error,
-    },
 }
