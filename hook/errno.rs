@@ -7,6 +7,13 @@ use std::io;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Errno(nix::errno::Errno);
 
+impl Errno {
+    /// Whether there is no such file.
+    pub fn is_not_found(self) -> bool {
+        self.0 == nix::errno::Errno::ENOENT
+    }
+}
+
 /// A system call that failed: it prints the call, its source prints the answer.
 #[derive(Debug, thiserror::Error)]
 #[error("{call}")]

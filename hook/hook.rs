@@ -82,7 +82,7 @@ fn deliver_to(
     trail: &mut Trail,
 ) -> Result<(), Error> {
     let settings = Settings::load(settings).map_err(Error::Settings)?;
-    *trail = Trail::open(settings.audit.file.as_deref()).map_err(Error::Audit)?;
+    *trail = Trail::open(&settings.audit, settings.deliver.deadline).map_err(Error::Audit)?;
     record.container = state.id().map_err(Error::State)?.to_owned();
     record.bundle = state.bundle().map_err(Error::State)?.to_owned();
     let requests = requests?;

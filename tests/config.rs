@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use oci_secrets::settings::{
-    AwsIdentity, AwsKms, DEADLINE, Deliver, LocalKek, Op, OpUnlock, Pkcs11, Settings, SourceName,
+    Audit, AwsIdentity, AwsKms, DEADLINE, Deliver, LocalKek, Op, OpUnlock, Pkcs11, Settings, SourceName,
 };
 use regex::Regex;
 use serde_json::Value;
@@ -57,7 +57,8 @@ fn optional_keys_show_their_defaults() {
     assert_eq!(full.pkcs11.helper, Pkcs11::default().helper);
     assert!(full.pkcs11.module.is_some() && written.pkcs11 == Pkcs11::default());
     assert!(full.gcp_kms.credentials_file.is_some() && written.gcp_kms.credentials_file.is_none());
-    assert!(full.audit.file.is_some() && written.audit.file.is_none());
+    assert!(full.audit.file.is_some() && written.audit == Audit::default());
+    assert!(!full.audit.chain);
 }
 
 #[test]

@@ -2,14 +2,21 @@
 //!
 //! It tells who asked for what and on which grounds it was decided; never a value, and never the length of one.
 
+mod chain;
+mod link;
 mod record;
+mod tail;
 mod trail;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::errno::Errno;
+use crate::retry::Seconds;
 use crate::settings::FileError;
 
+pub use self::chain::Chain;
+pub use self::link::{Hash, Link, NotAHash};
 pub use self::record::Record;
 pub use self::trail::Trail;
 
@@ -30,6 +37,23 @@ pub enum AuditError {
         /// What the kernel answered.
         #[source]
         errno: Errno,
+    },
+    /// The file's last line cannot be read, and so not vouched for.
+    #[error("cannot read the audit file {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel answered.
+        #[source]
+        errno: Errno,
+    },
+    /// Someone holds the file's lock.
+    #[error("cannot write to the audit file {}: others held its lock for {}", path.display(), Seconds(*patience))]
+    Busy {
+        /// The file.
+        path: PathBuf,
+        /// How long we waited.
+        patience: Duration,
     },
     /// The record is not JSON.
     #[error("cannot encode the audit record")]

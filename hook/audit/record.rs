@@ -10,7 +10,7 @@ use crate::container::Request;
 use crate::resolve::Resolved;
 
 /// The version of the record's shape.
-const SCHEMA: u8 = 1;
+pub(super) const SCHEMA: u8 = 1;
 
 /// What is known of one start. It is filled as the start goes on, so that a refusal tells how far it came.
 #[derive(Serialize)]

@@ -2,41 +2,71 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
+use super::chain::Chain;
 use super::{AuditError, Record};
-use crate::settings::file;
+use crate::settings::{self, file};
 use crate::syslog::{self, Severity};
+
+/// How long a record waits for the file's lock at least: the deadline is what may have ended the start that it is of.
+const PATIENCE_MIN: Duration = Duration::from_secs(1);
 
 /// Where records go: the system log, and a file if the settings name one.
 #[derive(Default)]
 pub struct Trail {
-    file: Option<(PathBuf, File)>,
+    file: Option<Destination>,
+}
+
+enum Destination {
+    Plain { path: PathBuf, file: File },
+    Chained { chain: Chain, until: Instant },
 }
 
 impl Trail {
     /// Opens the file, or makes it with mode 0600. A trail that cannot be kept is found out before any secret is asked for.
     ///
+    /// `deadline` is for everything from now on; what is left of it is how long a record may wait for the lock of a chain.
+    ///
     /// # Errors
     /// If the file cannot be opened.
-    pub fn open(path: Option<&Path>) -> Result<Trail, AuditError> {
-        let open = |path: &Path| file::append(path).map(|file| (path.to_owned(), file));
-        Ok(Trail { file: path.map(open).transpose().map_err(|source| AuditError::Open { source })? })
+    pub fn open(settings: &settings::Audit, deadline: Duration) -> Result<Trail, AuditError> {
+        let Some(path) = settings.file.as_deref() else {
+            return Ok(Trail::default());
+        };
+        let destination = if settings.chain {
+            Destination::Chained { chain: Chain::open(path)?, until: Instant::now() + deadline }
+        } else {
+            let file = file::append(path).map_err(|source| AuditError::Open { source })?;
+            Destination::Plain { path: path.to_owned(), file }
+        };
+        Ok(Trail { file: Some(destination) })
     }
 
     /// Writes one record as one line, in one write, so that starts at the same time do not mix theirs.
     ///
     /// # Errors
-    /// If the file does not take it: then the container must not start either.
+    /// If the file does not take it: then the container must not start either. The system log has it all the same.
     pub fn write(&mut self, program: &str, record: &Record) -> Result<(), AuditError> {
-        let mut line = serde_json::to_string(record).map_err(|source| AuditError::Encode { source })?;
-        syslog::log(Severity::Info, program, &line);
-        line.push('\n');
-        match &mut self.file {
-            None => Ok(()),
-            Some((path, file)) => file
-                .write_all(line.as_bytes())
-                .map_err(|error| AuditError::Write { path: path.clone(), errno: error.into() }),
+        let line = serde_json::to_string(record).map_err(|source| AuditError::Encode { source })?;
+        let (lines, outcome) = match &mut self.file {
+            None => (vec![line], Ok(())),
+            Some(Destination::Plain { path, file }) => {
+                let written = file.write_all(format!("{line}\n").as_bytes());
+                (vec![line], written.map_err(|error| AuditError::Write { path: path.clone(), errno: error.into() }))
+            }
+            Some(Destination::Chained { chain, until }) => {
+                let patience = until.saturating_duration_since(Instant::now()).max(PATIENCE_MIN);
+                match chain.append(record, patience) {
+                    Ok(lines) => (lines, Ok(())),
+                    Err(error) => (vec![line], Err(error)),
+                }
+            }
+        };
+        for line in &lines {
+            syslog::log(Severity::Info, program, line);
         }
+        outcome
     }
 }

@@ -288,7 +288,7 @@ fn pattern(settings: &Settings, listed: &str) -> Finding {
 fn audit(settings: &Settings) -> Option<Finding> {
     let path = settings.audit.file.as_deref()?;
     let name = || path.display().to_string();
-    Some(match path.exists().then(|| Trail::open(Some(path))) {
+    Some(match path.exists().then(|| Trail::open(&settings.audit, settings.deliver.deadline)) {
         None => Finding::ok("audit", format!("{} will be made", name())),
         Some(Ok(_)) => Finding::ok("audit", name()),
         Some(Err(error)) => Finding::problem("audit", &Error::Audit(error)),

@@ -62,7 +62,7 @@ impl Error {
             Error::Attach(error) => of_attach(error),
             Error::Audit(AuditError::Open { source }) => of_file(source),
             Error::Audit(AuditError::Encode { .. }) | Error::Json { .. } => Class::Bug,
-            Error::Audit(AuditError::Write { .. }) => Class::Kernel,
+            Error::Audit(AuditError::Write { .. } | AuditError::Read { .. } | AuditError::Busy { .. }) => Class::Kernel,
             Error::Environment { .. }
             | Error::Input { .. }
             | Error::Output { .. }

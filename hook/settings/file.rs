@@ -23,6 +23,8 @@ const ANY_BY_OTHERS: u32 = 0o077;
 const STICKY: u32 = 0o1000;
 const EXECUTABLE: u32 = 0o111;
 const ROOT: u32 = 0;
+/// How often a file that is appended to may be renamed, as logs are, after it was opened and before it was checked.
+const RENAMED_MAX: u32 = 3;
 /// What the kernel shows for a user who has no id in our user namespace; see `/proc/sys/kernel/overflowuid`.
 const OVERFLOW: u32 = 65_534;
 
@@ -64,13 +66,28 @@ pub fn check(path: &Path, kind: Kind) -> Result<(), FileError> {
     open(path, kind, OpenOptions::new().read(true)).map(drop)
 }
 
-/// Opens a file that the host trusts to append to it; makes it with mode 0600 if there is none.
+/// Opens a file that the host trusts to read it piece by piece.
+///
+/// # Errors
+/// The file cannot be opened, or could have been written by others.
+pub fn open_plain(path: &Path) -> Result<File, FileError> {
+    open(path, Kind::Plain, OpenOptions::new().read(true)).map(|(file, _)| file)
+}
+
+/// Opens a file that the host trusts to append to it, and to read what is in it; makes it with mode 0600 if there is none.
 ///
 /// # Errors
 /// The file cannot be opened or could have been written by others. A new file is left behind only if its directory is trusted.
 pub fn append(path: &Path) -> Result<File, FileError> {
-    let (file, _) = open(path, Kind::Plain, OpenOptions::new().append(true).create(true).mode(0o600))?;
-    Ok(file)
+    let open = || open(path, Kind::Plain, OpenOptions::new().read(true).append(true).create(true).mode(0o600));
+    let mut opened = open();
+    for _ in 0..RENAMED_MAX {
+        match &opened {
+            Err(FileError::Open { errno, .. }) if errno.is_not_found() => opened = open(),
+            _ => break,
+        }
+    }
+    opened.map(|(file, _)| file)
 }
 
 /// Checks that a program can be run, and that only root or our own user could have put it where it is. In a user namespace, in

@@ -189,10 +189,12 @@ impl Default for Deliver {
 
 /// Where the record of each start goes besides the system log.
 #[derive(Debug, Default, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(try_from = "AuditKeys")]
 pub struct Audit {
     /// The file to append to.
     pub file: Option<AbsolutePath>,
+    /// Whether each line of the file carries the hash of the one before.
+    pub chain: bool,
 }
 
 /// Annotations for containers of an engine that cannot pass any on.
@@ -281,6 +283,26 @@ impl TryFrom<ConnectKeys> for Connect {
     }
 }
 
+/// `[audit]` as it is written: what is chained is the file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AuditKeys {
+    file: Option<AbsolutePath>,
+    #[serde(default)]
+    chain: bool,
+}
+
+impl TryFrom<AuditKeys> for Audit {
+    type Error = NothingToChain;
+
+    fn try_from(keys: AuditKeys) -> Result<Audit, NothingToChain> {
+        match keys {
+            AuditKeys { file: None, chain: true } => Err(NothingToChain),
+            AuditKeys { file, chain } => Ok(Audit { file, chain }),
+        }
+    }
+}
+
 fn deadline<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse::<jiff::SignedDuration>()
@@ -352,6 +374,11 @@ impl From<RequestError> for RequestSetError {
 #[error("expected an absolute path")]
 pub struct RelativePath;
 
+/// A chain of the lines of no file.
+#[derive(Debug, thiserror::Error)]
+#[error("chain = true needs a file")]
+struct NothingToChain;
+
 /// An address of 1Password Connect that is not used.
 #[derive(Debug, thiserror::Error)]
 #[error("url: {reason}")]
@@ -421,6 +448,13 @@ mod tests {
         assert!(!settings.kek_is_listed("local-kek:trial"));
         assert_eq!(settings.deliver.plaintext, Permission::Refuse);
         assert!(settings.gcp_kms.sends_credentials());
+    }
+
+    #[test]
+    fn only_a_file_is_chained() {
+        assert!(parse("[audit]\nfile = \"/a\"\nchain = true").audit.chain);
+        let error = "[audit]\nchain = true".parse::<Settings>().unwrap_err().to_string();
+        assert!(error.contains("chain = true needs a file"), "{error}");
     }
 
     #[test]

@@ -1,0 +1,331 @@
+//! A file in which every line vouches for the one before it.
+//!
+//! Each line carries the hash of the line before and a number. What is not part of the chain, and still in the file, is closed off by a
+//! line that says so, a *mark*: a write that a power loss cut off, or lines from before the chain was asked for. Nothing is repaired.
+//!
+//! Writers come and go, so all that they know is in the file. Each reads the last line and appends its own under the file's lock, with
+//! one write. A file that was renamed meanwhile is left alone; a new one begins with the hash of the last line of the one before.
+//!
+//! A chain cannot show that its end is missing, nor that who may write to the file has written all of it anew: for that, the hash of
+//! the last line must be known from elsewhere. The system log has it with every line.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::AuditError;
+use super::link::{Hash, Link};
+use super::record::SCHEMA;
+use super::tail::{End, Tail};
+use crate::settings::file;
+
+/// How long a writer that finds the file locked waits before it looks again; varied, so that many do not look at once.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// A chain to append to.
+pub struct Chain {
+    path: PathBuf,
+    file: File,
+}
+
+/// A line that is about the chain itself.
+#[derive(Serialize)]
+struct Mark {
+    schema: u8,
+    time: String,
+    mark: What,
+    /// The hash of what is closed off, without the newline at its end: all of the file where a chain begins, all that follows the
+    /// last line where it resumes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    over: Option<Hash>,
+}
+
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum What {
+    /// Here is the first line.
+    Begins,
+    /// Something is in between that is not of the chain.
+    Resumes,
+}
+
+/// Anything that is written as a line, with its link.
+#[derive(Serialize)]
+struct Linked<'a, T> {
+    #[serde(flatten)]
+    record: &'a T,
+    chain: Link,
+}
+
+impl Chain {
+    /// Opens the file, or makes it with mode 0600. It is not locked.
+    ///
+    /// # Errors
+    /// If the file cannot be opened, or others could write to it.
+    pub fn open(path: &Path) -> Result<Chain, AuditError> {
+        let file = file::append(path).map_err(|source| AuditError::Open { source })?;
+        Ok(Chain { path: path.to_owned(), file })
+    }
+
+    /// Appends a record, which is a JSON object without a key `chain`, and gives back the lines that were written: the record's last,
+    /// after a mark if there was something to be said. They are in the file, but [`Chain::sync`] alone makes them outlast a power loss.
+    ///
+    /// # Errors
+    /// If others hold the file's lock for as long as we have patience, or the file cannot be read or written. Part of a line may be
+    /// left in it; who comes next closes it off.
+    pub fn append(&mut self, record: &impl Serialize, patience: Duration) -> Result<Vec<String>, AuditError> {
+        let until = Instant::now() + patience;
+        self.lock(until, patience)?;
+        let outcome = self.append_locked(record, until);
+        let _ = self.file.unlock();
+        outcome
+    }
+
+    /// Waits until all that was appended is on the disk.
+    ///
+    /// # Errors
+    /// If the kernel cannot say so.
+    pub fn sync(&self) -> Result<(), AuditError> {
+        self.file.sync_data().map_err(self.cannot_write())
+    }
+
+    /// Locks the file that is at our path now.
+    fn lock(&mut self, until: Instant, patience: Duration) -> Result<(), AuditError> {
+        loop {
+            match self.file.try_lock() {
+                Ok(()) if self.is_in_place().map_err(self.cannot_write())? => return Ok(()),
+                Ok(()) => *self = Chain::open(&self.path)?,
+                Err(TryLockError::WouldBlock) => thread::sleep(PAUSE.mul_f64(0.5 + fastrand::f64())),
+                Err(TryLockError::Error(error)) => return Err(self.cannot_write()(error)),
+            }
+            if Instant::now() >= until {
+                return Err(AuditError::Busy { path: self.path.clone(), patience });
+            }
+        }
+    }
+
+    /// Whether our file was not renamed or removed since it was opened.
+    fn is_in_place(&self) -> io::Result<bool> {
+        let ours = self.file.metadata()?;
+        match fs::metadata(&self.path) {
+            Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn append_locked(&mut self, record: &impl Serialize, until: Instant) -> Result<Vec<String>, AuditError> {
+        let End { tail, is_whole } = End::of(&self.file).map_err(self.cannot_read())?;
+        let (mark, mut next) = match tail {
+            Tail::Chained { sequence, hash, over } => {
+                (over.map(|over| (What::Resumes, Some(over))), Link { sequence: sequence + 1, previous: Some(hash) })
+            }
+            Tail::Foreign { over } => (Some((What::Begins, Some(over))), Link { sequence: 1, previous: None }),
+            Tail::Empty => (Some((What::Begins, None)), Link { sequence: 1, previous: self.last_of_before(until) }),
+        };
+        let mut lines = Vec::with_capacity(2);
+        if let Some((mark, over)) = mark {
+            let mark = Mark { schema: SCHEMA, time: jiff::Timestamp::now().to_string(), mark, over };
+            lines.push(line(&mark, &mut next)?);
+        }
+        lines.push(line(record, &mut next)?);
+
+        let mut bytes = if is_whole { Vec::new() } else { vec![b'\n'] };
+        for line in &lines {
+            bytes.extend_from_slice(line.as_bytes());
+            bytes.push(b'\n');
+        }
+        self.file.write_all(&bytes).map_err(self.cannot_write())?;
+        Ok(lines)
+    }
+
+    /// The hash of the last line of the file that was here before, and was renamed to `<name>.…` or `<name>-…`; the newest, if there
+    /// are several. It is locked for that, so that who had opened it before it was renamed has written by then, or will see that it
+    /// was.
+    fn last_of_before(&self, until: Instant) -> Option<Hash> {
+        let file = newest_renamed(&self.path)?;
+        while file.try_lock_shared().is_err() {
+            if Instant::now() >= until {
+                return None;
+            }
+            thread::sleep(PAUSE);
+        }
+        match End::of(&file).ok()?.tail {
+            Tail::Chained { hash, .. } => Some(hash),
+            Tail::Empty | Tail::Foreign { .. } => None,
+        }
+    }
+
+    fn cannot_read(&self) -> impl Fn(io::Error) -> AuditError + use<> {
+        let path = self.path.clone();
+        move |error| AuditError::Read { path: path.clone(), errno: error.into() }
+    }
+
+    fn cannot_write(&self) -> impl Fn(io::Error) -> AuditError + use<> {
+        let path = self.path.clone();
+        move |error| AuditError::Write { path: path.clone(), errno: error.into() }
+    }
+}
+
+/// The record as a line without its newline, linked as `next` says, which then is what the line after it will need.
+fn line(record: &impl Serialize, next: &mut Link) -> Result<String, AuditError> {
+    let linked = Linked { record, chain: next.clone() };
+    let line = serde_json::to_string(&linked).map_err(|source| AuditError::Encode { source })?;
+    *next = Link { sequence: next.sequence + 1, previous: Some(Hash::of(line.as_bytes())) };
+    Ok(line)
+}
+
+fn newest_renamed(path: &Path) -> Option<File> {
+    let name = path.file_name()?.as_encoded_bytes();
+    let is_renamed = |other: &[u8]| matches!(other.strip_prefix(name), Some([b'.' | b'-', ..]));
+    let entries = fs::read_dir(path.parent()?).ok()?.filter_map(Result::ok);
+    let renamed = entries.filter(|entry| is_renamed(entry.file_name().as_encoded_bytes()));
+    let newest = renamed.filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path()))).max()?;
+    file::open_plain(&newest.1).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use serde_json::{Value, json};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn place() -> (TempDir, PathBuf) {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("audit.jsonl");
+        (directory, path)
+    }
+
+    fn append(path: &Path, number: u64) -> Vec<String> {
+        Chain::open(path).unwrap().append(&json!({ "number": number }), PATIENCE).unwrap()
+    }
+
+    fn lines(path: &Path) -> Vec<String> {
+        fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    fn value(line: &str) -> Value {
+        serde_json::from_str(line).unwrap()
+    }
+
+    #[test]
+    fn every_line_has_the_hash_of_the_one_before() {
+        let (_directory, path) = place();
+        let written: Vec<String> = (1..=3).flat_map(|number| append(&path, number)).collect();
+        let lines = lines(&path);
+        assert_eq!(lines, written);
+        assert_eq!(lines.len(), 4);
+        assert_eq!(
+            (&value(&lines[0])["mark"], &value(&lines[0])["chain"]),
+            (&json!("begins"), &json!({"sequence": 1}))
+        );
+        for (index, pair) in lines.windows(2).enumerate() {
+            let hash = Hash::of(pair[0].as_bytes()).to_string();
+            assert_eq!(value(&pair[1])["chain"], json!({ "sequence": index + 2, "previous": hash }));
+        }
+    }
+
+    #[test]
+    fn a_write_that_was_cut_off_is_closed_off_and_told() {
+        let (_directory, path) = place();
+        append(&path, 1);
+        let mut file = File::options().append(true).open(&path).unwrap();
+        file.write_all(b"{\"schema\":1,\"ti").unwrap();
+        append(&path, 2);
+        let lines = lines(&path);
+        assert_eq!(lines.len(), 5);
+        assert_eq!(lines[2], "{\"schema\":1,\"ti");
+        let mark = value(&lines[3]);
+        assert_eq!(
+            (&mark["mark"], &mark["over"]),
+            (&json!("resumes"), &json!(Hash::of(lines[2].as_bytes()).to_string()))
+        );
+        assert_eq!(mark["chain"], json!({ "sequence": 3, "previous": Hash::of(lines[1].as_bytes()).to_string() }));
+        assert_eq!(value(&lines[4])["chain"]["sequence"], 4);
+    }
+
+    #[test]
+    fn lines_from_before_the_chain_are_closed_off() {
+        let (_directory, path) = place();
+        fs::write(&path, "{\"schema\":1}\n{\"schema\":1}\n").unwrap();
+        append(&path, 1);
+        let mark = value(&lines(&path)[2]);
+        assert_eq!(mark["mark"], "begins");
+        assert_eq!(mark["over"], json!(Hash::of(b"{\"schema\":1}\n{\"schema\":1}").to_string()));
+        assert_eq!(mark["chain"], json!({ "sequence": 1 }));
+    }
+
+    #[test]
+    fn a_new_file_begins_where_the_one_before_ended() {
+        let (directory, path) = place();
+        let mut opened_before = Chain::open(&path).unwrap();
+        let last = append(&path, 1).pop().unwrap();
+        fs::write(directory.path().join("audit.json"), "").unwrap();
+        fs::rename(&path, directory.path().join("audit.jsonl.1")).unwrap();
+        opened_before.append(&json!({ "number": 2 }), PATIENCE).unwrap();
+        let lines = lines(&path);
+        assert_eq!(lines.len(), 2, "who had opened the file before it was renamed writes to the new one");
+        assert_eq!(
+            value(&lines[0])["chain"],
+            json!({ "sequence": 1, "previous": Hash::of(last.as_bytes()).to_string() })
+        );
+    }
+
+    #[test]
+    fn whoever_holds_the_lock_is_not_waited_for_without_end() {
+        let (_directory, path) = place();
+        append(&path, 1);
+        let holder = File::open(&path).unwrap();
+        holder.lock().unwrap();
+        let refused = Chain::open(&path).unwrap().append(&json!({}), Duration::from_millis(20));
+        assert!(matches!(refused, Err(AuditError::Busy { .. })));
+        drop(holder);
+        append(&path, 2);
+        assert_eq!(lines(&path).len(), 3);
+    }
+
+    #[test]
+    fn many_writers_make_one_chain_however_often_it_is_rotated() {
+        const WRITERS: u64 = 16;
+        const LINES: u64 = 25;
+        let (directory, path) = place();
+        let rotated = |rotation| directory.path().join(format!("audit.jsonl-{rotation}"));
+        let rotations: Vec<u64> = (0..LINES).filter(|number| number % 5 == 4).collect();
+        thread::scope(|scope| {
+            for writer in 0..WRITERS {
+                let (path, rotated, rotations) = (&path, &rotated, &rotations);
+                scope.spawn(move || {
+                    for number in 0..LINES {
+                        append(path, writer * LINES + number);
+                        if writer == 0 && rotations.contains(&number) {
+                            fs::rename(path, rotated(number + 10)).unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        let mut previous = None;
+        let mut numbers = Vec::new();
+        let files = rotations.iter().map(|number| rotated(number + 10)).chain([path.clone()]);
+        for path in files.filter(|path| path.exists()) {
+            for (index, line) in lines(&path).iter().enumerate() {
+                let link = Link::of(line.as_bytes()).unwrap();
+                assert_eq!(link, Link { sequence: index as u64 + 1, previous }, "{}", path.display());
+                previous = Some(Hash::of(line.as_bytes()));
+                numbers.extend(value(line)["number"].as_u64());
+            }
+        }
+        numbers.sort_unstable();
+        assert_eq!(numbers, (0..WRITERS * LINES).collect::<Vec<_>>());
+    }
+}
