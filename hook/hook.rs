@@ -95,7 +95,7 @@ fn deliver_to(
     let owner = process.host_owner(owner(&requests, &spec)?).map_err(Error::Process)?;
     record.phase_ends("read");
 
-    let secrets = secrets(&requests.files, &settings)?;
+    let secrets = secrets(&requests.files, &settings, &record.start)?;
     record.resolved(&secrets);
     warn_of_keks_for_trials(state, &secrets);
     record.phase_ends("resolve");
@@ -127,10 +127,9 @@ fn owner(requests: &Requests, spec: &Spec) -> Result<Owner, Error> {
     requests.owner.or(spec.user).ok_or(Error::NoOwner)
 }
 
-fn secrets<'a>(requests: &'a [Request], settings: &Settings) -> Result<Vec<Resolved<'a>>, Error> {
+fn secrets<'a>(requests: &'a [Request], settings: &Settings, start: &str) -> Result<Vec<Resolved<'a>>, Error> {
     tls::install();
-    // Nobody is there who could unlock an app.
-    let source = source::open(settings, None).map_err(Error::Source)?;
+    let source = source::open_for(settings, start).map_err(Error::Source)?;
     let keks = Keks::new(settings);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::Runtime { errno: error.into() })?;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use crate::error::Error;
 use crate::error::class::Class;
-use crate::syslog::{self, Severity};
+use crate::syslog::{self, CONTAINER, Field, Severity};
 
 /// The most that is written to standard error. Runtimes hold a hook's output in a pipe that nobody may be reading.
 pub const OUTPUT_BYTES_MAX: usize = 4096;
@@ -23,9 +23,10 @@ pub fn failed(program: &str, container: Option<&str>, error: &Error) -> ExitCode
         let _ = write!(message, "container {id}: ");
     }
     message.push_str(&chain(error));
-    say(program, Severity::Error, "error", &message);
+    let fields: Vec<Field<'_>> = container.iter().map(|id| Field { name: CONTAINER, value: id }).collect();
+    say(program, "error", &message, &fields);
     if let Some(hint) = error.hint() {
-        say(program, Severity::Error, "hint", &hint);
+        say(program, "hint", &hint, &fields);
     }
     ExitCode::from(error.class() as u8)
 }
@@ -35,15 +36,15 @@ pub fn failed(program: &str, container: Option<&str>, error: &Error) -> ExitCode
 pub fn own_up_to_bugs(program: &'static str) {
     std::panic::set_hook(Box::new(move |panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        say(program, Severity::Error, "error", &format!("this is a bug of ours, in {place}"));
-        say(program, Severity::Error, "hint", "please report it, with this line");
+        say(program, "error", &format!("this is a bug of ours, in {place}"), &[]);
+        say(program, "hint", "please report it, with this line", &[]);
         std::process::exit(Class::Bug as i32);
     }));
 }
 
 /// Tells the system log of something that should not stay as it is. Standard error stays silent on success.
 pub fn warn(program: &str, message: &str) {
-    syslog::log(Severity::Warning, program, &printable(message));
+    syslog::log(Severity::Warning, program, &printable(message), &[]);
 }
 
 /// Tells the person at the terminal of something that may not be meant.
@@ -62,10 +63,10 @@ pub fn chain(error: &(dyn Cause + 'static)) -> String {
     text
 }
 
-fn say(program: &str, severity: Severity, label: &str, message: &str) {
+fn say(program: &str, label: &str, message: &str, fields: &[Field<'_>]) {
     let message = printable(message);
     write_line(program, label, &message);
-    syslog::log(severity, program, &format!("{label}: {message}"));
+    syslog::log(Severity::Error, program, &format!("{label}: {message}"), fields);
 }
 
 fn write_line(program: &str, label: &str, message: &str) {

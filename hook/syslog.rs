@@ -25,10 +25,21 @@ pub enum Severity {
     Info = 6,
 }
 
+/// What the journal can find a line by besides its text: `journalctl OCI_SECRETS_CONTAINER=…`. Other logs do not have it.
+pub struct Field<'a> {
+    /// In capitals, beginning with `OCI_SECRETS_`.
+    pub name: &'static str,
+    /// The same name may come several times, with a value each.
+    pub value: &'a str,
+}
+
+/// The field that names a container by its whole id.
+pub const CONTAINER: &str = "OCI_SECRETS_CONTAINER";
+
 /// Logs one line. `program` is who says it.
-pub fn log(severity: Severity, program: &str, line: &str) {
+pub fn log(severity: Severity, program: &str, line: &str, fields: &[Field<'_>]) {
     let severity = severity as u8;
-    if send(JOURNAL, &journal_entry(severity, program, line)).is_err() {
+    if send(JOURNAL, &journal_entry(severity, program, line, fields)).is_err() {
         let _ =
             send(SYSLOG, format!("<{}>{program}[{}]: {line}", FACILITY * 8 + severity, std::process::id()).as_bytes());
     }
@@ -40,12 +51,16 @@ fn send(socket: &str, datagram: &[u8]) -> io::Result<()> {
     sender.send_to(datagram, socket).map(drop)
 }
 
-/// One entry; the line is given with its length, so that nothing in it can pass for another field.
-fn journal_entry(severity: u8, program: &str, line: &str) -> Vec<u8> {
-    let mut fields = String::new();
-    let _ = write!(fields, "PRIORITY={severity}\nSYSLOG_FACILITY={FACILITY}\nSYSLOG_IDENTIFIER={program}\nMESSAGE\n");
-    let length = u64::try_from(line.len()).unwrap_or_default();
-    [fields.as_bytes(), &length.to_le_bytes(), line.as_bytes(), b"\n"].concat()
+/// One entry; what comes from outside is given with its length, so that nothing in it can pass for another field.
+fn journal_entry(severity: u8, program: &str, line: &str, fields: &[Field<'_>]) -> Vec<u8> {
+    let mut head = String::new();
+    let _ = writeln!(head, "PRIORITY={severity}\nSYSLOG_FACILITY={FACILITY}\nSYSLOG_IDENTIFIER={program}");
+    let mut entry = head.into_bytes();
+    for Field { name, value } in fields.iter().chain([&Field { name: "MESSAGE", value: line }]) {
+        let length = u64::try_from(value.len()).unwrap_or_default();
+        entry.extend([name.as_bytes(), b"\n", &length.to_le_bytes(), value.as_bytes(), b"\n"].concat());
+    }
+    entry
 }
 
 #[cfg(test)]
@@ -54,8 +69,10 @@ mod tests {
 
     #[test]
     fn a_line_cannot_forge_a_field() {
-        let entry = journal_entry(3, "oci-secrets-hook", "x\nPRIORITY=0");
-        let head = b"PRIORITY=3\nSYSLOG_FACILITY=10\nSYSLOG_IDENTIFIER=oci-secrets-hook\nMESSAGE\n";
-        assert_eq!(entry, [&head[..], &12u64.to_le_bytes(), b"x\nPRIORITY=0\n"].concat());
+        let fields = [Field { name: CONTAINER, value: "a\nb" }];
+        let entry = journal_entry(3, "oci-secrets-hook", "x\nPRIORITY=0", &fields);
+        let head = b"PRIORITY=3\nSYSLOG_FACILITY=10\nSYSLOG_IDENTIFIER=oci-secrets-hook\nOCI_SECRETS_CONTAINER\n";
+        let message = [&b"a\nb\nMESSAGE\n"[..], &12u64.to_le_bytes(), b"x\nPRIORITY=0\n"].concat();
+        assert_eq!(entry, [&head[..], &3u64.to_le_bytes(), &message].concat());
     }
 }

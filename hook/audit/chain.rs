@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::AuditError;
 use super::link::{Hash, Link};
@@ -45,9 +45,10 @@ struct Mark {
     over: Option<Hash>,
 }
 
-#[derive(Clone, Copy, Serialize)]
+/// What a mark says.
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum What {
+pub(super) enum What {
     /// Here is the first line.
     Begins,
     /// Something is in between that is not of the chain.

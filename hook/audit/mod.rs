@@ -3,10 +3,13 @@
 //! It tells who asked for what and on which grounds it was decided; never a value, and never the length of one.
 
 mod chain;
+mod compare;
+mod entry;
 mod link;
 mod record;
 mod tail;
 mod trail;
+mod verify;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,9 +19,12 @@ use crate::retry::Seconds;
 use crate::settings::FileError;
 
 pub use self::chain::Chain;
+pub use self::compare::{Comparison, Difference, compare};
+pub use self::entry::{Entry, Filter, Line, Reading};
 pub use self::link::{Hash, Link, NotAHash};
 pub use self::record::Record;
 pub use self::trail::Trail;
+pub use self::verify::{Finding, Note, Problem, Verdict, Verification};
 
 /// Why the audit trail cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +60,21 @@ pub enum AuditError {
         path: PathBuf,
         /// How long we waited.
         patience: Duration,
+    },
+    /// No file to read is known.
+    #[error("the settings name no audit file")]
+    NoFile,
+    /// A chain is not as it was written; the places are told already.
+    #[error("{problems} {} in the audit trail {} not as written", if *problems == 1 { "place" } else { "places" }, if *problems == 1 { "is" } else { "are" })]
+    NotAsWritten {
+        /// How many places.
+        problems: usize,
+    },
+    /// Our account and Connect's differ; the differences are told already.
+    #[error("our account and 1Password Connect's differ in {differences} {}", if *differences == 1 { "place" } else { "places" })]
+    Differ {
+        /// How many places.
+        differences: usize,
     },
     /// The record is not JSON.
     #[error("cannot encode the audit record")]

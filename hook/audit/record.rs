@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::container::Request;
 use crate::resolve::Resolved;
+use crate::syslog::{CONTAINER, Field};
 
 /// The version of the record's shape.
 pub(super) const SCHEMA: u8 = 1;
@@ -19,6 +20,8 @@ pub struct Record {
     /// RFC 3339, UTC.
     time: String,
     decision: Decision,
+    /// Tells this start from all others. 1Password Connect knows it, too: it is in the `User-Agent` of every request.
+    pub start: String,
     /// The container's id.
     pub container: String,
     /// The bundle's directory.
@@ -70,6 +73,7 @@ impl Record {
             schema: SCHEMA,
             time: jiff::Timestamp::now().to_string(),
             decision: Decision::Refused,
+            start: format!("{:016x}", fastrand::u64(..)),
             container: String::new(),
             bundle: PathBuf::new(),
             annotations: BTreeMap::new(),
@@ -112,6 +116,21 @@ impl Record {
         let milliseconds = (now - self.lap).as_secs_f64() * 1e3;
         self.milliseconds.insert(name, (milliseconds * 1e3).round() / 1e3);
         self.lap = now;
+    }
+
+    /// What the journal shall find the record by.
+    pub(super) fn fields(&self) -> Vec<Field<'_>> {
+        let decision = match self.decision {
+            Decision::Delivered => "delivered",
+            Decision::Refused => "refused",
+        };
+        let one = [
+            (CONTAINER, self.container.as_str()),
+            ("OCI_SECRETS_DECISION", decision),
+            ("OCI_SECRETS_START", &self.start),
+        ];
+        let references = self.secrets.iter().map(|reading| ("OCI_SECRETS_REFERENCE", reading.reference.as_str()));
+        one.into_iter().chain(references).map(|(name, value)| Field { name, value }).collect()
     }
 
     /// Decides that the container has its secrets.

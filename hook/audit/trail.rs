@@ -65,7 +65,7 @@ impl Trail {
             }
         };
         for line in &lines {
-            syslog::log(Severity::Info, program, line);
+            syslog::log(Severity::Info, program, line, &record.fields());
         }
         outcome
     }

@@ -1,6 +1,7 @@
 //! `oci-secrets`: what operators and developers call. One file per verb.
 
 mod annotate;
+mod audit;
 mod check;
 mod completions;
 mod env;
@@ -65,6 +66,8 @@ enum Verb {
     Check(check::Arguments),
     Explain(explain::Arguments),
     Install(install::Arguments),
+    #[command(subcommand)]
+    Audit(audit::Verb),
     Completions(completions::Arguments),
     Man(man::Arguments),
     Annotate(annotate::Arguments),
@@ -102,6 +105,7 @@ impl Verb {
             Verb::Check(arguments) => check::run(&arguments, settings),
             Verb::Explain(arguments) => explain::run(&arguments, settings),
             Verb::Install(arguments) => install::run(&arguments, settings),
+            Verb::Audit(verb) => audit::run(&verb, settings),
             Verb::Completions(arguments) => completions::run(&arguments),
             Verb::Man(arguments) => man::run(&arguments),
             Verb::Annotate(arguments) => annotate::run(&arguments),

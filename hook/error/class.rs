@@ -62,6 +62,8 @@ impl Error {
             Error::Attach(error) => of_attach(error),
             Error::Audit(AuditError::Open { source }) => of_file(source),
             Error::Audit(AuditError::Encode { .. }) | Error::Json { .. } => Class::Bug,
+            Error::Audit(AuditError::NoFile) => Class::Settings,
+            Error::Audit(AuditError::NotAsWritten { .. } | AuditError::Differ { .. }) => Class::Data,
             Error::Audit(AuditError::Write { .. } | AuditError::Read { .. } | AuditError::Busy { .. }) => Class::Kernel,
             Error::Environment { .. }
             | Error::Input { .. }

@@ -25,6 +25,13 @@ impl Error {
             Error::Settings(SettingsError::File(error)) | Error::Audit(AuditError::Open { source: error }) => {
                 return file_hint(error);
             }
+            Error::Audit(AuditError::Busy { .. }) => "`lslocks` shows who holds it",
+            Error::Audit(AuditError::NoFile) => {
+                "name files, or - to read the system log: journalctl -t oci-secrets-hook -o cat | oci-secrets audit show -"
+            }
+            Error::Audit(AuditError::NotAsWritten { .. }) => {
+                "the system log has each line, too: journalctl -t oci-secrets-hook -o cat"
+            }
             Error::Settings(_) => "`oci-secrets check` tests the settings; config/settings.toml explains every key",
             Error::Environment { .. } => "give the hook `env` with PATH alone, as config/hooks.d has it",
             Error::NoSource => "add [connect] with `url` and `token-file`",

@@ -21,6 +21,7 @@ use serde_json::Value;
 use tokio::sync::OnceCell;
 use zeroize::Zeroizing;
 
+use super::activity;
 use super::item::{Item, Named, is_active};
 use super::token::Token;
 use super::{Fetched, Field, Source, SourceError};
@@ -71,13 +72,27 @@ impl Connect {
         Connect::new(&settings.url, Token::read(&settings.token_file)?, settings.ca_file.as_deref())
     }
 
+    /// The same for a container's start, whose id goes with each request: Connect keeps the `User-Agent` in its account of what was
+    /// asked of it, so that the account can be compared with ours ([`activity`]).
+    ///
+    /// # Errors
+    /// As for [`Connect::open`].
+    pub fn open_for(settings: &settings::Connect, start: &str) -> Result<Connect, SourceError> {
+        let token = Token::read(&settings.token_file)?;
+        Connect::new_as(&settings.url, token, settings.ca_file.as_deref(), &activity::user_agent_of(USER_AGENT, start))
+    }
+
     /// Knows a server by its address, and shows it this token.
     ///
     /// # Errors
     /// If the token cannot stand in a header, or the certificates cannot be used.
     pub fn new(url: &ServerUrl, token: Token, ca_file: Option<&Path>) -> Result<Connect, SourceError> {
+        Connect::new_as(url, token, ca_file, USER_AGENT)
+    }
+
+    fn new_as(url: &ServerUrl, token: Token, ca_file: Option<&Path>, user_agent: &str) -> Result<Connect, SourceError> {
         let mut client = Client::builder()
-            .user_agent(USER_AGENT)
+            .user_agent(user_agent)
             .default_headers(HeaderMap::from_iter([(AUTHORIZATION, token.bearer()?)]))
             .redirect(redirect::Policy::none())
             .no_proxy();
@@ -292,7 +307,10 @@ impl Connect {
         filter: Option<&str>,
         deadline: Deadline,
     ) -> Result<Zeroizing<Vec<u8>>, Refusal> {
-        let url = self.url(path, filter);
+        self.ask_url(&self.url(path, filter), deadline).await
+    }
+
+    async fn ask_url(&self, url: &Url, deadline: Deadline) -> Result<Zeroizing<Vec<u8>>, Refusal> {
         let attempt = async || {
             let response = self.client.get(url.clone()).send().await.map_err(broken)?;
             if response.status() != StatusCode::OK {
@@ -301,6 +319,22 @@ impl Connect {
             read(response).await
         };
         deadline.retry(attempt).await.map_err(Refusal::from)
+    }
+
+    /// Reads one page of a list that Connect hands out in pages.
+    pub(super) async fn read_page<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        (offset, limit): (usize, usize),
+        what: &str,
+        deadline: Deadline,
+    ) -> Result<Vec<T>, SourceError> {
+        let mut url = self.url(path, None);
+        url.query_pairs_mut().append_pair("limit", &limit.to_string()).append_pair("offset", &offset.to_string());
+        let page = self.ask_url(&url, deadline).await.and_then(|body| {
+            serde_json::from_slice(&body).map_err(|e| Refusal::NotConnect { line: e.line(), column: e.column() })
+        });
+        page.map_err(|refusal| self.error(refusal, what.to_owned()))
     }
 
     fn url(&self, path: &[&str], filter: Option<&str>) -> Url {

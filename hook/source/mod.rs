@@ -1,5 +1,6 @@
 //! Where sealed values are fetched from.
 
+pub mod activity;
 pub mod connect;
 pub mod edit;
 mod item;
@@ -14,22 +15,35 @@ use zeroize::Zeroizing;
 
 use crate::reference::Reference;
 use crate::retry::{Deadline, Seconds, Tries};
-use crate::settings::{FileError, Settings, SourceName};
+use crate::settings::{self, FileError, Settings, SourceName};
 use connect::Connect;
 use op::{Op, OpError, Session};
 
 /// Opens the source that the settings choose. Nothing is sent or run yet.
 ///
-/// `session` is the desktop session of the person who calls, whom `op` may ask; the hook has none.
+/// `session` is the desktop session of the person who calls, whom `op` may ask.
 ///
 /// # Errors
 /// If the settings choose none, or its files cannot be used.
 pub fn open(settings: &Settings, session: Option<Session>) -> Result<Box<dyn Source>, SourceError> {
+    open_as(settings, session, Connect::open)
+}
+
+/// Opens it for a container's start: Connect is told the id of the start, and nobody is there who could unlock an app.
+///
+/// # Errors
+/// As for [`open`].
+pub fn open_for(settings: &Settings, start: &str) -> Result<Box<dyn Source>, SourceError> {
+    open_as(settings, None, |connect| Connect::open_for(connect, start))
+}
+
+fn open_as(
+    settings: &Settings,
+    session: Option<Session>,
+    connect: impl FnOnce(&settings::Connect) -> Result<Connect, SourceError>,
+) -> Result<Box<dyn Source>, SourceError> {
     match chosen(settings)? {
-        SourceName::Connect => {
-            let connect = settings.connect.as_ref().ok_or(SourceError::NoConnect)?;
-            Ok(Box::new(Connect::open(connect)?))
-        }
+        SourceName::Connect => Ok(Box::new(connect(settings.connect.as_ref().ok_or(SourceError::NoConnect)?)?)),
         SourceName::Op => Ok(Box::new(Op::open(&settings.op.clone().unwrap_or_default(), session)?)),
     }
 }

@@ -7,6 +7,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use reqwest::header::HeaderValue;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 use super::SourceError;
@@ -36,12 +37,24 @@ impl Token {
     /// When it expires, if it is a JWT and says so. It is not verified: only Connect can do that.
     pub fn expires(&self) -> Option<Timestamp> {
         #[derive(Deserialize)]
-        struct Claims {
+        struct Expiry {
             exp: i64,
         }
+        self.claims::<Expiry>().and_then(|claims| Timestamp::from_second(claims.exp).ok())
+    }
+
+    /// Its id, if it is a JWT and has one: Connect's account of requests names the token by it.
+    pub fn id(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Id {
+            jti: String,
+        }
+        self.claims::<Id>().map(|claims| claims.jti)
+    }
+
+    fn claims<T: DeserializeOwned>(&self) -> Option<T> {
         let payload = self.0.split(|byte| *byte == b'.').nth(1)?;
-        let claims: Claims = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
-        Timestamp::from_second(claims.exp).ok()
+        serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).ok()?).ok()
     }
 
     /// The value of the `Authorization` header, which no library prints.
@@ -62,9 +75,12 @@ mod tests {
     }
 
     #[test]
-    fn tells_when_it_expires() {
-        let payload = BASE64_URL_SAFE_NO_PAD.encode(r#"{"iss":"com.1password.b5","exp":4102444800}"#);
-        assert_eq!(token(&format!("e30.{payload}.c2ln")).expires().unwrap().to_string(), "2100-01-01T00:00:00Z");
+    fn tells_when_it_expires_and_its_id() {
+        let payload = BASE64_URL_SAFE_NO_PAD.encode(r#"{"iss":"com.1password.b5","exp":4102444800,"jti":"x1"}"#);
+        let jwt = token(&format!("e30.{payload}.c2ln"));
+        assert_eq!(jwt.expires().unwrap().to_string(), "2100-01-01T00:00:00Z");
+        assert_eq!(jwt.id().unwrap(), "x1");
+        assert!(token("e30.e30.c2ln").id().is_none());
         assert!(token("e30.e30.c2ln").expires().is_none());
         assert!(token("not a JWT").expires().is_none());
     }

@@ -1,0 +1,412 @@
+//! Finds what was done to a chain since it was written.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::chain::What;
+use super::link::{Hash, Link};
+use super::tail::without_newline;
+
+/// A number of a line, as editors count them.
+type Line = u64;
+
+/// What is known after the lines of one file, and of those before it, have been read.
+#[derive(Default)]
+pub struct Verification {
+    /// The hash of the last line so far; that of the next file's first line must be it.
+    end: Option<Hash>,
+    /// The hash of every line of the chain, and of how many lines it is the last.
+    sought: Option<(Hash, Option<u64>)>,
+    /// How many lines were read.
+    lines: u64,
+}
+
+/// What is to be said of one file.
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub struct Verdict {
+    /// How many lines of the chain it has.
+    pub lines: u64,
+    /// Whether it begins where the file before it ended; absent if there was none, or if the file does not say where it begins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub continues: Option<bool>,
+    /// What is not as it was written.
+    pub problems: Vec<Finding<Problem>>,
+    /// What is as it was written, but not of the chain.
+    pub notes: Vec<Finding<Note>>,
+}
+
+/// Something that was found at a line.
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Finding<T> {
+    /// Where.
+    pub line: Line,
+    /// What.
+    #[serde(flatten)]
+    pub what: T,
+}
+
+/// What was done to a chain.
+#[derive(Debug, PartialEq, Serialize, thiserror::Error)]
+#[serde(tag = "problem", rename_all = "kebab-case")]
+pub enum Problem {
+    /// Numbers are missing.
+    #[error("lines removed before it: {count}")]
+    Removed {
+        /// How many.
+        count: u64,
+    },
+    /// A number is out of order.
+    #[error("it is out of order: it has number {found} of the chain where {expected} is expected")]
+    Reordered {
+        /// The number that its place has.
+        expected: u64,
+        /// The number that it has.
+        found: u64,
+    },
+    /// A line is not the one whose hash the next one has.
+    #[error("it, or line {next}, which has its hash, was changed")]
+    Changed {
+        /// The line that has its hash.
+        next: Line,
+    },
+    /// Something is not of the chain, and no mark says so.
+    #[error("{} is not of the chain", lines(*.line, *.last))]
+    Foreign {
+        /// The first line.
+        #[serde(skip)]
+        line: Line,
+        /// The last line.
+        last: Line,
+    },
+    /// What a mark closed off is not as it was.
+    #[error("what it closed off was changed or removed")]
+    ClosedOff,
+    /// The file does not begin where the one before it ended.
+    #[error("it does not continue the file before")]
+    NotContinued,
+    /// No line has the hash that the last one is said to have had.
+    #[error("no line up to it has the hash that was noted: lines were removed from the end, or all was written anew")]
+    NoHead,
+}
+
+/// What a mark closed off.
+#[derive(Debug, PartialEq, Serialize, thiserror::Error)]
+#[serde(tag = "note", rename_all = "kebab-case")]
+pub enum Note {
+    /// Lines that are not of the chain, or a write that was cut off.
+    #[error("{} is not of the chain, as line {mark} says: cut off, or written without the chain", lines(*.line, *.last))]
+    ClosedOff {
+        /// The first line.
+        #[serde(skip)]
+        line: Line,
+        /// The last line.
+        last: Line,
+        /// The mark.
+        mark: Line,
+    },
+    /// The file does not say where it begins.
+    #[error("it does not say which file came before")]
+    Unjoined,
+}
+
+fn lines(first: Line, last: Line) -> String {
+    if first == last { "it".to_owned() } else { format!("what stands from it to line {last}") }
+}
+
+/// A line, as far as it concerns the chain.
+#[derive(Deserialize)]
+struct Entry {
+    chain: Link,
+    mark: Option<What>,
+    over: Option<Hash>,
+}
+
+/// Lines that are not of the chain.
+struct Foreign {
+    line: Line,
+    offset: usize,
+}
+
+impl Verification {
+    /// Seeks the line that was the last one when its hash was noted.
+    pub fn with_head(head: Option<Hash>) -> Verification {
+        Verification { sought: head.map(|head| (head, None)), ..Verification::default() }
+    }
+
+    /// The hash of the last line.
+    pub fn head(&self) -> Option<Hash> {
+        self.end
+    }
+
+    /// How many lines follow the one that was sought.
+    pub fn lines_after_head(&self) -> Option<u64> {
+        self.sought.and_then(|(_, place)| place).map(|place| self.lines - place)
+    }
+
+    /// Reads the next file, in the order in which they were written; `is_last` if it is the last one.
+    pub fn read(&mut self, content: &[u8], is_last: bool) -> Verdict {
+        let mut verdict = Verdict::default();
+        let entries: Vec<(&[u8], Option<Entry>)> = content.split_inclusive(|byte| *byte == b'\n').map(entry).collect();
+        let numbers: BTreeSet<u64> =
+            entries.iter().filter_map(|(_, entry)| Some(entry.as_ref()?.chain.sequence)).collect();
+        let mut expected: Option<(Line, Link)> = None;
+        let mut foreign: Option<Foreign> = None;
+        let (mut line, mut offset) = (0, 0);
+        for (bytes, entry) in entries {
+            line += 1;
+            match entry {
+                None => {
+                    foreign.get_or_insert(Foreign { line, offset });
+                }
+                Some(entry) => {
+                    let between = foreign.take().map(|foreign| (foreign.line, content.get(foreign.offset..offset)));
+                    let before = content.get(..offset).unwrap_or_default();
+                    verdict.look_between(line, &entry, between, before);
+                    match &expected {
+                        Some((before, link)) if entry.mark != Some(What::Begins) => {
+                            verdict.look_at_link(line, &entry.chain, *before, link, &numbers);
+                        }
+                        Some(_) => {}
+                        None => self.look_at_beginning(line, &entry, &mut verdict),
+                    }
+                    let hash = Hash::of(without_newline(bytes));
+                    expected =
+                        Some((line, Link { sequence: entry.chain.sequence.saturating_add(1), previous: Some(hash) }));
+                    verdict.lines += 1;
+                    self.passed(hash);
+                }
+            }
+            offset += bytes.len();
+        }
+        if let Some(Foreign { line: first, .. }) = foreign {
+            verdict.problem(first, Problem::Foreign { line: first, last: line });
+        }
+        if is_last && matches!(self.sought, Some((_, None))) {
+            verdict.problem(line, Problem::NoHead);
+        }
+        verdict
+    }
+
+    fn passed(&mut self, hash: Hash) {
+        self.lines += 1;
+        self.end = Some(hash);
+        if let Some((sought, place)) = &mut self.sought
+            && *sought == hash
+        {
+            *place = Some(self.lines);
+        }
+    }
+
+    fn look_at_beginning(&self, line: Line, entry: &Entry, verdict: &mut Verdict) {
+        match (self.end, entry.chain.previous) {
+            _ if entry.chain.sequence != 1 => {
+                verdict.problem(line, Problem::Removed { count: entry.chain.sequence.saturating_sub(1) });
+            }
+            _ if entry.mark != Some(What::Begins) => verdict.problem(line, Problem::Removed { count: 1 }),
+            (Some(end), Some(previous)) => {
+                verdict.continues = Some(end == previous);
+                if end != previous {
+                    verdict.problem(line, Problem::NotContinued);
+                }
+            }
+            (Some(_), None) => verdict.note(line, Note::Unjoined),
+            (None, _) => {}
+        }
+    }
+}
+
+impl Verdict {
+    /// Compares what is not of the chain with what the next line says of it.
+    fn look_between(&mut self, line: Line, entry: &Entry, between: Option<(Line, Option<&[u8]>)>, before: &[u8]) {
+        let hash = match (entry.mark, &between) {
+            (Some(What::Begins), _) if !before.is_empty() => Some(Hash::of(without_newline(before))),
+            (_, Some((_, bytes))) => Some(Hash::of(without_newline(bytes.unwrap_or_default()))),
+            (_, None) => None,
+        };
+        let mark = line;
+        match (hash, entry.over, between) {
+            (None, None, _) => {}
+            (Some(_), None, Some((line, _))) => self.problem(line, Problem::Foreign { line, last: mark - 1 }),
+            (Some(hash), Some(over), Some((line, _))) if hash == over => {
+                self.note(line, Note::ClosedOff { line, last: mark - 1, mark });
+            }
+            (Some(hash), Some(over), None) if hash == over => {}
+            _ => self.problem(line, Problem::ClosedOff),
+        }
+    }
+
+    fn look_at_link(&mut self, line: Line, found: &Link, before: Line, expected: &Link, numbers: &BTreeSet<u64>) {
+        let (expected_number, found_number) = (expected.sequence, found.sequence);
+        if found_number > expected_number {
+            let there = numbers.range(expected_number..found_number).count() as u64;
+            match found_number - expected_number - there {
+                0 => self.problem(line, Problem::Reordered { expected: expected_number, found: found_number }),
+                count => self.problem(line, Problem::Removed { count }),
+            }
+        } else if found_number < expected_number {
+            self.problem(line, Problem::Reordered { expected: expected_number, found: found_number });
+        } else if found.previous != expected.previous {
+            self.problem(before, Problem::Changed { next: line });
+        }
+    }
+
+    fn problem(&mut self, line: Line, what: Problem) {
+        self.problems.push(Finding { line, what });
+    }
+
+    fn note(&mut self, line: Line, what: Note) {
+        self.notes.push(Finding { line, what });
+    }
+}
+
+/// A line, with what it says of the chain if it is whole.
+fn entry(bytes: &[u8]) -> (&[u8], Option<Entry>) {
+    (bytes, bytes.strip_suffix(b"\n").and_then(|line| serde_json::from_slice(line).ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use serde_json::json;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::audit::Chain;
+
+    /// A file with this many records, and where it is.
+    fn written(records: u64) -> (TempDir, std::path::PathBuf) {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("audit.jsonl");
+        for number in 0..records {
+            let record = json!({ "number": number, "text": "x".repeat(fastrand::usize(..20)) });
+            Chain::open(&path).unwrap().append(&record, Duration::from_secs(60)).unwrap();
+        }
+        (directory, path)
+    }
+
+    fn verify(content: &[u8], head: Option<Hash>) -> Verdict {
+        Verification::with_head(head).read(content, true)
+    }
+
+    fn problems(content: &[u8]) -> Vec<String> {
+        let told = verify(content, None).problems;
+        told.iter().map(|finding| format!("{}: {}", finding.line, finding.what)).collect()
+    }
+
+    fn lines(content: &[u8]) -> Vec<&[u8]> {
+        content.split_inclusive(|byte| *byte == b'\n').collect()
+    }
+
+    /// A file as it may come to be: lines from before the chain, writes that were cut off, and records.
+    fn random() -> Vec<u8> {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("audit.jsonl");
+        fs::write(&path, [&b""[..], b"{\"old\":1}\n", b"torn"][fastrand::usize(..3)]).unwrap();
+        for number in 0..fastrand::u64(3..8) {
+            if fastrand::u8(..4) == 0 {
+                let mut content = fs::read(&path).unwrap();
+                content.extend_from_slice(format!("{{\"torn\":{number}").as_bytes());
+                fs::write(&path, content).unwrap();
+            }
+            Chain::open(&path).unwrap().append(&json!({ "number": number }), Duration::from_secs(60)).unwrap();
+        }
+        fs::read(&path).unwrap()
+    }
+
+    #[test]
+    fn finds_every_change_of_any_file() {
+        for _ in 0..10 {
+            let seed = fastrand::get_seed();
+            let content = random();
+            let mut intact = Verification::default();
+            assert_eq!(intact.read(&content, true).problems, [], "seed {seed}");
+            let head = intact.head();
+            let is_found = |content: &[u8]| !verify(content, head).problems.is_empty();
+            assert!(!is_found(&content));
+            for place in 0..content.len() {
+                let mut changed = content.clone();
+                changed[place] ^= 1 << fastrand::u8(..8);
+                assert!(is_found(&changed), "byte {place}, seed {seed}: {}", String::from_utf8_lossy(&changed));
+                changed.remove(place);
+                assert!(is_found(&changed), "byte {place} removed, seed {seed}");
+            }
+            let lines = lines(&content);
+            for one in 0..lines.len() {
+                let mut without = lines.clone();
+                without.remove(one);
+                assert!(is_found(&without.concat()), "line {one} removed, seed {seed}");
+                let mut twice = lines.clone();
+                twice.insert(one, lines[one]);
+                assert!(is_found(&twice.concat()), "line {one} twice, seed {seed}");
+                for other in 0..one {
+                    let mut swapped = lines.clone();
+                    swapped.swap(one, other);
+                    assert!(is_found(&swapped.concat()), "lines {one} and {other} swapped, seed {seed}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn says_which_line_and_what_was_done_to_it() {
+        let (_directory, path) = written(6);
+        let content = fs::read(&path).unwrap();
+        let lines = lines(&content);
+        assert_eq!(problems(&content), [""; 0]);
+        let mut changed = lines.clone();
+        changed.splice(2..4, []);
+        assert_eq!(problems(&changed.concat()), ["3: lines removed before it: 2"]);
+        changed.splice(0..1, []);
+        assert_eq!(problems(&changed.concat())[0], "1: lines removed before it: 1");
+        let mut swapped = lines.clone();
+        swapped.swap(2, 3);
+        assert_eq!(
+            problems(&swapped.concat())[..2],
+            [
+                "3: it is out of order: it has number 4 of the chain where 3 is expected",
+                "4: it is out of order: it has number 3 of the chain where 5 is expected"
+            ]
+        );
+        let text = String::from_utf8(content.clone()).unwrap().replace("\"number\":2", "\"number\":9");
+        assert_eq!(problems(text.as_bytes()), ["4: it, or line 5, which has its hash, was changed"]);
+        let foreign = [&content[..], b"{\"number\":7}\nx\n"].concat();
+        assert_eq!(problems(&foreign), ["8: what stands from it to line 9 is not of the chain"]);
+    }
+
+    #[test]
+    fn the_end_is_known_by_the_hash_that_was_noted() {
+        let (_directory, path) = written(3);
+        let noted = {
+            let mut verification = Verification::default();
+            verification.read(&fs::read(&path).unwrap(), true);
+            verification.head()
+        };
+        Chain::open(&path).unwrap().append(&json!({}), Duration::from_secs(60)).unwrap();
+        let content = fs::read(&path).unwrap();
+        let mut verification = Verification::with_head(noted);
+        assert_eq!(verification.read(&content, true).problems, []);
+        assert_eq!(verification.lines_after_head(), Some(1));
+        let shorter = lines(&content)[..3].concat();
+        assert_eq!(verify(&shorter, None).problems, [], "the file itself does not tell");
+        assert_eq!(verify(&shorter, noted).problems, [Finding { line: 3, what: Problem::NoHead }]);
+    }
+
+    #[test]
+    fn files_are_joined() {
+        let (directory, path) = written(2);
+        let before = fs::read(&path).unwrap();
+        fs::rename(&path, directory.path().join("audit.jsonl.1")).unwrap();
+        Chain::open(&path).unwrap().append(&json!({}), Duration::from_secs(60)).unwrap();
+        let after = fs::read(&path).unwrap();
+        let verdict = |before: &[u8]| {
+            let mut verification = Verification::default();
+            verification.read(before, false);
+            verification.read(&after, true)
+        };
+        assert_eq!(verdict(&before).continues, Some(true));
+        assert_eq!(verdict(&lines(&before)[..2].concat()).problems, [Finding { line: 1, what: Problem::NotContinued }]);
+    }
+}

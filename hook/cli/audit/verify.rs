@@ -1,0 +1,91 @@
+//! `oci-secrets audit verify`: whether a chain is as it was written.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::{Files, read};
+use crate::audit::{AuditError, Hash, Verdict, Verification};
+use crate::cli::write_output;
+use crate::error::Error;
+
+/// Find lines of a chained audit file that were removed, changed or reordered.
+///
+/// Lines that are missing at the end, and a chain that was written anew as a whole, do not show in the file: note the hash of the last
+/// line elsewhere, and give it to `--head` later. It ends with 65 if something was found.
+#[derive(clap::Args)]
+pub(in crate::cli) struct Arguments {
+    #[command(flatten)]
+    files: Files,
+    /// The hash of what was the last line, as it was noted: that line must still be there.
+    #[arg(long, value_name = "HASH")]
+    head: Option<Hash>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is known of all files.
+#[derive(Serialize)]
+struct Report {
+    files: Vec<OfFile>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    head: Option<Hash>,
+    /// How many lines were written since the head was noted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lines_after_head: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct OfFile {
+    file: String,
+    #[serde(flatten)]
+    verdict: Verdict,
+}
+
+pub(super) fn run(arguments: &Arguments, settings: &Path) -> Result<ExitCode, Error> {
+    let paths = arguments.files.paths(settings)?;
+    let mut verification = Verification::with_head(arguments.head);
+    let mut files = Vec::with_capacity(paths.len());
+    for (index, path) in paths.iter().enumerate() {
+        let verdict = verification.read(&read(path)?, index + 1 == paths.len());
+        files.push(OfFile { file: path.display().to_string(), verdict });
+    }
+    let report = Report { files, head: verification.head(), lines_after_head: verification.lines_after_head() };
+    let text = if arguments.json { json(&report)? } else { table(&report) };
+    let code = write_output(text.as_bytes())?;
+    match report.files.iter().map(|file| file.verdict.problems.len()).sum() {
+        0 => Ok(code),
+        problems => Err(Error::Audit(AuditError::NotAsWritten { problems })),
+    }
+}
+
+fn json(report: &Report) -> Result<String, Error> {
+    let text = serde_json::to_string(report).map_err(|source| Error::Audit(AuditError::Encode { source }))?;
+    Ok(text + "\n")
+}
+
+fn table(report: &Report) -> String {
+    let mut text = String::new();
+    for OfFile { file, verdict } in &report.files {
+        for note in &verdict.notes {
+            let _ = writeln!(text, "note     {file}:{}: {}", note.line, note.what);
+        }
+        for problem in &verdict.problems {
+            let _ = writeln!(text, "problem  {file}:{}: {}", problem.line, problem.what);
+        }
+        if verdict.problems.is_empty() {
+            let joined = if verdict.continues == Some(true) { ", from where the file before ends" } else { "" };
+            let _ = writeln!(text, "ok       {file}: {} lines of a chain{joined}", verdict.lines);
+        }
+    }
+    if let Some(after) = report.lines_after_head {
+        let _ = writeln!(text, "ok       all is there up to the line that was noted, and {after} lines after it");
+    }
+    if let Some(head) = report.head {
+        let _ = writeln!(text, "head     {head}");
+    }
+    text
+}

@@ -1,0 +1,114 @@
+//! Connect's own account of what was asked of it: `/v1/activity`.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use super::SourceError;
+use super::connect::Connect;
+use crate::retry::Deadline;
+
+/// How many requests are asked for at once: what Connect hands out unless it is told.
+const PAGE: usize = 50;
+
+/// One request, as Connect saw it.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Seen {
+    /// Connect's id of the request.
+    pub request_id: String,
+    /// When it was answered.
+    pub timestamp: Timestamp,
+    /// `READ`, `CREATE`, `UPDATE` or `DELETE`.
+    pub action: String,
+    /// `SUCCESS` or `DENY`.
+    pub result: String,
+    /// Who asked.
+    pub actor: Actor,
+    /// For what.
+    pub resource: Resource,
+}
+
+/// Who asked.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Actor {
+    /// The id of the token.
+    pub jti: String,
+    /// What the program calls itself.
+    pub user_agent: String,
+    /// Where it asked from.
+    pub request_ip: String,
+}
+
+/// What was asked for.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Resource {
+    /// The item, if it was one.
+    pub item: Option<Id>,
+    /// Its version.
+    pub item_version: Option<u64>,
+}
+
+/// An id of 1Password's.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct Id {
+    /// 26 characters.
+    pub id: String,
+}
+
+impl Seen {
+    /// The container's start that it was made for, if it says so.
+    pub fn start(&self) -> Option<&str> {
+        let (program, start) = self.actor.user_agent.split_once(START)?;
+        program.starts_with("oci-secrets/").then_some(())?;
+        start.strip_suffix(')')
+    }
+}
+
+const START: &str = " (start ";
+
+/// What a program calls itself that asks for a container's start.
+pub(super) fn user_agent_of(program: &str, start: &str) -> String {
+    format!("{program}{START}{start})")
+}
+
+impl Connect {
+    /// What was asked for since then, newest first.
+    ///
+    /// # Errors
+    /// As for every request: no answer, a refusal, or something that is not Connect's.
+    pub async fn activity(&self, since: Timestamp, deadline: Deadline) -> Result<Vec<Seen>, SourceError> {
+        let (mut all, mut ids) = (Vec::new(), BTreeSet::new());
+        let mut offset = 0;
+        loop {
+            let page: Vec<Seen> =
+                self.read_page(&["activity"], (offset, PAGE), "its account of requests", deadline).await?;
+            let is_last = page.len() < PAGE || page.iter().any(|seen| seen.timestamp < since);
+            offset += page.len();
+            // What is asked for meanwhile moves the rest on, so that the next page may begin with what this one ended with.
+            all.extend(page.into_iter().filter(|seen| seen.timestamp >= since && ids.insert(seen.request_id.clone())));
+            if is_last {
+                return Ok(all);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_the_start_that_a_request_was_made_for() {
+        let start = |user_agent: &str| {
+            let actor = Actor { user_agent: user_agent.to_owned(), ..Actor::default() };
+            Seen { actor, ..Seen::default() }.start().map(str::to_owned)
+        };
+        assert_eq!(start(&user_agent_of("oci-secrets/1.0", "ab12")), Some("ab12".to_owned()));
+        assert_eq!(start("oci-secrets/1.0"), None);
+        assert_eq!(start("curl/8 (start ab12)"), None);
+    }
+}
