@@ -68,9 +68,14 @@ fn start(state: &State, settings: &Path) -> Result<(), Error> {
         Ok(()) => record.delivered(),
         Err(error) => record.refused(error.class() as u8, report::chain(error)),
     }
-    // A start that cannot be recorded must not happen; a refusal stands either way.
-    let written = trail.write(PROGRAM, &record).map_err(Error::Audit);
-    outcome.and(written)
+    let Err(error) = trail.write(PROGRAM, &record) else {
+        return outcome;
+    };
+    // A start that cannot be recorded must not happen; a refusal stands either way. The system log has what it came to.
+    let error = outcome.err().unwrap_or(Error::Audit(error));
+    record.refused(error.class() as u8, report::chain(&error));
+    let _ = Trail::default().write(PROGRAM, &record);
+    Err(error)
 }
 
 /// Everything between the requests and their delivery. What can be said of a refusal is recorded as soon as it is known.

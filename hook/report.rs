@@ -70,7 +70,9 @@ fn say(program: &str, label: &str, message: &str, fields: &[Field<'_>]) {
 }
 
 fn write_line(program: &str, label: &str, message: &str) {
-    let _ = writeln!(io::stderr().lock(), "{program}: {label}: {message}");
+    // In one write, so that programs with the same standard error do not mix theirs.
+    let line = format!("{program}: {label}: {message}\n");
+    let _ = io::stderr().lock().write_all(line.as_bytes());
 }
 
 /// One line, whatever is in it, of at most half of what may be written: an error and a hint make two.

@@ -47,26 +47,24 @@ impl Trail {
     /// Writes one record as one line, in one write, so that starts at the same time do not mix theirs.
     ///
     /// # Errors
-    /// If the file does not take it: then the container must not start either. The system log has it all the same.
+    /// If the file does not take it: then the container must not start either, and the system log has not been told either way.
     pub fn write(&mut self, program: &str, record: &Record) -> Result<(), AuditError> {
-        let line = serde_json::to_string(record).map_err(|source| AuditError::Encode { source })?;
-        let (lines, outcome) = match &mut self.file {
-            None => (vec![line], Ok(())),
+        let line = || serde_json::to_string(record).map_err(|source| AuditError::Encode { source });
+        let lines = match &mut self.file {
+            None => vec![line()?],
             Some(Destination::Plain { path, file }) => {
+                let line = line()?;
                 let written = file.write_all(format!("{line}\n").as_bytes());
-                (vec![line], written.map_err(|error| AuditError::Write { path: path.clone(), errno: error.into() }))
+                written.map_err(|error| AuditError::Write { path: path.clone(), errno: error.into() })?;
+                vec![line]
             }
             Some(Destination::Chained { chain, until }) => {
-                let patience = until.saturating_duration_since(Instant::now()).max(PATIENCE_MIN);
-                match chain.append(record, patience) {
-                    Ok(lines) => (lines, Ok(())),
-                    Err(error) => (vec![line], Err(error)),
-                }
+                chain.append(record, until.saturating_duration_since(Instant::now()).max(PATIENCE_MIN))?
             }
         };
         for line in &lines {
             syslog::log(Severity::Info, program, line, &record.fields());
         }
-        outcome
+        Ok(())
     }
 }

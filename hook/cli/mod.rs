@@ -66,13 +66,13 @@ enum Verb {
     Check(check::Arguments),
     Explain(explain::Arguments),
     Install(install::Arguments),
+    Annotate(annotate::Arguments),
+    Env(env::Arguments),
+    Run(run::Arguments),
     #[command(subcommand)]
     Audit(audit::Verb),
     Completions(completions::Arguments),
     Man(man::Arguments),
-    Annotate(annotate::Arguments),
-    Env(env::Arguments),
-    Run(run::Arguments),
 }
 
 const EXAMPLE: &str = "\
@@ -105,12 +105,12 @@ impl Verb {
             Verb::Check(arguments) => check::run(&arguments, settings),
             Verb::Explain(arguments) => explain::run(&arguments, settings),
             Verb::Install(arguments) => install::run(&arguments, settings),
-            Verb::Audit(verb) => audit::run(&verb, settings),
-            Verb::Completions(arguments) => completions::run(&arguments),
-            Verb::Man(arguments) => man::run(&arguments),
             Verb::Annotate(arguments) => annotate::run(&arguments),
             Verb::Env(arguments) => env::run(&arguments, settings),
             Verb::Run(arguments) => run::run(arguments, settings),
+            Verb::Audit(verb) => audit::run(&verb, settings),
+            Verb::Completions(arguments) => completions::run(&arguments),
+            Verb::Man(arguments) => man::run(&arguments),
         }
     }
 }

@@ -62,6 +62,7 @@ impl Error {
             Error::Attach(error) => of_attach(error),
             Error::Audit(AuditError::Open { source }) => of_file(source),
             Error::Audit(AuditError::Encode { .. }) | Error::Json { .. } => Class::Bug,
+            Error::Audit(AuditError::Read { errno, .. }) if errno.is_not_found() => Class::NotFound,
             Error::Audit(AuditError::NoFile) => Class::Settings,
             Error::Audit(AuditError::NotAsWritten { .. } | AuditError::Differ { .. }) => Class::Data,
             Error::Audit(AuditError::Write { .. } | AuditError::Read { .. } | AuditError::Busy { .. }) => Class::Kernel,

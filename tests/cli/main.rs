@@ -44,6 +44,29 @@ fn transcripts_are_true() {
     assert_eq!(wrong, 0, "of {count} transcripts, this many are not true");
 }
 
+#[test]
+fn records_are_as_the_schema_says() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let Some(mut validator) = support::python::client("audit_schema.py") else {
+        return;
+    };
+    let session = Session::begin();
+    for command in [
+        "settings '[audit]' \"file = \\\"$DIR/a\\\"\" 'chain = true'; oci-secrets kek new local-kek:trial",
+        "item db password \"$(printf canary | oci-secrets seal --kek local-kek:trial --for op://AgentVault/db/password)\"",
+        "start run.secrets/db=op://AgentVault/db/password",
+        "printf torn >>a; start run.secrets/db=op://AgentVault/db/nothing || start run.secrets/db=op://No/item/field",
+        "grep -vx torn a >b",
+        "settings '[audit]' \"file = \\\"$DIR/b\\\"\"; with_key prod; start run.secrets/..=op://No/item/field",
+    ] {
+        session.run(command);
+    }
+    let output =
+        validator.arg(here.join("config/audit.schema.json")).arg(session.directory.path().join("b")).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "begins delivered refused resumes\n");
+}
+
 fn read_and_replay(path: &Path) -> impl FnOnce() -> (String, String) + 'static {
     let told = fs::read_to_string(path).unwrap();
     move || {

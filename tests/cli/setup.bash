@@ -169,3 +169,6 @@ refused() {
     printf '%s\n' "$@" >list
     oci-secrets annotate --format compose list
 }
+
+# Blanks hashes, as the lines of a chain have them.
+blank_hash() { sed -E 's/[0-9a-f]{64}/…/'; }

@@ -14,15 +14,17 @@ use crate::report;
 use crate::settings::{Pattern, PatternError};
 use crate::source::connect::Connect;
 
+const EXAMPLE: &str = "\
+Example: oci-secrets audit show --since 2h --decision refused";
+
 /// As much of a container's id as people know it by.
 const ID_CHARACTERS: usize = 12;
 /// How much earlier than a start's record its requests may have been made, by a clock of another machine.
 const CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(2);
 
 /// Show records of the audit trail, those of certain containers, references or times.
-///
-/// Lines that cannot be read are counted on standard error.
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLE)]
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
     files: Files,
@@ -35,7 +37,7 @@ pub(in crate::cli) struct Arguments {
     /// Those that were decided so: delivered, refused.
     #[arg(long, value_name = "DECISION")]
     decision: Option<String>,
-    /// Those of starts since then: a time in RFC 3339, or a duration before now as 2h.
+    /// Those of starts since then: a time in RFC 3339, or as long ago as 2h.
     #[arg(long, value_name = "TIME", value_parser = time)]
     since: Option<Timestamp>,
     /// Those of starts before then.
@@ -44,9 +46,7 @@ pub(in crate::cli) struct Arguments {
     /// Print the records as they are, or the differences, one line of JSON each.
     #[arg(long)]
     json: bool,
-    /// Compare with what 1Password Connect says was read by our token, in the time from `--since` or the first record on.
-    ///
-    /// Differences are shown in both directions; it ends with 65 if there are any.
+    /// Compare with what 1Password Connect says our token read; ends with 65 where they differ.
     #[arg(long, conflicts_with_all = ["container", "reference", "decision"])]
     activity: bool,
 }

@@ -8,14 +8,20 @@ use serde::Serialize;
 
 use super::{Files, read};
 use crate::audit::{AuditError, Hash, Verdict, Verification};
-use crate::cli::write_output;
+use crate::cli::{write_json, write_output};
 use crate::error::Error;
+
+const EXAMPLE: &str = "\
+Example: the file before the last rotation, and the one after it
+
+  oci-secrets audit verify audit.jsonl.1 audit.jsonl";
 
 /// Find lines of a chained audit file that were removed, changed or reordered.
 ///
 /// Lines that are missing at the end, and a chain that was written anew as a whole, do not show in the file: note the hash of the last
 /// line elsewhere, and give it to `--head` later. It ends with 65 if something was found.
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLE)]
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
     files: Files,
@@ -54,17 +60,11 @@ pub(super) fn run(arguments: &Arguments, settings: &Path) -> Result<ExitCode, Er
         files.push(OfFile { file: path.display().to_string(), verdict });
     }
     let report = Report { files, head: verification.head(), lines_after_head: verification.lines_after_head() };
-    let text = if arguments.json { json(&report)? } else { table(&report) };
-    let code = write_output(text.as_bytes())?;
+    let code = if arguments.json { write_json(&report) } else { write_output(table(&report).as_bytes()) }?;
     match report.files.iter().map(|file| file.verdict.problems.len()).sum() {
         0 => Ok(code),
         problems => Err(Error::Audit(AuditError::NotAsWritten { problems })),
     }
-}
-
-fn json(report: &Report) -> Result<String, Error> {
-    let text = serde_json::to_string(report).map_err(|source| Error::Audit(AuditError::Encode { source }))?;
-    Ok(text + "\n")
 }
 
 fn table(report: &Report) -> String {
