@@ -7,14 +7,19 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::audit::{Record, Trail};
+use crate::break_glass::ending;
+use crate::break_glass::fallback::{self, Taken, Unanswered, normal_deadline};
+use crate::break_glass::rotation::{self, Findings};
 use crate::container::{Owner, Process, Request, Requests, Spec, State};
 use crate::deliver::{Carried, Frozen, Tmpfs, TmpfsOptions, preflight};
 use crate::error::Error;
-use crate::resolve::{Resolved, resolve};
+use crate::error::class::{self, Class};
+use crate::excerpt::Excerpt;
+use crate::resolve::{Outcome, Resolved, resolve, resolve_each};
 use crate::retry::Deadline;
 use crate::seal::kek::Keks;
 use crate::settings::{Grants, SETTINGS_PATH, Settings};
-use crate::{harden, report, source, tls};
+use crate::{break_glass, harden, report, source, tls};
 
 /// How the hook calls itself in messages.
 pub const PROGRAM: &str = "oci-secrets-hook";
@@ -100,7 +105,7 @@ fn deliver_to(
     let owner = process.host_owner(owner(&requests, &spec)?).map_err(Error::Process)?;
     record.phase_ends("read");
 
-    let secrets = secrets(&requests.files, &settings, &record.start)?;
+    let secrets = secrets(&requests.files, &settings, record)?;
     record.resolved(&secrets);
     warn_of_keks_for_trials(state, &secrets);
     record.phase_ends("resolve");
@@ -132,19 +137,90 @@ fn owner(requests: &Requests, spec: &Spec) -> Result<Owner, Error> {
     requests.owner.or(spec.user).ok_or(Error::NoOwner)
 }
 
-fn secrets<'a>(requests: &'a [Request], settings: &Settings, start: &str) -> Result<Vec<Resolved<'a>>, Error> {
+/// The normal way to secrets; while an emergency is open, what it holds stands in for what nobody answers for.
+fn secrets<'a>(requests: &'a [Request], settings: &Settings, record: &mut Record) -> Result<Vec<Resolved<'a>>, Error> {
+    // What is wrong with an emergency must not keep the normal way from being tried.
+    let emergency = ending::find(settings).unwrap_or_else(|error| {
+        report::warn(PROGRAM, &report::chain(&error));
+        None
+    });
     tls::install();
-    let source = source::open_for(settings, start).map_err(Error::Source)?;
+    let source = source::open_for(settings, &record.start).map_err(Error::Source)?;
     let keks = Keks::new(settings);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::Runtime { errno: error.into() })?;
-    let resolved = runtime.block_on(async {
-        let deadline = Deadline::after(settings.deliver.deadline);
-        resolve(requests, &*source, &keks, settings.deliver.plaintext, deadline).await.map_err(Error::Resolve)
+    let (plaintext, deadline) = (settings.deliver.plaintext, settings.deliver.deadline);
+    let outcome = runtime.block_on(async {
+        if emergency.is_none() {
+            let resolved = resolve(requests, &*source, &keks, plaintext, Deadline::after(deadline)).await;
+            return resolved.map(|secrets| (secrets, Vec::new())).map_err(Error::Resolve);
+        }
+        let deadline = Deadline::after(normal_deadline(deadline));
+        sort(resolve_each(requests, &*source, &keks, plaintext, deadline).await)
     });
     // A thread that still waits for a name server must not hold up the container.
     runtime.shutdown_background();
-    resolved
+    let (mut secrets, unanswered) = outcome?;
+    let findings =
+        rotation::check(&secrets, settings.break_glass.rotation.then, settings).map_err(Error::BreakGlass)?;
+    tell(&findings, &record.container);
+    if !unanswered.is_empty() {
+        secrets.extend(kept(unanswered, settings, record)?);
+    }
+    Ok(secrets)
+}
+
+/// Secrets that came, and requests that nobody answered. Any other failure stands, whatever an emergency holds.
+fn sort(outcomes: Vec<Outcome<'_>>) -> Result<(Vec<Resolved<'_>>, Vec<Unanswered<'_>>), Error> {
+    let (mut secrets, mut unanswered) = (Vec::new(), Vec::new());
+    for (request, outcome) in outcomes {
+        match outcome.map_err(Error::Resolve) {
+            Ok(secret) => secrets.extend(secret),
+            Err(Error::Resolve(failure)) if class::of_resolve(&failure) == Class::Unavailable => {
+                unanswered.push((request, failure));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((secrets, unanswered))
+}
+
+/// What an emergency holds for requests that nobody answered.
+fn kept<'a>(
+    unanswered: Vec<Unanswered<'a>>,
+    settings: &Settings,
+    record: &mut Record,
+) -> Result<Vec<Resolved<'a>>, Error> {
+    let cause = unanswered.first().map(|(_, failure)| report::chain(failure)).unwrap_or_default();
+    let taken = fallback::take(unanswered, cause, &record.container, &record.bundle, settings);
+    let Taken { secrets, account } = match taken.map_err(Error::BreakGlass)? {
+        fallback::Answer::Taken(taken) => taken,
+        fallback::Answer::Over(failure) => return Err(Error::Resolve(failure)),
+    };
+    for secret in &secrets {
+        let (id, reference, reason) = (&record.container, &secret.request.reference, Excerpt(&account.reason));
+        let text = format!("container {id}: break-glass: {reference} comes from emergency {} ({reason})", account.id);
+        report::warn(PROGRAM, &text);
+    }
+    record.emergency = Some(account.id);
+    Ok(secrets)
+}
+
+/// Tells the system log what is owed for secrets that an emergency used.
+fn tell(findings: &Findings, container: &str) {
+    for reference in &findings.changed {
+        report::warn(PROGRAM, &format!("{reference} is changed: nothing is owed for it any longer"));
+    }
+    for (reference, due) in &findings.owed {
+        let due = break_glass::time(due);
+        report::warn(
+            PROGRAM,
+            &format!("container {container}: {reference} was used in an emergency: change it before {due}"),
+        );
+    }
+    if let Some(error) = &findings.unrecorded {
+        report::warn(PROGRAM, &format!("what is changed stays in the ledger: {}", report::chain(error)));
+    }
 }
 
 fn fill(

@@ -13,6 +13,7 @@
 //! and the test that keeps them are in `tests/layers.rs`.
 
 pub mod audit;
+pub mod break_glass;
 pub mod cli;
 pub mod container;
 pub mod deliver;

@@ -1,10 +1,10 @@
 //! Requests become secrets: source and seal together, under one deadline.
 
-use std::future::pending;
+use std::future::{pending, ready};
 use std::pin::pin;
 
 use futures_util::future::{Either, select};
-use futures_util::stream::StreamExt;
+use futures_util::stream::{Stream, StreamExt};
 
 use crate::container::{FILES_MAX, FileName, Request};
 use crate::reference::Reference;
@@ -29,7 +29,12 @@ pub struct Resolved<'a> {
     pub kek: Option<KekUri>,
     /// The KEK's version, as far as the KMS tells.
     pub kek_version: Option<String>,
+    /// Whether it was kept for an emergency, and nobody could be asked.
+    pub kept: bool,
 }
+
+/// A request, and what became of it; nothing where an optional one is missing.
+pub type Outcome<'a> = (&'a Request, Result<Option<Resolved<'a>>, ResolveError>);
 
 /// Fetches and unseals all requests, in no particular order. Each value is unsealed as it arrives, and the KEKs are made ready
 /// while the source is being asked, so that the time does not grow with the number of secrets.
@@ -45,32 +50,65 @@ pub async fn resolve<'a>(
     plaintext: Permission,
     deadline: Deadline,
 ) -> Result<Vec<Resolved<'a>>, ResolveError> {
-    let references: Vec<&Reference> = requests.iter().map(|request| &request.reference).collect();
     let all = async {
         let mut secrets = Vec::with_capacity(requests.len());
-        let mut opened = source
-            .fetch(&references, deadline)
-            .map(|Fetched { index, outcome }| async move {
-                let Some(request) = requests.get(index) else {
-                    return Ok(None);
-                };
-                match outcome {
-                    Ok(field) => open(request, field, keks, plaintext, deadline).await.map(Some),
-                    Err(error) if request.optional && is_missing(&error) => Ok(None),
-                    Err(source) => Err(ResolveError::fetch(request, source)),
-                }
-            })
-            .buffer_unordered(FILES_MAX);
-        while let Some(secret) = opened.next().await {
-            secrets.extend(secret?);
+        let references = references(requests);
+        let mut outcomes = outcomes(requests, &references, source, keks, plaintext, deadline);
+        while let Some((_, outcome)) = outcomes.next().await {
+            secrets.extend(outcome?);
         }
         Ok(secrets)
     };
+    while_preparing(keks, deadline, all).await
+}
+
+/// As [`resolve`], but goes on after a failure and tells what became of each request.
+pub async fn resolve_each<'a>(
+    requests: &'a [Request],
+    source: &dyn Source,
+    keks: &Keks<'_>,
+    plaintext: Permission,
+    deadline: Deadline,
+) -> Vec<Outcome<'a>> {
+    let references = references(requests);
+    let all = outcomes(requests, &references, source, keks, plaintext, deadline).collect();
+    while_preparing(keks, deadline, all).await
+}
+
+fn references(requests: &[Request]) -> Vec<&Reference> {
+    requests.iter().map(|request| &request.reference).collect()
+}
+
+fn outcomes<'a, 'b>(
+    requests: &'a [Request],
+    references: &'b [&'b Reference],
+    source: &'b dyn Source,
+    keks: &'b Keks<'_>,
+    plaintext: Permission,
+    deadline: Deadline,
+) -> impl Stream<Item = Outcome<'a>> + Unpin + 'b
+where
+    'a: 'b,
+{
+    let opened = source.fetch(references, deadline).map(move |Fetched { index, outcome }| async move {
+        let request = requests.get(index)?;
+        let outcome = match outcome {
+            Ok(field) => open(request, field, keks, plaintext, deadline).await.map(Some),
+            Err(error) if request.optional && is_missing(&error) => Ok(None),
+            Err(source) => Err(ResolveError::fetch(request, source)),
+        };
+        Some((request, outcome))
+    });
+    opened.buffer_unordered(FILES_MAX).filter_map(ready)
+}
+
+/// Makes the KEKs ready until the work is done.
+async fn while_preparing<T>(keks: &Keks<'_>, deadline: Deadline, work: impl Future<Output = T>) -> T {
     let prepared = async {
         keks.prepare(deadline).await;
         pending().await
     };
-    match select(pin!(all), pin!(prepared)).await {
+    match select(pin!(work), pin!(prepared)).await {
         Either::Left((outcome, _)) | Either::Right((outcome, _)) => outcome,
     }
 }
@@ -85,12 +123,12 @@ async fn open<'a>(
     let Field { value, item_id, version: item_version } = field;
     if plaintext == Permission::Allow && !is_sealed(&value) {
         let secret = Secret::new(value.as_bytes().to_vec());
-        return Ok(Resolved { request, secret, item_id, item_version, kek: None, kek_version: None });
+        return Ok(Resolved { request, secret, item_id, item_version, kek: None, kek_version: None, kept: false });
     }
     let unseal = async { value.parse::<SealedValue>()?.unseal(&request.reference, keks, deadline).await };
     let unsealed = unseal.await.map_err(|source| ResolveError::unseal(request, source))?;
     let (kek, kek_version) = (Some(unsealed.kek), unsealed.kek_version.name);
-    Ok(Resolved { request, secret: unsealed.secret, item_id, item_version, kek, kek_version })
+    Ok(Resolved { request, secret: unsealed.secret, item_id, item_version, kek, kek_version, kept: false })
 }
 
 /// Whether there is nothing where the reference points. A vault that is not there is a mistake, not an absence.

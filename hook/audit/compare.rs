@@ -83,8 +83,12 @@ pub fn compare(entries: &[Entry], seen: &[Seen], token: Option<&str>) -> Compari
     }
     let (mut agreed, mut differences) = (0, Vec::new());
     for entry in entries.iter().filter(|entry| !entry.start.is_empty()) {
-        let items: BTreeMap<&str, Option<u64>> =
-            entry.secrets.iter().filter_map(|reading| Some((reading.item.as_deref()?, reading.item_version))).collect();
+        let items: BTreeMap<&str, Option<u64>> = entry
+            .secrets
+            .iter()
+            .filter(|reading| !reading.kept)
+            .filter_map(|reading| Some((reading.item.as_deref()?, reading.item_version)))
+            .collect();
         for (item, version) in items {
             match unmatched.remove(&(entry.start.as_str(), item)).as_deref() {
                 None => differences.push(Difference::OursAlone {

@@ -36,6 +36,9 @@ pub struct Reading {
     pub item: Option<String>,
     /// The version of the item.
     pub item_version: Option<u64>,
+    /// Whether it was kept for an emergency, so that nobody was asked.
+    #[serde(default)]
+    pub kept: bool,
 }
 
 /// Why a start was refused.

@@ -28,6 +28,9 @@ pub struct Record {
     pub bundle: PathBuf,
     /// The annotations by which grants chose this container.
     pub annotations: BTreeMap<String, String>,
+    /// The emergency that secrets were kept for, if some came from it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub emergency: Option<String>,
     secrets: Vec<Reading>,
     /// The error and its exit code, if it was refused.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -39,9 +42,11 @@ pub struct Record {
 }
 
 #[derive(Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 enum Decision {
     Delivered,
+    /// Delivered, and some secrets were kept for an emergency.
+    BreakGlass,
     Refused,
 }
 
@@ -58,6 +63,9 @@ struct Reading {
     kek: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     kek_version: Option<String>,
+    /// Whether it was kept for an emergency, as nobody could be asked.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    kept: bool,
 }
 
 #[derive(Serialize)]
@@ -77,6 +85,7 @@ impl Record {
             container: String::new(),
             bundle: PathBuf::new(),
             annotations: BTreeMap::new(),
+            emergency: None,
             secrets: Vec::new(),
             refusal: None,
             milliseconds: BTreeMap::new(),
@@ -93,6 +102,7 @@ impl Record {
             item_version: None,
             kek: None,
             kek_version: None,
+            kept: false,
         };
         self.secrets = requests.iter().map(reading).collect();
     }
@@ -106,6 +116,7 @@ impl Record {
                 reading.item_version = secret.item_version;
                 reading.kek = secret.kek.as_ref().map(ToString::to_string);
                 reading.kek_version = secret.kek_version.clone();
+                reading.kept = secret.kept;
             }
         }
     }
@@ -122,6 +133,7 @@ impl Record {
     pub(super) fn fields(&self) -> Vec<Field<'_>> {
         let decision = match self.decision {
             Decision::Delivered => "delivered",
+            Decision::BreakGlass => "break-glass",
             Decision::Refused => "refused",
         };
         let one = [
@@ -135,7 +147,8 @@ impl Record {
 
     /// Decides that the container has its secrets.
     pub fn delivered(&mut self) {
-        self.decision = Decision::Delivered;
+        let is_kept = self.secrets.iter().any(|reading| reading.kept);
+        self.decision = if is_kept { Decision::BreakGlass } else { Decision::Delivered };
     }
 
     /// Decides that it does not, for this reason.

@@ -2,6 +2,7 @@
 
 mod annotate;
 mod audit;
+mod break_glass;
 mod check;
 mod completions;
 mod env;
@@ -71,6 +72,8 @@ enum Verb {
     Run(run::Arguments),
     #[command(subcommand)]
     Audit(audit::Verb),
+    #[command(subcommand)]
+    BreakGlass(break_glass::Verb),
     Completions(completions::Arguments),
     Man(man::Arguments),
 }
@@ -109,6 +112,7 @@ impl Verb {
             Verb::Env(arguments) => env::run(&arguments, settings),
             Verb::Run(arguments) => run::run(arguments, settings),
             Verb::Audit(verb) => audit::run(&verb, settings),
+            Verb::BreakGlass(verb) => break_glass::run(&verb, settings),
             Verb::Completions(arguments) => completions::run(&arguments),
             Verb::Man(arguments) => man::run(&arguments),
         }

@@ -36,8 +36,8 @@ impl ValueEnum for SourceName {
 /// The choice on the command line, which goes before that of the settings.
 #[derive(clap::Args)]
 pub(super) struct Choice {
-    /// Where sealed values are fetched from, whatever the settings choose.
-    #[arg(long, value_name = "NAME")]
+    /// Fetch from `connect` or `op`, whatever the settings choose.
+    #[arg(long, value_name = "NAME", hide_possible_values = true)]
     source: Option<SourceName>,
 }
 

@@ -2,6 +2,12 @@
 
 use super::Error;
 use crate::audit::AuditError;
+use crate::break_glass::BreakGlassError;
+use crate::break_glass::channel::ChannelError;
+use crate::break_glass::ledger::LedgerError;
+use crate::break_glass::lock::LockError;
+use crate::break_glass::sealed::{AgeError, IdentityError, RecipientError, SealedError};
+use crate::break_glass::store::StoreError;
 use crate::container::ProcessError;
 use crate::deliver::{AttachError, CarryError, PrivateError, SiteError, TargetError, TmpfsError};
 use crate::engine::{BundleError, EngineError, InstallError};
@@ -49,23 +55,19 @@ impl Error {
             Error::Settings(SettingsError::File(error)) => of_file(error),
             Error::Settings(_) | Error::NoSource | Error::Variable { .. } | Error::KekUri(_) => Class::Settings,
             Error::Grant(_) => Class::NotPermitted,
-            Error::Source(error) | Error::Resolve(ResolveError::Fetch { source: error, .. }) => of_source(error),
+            Error::Source(error) => of_source(error),
+            Error::Resolve(error) => of_resolve(error),
             Error::Seal { source: error, .. }
             | Error::Stored { source: error, .. }
-            | Error::Unseal { source: error, .. }
-            | Error::Resolve(ResolveError::Unseal { source: error, .. }) => of_seal(error),
+            | Error::Unseal { source: error, .. } => of_seal(error),
             Error::Kek(error) | Error::MakeKek { source: error } => of_kek(error),
             Error::Preflight(_) => Class::NotPermitted,
             Error::Carry(error) => of_carry(error),
             Error::Tmpfs(TmpfsError::Taken { .. }) => Class::Data,
             Error::Tmpfs(_) => Class::Kernel,
             Error::Attach(error) => of_attach(error),
-            Error::Audit(AuditError::Open { source }) => of_file(source),
-            Error::Audit(AuditError::Encode { .. }) | Error::Json { .. } => Class::Bug,
-            Error::Audit(AuditError::Read { errno, .. }) if errno.is_not_found() => Class::NotFound,
-            Error::Audit(AuditError::NoFile) => Class::Settings,
-            Error::Audit(AuditError::NotAsWritten { .. } | AuditError::Differ { .. }) => Class::Data,
-            Error::Audit(AuditError::Write { .. } | AuditError::Read { .. } | AuditError::Busy { .. }) => Class::Kernel,
+            Error::Audit(error) => of_audit(error),
+            Error::Json { .. } => Class::Bug,
             Error::Environment { .. }
             | Error::Input { .. }
             | Error::Output { .. }
@@ -87,8 +89,17 @@ impl Error {
             Error::Envrc(_) => Class::Data,
             Error::Private(_) => Class::Kernel,
             Error::Unset { source, .. } => source.class(),
+            Error::BreakGlass(error) => of_break_glass(error),
             Error::Check { class, .. } | Error::Explain { class, .. } | Error::Rewrap { class, .. } => *class,
         }
+    }
+}
+
+/// Whose fault it is that a request has no secret.
+pub fn of_resolve(error: &ResolveError) -> Class {
+    match error {
+        ResolveError::Fetch { source, .. } => of_source(source),
+        ResolveError::Unseal { source, .. } => of_seal(source),
     }
 }
 
@@ -186,6 +197,85 @@ fn of_kek(error: &KekError) -> Class {
             Fault::Settings => Class::Settings,
             Fault::File(error) => of_file(error),
         },
+    }
+}
+
+fn of_audit(error: &AuditError) -> Class {
+    match error {
+        AuditError::Open { source } => of_file(source),
+        AuditError::Encode { .. } => Class::Bug,
+        AuditError::Read { errno, .. } if errno.is_not_found() => Class::NotFound,
+        AuditError::NoFile => Class::Settings,
+        AuditError::NotAsWritten { .. } | AuditError::Differ { .. } => Class::Data,
+        AuditError::Write { .. } | AuditError::Read { .. } | AuditError::Busy { .. } => Class::Kernel,
+    }
+}
+
+fn of_break_glass(error: &BreakGlassError) -> Class {
+    match error {
+        BreakGlassError::NotRoot
+        | BreakGlassError::NotConfirmed { .. }
+        | BreakGlassError::Expired { .. }
+        | BreakGlassError::OtherHost { .. }
+        | BreakGlassError::Operators { .. }
+        | BreakGlassError::Overdue { .. }
+        | BreakGlassError::Store(StoreError::IsOpen | StoreError::NotOurs) => Class::NotPermitted,
+        BreakGlassError::SameRecipient { .. }
+        | BreakGlassError::Duration { .. }
+        | BreakGlassError::Recipient { source: RecipientError::Unknown { .. } }
+        | BreakGlassError::Sealed { source: SealedError::Threshold { .. }, .. } => Class::CommandLine,
+        BreakGlassError::NoGrant { .. } => Class::Settings,
+        BreakGlassError::Nothing | BreakGlassError::NotInFile { .. } | BreakGlassError::NotOwed { .. } => {
+            Class::NotFound
+        }
+        BreakGlassError::References { .. }
+        | BreakGlassError::Computed { .. }
+        | BreakGlassError::Identity(IdentityError::None { .. })
+        | BreakGlassError::Stale { .. }
+        | BreakGlassError::Old { .. } => Class::Data,
+        BreakGlassError::NotKept { .. } => Class::Unavailable,
+        BreakGlassError::File { .. } => Class::Settings,
+        BreakGlassError::Sealed { source: SealedError::Age(error), .. }
+        | BreakGlassError::Identity(IdentityError::Age { source: error, .. })
+        | BreakGlassError::Recipient { source: RecipientError::Age(error) } => of_age(error),
+        BreakGlassError::Sealed { source: SealedError::TooFew { .. }, .. } => Class::NotPermitted,
+        BreakGlassError::Sealed { .. } => Class::Data,
+        BreakGlassError::Channel(error) => of_channel(error),
+        BreakGlassError::Ledger(error) => of_ledger(error),
+        BreakGlassError::Lock(LockError::File { source }) => of_file(source),
+        BreakGlassError::Lock(LockError::Busy { .. }) => Class::Unavailable,
+        BreakGlassError::Lock(LockError::Open { .. }) => Class::Kernel,
+        BreakGlassError::Store(StoreError::Over) => Class::Unavailable,
+        BreakGlassError::Store(_) => Class::Kernel,
+    }
+}
+
+fn of_age(error: &AgeError) -> Class {
+    match error {
+        AgeError::NoMatch | AgeError::Passphrase => Class::NotPermitted,
+        AgeError::Damaged => Class::Data,
+        AgeError::NoPlugin { .. } | AgeError::Plugin { .. } => Class::Settings,
+        AgeError::Incompatible => Class::CommandLine,
+    }
+}
+
+fn of_channel(error: &ChannelError) -> Class {
+    match error {
+        ChannelError::None | ChannelError::Same { .. } | ChannelError::Run { .. } => Class::Settings,
+        ChannelError::Program { source } => of_file(source),
+        ChannelError::Chain(error) => of_audit(error),
+        ChannelError::Ledger(error) => of_ledger(error),
+        ChannelError::Kept { .. } | ChannelError::Journal { .. } => Class::Kernel,
+        ChannelError::Command { .. } | ChannelError::Slow { .. } => Class::Unavailable,
+    }
+}
+
+fn of_ledger(error: &LedgerError) -> Class {
+    match error {
+        LedgerError::File { source } => of_file(source),
+        LedgerError::Damaged { .. } => Class::Settings,
+        LedgerError::Write { .. } | LedgerError::NoRandom => Class::Kernel,
+        LedgerError::Encode { .. } => Class::Bug,
     }
 }
 

@@ -2,6 +2,12 @@
 
 use super::Error;
 use crate::audit::AuditError;
+use crate::break_glass::BreakGlassError;
+use crate::break_glass::channel::ChannelError;
+use crate::break_glass::ledger::LedgerError;
+use crate::break_glass::lock::LockError;
+use crate::break_glass::sealed::{AgeError, IdentityError, SealedError};
+use crate::break_glass::store::StoreError;
 use crate::container::{ProcessError, StateError};
 use crate::deliver::{AttachError, CarryError, PreflightError, PrivateError, SiteError, TargetError, TmpfsError};
 use crate::engine::{EngineError, InstallError};
@@ -39,6 +45,7 @@ impl Error {
                 "OP_CONNECT_HOST and OP_CONNECT_TOKEN go together; [connect] in the settings goes before both"
             }
             Error::Grant(refusal) => return grant_hint(refusal),
+            Error::BreakGlass(error) => return break_glass_hint(error),
             Error::State(StateError::NoPid) => {
                 "runc, crun and youki from 0.6 tell a createRuntime hook the pid: use no other stage, and no older youki"
             }
@@ -126,6 +133,49 @@ fn file_hint(error: &FileError) -> Option<String> {
             None
         }
     }
+}
+
+fn break_glass_hint(error: &BreakGlassError) -> Option<String> {
+    let hint = match error {
+        BreakGlassError::NotRoot => "call it with sudo",
+        BreakGlassError::NotConfirmed { .. } => "call it on a terminal, or with `--yes`",
+        BreakGlassError::Expired { .. } | BreakGlassError::Stale { .. } | BreakGlassError::Old { .. } => {
+            "make a new file: `oci-secrets break-glass seal`"
+        }
+        BreakGlassError::OtherHost { .. } => "`oci-secrets break-glass seal --host NAME` names hosts, `--host '*'` all",
+        BreakGlassError::NoGrant { .. } => "add `name` to the grant in the settings",
+        BreakGlassError::Operators { .. } => "name each: `--operator NAME --operator NAME`",
+        BreakGlassError::Sealed { source: SealedError::TooFew { .. }, .. } => {
+            "`--identity` takes the key file of each operator"
+        }
+        BreakGlassError::Sealed { source: SealedError::Age(AgeError::NoMatch), .. } => {
+            "`oci-secrets break-glass inspect` shows for whom it is"
+        }
+        BreakGlassError::Sealed { source: SealedError::Age(AgeError::NoPlugin { .. }), .. }
+        | BreakGlassError::Identity(IdentityError::Age { source: AgeError::NoPlugin { .. }, .. }) => {
+            "install the plugin on this host, or use a key that needs none"
+        }
+        BreakGlassError::Overdue { reference, .. } => {
+            return Some(format!(
+                "store a new value in 1Password, or `oci-secrets break-glass rotation waive {reference} --reason TEXT`"
+            ));
+        }
+        BreakGlassError::NotOwed { .. } => "`oci-secrets break-glass status` shows what is owed",
+        BreakGlassError::Channel(ChannelError::None) => {
+            "add audit = { file = \"/var/log/oci-secrets/break-glass.jsonl\" } to [break-glass] in the settings"
+        }
+        BreakGlassError::Channel(ChannelError::Same { .. }) => "name another file under [break-glass] in the settings",
+        BreakGlassError::Channel(
+            ChannelError::Chain(AuditError::Open { source }) | ChannelError::Program { source },
+        )
+        | BreakGlassError::Ledger(LedgerError::File { source })
+        | BreakGlassError::Lock(LockError::File { source }) => return file_hint(source),
+        BreakGlassError::Store(StoreError::IsOpen) => {
+            "`oci-secrets break-glass status` shows which; `oci-secrets break-glass close` ends it"
+        }
+        _ => return None,
+    };
+    Some(hint.to_owned())
 }
 
 fn grant_hint(refusal: &Refusal) -> Option<String> {

@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::audit::AuditError;
+use crate::break_glass::BreakGlassError;
 use crate::container::{ProcessError, RequestError, SpecError, StateError};
 use crate::deliver::{AttachError, CarryError, PreflightError, PrivateError, TmpfsError};
 use crate::engine::{BundleError, EngineError, InstallError};
@@ -99,6 +100,9 @@ pub enum Error {
     /// The audit trail.
     #[error(transparent)]
     Audit(AuditError),
+    /// Break-glass.
+    #[error(transparent)]
+    BreakGlass(BreakGlassError),
     /// A secret was not sealed.
     #[error("cannot seal a value for {reference}")]
     Seal {

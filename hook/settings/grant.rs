@@ -1,6 +1,6 @@
 //! Grants: which containers may have which references.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Deserializer, de};
 
@@ -13,13 +13,15 @@ const VAULT: usize = 2;
 
 /// Every grant of the settings. Without one that fits, nothing is given.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "Vec<Grant>")]
 pub struct Grants(Vec<Grant>);
 
 /// One rule: these containers may have these references.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Grant {
+    #[serde(default)]
+    name: Option<String>,
     references: Vec<ReferencePattern>,
     #[serde(default)]
     to: Containers,
@@ -59,6 +61,21 @@ impl Grants {
     /// Whether one of them names references in a vault of this name or id.
     pub fn name_vault(&self, vault: &str) -> bool {
         self.0.iter().flat_map(|grant| &grant.references).any(|pattern| pattern.names_vault(vault))
+    }
+
+    /// The grant of this name.
+    pub fn named(&self, name: &str) -> Option<&Grant> {
+        self.0.iter().find(|grant| grant.name.as_deref() == Some(name))
+    }
+}
+
+impl TryFrom<Vec<Grant>> for Grants {
+    type Error = SameName;
+
+    fn try_from(grants: Vec<Grant>) -> Result<Grants, SameName> {
+        let mut names = BTreeSet::new();
+        let mut all = grants.iter().filter_map(|grant| grant.name.as_deref());
+        if all.all(|name| names.insert(name)) { Ok(Grants(grants)) } else { Err(SameName) }
     }
 }
 
@@ -196,6 +213,11 @@ pub enum Refusal {
     },
 }
 
+/// Two grants of one name, of which a command could mean either.
+#[derive(Debug, thiserror::Error)]
+#[error("two grants have the same name")]
+pub struct SameName;
+
 /// Why a text is not a pattern over references.
 #[derive(Debug, thiserror::Error)]
 enum ReferencePatternError {
@@ -310,6 +332,16 @@ mod tests {
         for text in ["op://*", "op://Agents/*", "op://*/*/password", "op://a/b/c/*", "op://a/b/c/d", "op://a/*/c/d"] {
             assert!(ReferencePattern::try_from(text.to_owned()).is_ok(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_name_is_of_one_grant() {
+        let grant = |name: &str| format!("[[grant]]\nname = '{name}'\nreferences = ['op://Agents/{name}/*']\n");
+        let grants = grants(&(grant("a") + &grant("b")));
+        let patterns: Vec<&str> = grants.named("b").unwrap().references().map(Pattern::as_str).collect();
+        assert_eq!((patterns, grants.named("c")), (vec!["op://Agents/b/*"], None));
+        let error = (grant("a") + &grant("a")).parse::<crate::settings::Settings>().unwrap_err();
+        assert_eq!(error.to_string(), "line 1: grant: two grants have the same name");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! is loaded needs no further check, save for the files that it names, which [`mod@file`] checks when they are read.
 
 mod aws;
+mod break_glass;
 pub mod file;
 mod grant;
 mod op;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Deserializer, de};
 use crate::container::{RequestError, Requests};
 
 pub use self::aws::{AwsIdentity, AwsKms};
+pub use self::break_glass::{BreakGlass, Channel, ChannelCommand, NamespaceName, Overdue, Rotation};
 pub use self::file::FileError;
 pub use self::grant::{Grant, Grants, Refusal};
 pub use self::op::{Op, OpUnlock};
@@ -73,6 +75,8 @@ pub struct Settings {
     pub requests: BTreeMap<String, RequestSet>,
     /// `[audit]`: where the record of each start goes besides the system log.
     pub audit: Audit,
+    /// `[break-glass]`: what an outage of 1Password or the KMS allows, and what it owes.
+    pub break_glass: BreakGlass,
 }
 
 impl Settings {

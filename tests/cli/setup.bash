@@ -80,6 +80,11 @@ blank() {
     sed -E '/^(ok|warning) +(runc|crun|youki|podman|crio|containerd|dockerd):/d; /-> oci-secrets install/d; s/Linux [^:]*:/Linux …:/; s/expires in [0-9]+ days/expires in … days/; s/(until|expired on) [0-9-]+/\1 …/'
 }
 
+# Blanks times, digests, ids of items and emergencies, and public keys, which differ from run to run.
+blank_times() {
+    sed -E 's/20[0-9-]{8} [0-9:]{5} UTC/…/g; s/[0-9a-f]{64}/…/g; s/emergency [0-9a-f]{12}/emergency …/g; s/new[0-9]{23}/…/g; s/(ssh-ed25519) [A-Za-z0-9+\/]+/\1 …/g'
+}
+
 # Makes $DIR/bundle anew, with these annotations: bundle KEY=VALUE...
 bundle() {
     mkdir -p "$DIR/bundle"

@@ -55,6 +55,12 @@ impl Container {
         let root = PathBuf::from(format!("/proc/{}/cwd", self.process.id()));
         fs::read(root.join("rootfs/run/secrets").join(file)).unwrap()
     }
+
+    /// Whether there is any.
+    pub(crate) fn has_secrets(&self) -> bool {
+        let root = PathBuf::from(format!("/proc/{}/cwd", self.process.id()));
+        fs::read_dir(root.join("rootfs/run/secrets")).is_ok_and(|mut files| files.next().is_some())
+    }
 }
 
 impl Drop for Container {

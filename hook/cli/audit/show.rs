@@ -96,7 +96,7 @@ fn table(entries: &[Entry]) -> String {
         let id: String = plain(container).chars().take(ID_CHARACTERS).collect();
         let code = refusal.as_ref().map(|refusal| format!(" {}", refusal.code)).unwrap_or_default();
         let _ = writeln!(text, "{time:.3}  {id:<ID_CHARACTERS$}  {}{code}", plain(decision));
-        for Reading { file, reference, item, item_version } in secrets {
+        for Reading { file, reference, item, item_version, .. } in secrets {
             let _ = write!(text, "  {}: {}", plain(file), plain(reference));
             if let (Some(item), Some(version)) = (item, item_version) {
                 let _ = write!(text, ", item {} version {version}", plain(item));

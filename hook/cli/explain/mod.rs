@@ -33,7 +33,7 @@ use subject::{Subject, Target, Whose, Wish};
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(super) struct Arguments {
-    /// The directory of a bundle, an .envrc, or a reference; with --engine, the name or id of a container.
+    /// A bundle's directory, an .envrc, a reference, or with --engine a container.
     #[arg(value_name = "TARGET")]
     target: Target,
     /// Whose container it is.

@@ -1,0 +1,306 @@
+//! The ledger: which secrets an emergency has used, until each was changed.
+//!
+//! It is a file of JSON beside a random key. A secret is in it only as its HMAC-SHA-256 under that key, by which a later value can be told
+//! from the one that was used. The file is replaced as a whole and is on the disk before a container has its secret, so that a crash at
+//! any moment leaves the old ledger or the new one, and no use is forgotten.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use ring::hmac;
+use ring::rand::{SecureRandom as _, SystemRandom};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::Kept;
+use super::lock::Locked;
+use crate::errno::Errno;
+use crate::secret::Secret;
+use crate::settings::file::{self, FileError};
+
+const LEDGER: &str = "ledger";
+const KEY: &str = "ledger-key";
+const SCHEMA: u8 = 1;
+const KEY_BYTES: usize = 32;
+const LEDGER_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Every secret that was used and is not changed yet, by its reference.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ledger {
+    schema: u8,
+    /// By reference, without its query.
+    pub owed: BTreeMap<String, Owed>,
+}
+
+/// One secret that was used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Owed {
+    /// The item's id.
+    pub item: String,
+    /// The newest of the item's versions that were used.
+    pub version: u64,
+    /// The keyed hashes of the values that were used.
+    values: BTreeSet<String>,
+    /// The emergency that used it last.
+    pub emergency: String,
+    /// When it was used first.
+    pub first_used: Timestamp,
+    /// When it was used last.
+    pub last_used: Timestamp,
+    /// How many containers got it.
+    pub uses: u64,
+    /// When its change is overdue. The time runs from the first normal start that wants it, or from the end of the emergency.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub due: Option<Timestamp>,
+}
+
+impl Default for Ledger {
+    fn default() -> Ledger {
+        Ledger { schema: SCHEMA, owed: BTreeMap::new() }
+    }
+}
+
+impl Ledger {
+    /// Reads the ledger; where there is none, nothing is owed.
+    ///
+    /// # Errors
+    /// If it cannot be read or trusted: what is owed is then not known.
+    pub fn read(directory: &Path) -> Result<Ledger, LedgerError> {
+        let path = directory.join(LEDGER);
+        match fs::symlink_metadata(&path) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+                return Ok(Ledger::default());
+            }
+            _ => {}
+        }
+        let bytes = file::read(&path, file::Kind::Credential, LEDGER_BYTES_MAX)
+            .map_err(|source| LedgerError::File { source })?;
+        let ledger: Ledger = serde_json::from_slice(&bytes).map_err(|_| LedgerError::Damaged { path: path.clone() })?;
+        if ledger.schema == SCHEMA { Ok(ledger) } else { Err(LedgerError::Damaged { path }) }
+    }
+
+    /// Replaces the ledger, and returns when that is on the disk.
+    ///
+    /// # Errors
+    /// If it cannot be written; then the old one is there.
+    pub fn write(&self, lock: &Locked) -> Result<(), LedgerError> {
+        let bytes = serde_json::to_vec_pretty(self).map_err(|source| LedgerError::Encode { source })?;
+        replace(lock, LEDGER, &bytes)
+    }
+
+    /// Enters that a secret was used.
+    pub fn enter(&mut self, kept: &Kept, value: String, emergency: &str, now: Timestamp) {
+        let owed = self.owed.entry(kept.reference.clone()).or_insert_with(|| Owed {
+            item: kept.item.clone(),
+            version: kept.version,
+            values: BTreeSet::new(),
+            emergency: emergency.to_owned(),
+            first_used: now,
+            last_used: now,
+            uses: 0,
+            due: None,
+        });
+        owed.item.clone_from(&kept.item);
+        owed.version = owed.version.max(kept.version);
+        owed.values.insert(value);
+        emergency.clone_into(&mut owed.emergency);
+        owed.last_used = now;
+        owed.uses += 1;
+    }
+
+    /// Lets the time of grace run for whatever is owed, from now on, where it does not run yet. Tells whether anything changed.
+    pub fn run_grace(&mut self, grace: Duration, now: Timestamp) -> bool {
+        let waiting = self.owed.values_mut().filter(|owed| owed.due.is_none());
+        waiting.map(|owed| owed.due = Some(after(now, grace))).count() > 0
+    }
+}
+
+impl Owed {
+    /// Whether 1Password shows something newer, and it is another secret. A source that tells no item and version shows nothing newer.
+    pub fn is_changed(&self, item: Option<&str>, version: Option<u64>, value: Option<&str>) -> bool {
+        let is_newer = item.is_some_and(|item| item != self.item) || version > Some(self.version);
+        is_newer && value.is_some_and(|value| !self.values.contains(value))
+    }
+
+    /// Lets the time of grace run from now on, if it does not run yet, and tells when it ends.
+    pub fn due(&mut self, grace: Duration, now: Timestamp) -> Timestamp {
+        *self.due.get_or_insert_with(|| after(now, grace))
+    }
+}
+
+fn after(now: Timestamp, grace: Duration) -> Timestamp {
+    let grace = SignedDuration::try_from(grace).unwrap_or(SignedDuration::MAX);
+    now.saturating_add(grace).unwrap_or(Timestamp::MAX)
+}
+
+/// Tells values from each other without knowing them.
+pub struct Hasher(hmac::Key);
+
+impl Hasher {
+    /// Reads the key; `None` where there is none.
+    ///
+    /// # Errors
+    /// If it is there, and cannot be read or trusted.
+    pub fn read(directory: &Path) -> Result<Option<Hasher>, LedgerError> {
+        let path = directory.join(KEY);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let bytes =
+            file::read(&path, file::Kind::Credential, KEY_BYTES).map_err(|source| LedgerError::File { source })?;
+        if bytes.len() == KEY_BYTES { Ok(Some(Hasher::new(&bytes))) } else { Err(LedgerError::Damaged { path }) }
+    }
+
+    /// Reads the key, or makes one.
+    ///
+    /// # Errors
+    /// If it cannot be read, trusted or written.
+    pub fn make(lock: &Locked) -> Result<Hasher, LedgerError> {
+        if let Some(hasher) = Hasher::read(lock.directory())? {
+            return Ok(hasher);
+        }
+        let mut bytes = Zeroizing::new([0; KEY_BYTES]);
+        SystemRandom::new().fill(&mut *bytes).map_err(|_| LedgerError::NoRandom)?;
+        replace(lock, KEY, &*bytes)?;
+        Ok(Hasher::new(&*bytes))
+    }
+
+    fn new(bytes: &[u8]) -> Hasher {
+        Hasher(hmac::Key::new(hmac::HMAC_SHA256, bytes))
+    }
+
+    /// The keyed hash of a value, which is another for each reference.
+    pub fn hash(&self, reference: &str, secret: &Secret) -> String {
+        let mut context = hmac::Context::with_key(&self.0);
+        context.update(reference.as_bytes());
+        context.update(&[0]);
+        context.update(secret.expose());
+        context.sign().as_ref().iter().fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+    }
+}
+
+/// Gives a file new content, whole or not at all, and waits for the disk.
+pub(super) fn replace(lock: &Locked, name: &str, content: &[u8]) -> Result<(), LedgerError> {
+    let path = lock.directory().join(name);
+    let new = lock.directory().join(format!("{name}.new"));
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&new, &path)?;
+        File::open(lock.directory())?.sync_all()
+    };
+    write().map_err(|error: io::Error| LedgerError::Write { path: path.clone(), errno: error.into() })
+}
+
+/// Why the ledger cannot be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// It, or its key, cannot be read or trusted.
+    #[error("cannot tell what is owed")]
+    File {
+        /// What is wrong with the file.
+        source: FileError,
+    },
+    /// It is not what we write.
+    #[error("cannot tell what is owed: {} is damaged", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It cannot be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel answered.
+        #[source]
+        errno: Errno,
+    },
+    /// It is no JSON.
+    #[error("cannot encode the ledger")]
+    Encode {
+        /// The library's account.
+        source: serde_json::Error,
+    },
+    /// No randomness.
+    #[error("the kernel gives no random bytes")]
+    NoRandom,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REFERENCE: &str = "op://AgentVault/db/password";
+
+    fn kept(version: u64) -> Kept {
+        Kept { reference: REFERENCE.into(), item: "item".into(), version }
+    }
+
+    fn secret(text: &str) -> Secret {
+        Secret::new(text.as_bytes().to_vec())
+    }
+
+    fn now() -> Timestamp {
+        "2026-01-02T03:04:05Z".parse().unwrap()
+    }
+
+    #[test]
+    fn a_secret_is_changed_when_its_version_is_newer_and_its_value_another() {
+        let hasher = Hasher::new(&[7; KEY_BYTES]);
+        let hash = |text: &str| hasher.hash(REFERENCE, &secret(text));
+        let mut ledger = Ledger::default();
+        ledger.enter(&kept(3), hash("one"), "e", now());
+        ledger.enter(&kept(4), hash("two"), "e", now());
+        let owed = &ledger.owed[REFERENCE];
+        assert_eq!((owed.uses, owed.version), (2, 4));
+        assert!(owed.is_changed(Some("item"), Some(5), Some(&hash("three"))));
+        assert!(!owed.is_changed(Some("item"), Some(4), Some(&hash("three"))), "the version is not newer");
+        assert!(!owed.is_changed(Some("item"), Some(5), Some(&hash("one"))), "the value was used");
+        assert!(!owed.is_changed(Some("item"), Some(5), None), "nobody can tell");
+        assert!(!owed.is_changed(None, None, Some(&hash("three"))), "the source does not tell what it has");
+        assert!(owed.is_changed(Some("another item"), Some(1), Some(&hash("three"))));
+        assert_ne!(hash("one"), hasher.hash("op://AgentVault/db/user", &secret("one")));
+    }
+
+    #[test]
+    fn the_time_of_grace_runs_once() {
+        let mut ledger = Ledger::default();
+        ledger.enter(&kept(3), "hash".into(), "e", now());
+        assert!(ledger.run_grace(Duration::from_secs(60), now()));
+        let due = ledger.owed[REFERENCE].due.unwrap();
+        assert_eq!(due, now() + SignedDuration::from_secs(60));
+        ledger.enter(&kept(3), "hash".into(), "e", now());
+        assert!(!ledger.run_grace(Duration::from_secs(600), now()));
+        assert_eq!(ledger.owed.get_mut(REFERENCE).unwrap().due(Duration::from_secs(600), now()), due);
+    }
+
+    #[test]
+    fn what_is_written_is_read_again_and_tells_no_secret() {
+        let directory = tempfile::tempdir().unwrap();
+        let lock = Locked::take(directory.path()).unwrap();
+        assert_eq!(Ledger::read(directory.path()).unwrap(), Ledger::default());
+        let hasher = Hasher::make(&lock).unwrap();
+        let mut ledger = Ledger::default();
+        ledger.enter(&kept(3), hasher.hash(REFERENCE, &secret("canary-secret")), "e", now());
+        ledger.write(&lock).unwrap();
+        assert_eq!(Ledger::read(directory.path()).unwrap(), ledger);
+        let again = Hasher::make(&lock).unwrap();
+        assert_eq!(again.hash("x", &secret("y")), hasher.hash("x", &secret("y")));
+        assert!(!fs::read_to_string(directory.path().join(LEDGER)).unwrap().contains("canary"));
+        fs::write(directory.path().join(LEDGER), "{").unwrap();
+        assert!(matches!(Ledger::read(directory.path()), Err(LedgerError::Damaged { .. })));
+    }
+}

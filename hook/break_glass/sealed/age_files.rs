@@ -1,0 +1,99 @@
+//! One age file: to recipients, and back by identities.
+
+use std::io::{Read as _, Write as _};
+
+use age::armor::{ArmoredReader, ArmoredWriter, Format};
+use age::plugin::ResolveError;
+use age::{DecryptError, Decryptor, EncryptError, Encryptor};
+use zeroize::Zeroizing;
+
+use super::identity::Identity;
+use super::recipient::Recipient;
+use crate::excerpt::Excerpt;
+
+/// Encrypts to all of these recipients, as text.
+pub(super) fn encrypt<'a>(
+    plaintext: &[u8],
+    recipients: impl Iterator<Item = &'a Recipient>,
+) -> Result<String, AgeError> {
+    let encryptor = Encryptor::with_recipients(recipients.map(Recipient::as_age))?;
+    let encode = || -> std::io::Result<Vec<u8>> {
+        let armored = ArmoredWriter::wrap_output(Vec::new(), Format::AsciiArmor)?;
+        let mut writer = encryptor.wrap_output(armored)?;
+        writer.write_all(plaintext)?;
+        writer.finish()?.finish()
+    };
+    let bytes = encode().map_err(EncryptError::Io)?;
+    String::from_utf8(bytes).map_err(|_| AgeError::Damaged)
+}
+
+/// Decrypts by any of these identities.
+pub(super) fn decrypt(armored: &str, identities: &[Identity]) -> Result<Zeroizing<Vec<u8>>, AgeError> {
+    let decryptor = Decryptor::new(ArmoredReader::new(armored.as_bytes()))?;
+    let mut reader = decryptor.decrypt(identities.iter().map(Identity::as_age))?;
+    let mut plaintext = Zeroizing::new(Vec::with_capacity(armored.len()));
+    reader.read_to_end(&mut plaintext).map_err(|_| AgeError::Damaged)?;
+    Ok(plaintext)
+}
+
+/// What age does not do.
+#[derive(Debug, thiserror::Error)]
+pub enum AgeError {
+    /// None of the identities is of a recipient.
+    #[error("none of the identities opens it")]
+    NoMatch,
+    /// An identity that its passphrase does not open, or for which there was none.
+    #[error("the passphrase does not open the identity")]
+    Passphrase,
+    /// Bytes that were changed or lost.
+    #[error("it is damaged")]
+    Damaged,
+    /// A plugin that is not on the PATH.
+    #[error("cannot find the plugin {} on the PATH", Excerpt(program))]
+    NoPlugin {
+        /// Its program.
+        program: String,
+    },
+    /// What a plugin says.
+    #[error("a plugin of age says {}", Excerpt(message))]
+    Plugin {
+        /// In its words.
+        message: String,
+    },
+    /// Recipients that age does not mix, such as those that are safe from quantum computers with others.
+    #[error("age does not encrypt to these recipients together")]
+    Incompatible,
+}
+
+impl From<EncryptError> for AgeError {
+    fn from(error: EncryptError) -> AgeError {
+        match error {
+            EncryptError::IncompatibleRecipients { .. } | EncryptError::MixedRecipientAndPassphrase => {
+                AgeError::Incompatible
+            }
+            EncryptError::PluginResolve(error) => error.into(),
+            other => AgeError::Plugin { message: other.to_string() },
+        }
+    }
+}
+
+impl From<DecryptError> for AgeError {
+    fn from(error: DecryptError) -> AgeError {
+        match error {
+            DecryptError::NoMatchingKeys => AgeError::NoMatch,
+            DecryptError::KeyDecryptionFailed | DecryptError::ExcessiveWork { .. } => AgeError::Passphrase,
+            DecryptError::PluginResolve(error) => error.into(),
+            error @ DecryptError::Plugin(_) => AgeError::Plugin { message: error.to_string() },
+            _ => AgeError::Damaged,
+        }
+    }
+}
+
+impl From<ResolveError> for AgeError {
+    fn from(error: ResolveError) -> AgeError {
+        match error {
+            ResolveError::MissingPlugin { binary_name } => AgeError::NoPlugin { program: binary_name },
+            other => AgeError::Plugin { message: other.to_string() },
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! By whom a file is opened.
+
+use std::io;
+
+use age::armor::ArmoredReader;
+use age::secrecy::{ExposeSecret, SecretString};
+use age::{Callbacks, Decryptor, IdentityFile};
+use zeroize::Zeroizing;
+
+use super::age_files::AgeError;
+use super::recipient::Recipient;
+use crate::excerpt::Excerpt;
+
+/// The most work, as a power of two, that a passphrase of an identity file may ask for: some ten seconds.
+const WORK_FACTOR_MAX: u8 = 22;
+
+/// A private key, or the way to one.
+pub struct Identity(Box<dyn age::Identity>);
+
+impl Identity {
+    pub(super) fn as_age(&self) -> &dyn age::Identity {
+        &*self.0
+    }
+}
+
+/// Whoever can be asked while keys are used: for the passphrase of a key file, or to touch a token.
+pub trait Ask: Clone + Send + Sync + 'static {
+    /// Asks for something that is not shown.
+    fn passphrase(&self, prompt: &str) -> Option<Zeroizing<String>>;
+
+    /// Asks for something that may be shown.
+    fn line(&self, prompt: &str) -> Option<String>;
+
+    /// Tells something.
+    fn tell(&self, message: &str);
+}
+
+/// Reads the identities of one file: age's own, those of plugins, the whole under a passphrase, or an SSH private key.
+///
+/// # Errors
+/// If it holds none, or its passphrase is not given.
+pub fn identities(content: &[u8], name: &str, ask: impl Ask) -> Result<Vec<Identity>, IdentityError> {
+    let none = |_| IdentityError::None { name: name.to_owned() };
+    let age_error = |source: age::DecryptError| IdentityError::Age { name: name.to_owned(), source: source.into() };
+    let asking = Asking(ask);
+    let content = content.trim_ascii_start();
+    if content.starts_with(b"age-encryption.org/") || content.starts_with(b"-----BEGIN AGE ENCRYPTED FILE-----") {
+        let decryptor = Decryptor::new(ArmoredReader::new(content)).map_err(age_error)?;
+        let encrypted = age::encrypted::EncryptedIdentity::new(decryptor, asking, Some(WORK_FACTOR_MAX));
+        let file = encrypted.ok_or_else(|| none(()))?.decrypt(Some(name)).map_err(age_error)?;
+        return Ok(boxed(file.into_identities().map_err(age_error)?));
+    }
+    if content.starts_with(b"-----BEGIN ") {
+        let key = age::ssh::Identity::from_buffer(content, Some(name.to_owned())).map_err(|_| none(()))?;
+        if matches!(key, age::ssh::Identity::Unsupported(_)) {
+            return Err(none(()));
+        }
+        return Ok(vec![Identity(Box::new(key.with_callbacks(asking)))]);
+    }
+    let file = IdentityFile::from_buffer(content).map_err(|_: io::Error| none(()))?;
+    let identities = boxed(file.with_callbacks(asking).into_identities().map_err(age_error)?);
+    if identities.is_empty() { Err(none(())) } else { Ok(identities) }
+}
+
+/// A key of its own for one file.
+pub(super) fn generate() -> (Recipient, Zeroizing<String>) {
+    let identity = age::x25519::Identity::generate();
+    let text = Zeroizing::new(identity.to_string().expose_secret().to_owned());
+    (Recipient::native(identity.to_public()), text)
+}
+
+/// The key that is written in these bytes.
+pub(super) fn native(text: &[u8]) -> Option<Identity> {
+    let identity = str::from_utf8(text).ok()?.parse::<age::x25519::Identity>().ok()?;
+    Some(Identity(Box::new(identity)))
+}
+
+fn boxed(identities: Vec<Box<dyn age::Identity + Send + Sync>>) -> Vec<Identity> {
+    identities.into_iter().map(|identity| Identity(identity)).collect()
+}
+
+/// [`Ask`], as age calls it.
+#[derive(Clone)]
+pub(super) struct Asking<A>(pub(super) A);
+
+impl<A: Ask> Callbacks for Asking<A> {
+    fn display_message(&self, message: &str) {
+        self.0.tell(message);
+    }
+
+    fn confirm(&self, message: &str, yes: &str, no: Option<&str>) -> Option<bool> {
+        let no = no.map(|no| format!(", or \"{no}\"")).unwrap_or_default();
+        self.0.line(&format!("{message} (\"{yes}\"{no}): ")).map(|answer| answer.trim() == yes)
+    }
+
+    fn request_public_string(&self, description: &str) -> Option<String> {
+        self.0.line(&format!("{description}: "))
+    }
+
+    fn request_passphrase(&self, description: &str) -> Option<SecretString> {
+        self.0.passphrase(&format!("{description}: ")).map(|typed| SecretString::from(typed.to_string()))
+    }
+}
+
+/// Why there are no identities.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// Nothing that age knows.
+    #[error("{} holds no identity that age knows", Excerpt(name))]
+    None {
+        /// The file.
+        name: String,
+    },
+    /// age cannot use it.
+    #[error("cannot use the identity {}", Excerpt(name))]
+    Age {
+        /// The file.
+        name: String,
+        /// Why.
+        source: AgeError,
+    },
+}

@@ -1,0 +1,330 @@
+//! The sealed file: what an operator keeps offline for the day on which 1Password or the KMS does not answer.
+//!
+//! ```text
+//! oci-secrets break-glass v1
+//! {"created":"…","expires":"…","hosts":["…"],"recipients":["age1…"],"secrets":[{"reference":"op://…","item":"…","version":3}]}
+//! -----BEGIN AGE ENCRYPTED FILE-----        the secrets, for every recipient, or for the key that the shares make
+//! …
+//! -----END AGE ENCRYPTED FILE-----
+//! -----BEGIN AGE ENCRYPTED FILE-----        with a threshold: one share of that key for each recipient
+//! …
+//! ```
+//!
+//! It is text, and each block is an [age](https://age-encryption.org/v1) file, so that `age` opens it where this program is missing. Inside the
+//! first block are lines: the header above, byte for byte, then each secret in base64, in the header's order. Anyone can read the
+//! header; it is believed only when the block inside says the same.
+//!
+//! With a threshold the first block is for an age identity that was made for this file alone. The text of that identity,
+//! `AGE-SECRET-KEY-1…`, is split by Shamir's scheme over GF(2⁸), byte by byte; a share is one line of base64: the point, then the values.
+//!
+//! age knows recipients, not senders: who has the public keys can make a file. [`SealedFile::digest`] tells one from another.
+
+mod age_files;
+mod identity;
+mod recipient;
+
+use std::fmt::Write as _;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use blahaj::{Share, Sharks};
+use jiff::Timestamp;
+use ring::digest::{SHA256, digest};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+pub use self::age_files::AgeError;
+use self::age_files::{decrypt, encrypt};
+pub use self::identity::{Ask, Identity, IdentityError, identities};
+pub use self::recipient::{Recipient, RecipientError};
+use super::Kept;
+use crate::excerpt::Excerpt;
+use crate::reference::Reference;
+use crate::secret::Secret;
+
+/// The largest sealed file, in bytes.
+pub const SEALED_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+const MAGIC: &str = "oci-secrets break-glass v1";
+const MAGIC_ANY_VERSION: &str = "oci-secrets break-glass ";
+const BLOCK_END: &str = "-----END AGE ENCRYPTED FILE-----\n";
+
+/// Where a host is not asked for its name.
+const ANY_HOST: &str = "*";
+
+/// What a sealed file tells everyone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Header {
+    /// When the secrets were read.
+    pub created: Timestamp,
+    /// When the file is no longer opened.
+    pub expires: Timestamp,
+    /// The names of the hosts that may open it; `*` is any.
+    pub hosts: Vec<String>,
+    /// How many recipients must open it together, if one alone cannot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<u8>,
+    /// For whom it is, as they were named.
+    pub recipients: Vec<String>,
+    /// What is in it.
+    pub secrets: Vec<Kept>,
+}
+
+impl Header {
+    /// Whether the host of this name may open the file.
+    pub fn is_for(&self, host: &str) -> bool {
+        self.hosts.iter().any(|name| name == ANY_HOST || name == host)
+    }
+
+    /// How many recipients must come together.
+    pub fn operators(&self) -> usize {
+        self.threshold.map_or(1, usize::from)
+    }
+}
+
+/// A sealed file that was read and not opened.
+pub struct SealedFile {
+    /// What it says of itself. Nobody has vouched for it yet.
+    pub header: Header,
+    header_line: String,
+    payload: String,
+    shares: Vec<String>,
+    digest: String,
+}
+
+/// Seals secrets, which are in the header's order.
+///
+/// # Errors
+/// If a recipient cannot be encrypted to, or a threshold does not fit their number.
+pub fn seal(header: &Header, secrets: &[Secret], recipients: &[Recipient]) -> Result<String, SealedError> {
+    let header_line = serde_json::to_string(header).map_err(|source| SealedError::Encode { source })?;
+    let mut payload = Zeroizing::new(format!("{header_line}\n"));
+    for secret in secrets {
+        let line = Zeroizing::new(BASE64_STANDARD.encode(secret.expose()));
+        payload.push_str(&line);
+        payload.push('\n');
+    }
+    let mut file = format!("{MAGIC}\n{header_line}\n");
+    let Some(threshold) = header.threshold else {
+        file.push_str(&encrypt(payload.as_bytes(), recipients.iter())?);
+        return Ok(file);
+    };
+    if threshold < 2 || usize::from(threshold) > recipients.len() || recipients.len() > usize::from(u8::MAX) {
+        return Err(SealedError::Threshold { threshold, recipients: recipients.len() });
+    }
+    let (recipient, identity) = identity::generate();
+    file.push_str(&encrypt(payload.as_bytes(), [&recipient].into_iter())?);
+    for (recipient, share) in recipients.iter().zip(Sharks(threshold).dealer(identity.as_bytes())) {
+        let share = Zeroizing::new(Vec::from(&share));
+        let line = Zeroizing::new(format!("{}\n", BASE64_STANDARD.encode(&share)));
+        file.push_str(&encrypt(line.as_bytes(), [recipient].into_iter())?);
+    }
+    Ok(file)
+}
+
+impl SealedFile {
+    /// Reads a file without any key.
+    ///
+    /// # Errors
+    /// If it is no sealed file, or of another version.
+    pub fn parse(bytes: &[u8]) -> Result<SealedFile, SealedError> {
+        let text = str::from_utf8(bytes).map_err(|_| SealedError::Form)?;
+        let (magic, rest) = text.split_once('\n').ok_or(SealedError::Form)?;
+        match magic {
+            MAGIC => {}
+            other if other.starts_with(MAGIC_ANY_VERSION) => {
+                return Err(SealedError::Version { found: other.to_owned() });
+            }
+            _ => return Err(SealedError::Form),
+        }
+        let (header_line, blocks) = rest.split_once('\n').ok_or(SealedError::Form)?;
+        let header: Header = serde_json::from_str(header_line).map_err(|_| SealedError::Form)?;
+        let mut blocks = blocks.split_inclusive(BLOCK_END).map(str::to_owned);
+        let payload = blocks.next().ok_or(SealedError::Form)?;
+        let shares: Vec<String> = blocks.collect();
+        let expected = if header.threshold.is_some() { header.recipients.len() } else { 0 };
+        let are_references = header.secrets.iter().all(|kept| kept.reference.parse::<Reference>().is_ok());
+        if shares.len() != expected || header.threshold.is_some_and(|threshold| threshold < 2) || !are_references {
+            return Err(SealedError::Form);
+        }
+        let digest = digest(&SHA256, bytes).as_ref().iter().fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        });
+        Ok(SealedFile { header, header_line: header_line.to_owned(), payload, shares, digest })
+    }
+
+    /// The SHA-256 of the file, in hexadecimal: what two people compare to know that they have the same one.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// Opens the file; the secrets are in the header's order.
+    ///
+    /// # Errors
+    /// If the identities are not enough, or what is inside does not bear the header out. Nothing is left behind.
+    pub fn open(&self, identities: &[Identity]) -> Result<Vec<Secret>, SealedError> {
+        let payload = match self.header.threshold {
+            None => decrypt(&self.payload, identities)?,
+            Some(threshold) => decrypt(&self.payload, &[self.joined(threshold, identities)?])?,
+        };
+        let payload = str::from_utf8(&payload).map_err(|_| SealedError::Form)?;
+        let mut lines = payload.lines();
+        if lines.next() != Some(self.header_line.as_str()) {
+            return Err(SealedError::OtherHeader);
+        }
+        let secrets: Option<Vec<Secret>> =
+            lines.map(|line| BASE64_STANDARD.decode(line).ok().map(Secret::new)).collect();
+        let secrets = secrets.ok_or(SealedError::Form)?;
+        if secrets.len() == self.header.secrets.len() { Ok(secrets) } else { Err(SealedError::OtherHeader) }
+    }
+
+    /// The identity that enough shares make.
+    fn joined(&self, threshold: u8, identities: &[Identity]) -> Result<Identity, SealedError> {
+        let mut shares = Vec::new();
+        for block in &self.shares {
+            let line = match decrypt(block, identities) {
+                Ok(line) => line,
+                Err(AgeError::NoMatch) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let bytes = Zeroizing::new(BASE64_STANDARD.decode(line.trim_ascii()).map_err(|_| SealedError::Form)?);
+            shares.push(Share::try_from(bytes.as_slice()).map_err(|_| SealedError::Form)?);
+        }
+        if shares.len() < usize::from(threshold) {
+            return Err(SealedError::TooFew { found: shares.len(), threshold });
+        }
+        let identity = Zeroizing::new(Sharks(threshold).recover(&shares).map_err(|_| SealedError::Form)?);
+        identity::native(&identity).ok_or(SealedError::OtherShares)
+    }
+}
+
+/// Why a sealed file was not made or opened.
+#[derive(Debug, thiserror::Error)]
+pub enum SealedError {
+    /// Not what `break-glass seal` writes, or cut off.
+    #[error("it is not a whole file of `oci-secrets break-glass seal`")]
+    Form,
+    /// A format of the future.
+    #[error("it is of version {}, this program knows \"{MAGIC}\"", Excerpt(found))]
+    Version {
+        /// Its first line.
+        found: String,
+    },
+    /// A header that someone changed.
+    #[error("what it says of itself is not what was sealed in it")]
+    OtherHeader,
+    /// Shares of another key.
+    #[error("the shares do not make its key")]
+    OtherShares,
+    /// Operators are missing.
+    #[error("the identities open {found} of the {threshold} shares that it takes")]
+    TooFew {
+        /// How many shares the identities open.
+        found: usize,
+        /// How many it takes.
+        threshold: u8,
+    },
+    /// A threshold that nobody, or anybody, reaches.
+    #[error("a threshold is from 2 to the number of recipients: found {threshold} of {recipients}")]
+    Threshold {
+        /// What was asked for.
+        threshold: u8,
+        /// How many recipients there are.
+        recipients: usize,
+    },
+    /// age does not do its part.
+    #[error(transparent)]
+    Age(#[from] AgeError),
+    /// The header is not JSON.
+    #[error("cannot encode the header")]
+    Encode {
+        /// The library's account.
+        source: serde_json::Error,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CANARY: &[u8] = b"canary-secret";
+
+    fn kept(reference: &str) -> Kept {
+        Kept { reference: reference.into(), item: "databaseitem00000000000000".into(), version: 3 }
+    }
+
+    fn header(threshold: Option<u8>, recipients: &[&Recipient]) -> Header {
+        Header {
+            created: "2026-01-02T03:04:05Z".parse().unwrap(),
+            expires: "2026-04-02T03:04:05Z".parse().unwrap(),
+            hosts: vec!["agents-1".into()],
+            threshold,
+            recipients: recipients.iter().map(|recipient| recipient.name().to_owned()).collect(),
+            secrets: vec![kept("op://AgentVault/db/password"), kept("op://AgentVault/db/user")],
+        }
+    }
+
+    fn pair() -> (Recipient, Identity) {
+        let (recipient, identity) = identity::generate();
+        (recipient, identity::native(identity.as_bytes()).unwrap())
+    }
+
+    fn secrets() -> Vec<Secret> {
+        vec![Secret::new(CANARY.to_vec()), Secret::new(vec![0, 255, b'\n'])]
+    }
+
+    fn opened(text: &str, identities: &[Identity]) -> Result<Vec<Vec<u8>>, SealedError> {
+        let secrets = SealedFile::parse(text.as_bytes())?.open(identities)?;
+        Ok(secrets.iter().map(|secret| secret.expose().to_vec()).collect())
+    }
+
+    #[test]
+    fn every_recipient_opens_what_was_sealed_and_nobody_else() {
+        let ((a, a_key), (b, b_key), (_, other)) = (pair(), pair(), pair());
+        let text = seal(&header(None, &[&a, &b]), &secrets(), &[a, b]).unwrap();
+        let expected = vec![CANARY.to_vec(), vec![0, 255, b'\n']];
+        assert_eq!(opened(&text, &[a_key]).unwrap(), expected);
+        assert_eq!(opened(&text, &[b_key]).unwrap(), expected);
+        assert!(matches!(opened(&text, &[other]), Err(SealedError::Age(AgeError::NoMatch))));
+        assert!(!text.contains(&BASE64_STANDARD.encode(CANARY)));
+    }
+
+    #[test]
+    fn it_takes_as_many_operators_as_the_threshold_says() {
+        let pairs = [pair(), pair(), pair()];
+        let (recipients, mut keys): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+        let text = seal(&header(Some(2), &recipients.iter().collect::<Vec<_>>()), &secrets(), &recipients).unwrap();
+        let (third, second, first) = (keys.remove(2), keys.remove(1), keys.remove(0));
+        assert_eq!(
+            opened(&text, &[third]).unwrap_err().to_string(),
+            "the identities open 1 of the 2 shares that it takes"
+        );
+        assert_eq!(opened(&text, &[first, second]).unwrap().len(), 2);
+        let of_one = seal(&header(Some(2), &[&recipients[0]]), &secrets(), &recipients[..1]);
+        assert!(matches!(of_one, Err(SealedError::Threshold { threshold: 2, recipients: 1 })));
+    }
+
+    #[test]
+    fn a_header_that_was_changed_is_refused() {
+        let (recipient, key) = pair();
+        let text = seal(&header(None, &[&recipient]), &secrets(), &[recipient]).unwrap();
+        for (from, to) in [("agents-1", "agents-2"), ("\"version\":3", "\"version\":4"), ("2026-04", "2027-04")] {
+            let changed = text.replacen(from, to, 1);
+            assert_ne!(changed, text);
+            assert!(matches!(opened(&changed, std::slice::from_ref(&key)), Err(SealedError::OtherHeader)), "{from}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_cut_off_or_of_the_future_is_told() {
+        let (recipient, key) = pair();
+        let text = seal(&header(None, &[&recipient]), &secrets(), &[recipient]).unwrap();
+        for length in [0, 10, 40, text.len() / 2, text.len() - 40] {
+            assert!(opened(&text[..length], std::slice::from_ref(&key)).is_err(), "{length}");
+        }
+        let future = SealedFile::parse(text.replacen("v1", "v2", 1).as_bytes()).err().unwrap();
+        assert!(matches!(future, SealedError::Version { .. }));
+    }
+}

@@ -1,0 +1,64 @@
+//! For whom a file is sealed.
+
+use super::age_files::AgeError;
+use super::identity::{Ask, Asking};
+use crate::excerpt::Excerpt;
+
+/// One recipient, and how it was named.
+pub struct Recipient {
+    name: String,
+    recipient: Box<dyn age::Recipient>,
+}
+
+impl Recipient {
+    /// Reads `age1…`, that of a plugin included, or a line of an SSH public key file.
+    ///
+    /// # Errors
+    /// If it is none, of a kind that age does not encrypt to, or its plugin is not on the PATH.
+    pub fn parse(name: &str, ask: impl Ask) -> Result<Recipient, RecipientError> {
+        let text = name.trim();
+        let recipient: Box<dyn age::Recipient> = if let Ok(key) = text.parse::<age::x25519::Recipient>() {
+            Box::new(key)
+        } else if let Ok(key) = text.parse::<age::tag::Recipient>() {
+            Box::new(key)
+        } else if let Ok(key) = text.parse::<age::tagpq::Recipient>() {
+            Box::new(key)
+        } else if let Ok(key) = text.parse::<age::ssh::Recipient>() {
+            Box::new(key)
+        } else if let Ok(key) = text.parse::<age::plugin::Recipient>() {
+            let plugin =
+                age::plugin::RecipientPluginV1::new(key.plugin(), std::slice::from_ref(&key), &[], Asking(ask));
+            Box::new(plugin.map_err(|error| RecipientError::Age(error.into()))?)
+        } else {
+            return Err(RecipientError::Unknown { found: text.to_owned() });
+        };
+        Ok(Recipient { name: text.to_owned(), recipient })
+    }
+
+    /// How it was named.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn native(recipient: age::x25519::Recipient) -> Recipient {
+        Recipient { name: recipient.to_string(), recipient: Box::new(recipient) }
+    }
+
+    pub(super) fn as_age(&self) -> &dyn age::Recipient {
+        &*self.recipient
+    }
+}
+
+/// Why nothing is sealed for someone.
+#[derive(Debug, thiserror::Error)]
+pub enum RecipientError {
+    /// No recipient that age knows.
+    #[error("{} is no recipient: expected age1…, ssh-ed25519 … or ssh-rsa …", Excerpt(found))]
+    Unknown {
+        /// The text.
+        found: String,
+    },
+    /// Its plugin cannot be used.
+    #[error(transparent)]
+    Age(AgeError),
+}

@@ -1,0 +1,41 @@
+//! `oci-secrets break-glass close`: the emergency is over.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use crate::break_glass::ending::end;
+use crate::break_glass::ledger::Ledger;
+use crate::break_glass::store::Emergency;
+use crate::break_glass::time;
+use crate::cli::write_output;
+use crate::error::Error;
+use crate::settings::Settings;
+
+const EXAMPLE: &str = "\
+Example: 1Password answers again
+
+  sudo oci-secrets break-glass close | tee owed.txt";
+
+/// End the emergency that is open, and tell which secrets are to be changed.
+///
+/// The secrets are destroyed at once. From now on, the time of grace runs for each that was used.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub(in crate::cli) struct Arguments {}
+
+pub(super) fn run(_: &Arguments, settings: &Settings) -> Result<ExitCode, Error> {
+    let found = Emergency::at_place().map_err(|error| Error::BreakGlass(error.into()))?;
+    let mut text = match found {
+        None => "no emergency is open\n".to_owned(),
+        Some(emergency) => {
+            end(&emergency, settings).map_err(Error::BreakGlass)?;
+            format!("emergency {} is over\n", emergency.account().id)
+        }
+    };
+    let ledger = Ledger::read(&settings.break_glass.directory).map_err(|error| Error::BreakGlass(error.into()))?;
+    for (reference, owed) in &ledger.owed {
+        let due = owed.due.as_ref().map(|due| format!(" before {}", time(due))).unwrap_or_default();
+        let _ = writeln!(text, "to be changed{due}: {reference}");
+    }
+    write_output(text.as_bytes())
+}

@@ -1,0 +1,154 @@
+//! `oci-secrets break-glass drill`: the rehearsal.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use jiff::Timestamp;
+
+use super::{admit, duration, identity, read};
+use crate::break_glass::channel::{Channel, Event};
+use crate::break_glass::lock::Locked;
+use crate::break_glass::sealed::SealedFile;
+use crate::break_glass::{BreakGlassError, Kept};
+use crate::cli::{block_on, write_output};
+use crate::error::Error;
+use crate::reference::Reference;
+use crate::report;
+use crate::settings::Settings;
+use crate::source::connect::Connect;
+use crate::source::{Fetched, Source as _, SourceError};
+use futures_util::StreamExt as _;
+
+const AGE_HOURS_MAX: i64 = 366 * 24;
+const AGE_MAX: &str = "366d";
+
+const EXAMPLE: &str = "\
+Example: once a month, with the key that would open it
+
+  sudo oci-secrets break-glass drill agents.sealed --identity ada.txt --max-age 35d";
+
+/// Prove that a sealed file opens and is fresh, deliver nothing, and record the drill.
+///
+/// It is opened as `open` would, in the memory of this process, which is all that sees the secrets. The versions of the items are
+/// compared with those that 1Password shows now.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub(in crate::cli) struct Arguments {
+    /// The sealed file.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The file of a private key, as for `open`.
+    #[arg(long, value_name = "KEYFILE")]
+    identity: Vec<PathBuf>,
+    /// How old the file may be.
+    #[arg(long, value_name = "DURATION", default_value = "90d")]
+    max_age: String,
+}
+
+/// What 1Password shows of one secret.
+enum Live {
+    Same,
+    Newer(u64),
+    Gone(SourceError),
+}
+
+pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode, Error> {
+    let max_age = duration(&arguments.max_age, AGE_HOURS_MAX, AGE_MAX).map_err(Error::BreakGlass)?;
+    let file = read(&arguments.file).map_err(Error::BreakGlass)?;
+    let mut text = String::new();
+    let (stale, outcome) = match rehearse(arguments, &file, settings, &mut text) {
+        Ok(stale) => (stale, judge(arguments, &file, stale, max_age).map_err(Error::BreakGlass)),
+        Err(error) => (0, Err(error)),
+    };
+    let failure = outcome.as_ref().err().map(|error| report::chain(error));
+    record(&file, stale, failure, settings).map_err(Error::BreakGlass)?;
+    if outcome.is_ok() {
+        let _ = writeln!(text, "the file opens, and is as 1Password is now");
+    }
+    write_output(text.as_bytes())?;
+    outcome.map(|()| ExitCode::SUCCESS)
+}
+
+/// Opens the file, forgets what is in it, and counts what 1Password shows otherwise.
+fn rehearse(arguments: &Arguments, file: &SealedFile, settings: &Settings, text: &mut String) -> Result<usize, Error> {
+    admit(file, &arguments.file).map_err(Error::BreakGlass)?;
+    let identities = identity::read(&arguments.identity, file.header.operators())?;
+    let opened = file.open(&identities).map_err(|source| {
+        Error::BreakGlass(BreakGlassError::Sealed { file: arguments.file.display().to_string(), source })
+    })?;
+    drop(opened);
+    let _ = writeln!(text, "opens    {}", arguments.file.display());
+    let live = live(&file.header.secrets, settings)?;
+    for (kept, live) in file.header.secrets.iter().zip(&live) {
+        let (verdict, detail) = match live {
+            Live::Same => ("same", format!("version {}", kept.version)),
+            Live::Newer(version) => {
+                ("changed", format!("version {} in the file, {version} in 1Password", kept.version))
+            }
+            Live::Gone(error) => ("gone", report::chain(error)),
+        };
+        let _ = writeln!(text, "{verdict:<8} {}: {detail}", kept.reference);
+    }
+    Ok(live.iter().filter(|live| !matches!(live, Live::Same)).count())
+}
+
+/// What 1Password shows, in the order of what is kept.
+fn live(secrets: &[Kept], settings: &Settings) -> Result<Vec<Live>, Error> {
+    crate::tls::install();
+    let connect = Connect::open(settings.connect.as_ref().ok_or(Error::NoSource)?).map_err(Error::Source)?;
+    let references: Vec<Reference> = secrets.iter().filter_map(|kept| kept.reference.parse().ok()).collect();
+    let references: Vec<&Reference> = references.iter().collect();
+    block_on(settings, async |deadline| {
+        let fetched: Vec<Fetched> = connect.fetch(&references, deadline).collect().await;
+        let mut live = Vec::with_capacity(fetched.len());
+        for Fetched { index, outcome } in fetched {
+            let Some(kept) = secrets.get(index) else { continue };
+            let seen = match outcome {
+                Ok(field) if field.item_id.as_ref() == Some(&kept.item) && field.version == Some(kept.version) => {
+                    Live::Same
+                }
+                Ok(field) => Live::Newer(field.version.unwrap_or_default()),
+                Err(error) => {
+                    let error = Error::Source(error);
+                    match (error.class(), error) {
+                        (crate::error::class::Class::NotFound, Error::Source(error)) => Live::Gone(error),
+                        (_, error) => return Err(error),
+                    }
+                }
+            };
+            live.push((index, seen));
+        }
+        live.sort_by_key(|(index, _)| *index);
+        Ok(live.into_iter().map(|(_, live)| live).collect())
+    })
+}
+
+fn judge(
+    arguments: &Arguments,
+    file: &SealedFile,
+    stale: usize,
+    max_age: std::time::Duration,
+) -> Result<(), BreakGlassError> {
+    let name = || arguments.file.display().to_string();
+    if stale > 0 {
+        return Err(BreakGlassError::Stale { file: name(), stale, secrets: file.header.secrets.len() });
+    }
+    let seconds = Timestamp::now().as_second() - file.header.created.as_second();
+    if u64::try_from(seconds).is_ok_and(|seconds| seconds > max_age.as_secs()) {
+        let (day, max) = (24 * 60 * 60, i64::try_from(max_age.as_secs()).unwrap_or(i64::MAX));
+        return Err(BreakGlassError::Old { file: name(), days: seconds / day, max: max / day });
+    }
+    Ok(())
+}
+
+fn record(
+    file: &SealedFile,
+    stale: usize,
+    failure: Option<String>,
+    settings: &Settings,
+) -> Result<(), BreakGlassError> {
+    let lock = Locked::take(&settings.break_glass.directory)?;
+    let secrets = file.header.secrets.len();
+    Ok(Channel::open(settings, &lock)?.record(Event::Drill { file: file.digest(), secrets, stale, failure })?)
+}

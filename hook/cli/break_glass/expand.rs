@@ -1,0 +1,114 @@
+//! Which references are to be kept: those of a file, and what the patterns of grants come to in 1Password now.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use crate::break_glass::BreakGlassError;
+use crate::cli::PROGRAM;
+use crate::error::Error;
+use crate::reference::Reference;
+use crate::report;
+use crate::retry::Deadline;
+use crate::seal::kek::Keks;
+use crate::seal::{SealError, SealedValue, is_sealed};
+use crate::settings::{Grant, Pattern, Settings};
+use crate::source::connect::Connect;
+use crate::source::edit::StoredField;
+
+/// The reference file may be written by hand; this is far more than anyone writes.
+const FILE_BYTES_MAX: usize = 1024 * 1024;
+
+/// The references of a file, one a line; empty lines and those that begin with `#` are passed over.
+pub(super) fn of_file(path: &Path) -> Result<BTreeSet<Reference>, BreakGlassError> {
+    let bytes = super::read_file(path, FILE_BYTES_MAX)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let lines = text.lines().map(str::trim).enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+    lines
+        .map(|(at, line)| {
+            line.parse().map_err(|source| {
+                let file = PathBuf::from(path).display().to_string();
+                BreakGlassError::References { file, line: at + 1, source }
+            })
+        })
+        .collect()
+}
+
+/// The references that grants give: those that a pattern names, and of every sealed field that a pattern matches the one spelling that
+/// opens it. What opens by none is told and left out: no container gets it either.
+pub(super) async fn of_grants(
+    names: &[String],
+    settings: &Settings,
+    connect: &Connect,
+    keks: &Keks<'_>,
+) -> Result<BTreeSet<Reference>, Error> {
+    let grant = |name: &String| {
+        settings.grants.named(name).ok_or_else(|| Error::BreakGlass(BreakGlassError::NoGrant { name: name.clone() }))
+    };
+    let grants = names.iter().map(grant).collect::<Result<Vec<&Grant>, Error>>()?;
+    let patterns: Vec<&Pattern> = grants.into_iter().flat_map(Grant::references).collect();
+    // A pattern without `*` is a reference itself.
+    let mut references: BTreeSet<Reference> =
+        patterns.iter().filter_map(|pattern| pattern.as_str().parse().ok()).collect();
+    references.retain(|reference| !reference.as_str().split('/').any(|segment| segment == "*"));
+    let open: Vec<&Pattern> = patterns.into_iter().filter(|pattern| pattern.as_str().contains('*')).collect();
+    if open.is_empty() {
+        return Ok(references);
+    }
+    let patience = settings.deliver.deadline;
+    for vault in connect.vaults(Deadline::after(patience)).await.map_err(Error::Source)? {
+        for name in [&vault.name, &vault.id] {
+            // A vault is looked into only if a pattern can mean it.
+            let is_meant = |pattern: &&Pattern| {
+                pattern.as_str().split('/').nth(2).is_some_and(|segment| segment == "*" || segment == name)
+            };
+            let patterns: Vec<&Pattern> = open.iter().copied().filter(is_meant).collect();
+            if patterns.is_empty() || name.is_empty() {
+                continue;
+            }
+            let fields = connect.fields_of(&vault.id, is_sealed, patience).await.map_err(Error::Source)?;
+            for field in fields {
+                references.extend(spelling(&field, &vault.id, name, &patterns, keks, patience).await?);
+            }
+        }
+    }
+    Ok(references)
+}
+
+/// The spelling of a field, below a vault as it is called here, that a pattern matches and that opens what is stored.
+async fn spelling(
+    field: &StoredField,
+    vault_id: &str,
+    vault: &str,
+    patterns: &[&Pattern],
+    keks: &Keks<'_>,
+    patience: std::time::Duration,
+) -> Result<Option<Reference>, Error> {
+    let (from, to) = (format!("op://{vault_id}/"), format!("op://{vault}/"));
+    let spelled = |reference: &Reference| reference.as_str().replacen(&from, &to, 1).parse::<Reference>().ok();
+    let spellings: BTreeSet<Reference> = field.spellings.iter().filter_map(spelled).collect();
+    let mut failure = None;
+    for reference in spellings {
+        if !patterns.iter().any(|pattern| pattern.matches(reference.as_str())) {
+            continue;
+        }
+        let deadline = Deadline::after(patience);
+        let opened = async { field.value.parse::<SealedValue>()?.unseal(&reference, keks, deadline).await };
+        match opened.await {
+            Ok(_) => return Ok(Some(reference)),
+            Err(SealError::Envelope { source }) => failure = failure.or(Some(SealError::Envelope { source })),
+            Err(source) => {
+                let error = Error::Stored { name: field.name.clone(), source };
+                if error.class() == crate::error::class::Class::Unavailable {
+                    return Err(error);
+                }
+                report::note(PROGRAM, &format!("left out: {}", report::chain(&error)));
+                return Ok(None);
+            }
+        }
+    }
+    if let Some(source) = failure {
+        let error = Error::Stored { name: field.name.clone(), source };
+        report::note(PROGRAM, &format!("left out: {}", report::chain(&error)));
+    }
+    Ok(None)
+}

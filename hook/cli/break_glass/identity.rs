@@ -1,0 +1,86 @@
+//! Private keys, from files or a terminal; nothing of them is kept.
+
+use std::io::{IsTerminal as _, Read as _, Write as _, stderr, stdin};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use crate::break_glass::BreakGlassError;
+use crate::break_glass::sealed::{Ask, Identity, identities};
+use crate::cli::PROGRAM;
+use crate::error::Error;
+use crate::report;
+
+/// Standard input, or a terminal.
+const TYPED: &str = "-";
+const IDENTITY_BYTES_MAX: usize = 1024 * 1024;
+const READ_BY_OTHERS: u32 = 0o077;
+
+/// Whoever sits at the terminal.
+#[derive(Clone, Copy)]
+pub(super) struct Terminal;
+
+impl Ask for Terminal {
+    fn passphrase(&self, prompt: &str) -> Option<Zeroizing<String>> {
+        rpassword::prompt_password(prompt).ok().map(Zeroizing::new)
+    }
+
+    fn line(&self, prompt: &str) -> Option<String> {
+        ask(prompt)
+    }
+
+    fn tell(&self, message: &str) {
+        report::note(PROGRAM, message);
+    }
+}
+
+/// Reads the keys of one or more operators; without files, as many as it takes are asked for.
+pub(super) fn read(files: &[PathBuf], operators: usize) -> Result<Vec<Identity>, Error> {
+    let mut all = Vec::new();
+    if files.is_empty() {
+        for number in 1..=operators {
+            all.extend(typed(number, operators)?);
+        }
+    }
+    for file in files {
+        if file == Path::new(TYPED) {
+            all.extend(typed(1, 1)?);
+            continue;
+        }
+        let bytes = super::read_file(file, IDENTITY_BYTES_MAX).map_err(Error::BreakGlass)?;
+        let mode = std::fs::metadata(file).map(|metadata| metadata.mode()).unwrap_or_default();
+        if mode & READ_BY_OTHERS != 0 {
+            // Not an error: on a stick with a FAT filesystem it is so, and an outage is no time to argue.
+            report::note(PROGRAM, &format!("others can read {}", file.display()));
+        }
+        let name = file.display().to_string();
+        all.extend(identities(&bytes, &name, Terminal).map_err(|error| Error::BreakGlass(error.into()))?);
+    }
+    Ok(all)
+}
+
+/// A key from the terminal, without echo, or from standard input.
+fn typed(number: usize, of: usize) -> Result<Vec<Identity>, Error> {
+    let input = |error: std::io::Error| Error::Input { errno: error.into() };
+    let mut bytes = Zeroizing::new(Vec::new());
+    if stdin().is_terminal() {
+        let which = if of > 1 { format!(" {number} of {of}") } else { String::new() };
+        let line = rpassword::prompt_password(format!("Identity{which} (AGE-SECRET-KEY-1…): ")).map_err(input)?;
+        bytes.extend_from_slice(Zeroizing::new(line).as_bytes());
+    } else {
+        stdin().take(IDENTITY_BYTES_MAX as u64).read_to_end(&mut bytes).map_err(input)?;
+    }
+    identities(&bytes, "that was typed", Terminal).map_err(|error| Error::BreakGlass(BreakGlassError::from(error)))
+}
+
+/// Asks for a line on the terminal.
+pub(super) fn ask(prompt: &str) -> Option<String> {
+    if !stdin().is_terminal() {
+        return None;
+    }
+    write!(stderr(), "{prompt}").ok()?;
+    let mut line = String::new();
+    stdin().read_line(&mut line).ok()?;
+    Some(line.trim().to_owned())
+}

@@ -1,0 +1,36 @@
+//! `oci-secrets break-glass inspect`: what a sealed file says of itself.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::{describe, read};
+use crate::cli::write_output;
+use crate::error::Error;
+
+const EXAMPLE: &str = "\
+Example: what is in a file, and until when it is good
+
+  oci-secrets break-glass inspect agents.sealed";
+
+/// Show what is in a sealed file, without a key and without values.
+///
+/// Until the file is opened, nobody has vouched for what is shown; its sha256 tells it from any other.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub(in crate::cli) struct Arguments {
+    /// The sealed file.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Print it as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
+    let file = read(&arguments.file).map_err(Error::BreakGlass)?;
+    if !arguments.json {
+        return write_output(describe(&file).as_bytes());
+    }
+    let json = serde_json::json!({ "sha256": file.digest(), "header": file.header });
+    write_output(format!("{json:#}\n").as_bytes())
+}

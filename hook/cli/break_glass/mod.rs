@@ -1,0 +1,131 @@
+//! `oci-secrets break-glass`: for the day on which 1Password or the KMS does not answer. One file per verb.
+
+mod close;
+mod drill;
+mod expand;
+mod expire;
+mod identity;
+mod inspect;
+mod open;
+mod rotation;
+mod seal;
+mod status;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use super::{is_root, load};
+use crate::break_glass::channel::host_name;
+use crate::break_glass::sealed::{SEALED_BYTES_MAX, SealedFile};
+use crate::break_glass::{BreakGlassError, time};
+use crate::error::Error;
+use crate::excerpt::Excerpt;
+use crate::harden;
+
+const EXAMPLE_EXPIRE: &str = "\
+Example: what is started with each emergency
+
+  oci-secrets break-glass expire </dev/null";
+
+/// Start containers while 1Password or the KMS does not answer.
+///
+/// While all is well, `seal` keeps secrets in a file, and `drill` proves that it opens. In an outage, `open` lets the hook use them
+/// for a time. Each secret that a container got this way must be changed afterwards: `status` is the list.
+#[derive(clap::Subcommand)]
+pub(super) enum Verb {
+    Seal(seal::Arguments),
+    Inspect(inspect::Arguments),
+    Drill(drill::Arguments),
+    Open(open::Arguments),
+    Status(status::Arguments),
+    Close(close::Arguments),
+    #[command(subcommand)]
+    Rotation(rotation::Verb),
+    /// Wait for the end of the emergency, and clear its store away: what `open` starts.
+    #[command(hide = true, after_help = EXAMPLE_EXPIRE)]
+    Expire,
+}
+
+pub(super) fn run(verb: &Verb, settings: &Path) -> Result<ExitCode, Error> {
+    // Nothing that is unsealed or typed goes to a disk by way of swap.
+    harden::lock_memory();
+    if !matches!(verb, Verb::Seal(_) | Verb::Inspect(_)) && !is_root() {
+        return Err(Error::BreakGlass(BreakGlassError::NotRoot));
+    }
+    match verb {
+        Verb::Seal(arguments) => seal::run(arguments, &load(settings)?),
+        Verb::Inspect(arguments) => inspect::run(arguments),
+        Verb::Drill(arguments) => drill::run(arguments, &load(settings)?),
+        Verb::Open(arguments) => open::run(arguments, &load(settings)?, settings),
+        Verb::Status(arguments) => status::run(arguments, &load(settings)?),
+        Verb::Close(arguments) => close::run(arguments, &load(settings)?),
+        Verb::Rotation(verb) => rotation::run(verb, &load(settings)?),
+        Verb::Expire => expire::run(&load(settings)?),
+    }
+}
+
+/// Reads a sealed file. It is ciphertext, from wherever it was kept, so that its mode does not matter.
+fn read(path: &Path) -> Result<SealedFile, BreakGlassError> {
+    let file = path.display().to_string();
+    let bytes = read_file(path, SEALED_BYTES_MAX)?;
+    SealedFile::parse(&bytes).map_err(|source| BreakGlassError::Sealed { file, source })
+}
+
+fn read_file(path: &Path, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>, BreakGlassError> {
+    use std::io::Read as _;
+    let mut bytes = Zeroizing::new(Vec::new());
+    let read = std::fs::File::open(path).and_then(|file| file.take(bytes_max as u64).read_to_end(&mut bytes));
+    match read {
+        Ok(_) => Ok(bytes),
+        Err(error) => {
+            Err(BreakGlassError::File { verb: "read", file: path.display().to_string(), errno: error.into() })
+        }
+    }
+}
+
+/// Refuses a file whose time is over, or that is for other hosts.
+fn admit(file: &SealedFile, path: &Path) -> Result<(), BreakGlassError> {
+    let (header, host, name) = (&file.header, host_name(), || path.display().to_string());
+    if !header.is_for(&host) {
+        return Err(BreakGlassError::OtherHost { file: name(), hosts: header.hosts.clone(), host });
+    }
+    if header.expires <= jiff::Timestamp::now() {
+        return Err(BreakGlassError::Expired { file: name(), expired: header.expires });
+    }
+    Ok(())
+}
+
+/// What a sealed file says of itself.
+fn describe(file: &SealedFile) -> String {
+    use std::fmt::Write as _;
+    let header = &file.header;
+    let hosts = header.hosts.iter().map(|host| Excerpt(host).to_string()).collect::<Vec<_>>().join(", ");
+    let mut text = format!("sha256   {}\nsealed   {}\n", file.digest(), time(&header.created));
+    let _ = writeln!(text, "expires  {}\nhosts    {hosts}", time(&header.expires));
+    match header.threshold {
+        None => text.push_str("opened   by any one of\n"),
+        Some(threshold) => {
+            let _ = writeln!(text, "opened   by {threshold} together of");
+        }
+    }
+    for recipient in &header.recipients {
+        let _ = writeln!(text, "         {}", Excerpt(recipient));
+    }
+    let _ = writeln!(text, "secrets  {}", header.secrets.len());
+    for kept in &header.secrets {
+        let _ = writeln!(text, "         {} (item {}, version {})", kept.reference, Excerpt(&kept.item), kept.version);
+    }
+    text
+}
+
+/// A duration as `4h` or `90d`.
+fn duration(text: &str, max_hours: i64, max: &'static str) -> Result<Duration, BreakGlassError> {
+    let wrong = || BreakGlassError::Duration { found: text.to_owned(), max };
+    let span: jiff::Span = text.parse().map_err(|_| wrong())?;
+    let duration = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
+    let range = jiff::SignedDuration::from_secs(1)..=jiff::SignedDuration::from_hours(max_hours);
+    if range.contains(&duration) { Duration::try_from(duration).map_err(|_| wrong()) } else { Err(wrong()) }
+}

@@ -1,0 +1,106 @@
+//! `oci-secrets break-glass rotation`: secrets that are to be changed.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use crate::break_glass::BreakGlassError;
+use crate::break_glass::ledger::Ledger;
+use crate::break_glass::rotation::{check, waive};
+use crate::break_glass::time;
+use crate::cli::{block_on, write_output};
+use crate::container::{FILES_MAX, Request};
+use crate::error::Error;
+use crate::reference::Reference;
+use crate::report;
+use crate::resolve::resolve_each;
+use crate::retry::Deadline;
+use crate::seal::kek::Keks;
+use crate::settings::{Overdue, Settings};
+use crate::source::connect::Connect;
+
+const EXAMPLE_CHECK: &str = "\
+Example: after a new value was stored
+
+  sudo oci-secrets break-glass rotation check | grep ^owed";
+
+const EXAMPLE_WAIVE: &str = "\
+Example: a secret that nobody can change
+
+  sudo oci-secrets break-glass rotation waive op://AgentVault/db/password --reason retired";
+
+/// What is to be changed after an emergency.
+#[derive(clap::Subcommand)]
+pub(in crate::cli) enum Verb {
+    /// Ask 1Password for every secret that is to be changed, and strike off those that are.
+    ///
+    /// Container starts do the same for what they ask for.
+    #[command(after_help = EXAMPLE_CHECK)]
+    Check,
+    /// Strike a secret off that stays as it is.
+    #[command(after_help = EXAMPLE_WAIVE)]
+    Waive {
+        /// Which, as `status` spells it.
+        #[arg(value_name = "REFERENCE")]
+        reference: Reference,
+        /// Why; it is recorded.
+        #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+        reason: String,
+    },
+}
+
+pub(super) fn run(verb: &Verb, settings: &Settings) -> Result<ExitCode, Error> {
+    match verb {
+        Verb::Check => check_all(settings),
+        Verb::Waive { reference, reason } => {
+            waive(reference, reason, settings).map_err(Error::BreakGlass)?;
+            write_output(format!("nothing is owed for {reference} any longer\n").as_bytes())
+        }
+    }
+}
+
+fn check_all(settings: &Settings) -> Result<ExitCode, Error> {
+    crate::tls::install();
+    let ledger = Ledger::read(&settings.break_glass.directory).map_err(|error| Error::BreakGlass(error.into()))?;
+    let connect = Connect::open(settings.connect.as_ref().ok_or(Error::NoSource)?).map_err(Error::Source)?;
+    let request = |(at, reference): (usize, &String)| {
+        let file = format!("secret-{at}").parse().ok()?;
+        Some(Request { file, reference: reference.parse().ok()?, optional: false })
+    };
+    let requests: Vec<Request> = ledger.owed.keys().enumerate().filter_map(request).collect();
+    let (mut text, mut failure) = (String::new(), None);
+    let mut resolved = Vec::new();
+    block_on(settings, async |_| {
+        let keks = Keks::new(settings);
+        for some in requests.chunks(FILES_MAX) {
+            let deadline = Deadline::after(settings.deliver.deadline);
+            let outcomes = resolve_each(some, &connect, &keks, settings.deliver.plaintext, deadline).await;
+            for (request, outcome) in outcomes {
+                match outcome {
+                    Ok(secret) => resolved.extend(secret),
+                    Err(error) => {
+                        let _ = writeln!(text, "unknown  {}: {}", request.reference, report::chain(&error));
+                        failure.get_or_insert(Error::Resolve(error));
+                    }
+                }
+            }
+        }
+        Ok(())
+    })?;
+    // Nothing is delivered here, so nothing is refused.
+    let findings = check(&resolved, Overdue::Warn, settings).map_err(Error::BreakGlass)?;
+    for reference in &findings.changed {
+        let _ = writeln!(text, "changed  {reference}");
+    }
+    for (reference, due) in &findings.owed {
+        let _ = writeln!(text, "owed     {reference}: to be changed before {}", time(due));
+    }
+    if text.is_empty() {
+        text.push_str("nothing is owed\n");
+    }
+    write_output(text.as_bytes())?;
+    let unrecorded: Option<BreakGlassError> = findings.unrecorded;
+    match unrecorded.map(Error::BreakGlass).or(failure) {
+        Some(error) => Err(error),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}

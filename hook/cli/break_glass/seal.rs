@@ -1,0 +1,159 @@
+//! `oci-secrets break-glass seal`: secrets go into a file that is kept offline.
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::identity::Terminal;
+use super::{describe, duration, expand};
+use crate::break_glass::channel::host_name;
+use crate::break_glass::sealed::{Header, Recipient, SealedFile, seal};
+use crate::break_glass::{BreakGlassError, Kept};
+use crate::cli::{block_on, write_output};
+use crate::container::{FILES_MAX, FileName, Request};
+use crate::error::Error;
+use crate::reference::Reference;
+use crate::resolve::{Resolved, resolve};
+use crate::retry::Deadline;
+use crate::seal::kek::Keks;
+use crate::secret::Secret;
+use crate::settings::Settings;
+use crate::source::connect::Connect;
+
+/// The longest that a file is good for, in hours and in words.
+const EXPIRES_HOURS_MAX: i64 = 366 * 24;
+const EXPIRES_MAX: &str = "366d";
+
+const EXAMPLE: &str = "\
+Example: what a grant gives, for one operator
+
+  oci-secrets break-glass seal --grants agents --recipient age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa --out agents.sealed";
+
+/// Keep secrets in a sealed file for an outage.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub(in crate::cli) struct Arguments {
+    /// What these grants of the settings give; patterns are looked up in 1Password.
+    #[arg(long, value_name = "NAME", num_args = 1.., required_unless_present = "references")]
+    grants: Vec<String>,
+    /// What a file names, one reference a line.
+    #[arg(long, value_name = "FILE")]
+    references: Option<PathBuf>,
+    /// For whom: age1…, or a line of an SSH public key file; more than one may be given.
+    #[arg(long = "recipient", value_name = "KEY", required = true)]
+    recipients: Vec<String>,
+    /// How many recipients it takes together to open it; without it, any one does.
+    #[arg(long, value_name = "K")]
+    threshold: Option<u8>,
+    /// A host that may open it, by `uname -n`, or '*'; by default this one.
+    #[arg(long = "host", value_name = "NAME")]
+    hosts: Vec<String>,
+    /// How long it is good for.
+    #[arg(long, value_name = "DURATION", default_value = "90d")]
+    expires_in: String,
+    /// The file to write; there must be none yet.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode, Error> {
+    let recipients = recipients(&arguments.recipients).map_err(Error::BreakGlass)?;
+    let lifetime = duration(&arguments.expires_in, EXPIRES_HOURS_MAX, EXPIRES_MAX).map_err(Error::BreakGlass)?;
+    let secrets = fetch(arguments, settings)?;
+    let created = Timestamp::now();
+    let lifetime = SignedDuration::try_from(lifetime).unwrap_or(SignedDuration::ZERO);
+    let header = Header {
+        created,
+        expires: created.saturating_add(lifetime).unwrap_or(created),
+        hosts: if arguments.hosts.is_empty() { vec![host_name()] } else { arguments.hosts.clone() },
+        threshold: arguments.threshold,
+        recipients: recipients.iter().map(|recipient| recipient.name().to_owned()).collect(),
+        secrets: secrets.iter().map(|(kept, _)| kept.clone()).collect(),
+    };
+    let plain: Vec<Secret> = secrets.into_iter().map(|(_, secret)| secret).collect();
+    let file = || arguments.out.display().to_string();
+    let unusable = |source| Error::BreakGlass(BreakGlassError::Sealed { file: file(), source });
+    let text = seal(&header, &plain, &recipients).map_err(unusable)?;
+    drop(plain);
+    write(&arguments.out, text.as_bytes()).map_err(Error::BreakGlass)?;
+    let sealed = SealedFile::parse(text.as_bytes()).map_err(unusable)?;
+    write_output(describe(&sealed).as_bytes())
+}
+
+fn recipients(names: &[String]) -> Result<Vec<Recipient>, BreakGlassError> {
+    let mut seen = BTreeSet::new();
+    let parse = |name: &String| {
+        let recipient = Recipient::parse(name, Terminal).map_err(|source| BreakGlassError::Recipient { source })?;
+        match seen.insert(recipient.name().to_owned()) {
+            true => Ok(recipient),
+            false => Err(BreakGlassError::SameRecipient { name: recipient.name().to_owned() }),
+        }
+    };
+    names.iter().map(parse).collect()
+}
+
+/// Fetches and unseals everything, sorted by reference.
+fn fetch(arguments: &Arguments, settings: &Settings) -> Result<Vec<(Kept, Secret)>, Error> {
+    crate::tls::install();
+    let connect = Connect::open(settings.connect.as_ref().ok_or(Error::NoSource)?).map_err(Error::Source)?;
+    let keks = Keks::new(settings);
+    block_on(settings, async |_| {
+        let mut references = match &arguments.references {
+            None => BTreeSet::new(),
+            Some(path) => expand::of_file(path).map_err(Error::BreakGlass)?,
+        };
+        references.extend(expand::of_grants(&arguments.grants, settings, &connect, &keks).await?);
+        if let Some(computed) = references.iter().find(|reference| reference.query().is_some()) {
+            return Err(Error::BreakGlass(BreakGlassError::Computed { reference: computed.clone() }));
+        }
+        if references.is_empty() {
+            return Err(Error::BreakGlass(BreakGlassError::Nothing));
+        }
+        let requests: Vec<Request> =
+            references.into_iter().enumerate().filter_map(|(at, reference)| request(at, reference)).collect();
+        let mut secrets = Vec::with_capacity(requests.len());
+        for some in requests.chunks(FILES_MAX) {
+            let deadline = Deadline::after(settings.deliver.deadline);
+            let resolved = resolve(some, &connect, &keks, settings.deliver.plaintext, deadline).await;
+            secrets.extend(resolved.map_err(Error::Resolve)?.into_iter().map(kept));
+        }
+        secrets.sort_by(|(one, _), (other, _)| one.reference.cmp(&other.reference));
+        Ok(secrets)
+    })
+}
+
+/// A request as a container would make it; its file is never written.
+fn request(at: usize, reference: Reference) -> Option<Request> {
+    let file: FileName = format!("secret-{at}").parse().ok()?;
+    Some(Request { file, reference, optional: false })
+}
+
+fn kept(resolved: Resolved<'_>) -> (Kept, Secret) {
+    let reference = resolved.request.reference.as_str().to_owned();
+    // Connect always tells both.
+    let (item, version) = (resolved.item_id.unwrap_or_default(), resolved.item_version.unwrap_or_default());
+    (Kept { reference, item, version }, resolved.secret)
+}
+
+/// Writes the file whole or not at all, for us alone, and never in the place of another.
+fn write(path: &Path, content: &[u8]) -> Result<(), BreakGlassError> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let write = || {
+        let mut file = tempfile::NamedTempFile::new_in(directory)?;
+        file.write_all(content)?;
+        file.as_file().sync_all()?;
+        file.persist_noclobber(path).map_err(|error| error.error)?;
+        std::fs::File::open(directory)?.sync_all()
+    };
+    write().map_err(|error| BreakGlassError::File {
+        verb: "write",
+        file: path.display().to_string(),
+        errno: error.into(),
+    })
+}

@@ -1,0 +1,112 @@
+//! `oci-secrets break-glass status`: what is open, and what is owed.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::break_glass::ending::find;
+use crate::break_glass::ledger::{Ledger, Owed};
+use crate::break_glass::store::Emergency;
+use crate::break_glass::time;
+use crate::cli::write_output;
+use crate::error::Error;
+use crate::excerpt::Excerpt;
+use crate::settings::Settings;
+
+/// What monitoring makes of an exit code.
+const WARNING: u8 = 1;
+const CRITICAL: u8 = 2;
+
+const EXAMPLE: &str = "\
+Example: whether anything is open or owed, for monitoring
+
+  sudo oci-secrets break-glass status --json";
+
+/// Show the emergency that is open, and every secret that is to be changed.
+///
+/// The exit code is for monitoring: 0 when nothing is open and nothing owed, 1 when an emergency is open or a secret is to be
+/// changed, 2 when that is overdue.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub(in crate::cli) struct Arguments {
+    /// Print it as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode, Error> {
+    let emergency = find(settings).map_err(Error::BreakGlass)?;
+    let ledger = Ledger::read(&settings.break_glass.directory).map_err(|error| Error::BreakGlass(error.into()))?;
+    let now = Timestamp::now();
+    let text = match arguments.json {
+        true => format!("{:#}\n", as_json(emergency.as_ref(), &ledger, now)),
+        false => table(emergency.as_ref(), &ledger, now),
+    };
+    write_output(text.as_bytes())?;
+    let is_overdue = ledger.owed.values().any(|owed| is_overdue(owed, now));
+    let is_quiet = emergency.is_none() && ledger.owed.is_empty();
+    Ok(ExitCode::from(if is_overdue {
+        CRITICAL
+    } else if is_quiet {
+        0
+    } else {
+        WARNING
+    }))
+}
+
+fn table(emergency: Option<&Emergency>, ledger: &Ledger, now: Timestamp) -> String {
+    let mut text = String::new();
+    match emergency.map(Emergency::account) {
+        None => text.push_str("no emergency is open\n"),
+        Some(account) => {
+            let _ = writeln!(
+                text,
+                "open     emergency {} until {}: {}",
+                account.id,
+                time(&account.until),
+                Excerpt(&account.reason)
+            );
+            for kept in &account.secrets {
+                let _ = writeln!(text, "         {} (version {})", kept.reference, kept.version);
+            }
+        }
+    }
+    for (reference, owed) in &ledger.owed {
+        let verdict = if is_overdue(owed, now) { "overdue" } else { "owed" };
+        let due = match &owed.due {
+            None => "when 1Password answers again".to_owned(),
+            Some(due) => format!("before {}", time(due)),
+        };
+        let Owed { version, uses, emergency, .. } = owed;
+        let _ = writeln!(text, "{verdict:<8} {reference}: to be changed {due}");
+        let _ = writeln!(
+            text,
+            "         version {version}, uses: {uses}, the last {} in emergency {emergency}",
+            time(&owed.last_used)
+        );
+    }
+    text
+}
+
+fn as_json(emergency: Option<&Emergency>, ledger: &Ledger, now: Timestamp) -> Value {
+    let owed = ledger.owed.iter().map(|(reference, owed)| {
+        json!({
+            "reference": reference,
+            "item": owed.item,
+            "version": owed.version,
+            "emergency": owed.emergency,
+            "first_used": owed.first_used,
+            "last_used": owed.last_used,
+            "uses": owed.uses,
+            "due": owed.due,
+            "overdue": is_overdue(owed, now),
+        })
+    });
+    json!({ "schema": 1, "open": emergency.map(Emergency::account), "owed": owed.collect::<Value>() })
+}
+
+fn is_overdue(owed: &Owed, now: Timestamp) -> bool {
+    owed.due.is_some_and(|due| due <= now)
+}

@@ -1,0 +1,217 @@
+//! A person in an outage: what they do before, meanwhile and afterwards, with the real programs.
+//!
+//! Each test is on a machine of its own, so that nobody else sees its emergency. It takes root.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking, its helpers too"
+)]
+
+mod killed;
+mod outage;
+mod servers;
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use serde_json::{Value, json};
+use support::container::Container;
+use support::host::{Host, KEY_RING, LOCAL_KEK};
+use support::machine::Machine;
+use support::{AGENT_VAULT, StandIn};
+
+/// What every secret of these tests begins with.
+const CANARY: &str = "canary-3f1c";
+
+/// A port on which nobody listens.
+const NOBODY: &str = "http://127.0.0.1:9";
+
+/// A host with two secrets, a sealed file of both, and the key to it.
+struct Desk {
+    _machine: Machine,
+    stand_in: StandIn,
+    host: Host,
+    /// The ids of the items, by title.
+    items: [(&'static str, String); 2],
+}
+
+const DB: &str = "op://AgentVault/db/password";
+const MAIL: &str = "op://AgentVault/mail/password";
+
+impl Desk {
+    /// Everything as it is while all is well. Without root there is none.
+    fn new() -> Option<Desk> {
+        let machine = Machine::enter()?;
+        let stand_in = StandIn::start(&[]);
+        let host = Host::new(&stand_in, &format!("endpoint = \"{}\"", stand_in.kms()));
+        fs::create_dir(host.path("state")).unwrap();
+        let desk = Desk { _machine: machine, items: items(&stand_in, &host), stand_in, host };
+        desk.settings(
+            "references = [\"op://AgentVault/*\"]",
+            "name = \"agents\"\nreferences = [\"op://AgentVault/*\"]",
+        );
+        let channel = format!("{{ file = {:?} }}", desk.host.path("glass"));
+        desk.append(&format!(
+            "[break-glass]\naudit = {channel}\nrotation = {{ grace = \"24h\", then = \"refuse\" }}\ndirectory = {:?}\n",
+            desk.host.path("state")
+        ));
+        desk.host.write("key", KEY.as_bytes(), 0o600);
+        desk.succeeds(&[
+            "break-glass",
+            "seal",
+            "--grants",
+            "agents",
+            "--recipient",
+            RECIPIENT,
+            "--out",
+            &desk.file("sealed"),
+        ]);
+        Some(desk)
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.host.path(name).display().to_string()
+    }
+
+    /// Replaces a text of the settings.
+    fn settings(&self, from: &str, to: &str) {
+        let before = fs::read_to_string(self.host.settings()).unwrap();
+        let after = before.replacen(from, to, 1);
+        assert_ne!(before, after, "{from}");
+        self.host.write("settings.toml", after.as_bytes(), 0o644);
+    }
+
+    fn append(&self, text: &str) {
+        let settings = fs::read_to_string(self.host.settings()).unwrap() + text;
+        self.host.write("settings.toml", settings.as_bytes(), 0o644);
+    }
+
+    fn connect_is(&self, from: &str, to: &str) {
+        self.settings(&format!("url = \"{from}\""), &format!("url = \"{to}\""));
+    }
+
+    fn kms_is(&self, from: &str, to: &str) {
+        self.settings(&format!("endpoint = \"{from}\""), &format!("endpoint = \"{to}\""));
+    }
+
+    fn open(&self, duration: &str, more: &[&str]) -> Output {
+        let (file, key) = (self.file("sealed"), self.file("key"));
+        let arguments =
+            ["break-glass", "open", &file, "--identity", &key, "--reason", "an outage", "--for", duration, "--yes"];
+        self.host.oci_secrets(&[&arguments[..], more].concat(), b"")
+    }
+
+    fn succeeds(&self, arguments: &[&str]) -> String {
+        succeeded(self.host.oci_secrets(arguments, b""))
+    }
+
+    /// Starts a container that asks for these references, and tells its exit code and the secrets that it got.
+    fn start(&self, references: &[&str]) -> (i32, Vec<String>) {
+        let container = Container::create();
+        let files: Vec<String> = (0..references.len()).map(|at| format!("secret-{at}")).collect();
+        let pairs = files
+            .iter()
+            .zip(references)
+            .map(|(file, reference)| (format!("run.secrets/{file}"), (*reference).to_owned()));
+        let output = self.host.hook(&container.state(pairs));
+        let code = output.status.code().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(!told.contains(CANARY), "{told}");
+        let got = || files.iter().map(|file| String::from_utf8(container.secret(file)).unwrap()).collect();
+        (code, if code == 0 { got() } else { Vec::new() })
+    }
+
+    /// The references in the ledger.
+    fn owed(&self) -> BTreeSet<String> {
+        let Ok(bytes) = fs::read(self.host.path("state/ledger")) else { return BTreeSet::new() };
+        let ledger: Value = serde_json::from_slice(&bytes).unwrap();
+        ledger["owed"].as_object().unwrap().keys().cloned().collect()
+    }
+
+    /// What the separate channel has recorded, mark included, once the chain was found whole.
+    fn events(&self) -> Vec<Value> {
+        self.succeeds(&["audit", "verify", &self.file("glass")]);
+        let text = fs::read_to_string(self.host.path("glass")).unwrap();
+        let records = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        records.filter(|record| record.get("event").is_some()).collect()
+    }
+
+    fn kinds(&self) -> Vec<String> {
+        self.events().iter().map(|record| record["event"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// The last record of a start.
+    fn last_start(&self) -> Value {
+        let text = fs::read_to_string(self.host.path("audit")).unwrap();
+        serde_json::from_str(text.lines().last().unwrap()).unwrap()
+    }
+
+    fn status(&self) -> i32 {
+        self.host.oci_secrets(&["break-glass", "status"], b"").status.code().unwrap()
+    }
+
+    /// Stores a new value for the database, as who rotates it does.
+    fn rotate(&self, value: &str) {
+        let sealed = seal(&self.host, LOCAL_KEK, DB, value);
+        let path = format!("/v1/vaults/{AGENT_VAULT}/items/{}", self.items[0].1);
+        let item = self.stand_in.request("GET", &path, &Value::Null);
+        let field = item["fields"][0]["id"].as_str().unwrap();
+        let patch = json!([{ "op": "replace", "path": format!("/fields/{field}/value"), "value": sealed }]);
+        self.stand_in.request("PATCH", &path, &patch);
+    }
+
+    /// Every file of the host and of `/run` that holds a secret.
+    fn leaks(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for root in [self.host.path("."), PathBuf::from("/run")] {
+            search(&root, &mut found);
+        }
+        found
+    }
+}
+
+/// A key of these tests alone.
+const KEY: &str = "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33\n";
+const RECIPIENT: &str = "age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa";
+
+fn items(stand_in: &StandIn, host: &Host) -> [(&'static str, String); 2] {
+    let db = seal(host, LOCAL_KEK, DB, &format!("{CANARY}-db"));
+    let mail = seal(host, &format!("{KEY_RING}/prod"), MAIL, &format!("{CANARY}-mail"));
+    [("db", db), ("mail", mail)]
+        .map(|(title, value)| (title, stand_in.create_item(AGENT_VAULT, title, &[("", "password", &value)])))
+}
+
+fn seal(host: &Host, kek: &str, reference: &str, value: &str) -> String {
+    let output = host.oci_secrets(&["seal", "--kek", kek, "--for", reference], value.as_bytes());
+    succeeded(output).trim().to_owned()
+}
+
+fn succeeded(output: Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(!told.contains(CANARY), "{told}");
+    told
+}
+
+fn search(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => search(&path, found),
+            Ok(kind) if kind.is_file() => {
+                let content = fs::read(&path).unwrap_or_default();
+                if content.windows(CANARY.len()).any(|window| window == CANARY.as_bytes()) {
+                    found.push(path);
+                }
+            }
+            _ => {}
+        }
+    }
+}
