@@ -100,6 +100,11 @@ fn satisfies_googles_own_identity_library() {
     drive("identity_client.py", &StandIn::start(&arguments));
 }
 
+#[test]
+fn issues_identity_tokens_that_an_independent_library_verifies() {
+    drive("issuer_client.py", &StandIn::start(&[]));
+}
+
 #[tokio::test]
 async fn gives_tokens_to_googles_rust_client() {
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -87,6 +87,22 @@ impl StandIn {
         self.member("metadata")
     }
 
+    /// The URL of an issuer of identity tokens: the first part of its name, as in `github-forks`, is its platform.
+    pub(crate) fn issuer(&self, name: &str) -> String {
+        format!("{}/{name}", self.member("issuers"))
+    }
+
+    /// A token of an issuer, for the audience `oci-secrets`; the body says in what it differs from the usual one.
+    pub(crate) fn mint(&self, issuer: &str, body: &Value) -> String {
+        let minted = self.tell_issuer(issuer, "mint", body);
+        minted["token"].as_str().expect("the stand-in minted no token").to_owned()
+    }
+
+    /// Has an issuer `mint`, `rotate`, `fault`, change its `discovery` or its `jwks`; see `stand-in/identity/issuer`.
+    pub(crate) fn tell_issuer(&self, issuer: &str, action: &str, body: &Value) -> Value {
+        self.request_at(self.member("issuers"), "POST", &format!("/stand-in/issuers/{issuer}/{action}"), body)
+    }
+
     /// The certificate authority that its servers show, if they speak https.
     pub(crate) fn ca_file(&self) -> Option<PathBuf> {
         self.connect().starts_with("https").then(|| PathBuf::from(self.member("dir")).join("ca.pem"))

@@ -1,5 +1,5 @@
 //! Stands in, on loopback, for what tests cannot have: 1Password Connect, Google Cloud KMS, Google's identity endpoints and its
-//! metadata server.
+//! metadata server, and the issuers of identity tokens of GitHub, GitLab and Kubernetes.
 //!
 //! It prints one line of JSON with its addresses and Connect tokens when it is ready, and ends with its standard input, so that it
 //! cannot outlive whoever started it. It keeps everything in memory and starts with the same [`connect::world`] every time.
@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use connect::token;
-use identity::Identity;
+use identity::{Identity, issuer};
 use serde_json::json;
 use services::{Service, StandIn};
 use tokio::io::AsyncReadExt;
@@ -65,6 +65,9 @@ struct Arguments {
     /// Port of Google's identity endpoints; 0 takes a free one
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     identity_port: u16,
+    /// Port of the issuers of identity tokens; 0 takes a free one
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    issuers_port: u16,
     /// Address of the metadata server, for which a network namespace can have the real one, 169.254.169.254:80
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:0")]
     metadata: SocketAddr,
@@ -86,6 +89,7 @@ async fn main() -> io::Result<()> {
     let connect = TcpListener::bind(loopback(arguments.connect_port)).await?;
     let kms = TcpListener::bind(loopback(arguments.kms_port)).await?;
     let identity = TcpListener::bind(loopback(arguments.identity_port)).await?;
+    let issuers = TcpListener::bind(loopback(arguments.issuers_port)).await?;
     let metadata = TcpListener::bind(arguments.metadata).await?;
 
     let tls = match &arguments.dir {
@@ -98,6 +102,8 @@ async fn main() -> io::Result<()> {
         "connect": url(&connect)?,
         "kms": url(&kms)?,
         "identity": url(&identity)?,
+        "issuers": url(&issuers)?,
+        "id_token_request_token": issuer::REQUEST_TOKEN,
         "metadata": format!("http://{}", metadata.local_addr()?),
         "dir": arguments.dir,
         "token": token::GOOD.encode(),
@@ -109,12 +115,14 @@ async fn main() -> io::Result<()> {
         kms_auth: arguments.kms_auth,
         metadata_fault: arguments.metadata_fault.clone(),
         identity: write_files(&arguments, &url(&identity)?)?,
+        issuers: issuer::Issuers::at(url(&issuers)?),
         ..StandIn::default()
     });
     for (listener, tls, service) in [
         (connect, tls.clone(), Service::Connect),
         (kms, tls.clone(), Service::Kms),
-        (identity, tls, Service::Identity),
+        (identity, tls.clone(), Service::Identity),
+        (issuers, tls, Service::Issuers),
         (metadata, None, Service::Metadata),
     ] {
         tokio::spawn(http::serve(listener, tls, service, Arc::clone(&stand_in)));

@@ -9,6 +9,7 @@ use crate::connect::Connect;
 use crate::fault::{self, Faults};
 use crate::google::Refusal;
 use crate::http::{self, Request, Reset, Response};
+use crate::identity::issuer::Issuers;
 use crate::identity::{self, Identity};
 use crate::kms::{self, Kms};
 use crate::requests::Requests;
@@ -20,6 +21,7 @@ pub(crate) enum Service {
     Kms,
     Identity,
     Metadata,
+    Issuers,
 }
 
 /// All services, which share one log so that it tells the order of all requests.
@@ -33,6 +35,7 @@ pub(crate) struct StandIn {
     pub(crate) connect: Connect,
     pub(crate) kms: Kms,
     pub(crate) identity: Identity,
+    pub(crate) issuers: Issuers,
     pub(crate) requests: Requests,
     pub(crate) faults: Faults,
 }
@@ -67,10 +70,11 @@ impl StandIn {
                 self.connect.reset();
                 self.kms.reset();
                 self.identity.reset();
+                self.issuers.reset();
                 Some(http::empty(204))
             }
             (_, fault::TRAP) => Some(self.faults.hit()),
-            _ => Some(http::empty(404)),
+            _ => Some(self.issuers.administer(request)),
         }
     }
 
@@ -81,6 +85,7 @@ impl StandIn {
             Service::Kms => kms::name_asked_for(request),
             Service::Identity => identity::name_asked_for(request),
             Service::Metadata => self.metadata_fault.clone(),
+            Service::Issuers => self.issuers.fault(request),
         }
     }
 
@@ -93,6 +98,7 @@ impl StandIn {
             },
             Service::Identity => self.identity.answer(request),
             Service::Metadata => self.identity.answer_metadata(request, self.metadata_fault.as_deref()),
+            Service::Issuers => self.issuers.answer(request),
         }
     }
 }
@@ -104,7 +110,7 @@ impl Service {
             Service::Connect => connect::error(status, message).into(),
             Service::Kms => Refusal::new(status, message).into(),
             Service::Identity => identity::error(status, "server_error", message),
-            Service::Metadata => http::content(status, "text/html", message),
+            Service::Metadata | Service::Issuers => http::content(status, "text/html", message),
         }
     }
 }

@@ -88,7 +88,7 @@ fn impersonation_url(url: &str, email: &str) -> String {
 }
 
 /// A new RSA key in PKCS #8 and PEM, from the `openssl` command: ring does not make RSA keys.
-fn generate_key() -> io::Result<String> {
+pub(super) fn generate_key() -> io::Result<String> {
     let output = Command::new("openssl")
         .args(["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"])
         .stdin(Stdio::null())

@@ -7,11 +7,13 @@
 //! | `POST /v1/projects/-/serviceAccounts/<email>:generateAccessToken` | impersonation; `denied@…` is `PERMISSION_DENIED` |
 //! | `GET /subject-token[/<name>]` | the foreign token, as a CI system serves it |
 //!
-//! AWS's are beside them, in [`aws`]. The metadata server listens on an address of its own. Faults (see [`crate::fault`]) are asked for by the part of the email before
-//! the `@`, by the provider at the end of the audience, by the name after `subject-token`, and by the name of AWS's role.
+//! AWS's are beside them, in [`aws`]. The metadata server and the issuers of identity tokens ([`issuer`]) listen on addresses of their own.
+//! Faults (see [`crate::fault`]) are asked for by the part of the email before the `@`, by the provider at the end of the audience, by
+//! the name after `subject-token`, and by the name of AWS's role.
 
 mod aws;
 pub(crate) mod files;
+pub(crate) mod issuer;
 mod jwt;
 mod metadata;
 

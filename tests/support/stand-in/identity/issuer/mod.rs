@@ -1,0 +1,214 @@
+//! Issuers of identity tokens (OpenID Connect), as many as are asked for: the first segment of the path is the name of one.
+//!
+//! `github…`, `gitlab…` and `kubernetes…` are as those platforms have them and sign with RS256; `es256…` and `eddsa…` say so in their
+//! name. Each has keys of its own from the first time that it is named, so tests which share a stand-in take a name each
+//! (`github-rotation`). Below the issuer:
+//!
+//! | path | what it is |
+//! |---|---|
+//! | `GET /.well-known/openid-configuration` | the discovery document, which tells where the keys are |
+//! | `GET /.well-known/jwks`, `/oauth/discovery/keys`, `/openid/v1/jwks`, `/keys` | the keys, where the platform has them |
+//! | `GET /request?api-version=2.0[&audience=…]` | GitHub's `ACTIONS_ID_TOKEN_REQUEST_URL`, for who bears [`REQUEST_TOKEN`] |
+//!
+//! What is asked of the stand-in itself, by `POST /stand-in/issuers/<name>/…` with a JSON body:
+//!
+//! | path | what it does |
+//! |---|---|
+//! | `mint` | `{"token": …}`, with `claims` and `header` put over the usual ones (`null` takes one away), signed `by` another issuer, with a `retired` key, or with the `algorithm` `none`, `HS256` (confused with the public key) |
+//! | `rotate` | makes a new key; the old ones stay to be seen unless `"keep"` is `false` |
+//! | `fault` | answers of `discovery`, `jwks` and `request` have the fault of this name ([`crate::fault`]), `null` ends it |
+//! | `discovery` | puts these members over those of the document |
+//! | `jwks` | serves these keys instead; `null` ends it |
+
+mod key;
+mod platform;
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
+use key::Key;
+use platform::Platform;
+use serde_json::{Map, Value, json};
+
+use crate::http::{self, Request, Response};
+
+/// What a GitHub job has in `ACTIONS_ID_TOKEN_REQUEST_TOKEN`.
+pub(crate) const REQUEST_TOKEN: &str = "standin-id-token-request";
+
+/// Every issuer that was named so far.
+#[derive(Default)]
+pub(crate) struct Issuers {
+    /// The address below which they are.
+    url: String,
+    issuers: Mutex<HashMap<String, Issuer>>,
+}
+
+struct Issuer {
+    platform: Platform,
+    /// The newest last. None has been made before one is needed.
+    keys: Vec<Key>,
+    /// How many of the oldest are no longer shown.
+    hidden: usize,
+    faults: HashMap<String, String>,
+    discovery: Map<String, Value>,
+    jwks: Value,
+}
+
+impl Issuers {
+    pub(crate) fn at(url: String) -> Issuers {
+        Issuers { url, issuers: Mutex::default() }
+    }
+
+    pub(crate) fn answer(&self, request: &Request) -> Response {
+        let [name, ref path @ ..] = request.segments()[..] else { return http::empty(404) };
+        let mut issuers = self.issuers.lock().unwrap();
+        let issuer = Issuer::named(&mut issuers, name);
+        let url = format!("{}/{name}", self.url);
+        match (request.method.as_str(), endpoint(issuer.platform, path)) {
+            ("GET", Some("discovery")) => http::json(200, &issuer.discovery(&url)),
+            ("GET", Some("jwks")) => http::json(200, &issuer.jwks()),
+            ("GET", Some("request")) => issuer.grant(&url, request),
+            (_, Some(_)) => http::empty(405),
+            _ => http::empty(404),
+        }
+    }
+
+    /// The fault that the answer to a request shall have.
+    pub(crate) fn fault(&self, request: &Request) -> Option<String> {
+        let [name, ref path @ ..] = request.segments()[..] else { return None };
+        let issuers = self.issuers.lock().unwrap();
+        let issuer = issuers.get(name)?;
+        issuer.faults.get(endpoint(issuer.platform, path)?).cloned()
+    }
+
+    /// Does what a test asks for.
+    pub(crate) fn administer(&self, request: &Request) -> Response {
+        let ["stand-in", "issuers", name, action] = request.segments()[..] else { return http::empty(404) };
+        let mut issuers = self.issuers.lock().unwrap();
+        let body = request.json();
+        if let Some(signer) = body["by"].as_str() {
+            Issuer::named(&mut issuers, signer);
+        }
+        Issuer::named(&mut issuers, name);
+        let issuer = issuers.get_mut(name).unwrap();
+        match action {
+            "mint" => {
+                let claims = issuer.platform.claims(&format!("{}/{name}", self.url), "oci-secrets");
+                let signer = &issuers[body["by"].as_str().unwrap_or(name)];
+                return http::json(200, &json!({ "token": signer.mint(claims, &body) }));
+            }
+            "rotate" => issuer.rotate(name, body["keep"] != false),
+            "fault" => {
+                for (endpoint, fault) in body.as_object().unwrap() {
+                    match fault.as_str() {
+                        Some(fault) => issuer.faults.insert(endpoint.clone(), fault.to_owned()),
+                        None => issuer.faults.remove(endpoint),
+                    };
+                }
+            }
+            "discovery" => issuer.discovery = body.as_object().cloned().unwrap_or_default(),
+            "jwks" => issuer.jwks = body,
+            _ => return http::empty(404),
+        }
+        http::empty(204)
+    }
+
+    /// Forgets all issuers, and so their keys.
+    pub(crate) fn reset(&self) {
+        self.issuers.lock().unwrap().clear();
+    }
+}
+
+impl Issuer {
+    fn named<'a>(issuers: &'a mut HashMap<String, Issuer>, name: &str) -> &'a mut Issuer {
+        issuers.entry(name.to_owned()).or_insert_with(|| {
+            let mut issuer = Issuer {
+                platform: Platform::of(name),
+                keys: Vec::new(),
+                hidden: 0,
+                faults: HashMap::new(),
+                discovery: Map::new(),
+                jwks: Value::Null,
+            };
+            issuer.rotate(name, true);
+            issuer
+        })
+    }
+
+    fn rotate(&mut self, name: &str, keep: bool) {
+        if !keep {
+            self.hidden = self.keys.len();
+        }
+        let algorithm = match name.split('-').next() {
+            Some("es256") => "ES256",
+            Some("eddsa") => "EdDSA",
+            _ => "RS256",
+        };
+        self.keys.push(Key::generate(algorithm, format!("{name}-key-{}", self.keys.len() + 1)));
+    }
+
+    fn discovery(&self, url: &str) -> Value {
+        let mut document = self.platform.discovery(url, self.keys[0].algorithm());
+        document.as_object_mut().unwrap().extend(self.discovery.clone());
+        document
+    }
+
+    fn jwks(&self) -> Value {
+        if !self.jwks.is_null() {
+            return self.jwks.clone();
+        }
+        let keys: Value = self.keys.iter().skip(self.hidden).map(Key::to_jwk).collect();
+        json!({ "keys": keys })
+    }
+
+    /// What GitHub's runners get for their job.
+    fn grant(&self, url: &str, request: &Request) -> Response {
+        if request.bearer() != Some(REQUEST_TOKEN) {
+            return http::json(401, &json!({ "message": "unauthorized" }));
+        }
+        let audience = request.parameter("audience").unwrap_or_else(|| "https://github.com/acme".to_owned());
+        let token = self.mint(self.platform.claims(url, &audience), &Value::Null);
+        http::json(200, &json!({ "count": 1, "value": token }))
+    }
+
+    /// A token with these claims, as far as the body does not say otherwise.
+    fn mint(&self, mut claims: Map<String, Value>, body: &Value) -> String {
+        let key =
+            if body["retired"] == true { &self.keys[self.keys.len() - 2] } else { &self.keys[self.keys.len() - 1] };
+        let algorithm = body["algorithm"].as_str().unwrap_or(key.algorithm());
+        let mut header = Map::from_iter([
+            ("typ".to_owned(), "JWT".into()),
+            ("alg".to_owned(), algorithm.into()),
+            ("kid".to_owned(), key.id.as_str().into()),
+        ]);
+        put_over(&mut header, &body["header"]);
+        put_over(&mut claims, &body["claims"]);
+        let text = |members: Map<String, Value>| BASE64_URL_SAFE_NO_PAD.encode(Value::from(members).to_string());
+        let message = format!("{}.{}", text(header), text(claims));
+        let signature = match algorithm {
+            "none" => Vec::new(),
+            "HS256" => key.confuse(message.as_bytes()),
+            _ => key.sign(message.as_bytes()),
+        };
+        format!("{message}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
+    }
+}
+
+/// The name of what is at a path below an issuer.
+fn endpoint(platform: Platform, path: &[&str]) -> Option<&'static str> {
+    match path {
+        [".well-known", "openid-configuration"] => Some("discovery"),
+        ["request"] => Some("request"),
+        _ => (path.join("/") == platform.jwks_path()).then_some("jwks"),
+    }
+}
+
+fn put_over(members: &mut Map<String, Value>, others: &Value) {
+    for (name, value) in others.as_object().into_iter().flatten() {
+        match value {
+            Value::Null => members.remove(name),
+            value => members.insert(name.clone(), value.clone()),
+        };
+    }
+}
