@@ -1,5 +1,6 @@
 //! What a process that will hold secrets does first.
 
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -20,11 +21,20 @@ const EXPECTED_VARIABLE: &str = "PATH";
 /// # Errors
 /// If it cannot begin anew: going on with that environment would be to trust it.
 pub fn harden() -> Result<(), SyscallError> {
-    let expected = |(name, _): (std::ffi::OsString, _)| name == EXPECTED_VARIABLE;
-    if !std::env::vars_os().all(expected) {
+    harden_but_keep(&[])
+}
+
+/// The same, with these variables kept: by them a service manager tells its services what they need.
+///
+/// # Errors
+/// As [`harden`].
+pub fn harden_but_keep(variables: &[&str]) -> Result<(), SyscallError> {
+    let is_kept = |(name, _): &(OsString, OsString)| variables.iter().any(|variable| name == variable);
+    if !std::env::vars_os().all(|variable| variable.0 == EXPECTED_VARIABLE || is_kept(&variable)) {
         let mut arguments = std::env::args_os();
         let name = arguments.next().unwrap_or_default();
-        let error = Command::new("/proc/self/exe").arg0(name).args(arguments).env_clear().exec();
+        let kept = std::env::vars_os().filter(is_kept);
+        let error = Command::new("/proc/self/exe").arg0(name).args(arguments).env_clear().envs(kept).exec();
         return Err(failed(r#"execve("/proc/self/exe")"#)(error));
     }
     hide_memory();

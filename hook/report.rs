@@ -24,11 +24,13 @@ pub fn failed(program: &str, container: Option<&str>, error: &Error) -> ExitCode
     }
     message.push_str(&chain(error));
     let fields: Vec<Field<'_>> = container.iter().map(|id| Field { name: CONTAINER, value: id }).collect();
-    say(program, "error", &message, &fields);
-    if let Some(hint) = error.hint() {
-        say(program, "hint", &hint, &fields);
-    }
+    say_with_hint(program, &message, error.hint().as_deref(), &fields);
     ExitCode::from(error.class() as u8)
+}
+
+/// Tells what went wrong, and what can be done about it.
+pub fn complain(program: &str, message: &str, hint: Option<&str>) {
+    say_with_hint(program, message, hint, &[]);
 }
 
 /// Makes a bug end the program with its own exit code, and with where it is instead of what the library would print: a panic's
@@ -61,6 +63,13 @@ pub fn chain(error: &(dyn Cause + 'static)) -> String {
         next = cause.source();
     }
     text
+}
+
+fn say_with_hint(program: &str, message: &str, hint: Option<&str>, fields: &[Field<'_>]) {
+    say(program, "error", message, fields);
+    if let Some(hint) = hint {
+        say(program, "hint", hint, fields);
+    }
 }
 
 fn say(program: &str, label: &str, message: &str, fields: &[Field<'_>]) {

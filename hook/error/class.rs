@@ -103,7 +103,8 @@ pub fn of_resolve(error: &ResolveError) -> Class {
     }
 }
 
-fn of_file(error: &FileError) -> Class {
+/// Whose fault a file is that cannot be used.
+pub fn of_file(error: &FileError) -> Class {
     match error {
         FileError::Open { .. }
         | FileError::Read { .. }

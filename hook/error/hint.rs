@@ -118,7 +118,8 @@ impl Error {
     }
 }
 
-fn file_hint(error: &FileError) -> Option<String> {
+/// What can be done about a file that is not trusted.
+pub fn file_hint(error: &FileError) -> Option<String> {
     match error {
         FileError::Writable { path, .. } => Some(format!("chmod go-w {}", path.display())),
         FileError::Readable { path, .. } => Some(format!("chmod 0600 {}", path.display())),

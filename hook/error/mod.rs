@@ -1,7 +1,7 @@
 //! Every way in which a program of this project can fail, its exit code ([`class`]), and what can be done about it (`hint.rs`).
 
 pub mod class;
-mod hint;
+pub mod hint;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -132,9 +132,16 @@ struct Containers {
 }
 
 /// A pattern that can match a reference.
-#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-struct ReferencePattern(Pattern);
+pub struct ReferencePattern(Pattern);
+
+impl ReferencePattern {
+    /// Its segments after `op://`, as they were written.
+    pub fn segments(&self) -> impl Iterator<Item = &str> {
+        self.0.as_str().split('/').skip(2)
+    }
+}
 
 impl ReferencePattern {
     /// Whether it can match a reference with this vault.
@@ -220,11 +227,17 @@ pub struct SameName;
 
 /// Why a text is not a pattern over references.
 #[derive(Debug, thiserror::Error)]
-enum ReferencePatternError {
+pub enum ReferencePatternError {
+    /// It is no pattern.
     #[error(transparent)]
     Pattern(#[from] PatternError),
+    /// No reference has this form.
     #[error("it can match no reference: {reason}")]
-    Reference { reason: ReferenceError },
+    Reference {
+        /// Why its shortest match is none.
+        reason: ReferenceError,
+    },
+    /// It ends in a query.
     #[error("grants match references without their query")]
     Query,
 }

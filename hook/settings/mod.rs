@@ -13,20 +13,21 @@ mod pattern;
 mod server;
 
 use std::collections::BTreeMap;
-use std::ops::Deref;
+use std::ops::{Deref, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, de};
+use serde::de::{self, DeserializeOwned};
+use serde::{Deserialize, Deserializer};
 
 use crate::container::{RequestError, Requests};
 
 pub use self::aws::{AwsIdentity, AwsKms};
 pub use self::break_glass::{BreakGlass, Channel, ChannelCommand, NamespaceName, Overdue, Rotation};
 pub use self::file::FileError;
-pub use self::grant::{Grant, Grants, Refusal};
+pub use self::grant::{Grant, Grants, ReferencePattern, ReferencePatternError, Refusal};
 pub use self::op::{Op, OpUnlock};
-pub use self::parse::ParseError;
+pub use self::parse::{ParseError, parse};
 pub use self::pattern::{Pattern, PatternError};
 pub use self::server::{ServerUrl, ServerUrlError};
 
@@ -86,9 +87,7 @@ impl Settings {
     /// The file cannot be read or trusted, or what it says is not valid. Messages name line and key, never a value: it may be a
     /// secret that was put in the wrong place.
     pub fn load(path: &Path) -> Result<Settings, SettingsError> {
-        let bytes = file::read(path, file::Kind::Plain, SETTINGS_BYTES_MAX)?;
-        let text = str::from_utf8(&bytes).map_err(|_| SettingsError::NotUtf8 { path: path.into() })?;
-        text.parse().map_err(|source| SettingsError::Invalid { path: path.into(), source })
+        load(path)
     }
 
     /// Whether sealed values may be unsealed with this KEK.
@@ -105,6 +104,16 @@ pub enum SourceName {
     Connect,
     /// The 1Password CLI.
     Op,
+}
+
+/// Reads the settings of any program from a file that only root or our own user can write.
+///
+/// # Errors
+/// As [`Settings::load`].
+pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, SettingsError> {
+    let bytes = file::read(path, file::Kind::Plain, SETTINGS_BYTES_MAX)?;
+    let text = str::from_utf8(&bytes).map_err(|_| SettingsError::NotUtf8 { path: path.into() })?;
+    parse(text).map_err(|source| SettingsError::Invalid { path: path.into(), source })
 }
 
 /// How to reach 1Password Connect.
@@ -308,12 +317,24 @@ impl TryFrom<AuditKeys> for Audit {
 }
 
 fn deadline<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    duration(deserializer, DEADLINE_MIN..=DEADLINE_MAX, "expected a duration from \"100ms\" to \"2m\"")
+}
+
+/// Reads a duration within bounds, which `expected` tells.
+///
+/// # Errors
+/// It is none, or out of bounds.
+pub fn duration<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    bounds: RangeInclusive<Duration>,
+    expected: &str,
+) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse::<jiff::SignedDuration>()
         .ok()
         .and_then(|duration| Duration::try_from(duration).ok())
-        .filter(|duration| (DEADLINE_MIN..=DEADLINE_MAX).contains(duration))
-        .ok_or_else(|| de::Error::custom("expected a duration from \"100ms\" to \"2m\""))
+        .filter(|duration| bounds.contains(duration))
+        .ok_or_else(|| de::Error::custom(expected))
 }
 
 /// Variables with names that no loader heeds: which code runs is said by `module` and `helper`, in plain sight.

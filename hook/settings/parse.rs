@@ -3,14 +3,24 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::de::DeserializeOwned;
+
 use super::Settings;
 
 impl FromStr for Settings {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Settings, ParseError> {
-        toml::from_str(text).map_err(|error| ParseError::new(text, error))
+        parse(text)
     }
+}
+
+/// Reads settings of any program.
+///
+/// # Errors
+/// The text is not TOML, or not these settings.
+pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, ParseError> {
+    toml::from_str(text).map_err(|error| ParseError::new(text, error))
 }
 
 /// Where a text stops being settings, and why.
