@@ -22,6 +22,7 @@ pub mod envrc;
 pub mod errno;
 pub mod error;
 pub mod excerpt;
+pub mod gateway;
 pub mod harden;
 pub mod hook;
 pub mod pkcs11;

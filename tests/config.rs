@@ -1,22 +1,27 @@
 //! What an operator installs from `config/` does what it says.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, its helpers too")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
+use oci_secrets::gateway::settings as gateway;
 use oci_secrets::settings::{
-    Audit, AwsIdentity, AwsKms, DEADLINE, Deliver, LocalKek, Op, OpUnlock, Pkcs11, Settings, SourceName,
+    Audit, AwsIdentity, AwsKms, DEADLINE, Deliver, LocalKek, Op, OpUnlock, Pkcs11, Settings, SourceName, parse,
 };
 use regex::Regex;
 use serde_json::Value;
 
+const GATEWAY: &str = include_str!("../config/gateway.toml");
 const SETTINGS: &str = include_str!("../config/settings.toml");
+const GUIDE: &str = include_str!("../packaging/gateway.md");
 const HOOK: &str = include_str!("../config/hooks.d/90-oci-secrets.json");
 const DOCKER: &str = include_str!("../config/docker/daemon.json");
 const CONTAINERD: &str = include_str!("../config/containerd/config.toml");
 const CRIO: &str = include_str!("../config/crio/90-oci-secrets.conf");
 const ENGINES: &str = include_str!("../packaging/engines.md");
+const SYSUSERS: &str = include_str!("../packaging/systemd/oci-secrets-gateway.sysusers");
+const UNIT: &str = include_str!("../packaging/systemd/oci-secrets-gateway.service");
 const README: &str = include_str!("../README.md");
 
 /// The directory of hook files that podman and CRI-O read unless they are told otherwise.
@@ -174,6 +179,52 @@ fn crio_looks_for_hooks_where_the_hook_is_installed() {
     let crio: toml::Table = toml::from_str(CRIO).unwrap();
     let expected: toml::Table = toml::from_str(&format!("crio.runtime.hooks_dir = ['{HOOKS_DIR}']")).unwrap();
     assert_eq!(crio, expected);
+}
+
+#[test]
+fn the_settings_of_the_gateway_load_as_written_and_show_their_defaults() {
+    let written: gateway::Settings = parse(GATEWAY).unwrap();
+    assert_eq!((written.issuers.len(), written.rules.len(), written.warnings().len()), (1, 1, 0));
+    let full: String = GATEWAY.lines().map(|line| format!("{}\n", optional(line).unwrap_or(line))).collect();
+    let full: gateway::Settings = parse(&full).unwrap();
+    assert_eq!(full.limits, gateway::Limits::default());
+    let (issuer, default) = (&full.issuers[0], &written.issuers[0]);
+    assert_eq!((issuer.leeway, issuer.max_lifetime), (default.leeway, default.max_lifetime));
+    assert!(issuer.jwks_url.is_some() && issuer.ca_file.is_some() && issuer.algorithms.is_some());
+    assert!(default.jwks_url.is_none() && default.ca_file.is_none() && default.algorithms.is_none());
+    assert!(full.audit.file.is_some() && !full.audit.stdout && full.metrics.is_some());
+    assert!(written.audit.file.is_none() && written.metrics.is_none());
+}
+
+#[test]
+fn the_settings_of_the_gateway_show_every_key_that_the_code_knows() {
+    let mut shown = 0;
+    for section in ["", "[tls]", "[connect]", "[[issuer]]", "[[rule]]", "[limits]", "#[metrics]", "[audit]"] {
+        let unknown = match section {
+            "" => format!("no-such-key = 1\n{GATEWAY}"),
+            _ => GATEWAY.replace(section, &format!("{}\nno-such-key = 1", section.trim_start_matches('#'))),
+        };
+        let error = parse::<gateway::Settings>(&unknown).unwrap_err().to_string();
+        let (_, expected) = error.rsplit_once(", expected ").unwrap();
+        for key in expected.split('`').skip(1).step_by(2) {
+            let is_shown = |line: &str| {
+                let line = optional(line).unwrap_or(line);
+                line.starts_with(&format!("{key} = ")) || line.trim_matches(['[', ']']) == key
+            };
+            assert!(GATEWAY.lines().any(is_shown), "config/gateway.toml lacks {section} {key}");
+            shown += 1;
+        }
+    }
+    assert!(shown >= 30, "only {shown} keys were looked for");
+}
+
+#[test]
+fn the_units_of_the_gateway_run_what_the_guide_installs() {
+    let programs: Vec<&str> = UNIT.lines().filter_map(|line| line.strip_prefix("ExecStart=")).collect();
+    assert_eq!(programs, ["/usr/bin/oci-secrets-gateway"]);
+    assert!(GUIDE.contains(&format!("\"$bin/oci-secrets-gateway\" {}\n", programs.concat())));
+    assert!(UNIT.contains("\nUser=oci-secrets-gateway\n") && SYSUSERS.contains("\nu oci-secrets-gateway "));
+    assert!(GUIDE.contains("-o oci-secrets-gateway"));
 }
 
 /// The settings with every `#key = value` made `key = value`.

@@ -21,7 +21,7 @@ const LAYERS: &[&[&str]] = &[
     &["break_glass"],
     &["error"],
     &["report"],
-    &["hook", "cli", "runtime"],
+    &["hook", "cli", "runtime", "gateway"],
     &["bin"],
 ];
 
@@ -44,10 +44,19 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("google_cloud_auth", &["seal"]),
     ("google_cloud_gax", &["seal"]),
     ("google_cloud_kms", &["seal"]),
+    ("form_urlencoded", &["gateway"]),
+    ("http_body_util", &["gateway"]),
+    ("hyper", &["gateway"]),
+    ("hyper_util", &["gateway"]),
     ("indicatif", &["cli"]),
+    ("jsonwebtoken", &["gateway"]),
     ("linux_keyutils", &["break_glass"]),
+    ("listenfd", &["gateway"]),
     ("oci_spec", &["container", "deliver"]),
+    ("prometheus_client", &["gateway"]),
     ("regex", &["engine"]),
+    ("signature", &["gateway"]),
+    ("tokio_rustls", &["gateway"]),
     ("toml", &["settings", "engine"]),
 ];
 

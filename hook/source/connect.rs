@@ -121,6 +121,18 @@ impl Connect {
         &self.token
     }
 
+    /// Sends one GET below `/v1`, once and without a deadline, and gives back whatever is answered: for who passes answers on.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub async fn send(&self, path: &[&str], query: &[(&str, &str)]) -> reqwest::Result<Response> {
+        let mut url = self.url(path, None);
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        self.client.get(url).send().await
+    }
+
     /// The vaults that the token may see.
     ///
     /// # Errors

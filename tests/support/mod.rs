@@ -10,6 +10,7 @@
 )]
 
 pub(crate) mod container;
+pub(crate) mod gateway;
 pub(crate) mod host;
 pub(crate) mod machine;
 pub(crate) mod moto;
@@ -96,6 +97,11 @@ impl StandIn {
     pub(crate) fn mint(&self, issuer: &str, body: &Value) -> String {
         let minted = self.tell_issuer(issuer, "mint", body);
         minted["token"].as_str().expect("the stand-in minted no token").to_owned()
+    }
+
+    /// The keys that an issuer of GitHub's kind shows.
+    pub(crate) fn keys(&self, issuer: &str) -> Value {
+        self.request_at(self.member("issuers"), "GET", &format!("/{issuer}/.well-known/jwks"), &Value::Null)
     }
 
     /// Has an issuer `mint`, `rotate`, `fault`, change its `discovery` or its `jwks`; see `stand-in/identity/issuer`.

@@ -1,0 +1,55 @@
+//! Clients that know nothing of the gateway, and hold an identity token where they expect one of Connect.
+
+use serde_json::Value;
+
+use crate::Site;
+use crate::support::container::Container;
+use crate::support::host::Host;
+use crate::support::{AGENT_VAULT, python, skip};
+
+#[test]
+fn serves_1passwords_own_client() {
+    let site =
+        Site::showing(&["op://AgentVault/deploy/*", "op://AgentVault/ordinary/username", "op://Shapes/files/text.txt"]);
+    site.stand_in.create_item(
+        AGENT_VAULT,
+        "deploy",
+        &[("", "password", "canary-seen"), ("prod", "key", "canary-seen")],
+    );
+    site.stand_in.create_item(AGENT_VAULT, "hidden", &[("", "password", "canary-hidden")]);
+    let ready = serde_json::json!({ "connect": site.gateway.url(), "token": site.mint(Value::Null) });
+    if let Some(mut client) = python::client("gateway_client.py") {
+        let status =
+            client.arg(ready.to_string()).env("SSL_CERT_FILE", site.gateway.install().path("gateway.crt")).status();
+        assert!(status.unwrap().success(), "gateway_client.py found a difference");
+    }
+}
+
+#[test]
+fn serves_our_own_hook() {
+    if !rustix::process::geteuid().is_root() {
+        return skip("a mount namespace takes root");
+    }
+    let site = Site::showing(&["op://AgentVault/deploy/password"]);
+    let host = Host::new(&site.stand_in, "");
+    let seal = ["seal", "--kek", crate::support::host::LOCAL_KEK, "--for", "op://AgentVault/deploy/password"];
+    let sealed = String::from_utf8(host.oci_secrets(&seal, b"canary-secret").stdout).unwrap();
+    let fields = [("", "password", sealed.trim_end()), ("", "other", sealed.trim_end())];
+    site.stand_in.create_item(AGENT_VAULT, "deploy", &fields);
+    let settings = std::fs::read_to_string(host.settings()).unwrap();
+    let ca_file = format!("ca-file = {:?}\n[gcp-kms]", site.gateway.install().path("gateway.crt"));
+    let settings = settings.replace(site.stand_in.connect(), &site.gateway.url()).replace("[gcp-kms]", &ca_file);
+    host.write("settings.toml", settings.as_bytes(), 0o644);
+    host.write("token", site.mint(Value::Null).as_bytes(), 0o600);
+
+    let container = Container::create();
+    let request = |field: &str| [("run.secrets/x".to_owned(), format!("op://AgentVault/deploy/{field}"))];
+    let output = host.hook(&container.state(request("password")));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(container.secret("x"), b"canary-secret");
+    assert_eq!(site.last()["action"], "read-item");
+
+    let output = host.hook(&Container::create().state(request("other")));
+    assert_eq!(output.status.code(), Some(66));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no field \"other\" in item \"deploy\""));
+}

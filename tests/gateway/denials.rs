@@ -1,0 +1,165 @@
+//! Tokens that prove nothing, or the wrong thing: each is denied, and each is in the audit.
+
+use std::io::Write;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::{Site, vault_path};
+
+#[test]
+fn denies_each_token_that_does_not_prove_enough_and_records_it() {
+    let site = Site::showing(&["op://AgentVault/ordinary/*"]);
+    let claims = |claims: Value| json!({ "claims": claims });
+    let cases = [
+        ("another branch", claims(json!({ "ref": "refs/heads/feature" })), 403, "no-rule"),
+        ("a branch named like it", claims(json!({ "ref": "refs/heads/main/x" })), 403, "no-rule"),
+        ("a tag named like it", claims(json!({ "ref": "refs/tags/main" })), 403, "no-rule"),
+        ("a pull request of a fork", claims(pull_request()), 403, "no-rule"),
+        ("a run on the base branch for a fork", claims(json!({ "event_name": "pull_request_target" })), 403, "no-rule"),
+        ("a longer repository", claims(json!({ "repository": "acme/app-evil" })), 403, "no-rule"),
+        ("a longer owner", claims(json!({ "repository": "acme-evil/app" })), 403, "no-rule"),
+        ("another case", claims(json!({ "repository": "Acme/app" })), 403, "no-rule"),
+        ("a letter that looks alike", claims(json!({ "repository": "\u{430}cme/app" })), 403, "no-rule"),
+        ("the name under another owner's id", claims(json!({ "repository_owner_id": "99999" })), 403, "no-rule"),
+        ("a claim that is missing", claims(json!({ "repository_owner_id": null })), 403, "no-rule"),
+        ("expired", claims(json!({ "exp": seconds(-120), "iat": seconds(-420) })), 401, "expired"),
+        ("not valid yet", claims(json!({ "nbf": seconds(600) })), 401, "not-yet-valid"),
+        ("issued in the future", claims(json!({ "iat": seconds(600), "exp": seconds(900) })), 401, "not-yet-valid"),
+        ("living for a week", claims(json!({ "exp": seconds(7 * 86_400) })), 401, "long-lived"),
+        ("living for ever", claims(json!({ "exp": null })), 401, "no-lifetime"),
+        ("an expiry that is no number", claims(json!({ "exp": "4102444800" })), 401, "no-lifetime"),
+        ("a time that is no number", claims(json!({ "nbf": "tomorrow" })), 401, "not-a-token"),
+        ("issued at no time", claims(json!({ "iat": null })), 401, "no-lifetime"),
+        ("another audience", claims(json!({ "aud": "https://github.com/acme" })), 401, "audience"),
+        ("no audience", claims(json!({ "aud": null })), 401, "audience"),
+        ("an issuer that is not trusted", claims(json!({ "iss": "https://issuer.example" })), 401, "issuer"),
+        ("two issuers", claims(json!({ "iss": [site.stand_in.issuer("github"), "x"] })), 401, "not-a-token"),
+        (
+            "its issuer with a slash",
+            claims(json!({ "iss": format!("{}/", site.stand_in.issuer("github")) })),
+            401,
+            "issuer",
+        ),
+        ("unsigned", json!({ "algorithm": "none" }), 401, "algorithm"),
+        ("unsigned in capitals", json!({ "algorithm": "none", "header": { "alg": "NONE" } }), 401, "algorithm"),
+        ("signed with the public key", json!({ "algorithm": "HS256" }), 401, "algorithm"),
+        (
+            "the same under the right name",
+            json!({ "algorithm": "HS256", "header": { "alg": "RS256" } }),
+            401,
+            "signature",
+        ),
+        (
+            "an algorithm of another key",
+            json!({ "by": "es256", "header": { "kid": "github-key-1" } }),
+            401,
+            "unknown-key",
+        ),
+        ("of another issuer's key", json!({ "by": "github-other" }), 401, "unknown-key"),
+        (
+            "the same under this key's name",
+            json!({ "by": "github-other", "header": { "kid": "github-key-1" } }),
+            401,
+            "signature",
+        ),
+        ("without a key's name", json!({ "header": { "kid": null } }), 401, "no-key-id"),
+        ("an extension that must be known", json!({ "header": { "crit": ["b64"], "b64": false } }), 401, "not-a-token"),
+        ("a huge one", claims(json!({ "padding": "x".repeat(9000) })), 401, "token-too-large"),
+    ];
+    let mut tokens = Vec::new();
+    for (name, body, status, reason) in cases {
+        let token = site.mint(body);
+        let answer = site.gateway.get("/v1/vaults", &token);
+        assert_eq!(answer.status, status, "{name}: {}", String::from_utf8_lossy(&answer.body));
+        let record = site.last();
+        assert_eq!((&record["decision"], &record["reason"]), (&json!("denied"), &json!(reason)), "{name}: {record}");
+        assert_eq!(record["status"], status, "{name}");
+        tokens.push(token);
+    }
+    assert_eq!(site.gateway.audit().len(), tokens.len());
+    assert_eq!(site.gateway.get("/v1/vaults", &site.mint(Value::Null)).status, 200);
+    let audit = site.gateway.audit_text();
+    for part in tokens.iter().flat_map(|token| token.split('.').skip(1)).filter(|part| part.len() > 40) {
+        assert!(!audit.contains(&part[..40]), "a token is in the audit");
+    }
+    assert!(site.stand_in.requests().iter().all(|request| request["service"] != "connect" || request["status"] == 200));
+}
+
+#[test]
+fn denies_a_head_that_is_too_large_to_be_read_and_records_it() {
+    let site = Site::showing(&["op://AgentVault/ordinary/*"]);
+    let mut connection = site.gateway.connect();
+    let huge = format!("GET /v1/vaults HTTP/1.1\r\nAuthorization: Bearer {}\r\n\r\n", "x".repeat(200_000));
+    // The answer can be lost with what was not read; the record is not.
+    let _ = connection.write_all(huge.as_bytes());
+    while site.gateway.audit().is_empty() {
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!((&site.last()["reason"], &site.last()["status"]), (&json!("too-large"), &json!(431)));
+}
+
+#[test]
+fn denies_what_is_no_token() {
+    let site = Site::showing(&["op://AgentVault/ordinary/*"]);
+    for (header, reason) in [
+        ("", "no-token"),
+        ("Authorization: Basic eDp4\r\n", "no-token"),
+        ("Authorization: Bearer\r\n", "no-token"),
+        ("Authorization: Bearer x\r\n", "not-a-token"),
+        ("Authorization: Bearer ..\r\n", "not-a-token"),
+        ("Authorization: Bearer a.b.c.d\r\n", "not-a-token"),
+        ("Authorization: Bearer e30.e30.e30\r\n", "not-a-token"),
+        ("Authorization: Bearer x\r\nAuthorization: Bearer y\r\n", "no-token"),
+    ] {
+        let answer = site.gateway.ask(&format!("GET /v1/vaults HTTP/1.1\r\n{header}"));
+        assert_eq!(answer.status, 401, "{header}");
+        assert_eq!(site.last()["reason"], reason, "{header}");
+    }
+    // The token that Connect itself takes is none here.
+    let answer = site.gateway.get("/v1/vaults", site.stand_in.token());
+    assert_eq!((answer.status, &site.last()["reason"]), (401, &json!("issuer")));
+}
+
+#[test]
+fn denies_everything_but_reading() {
+    let site = Site::showing(&["op://AgentVault/*"]);
+    let token = site.mint(Value::Null);
+    let items = vault_path("/items");
+    for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "HEAD", "PROPFIND"] {
+        let answer = site.gateway.ask(&format!("{method} {items} HTTP/1.1\r\nAuthorization: Bearer {token}\r\n"));
+        assert_eq!(answer.status, 405, "{method}");
+        assert_eq!((&site.last()["reason"], &site.last()["method"]), (&json!("method"), &json!(method)));
+    }
+    for path in [
+        "/v1/activity".to_owned(),
+        vault_path("/items/.."),
+        vault_path("/../../activity"),
+        vault_path("%2fitems"),
+        vault_path("/items/%2e%2e/%2e%2e"),
+        vault_path("//items"),
+        "/v1/vaults/AgentVault/items".to_owned(),
+    ] {
+        let answer = site.gateway.get(&path, &token);
+        assert!(matches!(answer.status, 400 | 404), "{path}: {}", answer.status);
+    }
+    for path in ["/", "/metrics", "/stand-in/requests", "/v2/vaults"] {
+        assert_eq!(site.gateway.get(path, &token).status, 404, "{path}");
+    }
+    let asked = site.stand_in.requests();
+    assert!(asked.iter().all(|request| request["service"] != "connect"), "{asked:?}");
+}
+
+/// A pull request of a fork, as GitHub describes it.
+fn pull_request() -> Value {
+    json!({
+        "sub": "repo:acme/app:pull_request", "ref": "refs/pull/7/merge", "event_name": "pull_request",
+        "head_ref": "main", "base_ref": "main", "actor": "mallory",
+        "workflow_ref": "acme/app/.github/workflows/deploy.yml@refs/pull/7/merge",
+    })
+}
+
+fn seconds(from_now: i64) -> i64 {
+    jiff::Timestamp::now().as_second() + from_now
+}

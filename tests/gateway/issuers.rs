@@ -1,0 +1,160 @@
+//! Issuers that change their keys, go away, take their time, or say what they should not.
+
+use std::thread;
+
+use serde_json::{Value, json};
+
+use crate::support::StandIn;
+use crate::support::gateway::Gateway;
+use crate::{Site, issuer, rule};
+
+#[test]
+fn keys_that_rotate_in_mid_run_interrupt_nobody() {
+    let site = Site::showing(&["op://AgentVault/ordinary/*"]);
+    let before = site.mint(Value::Null);
+    assert_eq!(site.gateway.get("/v1/vaults", &before).status, 200);
+    site.stand_in.tell_issuer("github", "rotate", &json!({}));
+    let after = site.mint(Value::Null);
+    assert_eq!(site.gateway.get("/v1/vaults", &after).status, 200);
+    assert_eq!(site.gateway.get("/v1/vaults", &before).status, 200);
+
+    // A key that is withdrawn goes with the next look at the keys, which a new one makes necessary.
+    site.stand_in.tell_issuer("github", "rotate", &json!({ "keep": false }));
+    assert_eq!(site.gateway.get("/v1/vaults", &site.mint(Value::Null)).status, 200);
+    assert_eq!(site.gateway.get("/v1/vaults", &after).status, 401);
+    assert_eq!(site.last()["reason"], "unknown-key");
+    assert_eq!(asked(&site, "jwks"), 3);
+}
+
+#[test]
+fn keys_that_are_swapped_are_not_believed() {
+    let site = site_with(7);
+    // Its own keys, and yet where others could have put them.
+    let elsewhere = site.stand_in.issuer("github-0").replace("127.0.0.1", "localhost") + "/.well-known/jwks";
+    let cases = [
+        ("keys on another server", "discovery", json!({ "jwks_uri": elsewhere })),
+        ("keys over plain http", "discovery", json!({ "jwks_uri": "http://keys.example/keys" })),
+        ("the document of another issuer", "discovery", json!({ "issuer": "https://issuer.example" })),
+        ("keys for what is not believed", "discovery", json!({ "id_token_signing_alg_values_supported": ["HS256"] })),
+        ("a key that everybody has", "jwks", json!({ "keys": [{ "kty": "oct", "kid": "github-key-1", "k": "eA" }] })),
+        ("no keys", "jwks", json!({ "keys": [] })),
+        ("no set of keys", "jwks", json!("keys")),
+    ];
+    for (at, (name, document, content)) in cases.iter().enumerate() {
+        let issuer = format!("github-{at}");
+        site.stand_in.tell_issuer(&issuer, document, content);
+        let answer = site.gateway.get("/v1/vaults", &site.stand_in.mint(&issuer, &Value::Null));
+        assert_eq!((answer.status, &site.last()["reason"]), (503, &json!("issuer-down")), "{name}");
+    }
+
+    // The keys of another under the names of its own: what they signed is not taken for what its own key signed before.
+    let genuine = site.mint(Value::Null);
+    let mut keys = site.stand_in.keys("github-other");
+    keys["keys"][0]["kid"] = "github-key-1".into();
+    site.stand_in.tell_issuer("github", "jwks", &keys);
+    assert_eq!(site.gateway.get("/v1/vaults", &genuine).status, 401);
+    assert_eq!(site.last()["reason"], "signature");
+}
+
+#[test]
+fn an_issuer_that_is_away_stops_only_who_has_not_been_heard_of() {
+    let site = Site::showing(&["op://AgentVault/ordinary/*"]);
+    let token = site.mint(Value::Null);
+    for fault in ["status-503", "reset"] {
+        site.stand_in.tell_issuer("github", "fault", &json!({ "discovery": fault }));
+        let answer = site.gateway.get("/v1/vaults", &token);
+        assert_eq!((answer.status, &site.last()["reason"]), (503, &json!("issuer-down")), "{fault}");
+        assert!(answer.head.iter().any(|line| line == "retry-after: 1"));
+    }
+    site.stand_in.tell_issuer("github", "fault", &json!({ "discovery": null }));
+    assert_eq!(site.gateway.get("/v1/vaults", &token).status, 200);
+    site.stand_in.tell_issuer("github", "fault", &json!({ "discovery": "status-503", "jwks": "status-503" }));
+    assert_eq!(site.gateway.get("/v1/vaults", &token).status, 200);
+}
+
+#[test]
+fn hostile_answers_of_an_issuer_end() {
+    let faults = ["huge", "not-json", "deep-json", "wrong-type", "half-closed", "redirect", "silent"];
+    let site = site_with(faults.len());
+    for (at, fault) in faults.iter().enumerate() {
+        let issuer = format!("github-{at}");
+        site.stand_in.tell_issuer(&issuer, "fault", &json!({ "jwks": fault }));
+        let answer = site.gateway.get("/v1/vaults", &site.stand_in.mint(&issuer, &Value::Null));
+        assert_eq!((answer.status, &site.last()["reason"]), (503, &json!("issuer-down")), "{fault}");
+    }
+    assert_eq!(site.stand_in.hits(), 0);
+}
+
+#[test]
+fn a_slow_issuer_is_asked_once_for_all_who_wait() {
+    let site = Site::showing(&["op://AgentVault/ordinary/*"]);
+    site.stand_in.tell_issuer("github", "fault", &json!({ "jwks": "slow-300" }));
+    let token = site.mint(Value::Null);
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| assert_eq!(site.gateway.get("/v1/vaults", &token).status, 200));
+        }
+    });
+    assert_eq!(asked(&site, "jwks"), 1);
+}
+
+#[test]
+fn made_up_keys_do_not_make_it_ask_for_ever() {
+    let site = Site::showing(&["op://AgentVault/ordinary/*"]);
+    for number in 0..30 {
+        let token = site.mint(json!({ "header": { "kid": format!("made-up-{number}") } }));
+        assert_eq!(site.gateway.get("/v1/vaults", &token).status, 401);
+    }
+    assert_eq!(asked(&site, "jwks"), 3);
+    assert_eq!(site.gateway.get("/v1/vaults", &site.mint(Value::Null)).status, 200);
+}
+
+#[test]
+fn believes_each_kind_of_issuer_for_its_own_rules() {
+    let stand_in = StandIn::start(&[]);
+    let mut rules = rule(&stand_in, &["op://AgentVault/ordinary/*"]);
+    let others = [
+        ("gitlab", "project_path = 'acme/app', project_id = '20', ref_protected = 'true'"),
+        ("kubernetes", "'kubernetes.io/namespace' = 'agents', sub = 'system:serviceaccount:agents:deployer'"),
+        ("es256", "sub = 'job'"),
+        ("eddsa", "sub = 'job'"),
+    ];
+    rules.push_str(&issuer(&stand_in, "github", "github"));
+    for (name, claims) in others {
+        let kind = if name == "gitlab" { name } else { "generic" };
+        rules.push_str(&issuer(&stand_in, name, kind));
+        let url = stand_in.issuer(name);
+        rules.push_str(&format!(
+            "[[rule]]\nname = '{name}'\nissuer = '{url}'\nclaims = {{ {claims} }}\nreferences = ['op://Shapes/*']\n"
+        ));
+    }
+    let gateway = Gateway::start(&stand_in, &rules);
+    for (name, _) in others {
+        let vaults = gateway.get("/v1/vaults", &stand_in.mint(name, &Value::Null)).json();
+        assert_eq!(vaults[0]["name"], "Shapes", "{name}: {vaults}");
+        assert_eq!(gateway.audit().pop().unwrap()["rules"], json!([name]));
+    }
+    // The claims of one issuer's rule under another issuer's name.
+    let forged = stand_in.mint(
+        "es256",
+        &json!({ "claims": { "sub": "system:serviceaccount:agents:deployer",
+        "kubernetes.io": { "namespace": "agents" }, "repository": "acme/app" } }),
+    );
+    assert_eq!(gateway.get("/v1/vaults", &forged).status, 403);
+}
+
+/// A site that believes so many issuers more, `github-0` and so on.
+fn site_with(issuers: usize) -> Site {
+    let stand_in = StandIn::start(&[]);
+    let more = (0..issuers).map(|at| issuer(&stand_in, &format!("github-{at}"), "github"));
+    let rules: Vec<String> =
+        more.chain([issuer(&stand_in, "github", "github"), rule(&stand_in, &["op://AgentVault/ordinary/*"])]).collect();
+    let gateway = Gateway::start(&stand_in, &rules.concat());
+    Site { stand_in, gateway }
+}
+
+/// How often something was asked of the issuer.
+fn asked(site: &Site, what: &str) -> usize {
+    let requests = site.stand_in.requests();
+    requests.iter().filter(|request| request["path"].as_str().unwrap().ends_with(what)).count()
+}
