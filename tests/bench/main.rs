@@ -1,4 +1,5 @@
-//! Measures what a container start costs, beside what it would cost without the hook: run it by `tests/bench/run`.
+//! Measures what a container start costs, beside what it would cost without the hook: run it by `tests/bench/run`. With the words
+//! `gateway MINUTES` it measures the gateway instead.
 //!
 //! Figures are medians. What one row compares with another was run in turn with it, so that whatever else the machine did fell on
 //! both; figures of different runs do not compare. The servers are the stand-in's, on loopback and over TLS, and both sides find
@@ -13,6 +14,7 @@
 )]
 
 mod engine;
+mod gateway;
 mod measure;
 #[path = "../support/mod.rs"]
 mod support;
@@ -36,6 +38,15 @@ const FOREIGN: [(&str, &str); 3] = [
 ];
 
 fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match &arguments[..] {
+        [] => container_starts(),
+        [what, minutes] if what == "gateway" => gateway::steady_load(minutes.parse().unwrap()),
+        _ => panic!("expected nothing, or gateway MINUTES"),
+    }
+}
+
+fn container_starts() {
     let machine = Machine::enter().unwrap();
     peak_memory(&machine);
     container_without_our_annotations(&machine);

@@ -74,6 +74,6 @@ pub(crate) fn row_added(name: &str, times: Vec<Duration>, base: &[Duration]) {
     println!("  {name:46} {:8.2} ms  {added:+6.2} ms", milliseconds(median(times)));
 }
 
-fn milliseconds(time: Duration) -> f64 {
+pub(crate) fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
