@@ -37,3 +37,4 @@ pub mod settings;
 pub mod source;
 pub mod syslog;
 pub mod tls;
+pub mod token;

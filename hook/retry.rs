@@ -81,6 +81,15 @@ pub enum Failure<E> {
     },
 }
 
+impl<E> Failure<E> {
+    /// Why it failed, for who does not try again.
+    pub fn into_error(self) -> E {
+        match self {
+            Failure::Final(error) | Failure::Transient { error, .. } => error,
+        }
+    }
+}
+
 /// A call that did not succeed.
 pub struct GaveUp<E> {
     /// How often it was tried.

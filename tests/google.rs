@@ -17,13 +17,16 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use support::container::Container;
-use support::host::{Host, KEY_RING};
+use support::host::{Host, KEY_RING, run};
 use support::machine::{METADATA, Machine};
 use support::{AGENT_VAULT, StandIn};
 use tempfile::TempDir;
 
 const REFERENCE: &str = "op://AgentVault/database/password";
 const SECRET: &[u8] = b"canary";
+
+/// The pool's provider that the stand-in knows.
+const PROVIDER: &str = "projects/123456/locations/global/workloadIdentityPools/stand-in/providers/stand-in";
 
 /// The settings' deadline, and what a process may take besides.
 const PATIENCE: Duration = Duration::from_millis(2000 + 1500);
@@ -40,6 +43,50 @@ fn takes_each_kind_of_credentials_file() {
     ] {
         google.opens_what_it_seals(&google.host(file));
     }
+}
+
+#[test]
+fn exchanges_the_token_of_a_job_or_of_a_file_that_is_renewed() {
+    let Some(google) = Google::start(&["--identity-port", "443"]) else { return };
+    let provider = format!("workload-identity-provider = \"{PROVIDER}\"");
+    let github =
+        format!("{provider}\ntoken = {{ github-oidc = {{ audience = \"https://iam.googleapis.com/{PROVIDER}\" }} }}");
+    let gitlab = format!("{provider}\ntoken = {{ gitlab-id-token = \"GCP_TOKEN\" }}");
+    let file = format!("{provider}\ntoken = {{ file = {:?} }}", google.path("renewed"));
+    let account = "service-account = \"agents@stand-in.iam.gserviceaccount.com\"";
+    for gcp_kms in [&github, &gitlab, &file, &format!("{github}\n{account}"), &format!("{file}\n{account}")] {
+        google.stand_in.request("POST", "/stand-in/reset", &Value::Null);
+        google.write("renewed", google.mint("kubernetes").as_bytes(), 0o600);
+        let host = google.host_with(gcp_kms);
+        let sealed = google.in_job(&host, &["seal", "--kek", &format!("{KEY_RING}/prod"), "--for", REFERENCE], SECRET);
+        assert!(sealed.status.success(), "{}", text(&sealed));
+        let opened = google.in_job(&host, &["unseal", "--for", REFERENCE], &sealed.stdout);
+        assert_eq!(opened.stdout, SECRET, "{}", text(&opened));
+        let asked = |path: &str| google.stand_in.requests().iter().filter(|request| request["path"] == path).count();
+        // What a file says is remembered for the next process, and what a job says is asked for by each.
+        let exchanges = if gcp_kms.contains("file") { 1 } else { 2 };
+        assert_eq!(asked("/v1/token"), exchanges, "{gcp_kms}");
+        assert_eq!(asked("/github/request"), if gcp_kms.contains("github") { 2 } else { 0 }, "{gcp_kms}");
+    }
+}
+
+#[test]
+fn tells_what_is_missing_for_an_exchange() {
+    let Some(google) = Google::start(&["--identity-port", "443"]) else { return };
+    let provider = format!("workload-identity-provider = \"{PROVIDER}\"");
+    let source = |token: &str| google.host_with(&format!("{provider}\ntoken = {token}"));
+    let github = source("{ github-oidc = { audience = \"a\" } }");
+    google.is_refused(&github, 78, "cannot show Google who we are: cannot get a token from GitHub Actions: ACTIONS_ID");
+    google.is_refused(&source("{ gitlab-id-token = \"GCP_TOKEN\" }"), 78, "GCP_TOKEN is not set");
+    let expired = google.stand_in.mint("kubernetes", &json!({ "claims": { "exp": 1_700_000_000 } }));
+    let expired = google.write("expired", expired.as_bytes(), 0o600);
+    google.is_refused(&source(&format!("{{ file = {expired:?} }}")), 77, "it expired at 2023-11-14");
+    let silent = source("{ command = [\"/bin/sleep\", \"1000\"] }");
+    google.is_refused(&silent, 69, "cannot get a token: /bin/sleep did not answer within 2 s");
+    let other = format!("workload-identity-provider = \"{}\"", PROVIDER.replace("123456", "654321"));
+    let renewed = google.write("renewed", google.mint("kubernetes").as_bytes(), 0o600);
+    let other = google.host_with(&format!("{other}\ntoken = {{ file = {renewed:?} }}"));
+    google.is_refused(&other, 77, "no workload identity provider has this audience");
 }
 
 #[test]
@@ -198,6 +245,8 @@ impl Google {
         }
         all.extend(arguments);
         let stand_in = StandIn::start(&all);
+        machine.name("sts.googleapis.com", "127.0.0.1");
+        machine.name("iamcredentials.googleapis.com", "127.0.0.1");
         machine.trust(&stand_in.ca_file().unwrap());
         Some(Google { stand_in, directory })
     }
@@ -221,6 +270,22 @@ impl Google {
 
     fn seal(&self, host: &Host) -> Output {
         host.oci_secrets(&["seal", "--kek", &format!("{KEY_RING}/prod"), "--for", REFERENCE], SECRET)
+    }
+
+    /// Runs `oci-secrets` in a job that may have tokens of GitHub Actions, and has one of GitLab CI.
+    fn in_job(&self, host: &Host, arguments: &[&str], input: &[u8]) -> Output {
+        let mut command = host.program("oci-secrets");
+        command
+            .args(arguments)
+            .env("ACTIONS_ID_TOKEN_REQUEST_URL", format!("{}/request?x=y", self.stand_in.issuer("github")));
+        command.env("ACTIONS_ID_TOKEN_REQUEST_TOKEN", self.stand_in.request_token());
+        run(command.env("GCP_TOKEN", self.mint("gitlab")), input)
+    }
+
+    /// A token for the provider.
+    fn mint(&self, issuer: &str) -> String {
+        let audience = format!("https://iam.googleapis.com/{PROVIDER}");
+        self.stand_in.mint(issuer, &json!({ "claims": { "aud": audience } }))
     }
 
     fn opens_what_it_seals(&self, host: &Host) {

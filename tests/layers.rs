@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["harden"],
     &["container"],
     &["envrc", "settings"],
-    &["pkcs11"],
+    &["pkcs11", "token"],
     &["source", "seal", "deliver", "engine"],
     &["resolve"],
     &["audit"],

@@ -20,8 +20,7 @@ use crate::harden::is_initial_user_namespace;
 use crate::retry::Deadline;
 use crate::seal::kek::{KekUri, Keks, Kind};
 use crate::seal::{SealedValue, is_sealed};
-use crate::settings::{self, Noswap, Settings};
-use crate::source::SourceError;
+use crate::settings::{self, Noswap, Settings, TokenSource};
 use crate::source::connect::Connect;
 use crate::source::edit::StoredField;
 
@@ -72,6 +71,7 @@ pub(super) fn run(arguments: &Arguments, told: &Path) -> Result<ExitCode, Error>
         Ok(settings) => {
             let whose = if is_root() { "" } else { ": yours to change, so its grants guard against mistakes alone" };
             findings.push(Finding::ok("settings", format!("{}{whose}", path.display())));
+            findings.extend(settings.token_of_a_job().map(job_only));
             findings.extend(source::choice(&settings));
             findings.extend(source::op(&settings));
             if let Some(connect) = &settings.connect {
@@ -96,6 +96,16 @@ pub(super) fn run(arguments: &Arguments, told: &Path) -> Result<ExitCode, Error>
         None => Ok(ExitCode::SUCCESS),
         Some(class) => Err(Error::Check { problems: 1 + problems.count(), checks: findings.len(), class }),
     }
+}
+
+/// What only oci-secrets itself can use, in a job of a CI system.
+fn job_only(table: &str) -> Finding {
+    let detail = format!("the hook refuses them: [{table}] takes its token from the environment of a job");
+    Finding::warning(
+        "settings",
+        detail,
+        "give it settings of its own, which name a file: `oci-secrets token --help`".into(),
+    )
 }
 
 /// Makes a tmpfs as a container's secrets have it, without giving it a path.
@@ -174,15 +184,10 @@ fn list(paths: &[PathBuf]) -> String {
 fn connect(settings: &Settings, connect: &settings::Connect) -> Result<Vec<Finding>, Error> {
     crate::tls::install();
     let client = Connect::open(connect).map_err(Error::Source)?;
-    let vaults = block_on(settings, async |deadline: Deadline| client.vaults(deadline).await.map_err(Error::Source));
-    let expires = client.token().expires();
-    let vaults = match (vaults, expires) {
-        (Err(error @ Error::Source(SourceError::Unauthorized { .. })), Some(end)) if end < Timestamp::now() => {
-            let ended = format!(": it expired on {}", end.strftime("%Y-%m-%d"));
-            return Ok(vec![Finding::problem("connect", &error).and(&ended)]);
-        }
-        (vaults, _) => vaults?,
-    };
+    let (vaults, expires) = block_on(settings, async |deadline: Deadline| {
+        let vaults = client.vaults(deadline).await.map_err(Error::Source)?;
+        Ok((vaults, client.token(deadline).await.map_err(Error::Source)?.expires()))
+    })?;
     let mut names: Vec<&str> = vaults.iter().map(|vault| vault.name.as_str()).collect();
     names.sort_unstable();
     let mut detail = format!("{} takes the token", client.server());
@@ -196,7 +201,7 @@ fn connect(settings: &Settings, connect: &settings::Connect) -> Result<Vec<Findi
     let Some(expiry) = expires else { return with_unused(Finding::ok("connect", detail)) };
     let days = (expiry.as_second() - Timestamp::now().as_second()) / (24 * 60 * 60);
     let _ = write!(detail, " until {}", expiry.strftime("%Y-%m-%d"));
-    if days < TOKEN_WARNING_DAYS {
+    if days < TOKEN_WARNING_DAYS && matches!(connect.token, TokenSource::Static(_)) {
         let advice = format!("the token expires in {days} days: make a new one");
         return with_unused(Finding::warning("connect", detail, advice));
     }

@@ -50,11 +50,6 @@ impl Finding {
         Finding { verdict: Verdict::Problem(class), subject: subject.to_owned(), detail, advice: Some(advice) }
     }
 
-    /// The same with a detail that ends like this.
-    pub(super) fn and(self, end: &str) -> Finding {
-        Finding { detail: self.detail + end, ..self }
-    }
-
     /// Whose fault it is, if it is a problem.
     pub(super) fn class(&self) -> Option<Class> {
         match self.verdict {

@@ -16,6 +16,7 @@ mod rewrap;
 mod run;
 mod seal;
 mod source;
+mod token;
 mod unseal;
 
 use std::io::{self, Read, Write};
@@ -70,6 +71,7 @@ enum Verb {
     Annotate(annotate::Arguments),
     Env(env::Arguments),
     Run(run::Arguments),
+    Token(token::Arguments),
     #[command(subcommand)]
     Audit(audit::Verb),
     #[command(subcommand)]
@@ -111,6 +113,7 @@ impl Verb {
             Verb::Annotate(arguments) => annotate::run(&arguments),
             Verb::Env(arguments) => env::run(&arguments, settings),
             Verb::Run(arguments) => run::run(arguments, settings),
+            Verb::Token(arguments) => token::run(&arguments),
             Verb::Audit(verb) => audit::run(&verb, settings),
             Verb::BreakGlass(verb) => break_glass::run(&verb, settings),
             Verb::Completions(arguments) => completions::run(&arguments),
@@ -159,7 +162,7 @@ fn own_settings(told: &Path, host: &Host) -> Option<PathBuf> {
 }
 
 fn load(path: &Path) -> Result<Settings, Error> {
-    Settings::load(path).map_err(Error::Settings)
+    Settings::load_in_job(path).map_err(Error::Settings)
 }
 
 /// The settings of whoever runs this, unless others are told.

@@ -13,8 +13,8 @@ use crate::error::Error;
 use crate::settings::{OpUnlock, Permission, ServerUrl, Settings, SourceName};
 use crate::source::connect::Connect;
 use crate::source::op::{Op, Session};
-use crate::source::token::Token;
 use crate::source::{self, Source, SourceError};
+use crate::token::{Origin, Token, Tokens};
 
 const CONNECT_HOST: &str = "OP_CONNECT_HOST";
 const CONNECT_TOKEN: &str = "OP_CONNECT_TOKEN";
@@ -82,7 +82,9 @@ fn of_environment(
                     host.to_str().ok_or(Error::Variable { name: CONNECT_HOST, reason: "it is not text".into() })?;
                 let url = ServerUrl::parse(url, Permission::Refuse)
                     .map_err(|reason| Error::Variable { name: CONNECT_HOST, reason: reason.to_string() })?;
-                let connect = Connect::new(&url, Token::new(&bytes(token)), None).map_err(Error::Source)?;
+                let token = Token::new(&bytes(token)).map_err(Error::Token)?;
+                let tokens = Tokens::of(token, Origin::Environment(CONNECT_TOKEN));
+                let connect = Connect::new(&url, tokens, None).map_err(Error::Source)?;
                 return Ok(Some(Box::new(connect)));
             }
             (None, None) => {}

@@ -18,6 +18,7 @@ use crate::seal::{SealError, envelope::EnvelopeError};
 use crate::settings::{FileError, SettingsError};
 use crate::source::SourceError;
 use crate::source::op::OpError;
+use crate::token::TokenError;
 
 /// Whose fault it is: the exit code, as `sysexits.h` numbers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +56,7 @@ impl Error {
             Error::Settings(SettingsError::File(error)) => of_file(error),
             Error::Settings(_) | Error::NoSource | Error::Variable { .. } | Error::KekUri(_) => Class::Settings,
             Error::Grant(_) => Class::NotPermitted,
+            Error::Token(error) => of_token(error),
             Error::Source(error) => of_source(error),
             Error::Resolve(error) => of_resolve(error),
             Error::Seal { source: error, .. }
@@ -145,7 +147,8 @@ fn of_source(error: &SourceError) -> Class {
         SourceError::File { source } => of_file(source),
         SourceError::Op(error) => of_op(error),
         SourceError::NoSource | SourceError::NotChosen | SourceError::NoConnect => Class::Settings,
-        SourceError::UnusableToken | SourceError::UnusableCertificates { .. } => Class::Settings,
+        SourceError::UnusableCertificates { .. } => Class::Settings,
+        SourceError::Token { source } => of_token(source),
         SourceError::NoAnswer { .. }
         | SourceError::Unreachable { .. }
         | SourceError::Limited { .. }
@@ -176,6 +179,25 @@ fn of_op(error: &OpError) -> Class {
     }
 }
 
+fn of_token(error: &TokenError) -> Class {
+    match error {
+        TokenError::File { source } | TokenError::Program { source } => of_file(source),
+        TokenError::NotALine
+        | TokenError::NoGithubVariable { .. }
+        | TokenError::GithubUrl { .. }
+        | TokenError::NoGitlabVariable { .. }
+        | TokenError::Start { .. } => Class::Settings,
+        TokenError::Expired { .. } | TokenError::GithubRefused { .. } => Class::NotPermitted,
+        TokenError::NoAnswer { .. }
+        | TokenError::Unreachable { .. }
+        | TokenError::Status { .. }
+        | TokenError::NotGithub { .. }
+        | TokenError::NoClient { .. }
+        | TokenError::Failed { .. }
+        | TokenError::TooMuch { .. } => Class::Unavailable,
+    }
+}
+
 fn of_seal(error: &SealError) -> Class {
     match error {
         SealError::Kek { source } => of_kek(source),
@@ -197,6 +219,7 @@ fn of_kek(error: &KekError) -> Class {
             Fault::NotPermitted => Class::NotPermitted,
             Fault::Settings => Class::Settings,
             Fault::File(error) => of_file(error),
+            Fault::Token(error) => of_token(error),
         },
     }
 }

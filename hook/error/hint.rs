@@ -1,5 +1,7 @@
 //! What can be done now.
 
+use std::path::Path;
+
 use super::Error;
 use crate::audit::AuditError;
 use crate::break_glass::BreakGlassError;
@@ -19,6 +21,7 @@ use crate::seal::{SealError, envelope::EnvelopeError};
 use crate::settings::{FileError, Refusal, SettingsError};
 use crate::source::SourceError;
 use crate::source::op::OpError;
+use crate::token::{Origin, TokenError};
 
 impl Error {
     /// The one thing that can be done about it now, if it is known.
@@ -38,6 +41,9 @@ impl Error {
             Error::Audit(AuditError::NotAsWritten { .. }) => {
                 "the system log has each line, too: journalctl -t oci-secrets-hook -o cat"
             }
+            Error::Settings(SettingsError::NoJob { .. }) => {
+                "name a file on a tmpfs, token = { file = … }, and let the job's step write it: `oci-secrets token --help`"
+            }
             Error::Settings(_) => "`oci-secrets check` tests the settings; config/settings.toml explains every key",
             Error::Environment { .. } => "give the hook `env` with PATH alone, as config/hooks.d has it",
             Error::NoSource => "add [connect] with `url` and `token-file`",
@@ -50,6 +56,7 @@ impl Error {
                 "runc, crun and youki from 0.6 tell a createRuntime hook the pid: use no other stage, and no older youki"
             }
             Error::NoOwner => "set process.user in the spec, or request an owner with the annotation run.secrets.owner",
+            Error::Token(error) => return token_hint(error),
             Error::Source(error) | Error::Resolve(ResolveError::Fetch { source: error, .. }) => {
                 return source_hint(error);
             }
@@ -122,6 +129,9 @@ impl Error {
 pub fn file_hint(error: &FileError) -> Option<String> {
     match error {
         FileError::Writable { path, .. } => Some(format!("chmod go-w {}", path.display())),
+        FileError::Readable { path, .. } if is_projected(path) => {
+            Some("set `runAsUser` or `fsGroup` for the pod: Kubernetes then gives the token to it alone".into())
+        }
         FileError::Readable { path, .. } => Some(format!("chmod 0600 {}", path.display())),
         FileError::Owner { .. } | FileError::DirectoryOwner { .. } if !is_initial_user_namespace() => {
             Some("without root, an engine needs settings, credentials and directories of its user's own".into())
@@ -179,6 +189,11 @@ fn break_glass_hint(error: &BreakGlassError) -> Option<String> {
     Some(hint.to_owned())
 }
 
+/// Whether a file is one of a volume that Kubernetes projects: then its mode is not ours to change.
+fn is_projected(path: &Path) -> bool {
+    path.parent().is_some_and(|volume| volume.join("..data").is_symlink())
+}
+
 fn grant_hint(refusal: &Refusal) -> Option<String> {
     match refusal {
         Refusal::NoGrant { reference } => Some(format!(
@@ -200,6 +215,7 @@ fn source_hint(error: &SourceError) -> Option<String> {
         }
         SourceError::NotChosen => "add source = \"connect\" or source = \"op\" to the settings, above the first table",
         SourceError::NoConnect => "add [connect] with `url` and `token-file`",
+        SourceError::Token { source } => return token_hint(source),
         SourceError::NoVault { .. } => {
             "names are case-sensitive; `oci-secrets check` shows which vaults the token can see"
         }
@@ -211,10 +227,8 @@ fn source_hint(error: &SourceError) -> Option<String> {
             "use the id in the place of the name: 1Password shows it under \"Copy UUID\""
         }
         SourceError::NoValue { .. } => "store a sealed value in the field: `oci-secrets seal` makes one",
-        SourceError::Unauthorized { .. } => {
-            "put a valid token into the token-file: `op connect token create` makes one"
-        }
-        SourceError::Forbidden { .. } => "give the token access to the vault: `op connect token create --vault`",
+        SourceError::Unauthorized { origin, .. } => return Some(unauthorized_hint(origin)),
+        SourceError::Forbidden { origin, .. } => return Some(forbidden_hint(origin)),
         SourceError::NoAnswer { .. } | SourceError::Unreachable { .. } => {
             "`url` under [connect] in the settings names the server; `curl URL/heartbeat` tests the way there"
         }
@@ -252,6 +266,83 @@ fn op_hint(error: &OpError) -> Option<String> {
     Some(hint.to_owned())
 }
 
+/// What to change where the token comes from, so that the server takes it.
+fn unauthorized_hint(origin: &Origin) -> String {
+    match origin {
+        Origin::Static(_) => "put a valid token into the token-file: `op connect token create` makes one".into(),
+        Origin::Environment(name) => format!("put a valid token into {name}: `op connect token create` makes one"),
+        Origin::File(path) => format!(
+            "issuer and audience of the token in {} must be among those that the server takes, and clocks be right",
+            path.display()
+        ),
+        Origin::Github => {
+            "`audience` of github-oidc in the settings must be the one that the gateway expects for GitHub's tokens"
+                .into()
+        }
+        Origin::Gitlab(name) => {
+            format!(
+                "`id_tokens: {name}: aud:` of the job in .gitlab-ci.yml must be the audience that the gateway expects"
+            )
+        }
+        Origin::Command(program) => {
+            format!(
+                "issuer and audience of what {} prints must be among those that the server takes",
+                program.display()
+            )
+        }
+    }
+}
+
+/// What to change so that the token is one that may.
+fn forbidden_hint(origin: &Origin) -> String {
+    match origin {
+        Origin::Static(_) | Origin::Environment(_) => "give the token access to the vault: `op connect token create --vault`",
+        Origin::Github => {
+            "no rule of the gateway is for this repository, ref, workflow and `environment:` of the job; pull requests have a ref of their own"
+        }
+        Origin::Gitlab(_) => {
+            "no rule of the gateway is for this project, ref and `environment:` of the job; merge requests have a ref of their own"
+        }
+        Origin::File(_) | Origin::Command(_) => "no rule of the gateway is for what the token claims",
+    }
+    .to_owned()
+}
+
+fn token_hint(error: &TokenError) -> Option<String> {
+    let hint = match error {
+        TokenError::File { source } | TokenError::Program { source } => return file_hint(source),
+        TokenError::NoGithubVariable { .. } => {
+            "add `permissions: { id-token: write }` to the job in the workflow file; pull requests from forks cannot have it"
+        }
+        TokenError::GithubRefused { .. } => "a job may ask for tokens until it ends, and only with `id-token: write`",
+        TokenError::NoGitlabVariable { name } => {
+            return Some(format!(
+                "add `id_tokens: {{ {name}: {{ aud: \"URL OF THE GATEWAY\" }} }}` to the job in .gitlab-ci.yml"
+            ));
+        }
+        TokenError::Expired { origin, .. } => return Some(expired_hint(origin)),
+        TokenError::Failed { .. } | TokenError::TooMuch { .. } => {
+            "run it by hand: it must print the token and nothing else, and has no variable but PATH and HOME"
+        }
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+fn expired_hint(origin: &Origin) -> String {
+    match origin {
+        Origin::Static(_) => "put a new token into the token-file: `op connect token create` makes one".into(),
+        Origin::Environment(name) => format!("put a new token into {name}: `op connect token create` makes one"),
+        Origin::File(path) => format!("what writes {} must write a new one in time", path.display()),
+        Origin::Github => "this host's clock may be wrong".into(),
+        Origin::Gitlab(_) => {
+            "it lasts as long as `timeout:` of the job in .gitlab-ci.yml, else 5 minutes: set it, or resolve earlier"
+                .into()
+        }
+        Origin::Command(program) => format!("{} must print a new one", program.display()),
+    }
+}
+
 fn seal_hint(error: &SealError, reference: &Reference) -> Option<String> {
     let reference = reference.as_str();
     match error {
@@ -279,6 +370,7 @@ fn kek_hint(error: &KekError) -> Option<String> {
         KekError::MadeElsewhere => Some("`oci-secrets kek new --help` tells which are made here".into()),
         KekError::OfKind(error) => error.error().hint().or_else(|| match error.error().fault() {
             Fault::File(error) => file_hint(error),
+            Fault::Token(error) => token_hint(error),
             _ => None,
         }),
     }

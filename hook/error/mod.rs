@@ -19,6 +19,7 @@ use crate::seal::SealError;
 use crate::seal::kek::{KekError, KekUriError};
 use crate::settings::{FileError, Refusal, SettingsError};
 use crate::source::SourceError;
+use crate::token::TokenError;
 use class::Class;
 
 /// Why a program ends without having done what it was called for.
@@ -79,6 +80,9 @@ pub enum Error {
     /// The grants.
     #[error(transparent)]
     Grant(Refusal),
+    /// A token, apart from what it is for.
+    #[error(transparent)]
+    Token(TokenError),
     /// The source, apart from any request.
     #[error(transparent)]
     Source(SourceError),

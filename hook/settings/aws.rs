@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{AbsolutePath, Permission, ServerUrl, ServerUrlError};
+use super::{AbsolutePath, Permission, ServerUrl, ServerUrlError, TokenSource, token};
 
 /// Where the agents of ECS and of EKS Pod Identity are: on the host itself, by plain http.
 const AGENTS: [&str; 3] = ["169.254.170.2", "169.254.170.23", "[fd00:ec2::23]"];
@@ -31,8 +31,8 @@ pub enum AwsIdentity {
     },
     /// A token of another issuer, exchanged for a role.
     WebIdentity {
-        /// The file with the token: a credential.
-        token_file: AbsolutePath,
+        /// Where the token comes from.
+        token: TokenSource,
         /// The role's ARN.
         role: String,
         /// Where it is assumed.
@@ -50,6 +50,16 @@ pub enum AwsIdentity {
     Instance,
 }
 
+impl AwsIdentity {
+    /// Where the token comes from that is exchanged for a role, if one is.
+    pub fn token(&self) -> Option<&TokenSource> {
+        match self {
+            AwsIdentity::WebIdentity { token, .. } => Some(token),
+            _ => None,
+        }
+    }
+}
+
 impl AwsKms {
     /// Whether the endpoint may see our credentials' signature: not over plain `http`, which is for stand-ins on this host.
     pub fn sends_credentials(&self) -> bool {
@@ -64,6 +74,7 @@ struct Keys {
     profile_file: Option<AbsolutePath>,
     profile: Option<String>,
     web_identity_token_file: Option<AbsolutePath>,
+    web_identity_token: Option<TokenSource>,
     role_arn: Option<String>,
     container_credentials: Option<String>,
     container_token_file: Option<AbsolutePath>,
@@ -75,15 +86,19 @@ impl TryFrom<Keys> for AwsKms {
     type Error = AwsKeysError;
 
     fn try_from(keys: Keys) -> Result<AwsKms, AwsKeysError> {
-        let Keys { profile_file, profile, web_identity_token_file, role_arn, region, endpoint, .. } = keys;
+        let Keys { profile_file, profile, role_arn, region, endpoint, .. } = keys;
         let (container, container_token_file) = (keys.container_credentials, keys.container_token_file);
-        let identity = match (profile_file, web_identity_token_file, container) {
+        let (token_file, token) = (keys.web_identity_token_file, keys.web_identity_token);
+        if token_file.is_some() && token.is_some() {
+            return Err(AwsKeysError::Several);
+        }
+        let identity = match (profile_file, token::one_of(token_file, token), container) {
             (Some(file), None, None) if role_arn.is_none() && container_token_file.is_none() => {
                 AwsIdentity::Profile { file, profile: profile.unwrap_or_else(|| "default".into()), region }
             }
-            (None, Some(token_file), None) if profile.is_none() && container_token_file.is_none() => {
+            (None, Some(token), None) if profile.is_none() && container_token_file.is_none() => {
                 let (Some(role), Some(region)) = (role_arn, region) else { return Err(AwsKeysError::Role) };
-                AwsIdentity::WebIdentity { token_file, role, region }
+                AwsIdentity::WebIdentity { token, role, region }
             }
             (None, None, Some(url)) if profile.is_none() && role_arn.is_none() && region.is_none() => {
                 AwsIdentity::Container { url: agent(&url)?, token_file: container_token_file }
@@ -110,10 +125,10 @@ fn agent(text: &str) -> Result<ServerUrl, AwsKeysError> {
 #[derive(Debug, thiserror::Error)]
 enum AwsKeysError {
     #[error(
-        "expected one of `profile-file`, `web-identity-token-file` and `container-credentials`, and what belongs to it"
+        "expected one of `profile-file`, `web-identity-token-file`, `web-identity-token` and `container-credentials`, and what belongs to it"
     )]
     Several,
-    #[error("`web-identity-token-file` needs `role-arn` and `region`")]
+    #[error("a web identity token needs `role-arn` and `region`")]
     Role,
     #[error("container-credentials: {reason}")]
     Agent { reason: ServerUrlError },
@@ -136,7 +151,9 @@ mod tests {
         );
         let role = "role-arn = \"arn:aws:iam::1:role/r\"\nregion = \"eu-central-1\"";
         let web = identity(&format!("web-identity-token-file = \"/t\"\n{role}"));
-        assert!(matches!(web, Some(AwsIdentity::WebIdentity { .. })));
+        assert!(matches!(web, Some(AwsIdentity::WebIdentity { token: TokenSource::Static(_), .. })));
+        let job = identity(&format!("web-identity-token = {{ gitlab-id-token = \"AWS_TOKEN\" }}\n{role}"));
+        assert!(job.is_some_and(|job| job.token().is_some_and(TokenSource::is_of_a_job)));
         let container = identity("container-credentials = \"http://169.254.170.2/v2/x\"");
         assert!(matches!(container, Some(AwsIdentity::Container { .. })));
     }
@@ -147,6 +164,8 @@ mod tests {
             "profile-file = \"/p\"\nweb-identity-token-file = \"/t\"",
             "web-identity-token-file = \"/t\"",
             "web-identity-token-file = \"/t\"\nrole-arn = \"r\"",
+            "web-identity-token-file = \"/t\"\nweb-identity-token = { file = \"/t\" }\nrole-arn = \"r\"\nregion = \"x\"",
+            "web-identity-token = { file = \"/t\" }",
             "role-arn = \"r\"",
             "profile = \"p\"",
             "region = \"eu-central-1\"",

@@ -20,6 +20,7 @@ use crate::harden::is_initial_user_namespace;
 
 const WRITE_BY_OTHERS: u32 = 0o022;
 const ANY_BY_OTHERS: u32 = 0o077;
+const READ_BY_GROUP: u32 = 0o040;
 const STICKY: u32 = 0o1000;
 const EXECUTABLE: u32 = 0o111;
 const ROOT: u32 = 0;
@@ -35,6 +36,8 @@ pub enum Kind {
     Plain,
     /// Others may not even read it.
     Credential,
+    /// The same for a token that Kubernetes projects into a pod: it gives it to a group, the pod's `fsGroup`, which we are in, too.
+    Projected,
     /// As a plain one. It is not ours to use, but an engine's: in a user namespace its owner may be anyone, as the host's
     /// root is there.
     Program,
@@ -125,7 +128,13 @@ fn check_file(path: &Path, metadata: &Metadata, kind: Kind) -> Result<(), FileEr
     if mode & WRITE_BY_OTHERS != 0 {
         return Err(FileError::Writable { path: path(), mode });
     }
-    if kind == Kind::Credential && mode & ANY_BY_OTHERS != 0 {
+    let shown = match kind {
+        Kind::Plain | Kind::Program => 0,
+        Kind::Credential => mode & ANY_BY_OTHERS,
+        Kind::Projected if is_own_group(metadata.gid()) => mode & ANY_BY_OTHERS & !READ_BY_GROUP,
+        Kind::Projected => mode & ANY_BY_OTHERS,
+    };
+    if shown != 0 {
         return Err(FileError::Readable { path: path(), mode });
     }
     Ok(())
@@ -157,6 +166,11 @@ fn is_trusted(uid: u32, kind: Kind) -> bool {
 
 fn may_be_anyone(uid: u32) -> bool {
     uid == OVERFLOW && !is_initial_user_namespace()
+}
+
+fn is_own_group(gid: u32) -> bool {
+    rustix::process::getegid().as_raw() == gid
+        || rustix::process::getgroups().is_ok_and(|groups| groups.iter().any(|group| group.as_raw() == gid))
 }
 
 fn own_uid() -> u32 {

@@ -6,11 +6,13 @@
 mod aws;
 mod break_glass;
 pub mod file;
+mod gcp;
 mod grant;
 mod op;
 mod parse;
 mod pattern;
 mod server;
+mod token;
 
 use std::collections::BTreeMap;
 use std::ops::{Deref, RangeInclusive};
@@ -25,11 +27,13 @@ use crate::container::{RequestError, Requests};
 pub use self::aws::{AwsIdentity, AwsKms};
 pub use self::break_glass::{BreakGlass, Channel, ChannelCommand, NamespaceName, Overdue, Rotation};
 pub use self::file::FileError;
+pub use self::gcp::{Federation, GcpKms};
 pub use self::grant::{Grant, Grants, ReferencePattern, ReferencePatternError, Refusal};
 pub use self::op::{Op, OpUnlock};
 pub use self::parse::{ParseError, parse};
 pub use self::pattern::{Pattern, PatternError};
 pub use self::server::{ServerUrl, ServerUrlError};
+pub use self::token::{Audience, Command, TokenSource, TokenSourceError, Variable};
 
 /// Where the settings are, unless the command line says otherwise.
 pub const SETTINGS_PATH: &str = "/etc/oci-secrets/settings.toml";
@@ -81,18 +85,43 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Reads the settings from a file that only root or our own user can write.
+    /// Reads the settings from a file that only root or our own user can write, for a program without an environment.
+    ///
+    /// # Errors
+    /// As for [`Settings::load_in_job`]; or they take a token from the environment of a CI system's job.
+    pub fn load(path: &Path) -> Result<Settings, SettingsError> {
+        let settings = Settings::load_in_job(path)?;
+        match settings.token_of_a_job() {
+            Some(table) => Err(SettingsError::NoJob { path: path.into(), table }),
+            None => Ok(settings),
+        }
+    }
+
+    /// Reads the settings from a file that only root or our own user can write. What a CI system's job has in its environment they
+    /// may name.
     ///
     /// # Errors
     /// The file cannot be read or trusted, or what it says is not valid. Messages name line and key, never a value: it may be a
     /// secret that was put in the wrong place.
-    pub fn load(path: &Path) -> Result<Settings, SettingsError> {
+    pub fn load_in_job(path: &Path) -> Result<Settings, SettingsError> {
         load(path)
     }
 
     /// Whether sealed values may be unsealed with this KEK.
     pub fn kek_is_listed(&self, uri: &str) -> bool {
         self.keks.iter().any(|pattern| pattern.matches(uri))
+    }
+
+    /// The table that takes a token from the environment of a CI system's job, if one does.
+    pub fn token_of_a_job(&self) -> Option<&'static str> {
+        let of_a_job = |token: Option<&TokenSource>| token.is_some_and(TokenSource::is_of_a_job);
+        [
+            ("connect", of_a_job(self.connect.as_ref().map(|connect| &connect.token))),
+            ("gcp-kms", of_a_job(self.gcp_kms.federation.as_ref().map(|federation| &federation.token))),
+            ("aws-kms", of_a_job(self.aws_kms.identity.token())),
+        ]
+        .into_iter()
+        .find_map(|(table, of_a_job)| of_a_job.then_some(table))
     }
 }
 
@@ -122,27 +151,10 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, SettingsError> {
 pub struct Connect {
     /// Its base address, below which `/v1` is.
     pub url: ServerUrl,
-    /// The file with its access token: a credential.
-    pub token_file: AbsolutePath,
+    /// Where its access token comes from.
+    pub token: TokenSource,
     /// Certificates, in PEM, to trust instead of the public roots.
     pub ca_file: Option<AbsolutePath>,
-}
-
-/// How to reach Google Cloud KMS.
-#[derive(Debug, Default, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct GcpKms {
-    /// A service account, `external_account` or impersonation file: a credential. Without it the metadata server is asked.
-    pub credentials_file: Option<AbsolutePath>,
-    /// Where Cloud KMS is, if not at Google's public address.
-    pub endpoint: Option<ServerUrl>,
-}
-
-impl GcpKms {
-    /// Whether the endpoint may see an access token: not over plain `http`, which is for stand-ins on this host.
-    pub fn sends_credentials(&self) -> bool {
-        !self.endpoint.as_ref().is_some_and(ServerUrl::is_plain)
-    }
 }
 
 /// How to reach HSMs: what the process that loads the vendor's library is given.
@@ -281,18 +293,20 @@ impl TryFrom<PathBuf> for AbsolutePath {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct ConnectKeys {
     url: String,
-    token_file: AbsolutePath,
+    token_file: Option<AbsolutePath>,
+    token: Option<TokenSource>,
     ca_file: Option<AbsolutePath>,
     #[serde(default)]
     plain_http: Permission,
 }
 
 impl TryFrom<ConnectKeys> for Connect {
-    type Error = ConnectUrlError;
+    type Error = ConnectKeysError;
 
-    fn try_from(keys: ConnectKeys) -> Result<Connect, ConnectUrlError> {
-        let url = ServerUrl::parse(&keys.url, keys.plain_http).map_err(|reason| ConnectUrlError { reason })?;
-        Ok(Connect { url, token_file: keys.token_file, ca_file: keys.ca_file })
+    fn try_from(keys: ConnectKeys) -> Result<Connect, ConnectKeysError> {
+        let url = ServerUrl::parse(&keys.url, keys.plain_http).map_err(|reason| ConnectKeysError::Url { reason })?;
+        let token = token::one_of(keys.token_file, keys.token).ok_or(ConnectKeysError::Token)?;
+        Ok(Connect { url, token, ca_file: keys.ca_file })
     }
 }
 
@@ -372,6 +386,14 @@ pub enum SettingsError {
         /// Where, and why.
         source: ParseError,
     },
+    /// They take a token from where only a job of a CI system can be.
+    #[error("refusing to use {}: [{table}] takes its token from the environment of a job, and here is none", path.display())]
+    NoJob {
+        /// The settings file.
+        path: PathBuf,
+        /// The table.
+        table: &'static str,
+    },
 }
 
 /// A set of requests that cannot be used. It names a key, never a value.
@@ -404,11 +426,13 @@ pub struct RelativePath;
 #[error("chain = true needs a file")]
 struct NothingToChain;
 
-/// An address of 1Password Connect that is not used.
+/// Keys that do not say how to reach 1Password Connect.
 #[derive(Debug, thiserror::Error)]
-#[error("url: {reason}")]
-struct ConnectUrlError {
-    reason: ServerUrlError,
+enum ConnectKeysError {
+    #[error("url: {reason}")]
+    Url { reason: ServerUrlError },
+    #[error("expected one of `token-file` and `token`")]
+    Token,
 }
 
 #[cfg(test)]
@@ -453,7 +477,7 @@ mod tests {
         );
         let connect = settings.connect.as_ref().unwrap();
         assert_eq!(connect.url.to_string(), "https://connect.internal:8443/");
-        assert_eq!(&*connect.token_file, Path::new("/etc/oci-secrets/connect-token"));
+        assert!(matches!(&connect.token, TokenSource::Static(path) if **path == *"/etc/oci-secrets/connect-token"));
         assert!(!settings.gcp_kms.sends_credentials());
         assert_eq!(settings.deliver.deadline, Duration::from_millis(2500));
         assert_eq!((settings.deliver.plaintext, settings.deliver.noswap), (Permission::Allow, Noswap::Require));

@@ -112,7 +112,7 @@ mod tests {
                 "[gcp-kms]\nendpoint = 'http://h'",
                 "line 2: gcp-kms.endpoint: plain http to a host other than loopback, expected https",
             ),
-            ("[connect]\nurl = 'https://h'", "line 1: connect: missing field `token-file`"),
+            ("[connect]\nurl = 'https://h'", "line 1: connect: expected one of `token-file` and `token`"),
             (
                 "[connect]\nurl = 'http://h'\ntoken-file = '/t'",
                 "line 1: connect: url: plain http to a host other than loopback, expected https",

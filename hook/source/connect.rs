@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, LocalBoxStream, StreamExt, iter};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use reqwest::{Certificate, Client, Method, Response, StatusCode, Url, redirect};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -23,11 +23,11 @@ use zeroize::Zeroizing;
 
 use super::activity;
 use super::item::{Item, Named, is_active};
-use super::token::Token;
 use super::{Fetched, Field, Source, SourceError};
 use crate::reference::{Reference, is_id};
 use crate::retry::{Deadline, Failure, GaveUp};
 use crate::settings::{self, ServerUrl, file};
+use crate::token::{Token, TokenError, Tokens};
 
 /// The most that is read of one answer. 1Password bounds an item well below it.
 pub const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -36,10 +36,10 @@ const JSON: &str = "application/json";
 const CA_BYTES_MAX: usize = 1024 * 1024;
 const USER_AGENT: &str = concat!("oci-secrets/", env!("CARGO_PKG_VERSION"));
 
-/// A 1Password Connect server and the token that it knows us by.
+/// A 1Password Connect server and the tokens that it knows us by.
 pub struct Connect {
     client: Client,
-    token: Token,
+    tokens: Tokens,
     base: Url,
     /// The address as messages name it: without a path, and user-info cannot be in it.
     server: String,
@@ -64,12 +64,12 @@ struct Summary {
 }
 
 impl Connect {
-    /// Reads the token, and the certificates if the settings name any, else takes the system's. Nothing is sent yet.
+    /// Looks for the token, and reads the certificates if the settings name any, else takes the system's. Nothing is sent yet.
     ///
     /// # Errors
-    /// If the token cannot stand in a header, or the certificates cannot be used.
+    /// If there will be no token, or the certificates cannot be used.
     pub fn open(settings: &settings::Connect) -> Result<Connect, SourceError> {
-        Connect::new(&settings.url, Token::read(&settings.token_file)?, settings.ca_file.as_deref())
+        Connect::new(&settings.url, Tokens::open(&settings.token).map_err(no_token)?, settings.ca_file.as_deref())
     }
 
     /// The same for a container's start, whose id goes with each request: Connect keeps the `User-Agent` in its account of what was
@@ -78,24 +78,25 @@ impl Connect {
     /// # Errors
     /// As for [`Connect::open`].
     pub fn open_for(settings: &settings::Connect, start: &str) -> Result<Connect, SourceError> {
-        let token = Token::read(&settings.token_file)?;
-        Connect::new_as(&settings.url, token, settings.ca_file.as_deref(), &activity::user_agent_of(USER_AGENT, start))
+        let tokens = Tokens::open(&settings.token).map_err(no_token)?;
+        Connect::new_as(&settings.url, tokens, settings.ca_file.as_deref(), &activity::user_agent_of(USER_AGENT, start))
     }
 
-    /// Knows a server by its address, and shows it this token.
+    /// Knows a server by its address, and shows it these tokens.
     ///
     /// # Errors
-    /// If the token cannot stand in a header, or the certificates cannot be used.
-    pub fn new(url: &ServerUrl, token: Token, ca_file: Option<&Path>) -> Result<Connect, SourceError> {
-        Connect::new_as(url, token, ca_file, USER_AGENT)
+    /// If the certificates cannot be used.
+    pub fn new(url: &ServerUrl, tokens: Tokens, ca_file: Option<&Path>) -> Result<Connect, SourceError> {
+        Connect::new_as(url, tokens, ca_file, USER_AGENT)
     }
 
-    fn new_as(url: &ServerUrl, token: Token, ca_file: Option<&Path>, user_agent: &str) -> Result<Connect, SourceError> {
-        let mut client = Client::builder()
-            .user_agent(user_agent)
-            .default_headers(HeaderMap::from_iter([(AUTHORIZATION, token.bearer()?)]))
-            .redirect(redirect::Policy::none())
-            .no_proxy();
+    fn new_as(
+        url: &ServerUrl,
+        tokens: Tokens,
+        ca_file: Option<&Path>,
+        user_agent: &str,
+    ) -> Result<Connect, SourceError> {
+        let mut client = Client::builder().user_agent(user_agent).redirect(redirect::Policy::none()).no_proxy();
         if let Some(path) = ca_file {
             let pem =
                 file::read(path, file::Kind::Plain, CA_BYTES_MAX).map_err(|source| SourceError::File { source })?;
@@ -108,7 +109,7 @@ impl Connect {
         }
         let client = client.build().map_err(|error| SourceError::NoClient { source: Arc::new(error) })?;
         let base = url.as_url().clone();
-        Ok(Connect { client, token, server: base.origin().ascii_serialization(), base })
+        Ok(Connect { client, tokens, server: base.origin().ascii_serialization(), base })
     }
 
     /// The server's address, as messages name it.
@@ -116,21 +117,27 @@ impl Connect {
         &self.server
     }
 
-    /// The token by which Connect knows us.
-    pub fn token(&self) -> &Token {
-        &self.token
+    /// The token by which Connect knows us now.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub async fn token(&self, deadline: Deadline) -> Result<Arc<Token>, SourceError> {
+        self.tokens.current(deadline).await.map_err(no_token)
     }
 
     /// Sends one GET below `/v1`, once and without a deadline, and gives back whatever is answered: for who passes answers on.
     ///
     /// # Errors
-    /// If there is no answer.
-    pub async fn send(&self, path: &[&str], query: &[(&str, &str)]) -> reqwest::Result<Response> {
+    /// If there is no token, or no answer.
+    pub async fn send(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Response, SourceError> {
         let mut url = self.url(path, None);
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        self.client.get(url).send().await
+        let token = self.tokens.get().await.map_err(|failure| no_token(failure.into_error()))?;
+        let request = self.client.get(url).header(AUTHORIZATION, token.bearer().map_err(no_token)?);
+        let lost = |_| SourceError::Unreachable { server: self.server.clone(), cause: "no answer".into(), tries: 1 };
+        request.send().await.map_err(lost)
     }
 
     /// The vaults that the token may see.
@@ -285,8 +292,10 @@ impl Connect {
         deadline: Deadline,
     ) -> Result<T, SourceError> {
         let body = Zeroizing::new(body.to_string());
+        let bearer = self.bearer(deadline).await.map_err(no_token)?;
         let attempt = async || {
             let request = self.client.request(method.clone(), self.url(path, None)).header(CONTENT_TYPE, JSON);
+            let request = request.header(AUTHORIZATION, bearer.clone());
             let response = request.body(body.as_bytes().to_vec()).send().await.map_err(broken)?;
             if response.status().is_success() { read(response).await } else { Err(refused(&response)) }
         };
@@ -323,8 +332,10 @@ impl Connect {
     }
 
     async fn ask_url(&self, url: &Url, deadline: Deadline) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+        let bearer = self.bearer(deadline).await.map_err(Refusal::Token)?;
         let attempt = async || {
-            let response = self.client.get(url.clone()).send().await.map_err(broken)?;
+            let request = self.client.get(url.clone()).header(AUTHORIZATION, bearer.clone());
+            let response = request.send().await.map_err(broken)?;
             if response.status() != StatusCode::OK {
                 return Err(refused(&response));
             }
@@ -349,6 +360,10 @@ impl Connect {
         page.map_err(|refusal| self.error(refusal, what.to_owned()))
     }
 
+    async fn bearer(&self, deadline: Deadline) -> Result<HeaderValue, TokenError> {
+        self.tokens.current(deadline).await?.bearer()
+    }
+
     fn url(&self, path: &[&str], filter: Option<&str>) -> Url {
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
@@ -363,8 +378,13 @@ impl Connect {
     fn error(&self, refusal: Refusal, what: String) -> SourceError {
         let server = self.server.clone();
         match refusal {
-            Refusal::Status { status: StatusCode::UNAUTHORIZED, .. } => SourceError::Unauthorized { server },
-            Refusal::Status { status: StatusCode::FORBIDDEN, .. } => SourceError::Forbidden { what },
+            Refusal::Token(error) => no_token(error),
+            Refusal::Status { status: StatusCode::UNAUTHORIZED, .. } => {
+                SourceError::Unauthorized { server, origin: self.tokens.origin().clone() }
+            }
+            Refusal::Status { status: StatusCode::FORBIDDEN, .. } => {
+                SourceError::Forbidden { what, origin: self.tokens.origin().clone() }
+            }
             Refusal::Status { status: StatusCode::TOO_MANY_REQUESTS, tries } => SourceError::Limited { server, tries },
             Refusal::Status { status, .. } if status.is_redirection() => {
                 SourceError::Redirected { server, status: status.as_u16() }
@@ -419,6 +439,7 @@ impl VaultCell<'_> {
 
 /// Why there is no usable answer to one request; what it means depends on what was asked for.
 enum Refusal {
+    Token(TokenError),
     Status { status: StatusCode, tries: u32 },
     NoAnswer { within: Duration, tries: u32 },
     Broken { cause: String, tries: u32 },
@@ -434,6 +455,14 @@ impl From<GaveUp<Refusal>> for Refusal {
             Some(Refusal::Broken { cause, .. }) => Refusal::Broken { cause, tries },
             Some(other) => other,
         }
+    }
+}
+
+/// What is wrong with a file of the settings is told in one way, whichever file it is.
+fn no_token(error: TokenError) -> SourceError {
+    match error {
+        TokenError::File { source } => SourceError::File { source },
+        source => SourceError::Token { source },
     }
 }
 

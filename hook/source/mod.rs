@@ -5,7 +5,6 @@ pub mod connect;
 pub mod edit;
 mod item;
 pub mod op;
-pub mod token;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +15,7 @@ use zeroize::Zeroizing;
 use crate::reference::Reference;
 use crate::retry::{Deadline, Seconds, Tries};
 use crate::settings::{self, FileError, Settings, SourceName};
+use crate::token::{Origin, TokenError};
 use connect::Connect;
 use op::{Op, OpError, Session};
 
@@ -188,12 +188,16 @@ pub enum SourceError {
     Unauthorized {
         /// The source's address.
         server: String,
+        /// Who gave the token.
+        origin: Origin,
     },
     /// The token is good, but not for this.
     #[error("the token may not read {what}: 403 Forbidden")]
     Forbidden {
         /// A vault or an item of one.
         what: String,
+        /// Who gave the token.
+        origin: Origin,
     },
     /// Nobody answered in time.
     #[error("{server} did not answer within {}{}", Seconds(*within), Tries(*tries))]
@@ -277,9 +281,12 @@ pub enum SourceError {
         /// What is wrong with it.
         source: FileError,
     },
-    /// The token file holds what no header can carry.
-    #[error("the Connect token is not a line of ASCII text")]
-    UnusableToken,
+    /// There is no token.
+    #[error("cannot show 1Password Connect who we are")]
+    Token {
+        /// Why.
+        source: TokenError,
+    },
     /// The certificates in `ca-file` cannot be used.
     #[error("cannot use the certificates in ca-file")]
     UnusableCertificates {

@@ -135,6 +135,8 @@ impl Session {
             .env("TOKEN", self.stand_in.token())
             .env("LIMITED_TOKEN", self.stand_in.limited_token())
             .env("EXPIRED_TOKEN", self.stand_in.expired_token())
+            .env("ISSUERS", self.stand_in.issuer(""))
+            .env("REQUEST_TOKEN", self.stand_in.request_token())
             .output()
             .unwrap();
         let mut text = self.with_variables(&String::from_utf8_lossy(&output.stdout));
@@ -153,6 +155,7 @@ impl Session {
             .replace(self.stand_in.connect(), "$CONNECT")
             .replace(self.stand_in.connect().trim_start_matches("http://"), "${CONNECT#http://}")
             .replace(self.stand_in.kms(), "$KMS")
+            .replace(self.stand_in.issuer("").trim_end_matches('/'), "$ISSUERS")
     }
 }
 

@@ -77,7 +77,7 @@ hook() {
 
 # Blanks what differs from host to host in the table of `check`: the kernel's release, and which runtimes there are.
 blank() {
-    sed -E '/^(ok|warning) +(runc|crun|youki|podman|crio|containerd|dockerd):/d; /-> oci-secrets install/d; s/Linux [^:]*:/Linux …:/; s/expires in [0-9]+ days/expires in … days/; s/(until|expired on) [0-9-]+/\1 …/'
+    sed -E '/^(ok|warning) +(runc|crun|youki|podman|crio|containerd|dockerd):/d; /-> oci-secrets install/d; s/Linux [^:]*:/Linux …:/; s/expires in [0-9]+ days/expires in … days/; s/(until|expired at) [0-9TZ:-]+/\1 …/'
 }
 
 # Blanks times, digests, ids of items and emergencies, and public keys, which differ from run to run.
@@ -177,3 +177,23 @@ refused() {
 
 # Blanks hashes, as the lines of a chain have them.
 blank_hash() { sed -E 's/[0-9a-f]{64}/…/'; }
+
+# The environment of a job of GitHub Actions: github COMMAND... $ISSUER is another than that of a job which may have tokens.
+github() {
+    ACTIONS_ID_TOKEN_REQUEST_URL="$ISSUERS${ISSUER:-github}/request?api-version=2.0" ACTIONS_ID_TOKEN_REQUEST_TOKEN=$REQUEST_TOKEN "$@"
+}
+
+# Prints a token of this issuer with these claims over the usual ones: mint ISSUER CLAIMS
+mint() {
+    curl -sf -X POST -H 'Content-Type: application/json' -d "{\"claims\": $2}" "${ISSUERS%/}/stand-in/issuers/$1/mint" |
+        jq -j .token
+}
+
+# What a token says of itself.
+claims() { jq -cR 'split(".")[1] | @base64d | fromjson | {iss: (.iss | split("/")[-1]), aud, repository, project_path}'; }
+
+# Lets the token of [connect] come from here: token_from TOML
+token_from() { settings && sed -i "s|^token-file = .*|token = $1|" settings.toml; }
+
+# Gives the answers of an issuer faults: fault ISSUER FAULTS
+fault() { curl -sf -X POST -H 'Content-Type: application/json' -d "$2" "${ISSUERS%/}/stand-in/issuers/$1/fault"; }

@@ -93,6 +93,11 @@ impl StandIn {
         format!("{}/{name}", self.member("issuers"))
     }
 
+    /// What a job of GitHub Actions shows to be given a token.
+    pub(crate) fn request_token(&self) -> &str {
+        self.member("id_token_request_token")
+    }
+
     /// A token of an issuer, for the audience `oci-secrets`; the body says in what it differs from the usual one.
     pub(crate) fn mint(&self, issuer: &str, body: &Value) -> String {
         let minted = self.tell_issuer(issuer, "mint", body);

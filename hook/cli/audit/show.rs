@@ -115,10 +115,12 @@ fn with_activity(entries: &[Entry], arguments: &Arguments, settings: &Path) -> R
     let connect = Connect::open(settings.connect.as_ref().ok_or(Error::NoSource)?).map_err(Error::Source)?;
     let first = entries.iter().map(|entry| entry.time).min();
     let since = arguments.since.or_else(|| first?.checked_sub(CLOCK_SKEW).ok()).unwrap_or_else(Timestamp::now);
-    let mut seen =
-        block_on(&settings, async |deadline| connect.activity(since, deadline).await.map_err(Error::Source))?;
+    let (mut seen, token) = block_on(&settings, async |deadline| {
+        let seen = connect.activity(since, deadline).await.map_err(Error::Source)?;
+        Ok((seen, connect.token(deadline).await.map_err(Error::Source)?.id()))
+    })?;
     seen.retain(|seen| arguments.until.is_none_or(|until| seen.timestamp < until));
-    let comparison = compare(entries, &seen, connect.token().id().as_deref());
+    let comparison = compare(entries, &seen, token.as_deref());
     let mut text = String::new();
     for difference in &comparison.differences {
         let line = match arguments.json {

@@ -21,6 +21,7 @@ use crate::retry::{Deadline, Failure, GaveUp, Seconds, Tries};
 use crate::seal::envelope::DataKey;
 use crate::secret::Secret;
 use crate::settings::{AwsKms, FileError, Settings};
+use crate::token::TokenError;
 
 /// AWS KMS.
 pub const KIND: Kind = Kind {
@@ -53,7 +54,7 @@ fn open(settings: &Settings, _: Deadline) -> Answer<'_, Box<dyn Kek + '_>> {
         let settings = &settings.aws_kms;
         let http =
             aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
-        let identity = Identity::of(settings, &http).map_err(|source| AwsError::File { source })?;
+        let identity = Identity::of(settings, &http).map_err(no_token)?;
         Ok::<_, KekError>(Box::new(Aws { settings, http, identity, ramp: Ramp::default() }) as Box<dyn Kek>)
     };
     ready(opened()).boxed_local()
@@ -113,15 +114,21 @@ impl Aws<'_> {
     fn answer<'a, T: 'a>(
         &'a self,
         name: &'a str,
+        deadline: Deadline,
         call: impl Future<Output = Result<T, GaveUp<CallError>>> + 'a,
     ) -> Answer<'a, T> {
-        async move { call.await.map_err(|gave_up| told(name, gave_up, self.identity.is_known()).into()) }.boxed_local()
+        let answer = async move {
+            // AWS's client would ask for it, and keep the reason to itself if there is none.
+            self.identity.has_token(deadline).await.map_err(no_token)?;
+            call.await.map_err(|gave_up| told(name, gave_up, self.identity.is_known()).into())
+        };
+        answer.boxed_local()
     }
 }
 
 impl Kek for Aws<'_> {
     fn wrap<'a>(&'a self, name: &'a str, data_key: &'a DataKey, deadline: Deadline) -> Answer<'a, Vec<u8>> {
-        self.answer(name, deadline.retry(async || self.encrypt(name, data_key).await))
+        self.answer(name, deadline, deadline.retry(async || self.encrypt(name, data_key).await))
     }
 
     fn unwrap<'a>(&'a self, name: &'a str, wrapped: &'a [u8], deadline: Deadline) -> Answer<'a, Unwrapped> {
@@ -129,7 +136,7 @@ impl Kek for Aws<'_> {
             let (key, version) = self.decrypt(name, wrapped, None).await?;
             Ok(Unwrapped { data_key: DataKey::from_serialized(key), version })
         };
-        async move { self.answer(name, deadline.retry(call)).await }.boxed_local()
+        async move { self.answer(name, deadline, deadline.retry(call)).await }.boxed_local()
     }
 
     fn decrypt<'a>(
@@ -143,15 +150,15 @@ impl Kek for Aws<'_> {
             let (secret, version) = self.decrypt(name, ciphertext, Some(associated_data)).await?;
             Ok(Decrypted { secret: Secret::new(secret), version })
         };
-        async move { self.answer(name, deadline.retry(call)).await }.boxed_local()
+        async move { self.answer(name, deadline, deadline.retry(call)).await }.boxed_local()
     }
 
     fn describe<'a>(&'a self, name: &'a str, deadline: Deadline) -> Answer<'a, Abilities> {
-        self.answer(name, deadline.retry(async || self.permissions(name).await))
+        self.answer(name, deadline, deadline.retry(async || self.permissions(name).await))
     }
 
     fn prepare(&self, deadline: Deadline) -> Answer<'_, ()> {
-        self.answer("*", deadline.retry(async || self.identity.get().await.map(drop).map_err(no_identity)))
+        self.answer("*", deadline, deadline.retry(async || self.identity.get().await.map(drop).map_err(no_identity)))
     }
 }
 
@@ -220,6 +227,13 @@ fn failure<E: ProvideErrorMetadata>(error: SdkError<E>) -> Failure<CallError> {
     }
 }
 
+fn no_token(error: TokenError) -> AwsError {
+    match error {
+        TokenError::File { source } => AwsError::File { source },
+        source => AwsError::Token { source },
+    }
+}
+
 fn no_identity(refusal: Refusal) -> Failure<CallError> {
     let error = CallError::Identity(refusal);
     if refusal == Refusal::Lost { again(error) } else { Failure::Final(error) }
@@ -264,6 +278,12 @@ pub enum AwsError {
     File {
         /// What is wrong with it.
         source: FileError,
+    },
+    /// There is no token of the other issuer.
+    #[error("cannot show AWS who we are")]
+    Token {
+        /// Why.
+        source: TokenError,
     },
     /// There are no credentials.
     #[error("cannot get credentials from AWS: {refusal}{}", Tries(*tries))]
@@ -351,6 +371,7 @@ impl KindError for AwsError {
     fn fault(&self) -> Fault<'_> {
         match self {
             AwsError::File { source } => Fault::File(source),
+            AwsError::Token { source } => Fault::Token(source),
             AwsError::Identity { refusal: Refusal::Lost, .. } => Fault::Unavailable,
             AwsError::Identity { refusal: Refusal::Profile, .. } => Fault::Settings,
             AwsError::Identity { .. }

@@ -4,6 +4,7 @@
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aws_config::imds;
 use aws_config::imds::client::error::{ImdsError, TokenError};
@@ -23,8 +24,10 @@ use serde::Deserialize;
 use tokio::sync::OnceCell;
 use zeroize::Zeroizing;
 
-use crate::settings::file::{self, FileError};
+use crate::retry::Deadline;
+use crate::settings::file;
 use crate::settings::{AwsIdentity, AwsKms, ServerUrl};
+use crate::token::{self, Tokens};
 
 const CREDENTIALS_BYTES_MAX: usize = 64 * 1024;
 
@@ -40,18 +43,23 @@ const ROLES_PATH: &str = "/latest/meta-data/iam/security-credentials/";
 /// Who we are, once it is asked for.
 pub(super) struct Identity {
     provider: SharedCredentialsProvider,
+    /// Those of another issuer, which are exchanged for a role.
+    tokens: Option<Arc<Tokens>>,
     found: OnceCell<Credentials>,
     /// What a refusal means that says nothing else.
     otherwise: Refusal,
 }
 
 impl Identity {
-    /// Checks the files that say who we are. A plain-http endpoint on loopback is a stand-in: it is told nothing.
+    /// Checks the files that say who we are, or where a token comes from. A plain-http endpoint on loopback is a stand-in: it is told nothing.
     ///
     /// # Errors
-    /// If a file cannot be used, or others can.
-    pub(super) fn of(settings: &AwsKms, http: &SharedHttpClient) -> Result<Identity, FileError> {
-        let check = |path: &Path| file::check(path, file::Kind::Credential);
+    /// If a file cannot be used, or others can, or there will be no token.
+    pub(super) fn of(settings: &AwsKms, http: &SharedHttpClient) -> Result<Identity, token::TokenError> {
+        let check = |path: &Path| {
+            file::check(path, file::Kind::Credential).map_err(|source| token::TokenError::File { source })
+        };
+        let mut tokens = None;
         let config = ProviderConfig::empty()
             .with_http_client(http.clone())
             .with_sleep_impl(TokioSleep::new())
@@ -67,10 +75,11 @@ impl Identity {
                 let provider = ProfileFileCredentialsProvider::builder().configure(&config).profile_files(files);
                 SharedCredentialsProvider::new(provider.profile_name(profile).build())
             }
-            AwsIdentity::WebIdentity { token_file, role, region } => {
-                check(token_file)?;
-                let (token_file, role) = (token_file.to_path_buf(), role.clone());
-                SharedCredentialsProvider::new(WebIdentity { sts: sts(region, http), token_file, role })
+            AwsIdentity::WebIdentity { token, role, region } => {
+                let of_issuer = Arc::new(Tokens::open(token)?);
+                tokens = Some(of_issuer.clone());
+                let (sts, role) = (sts(region, http), role.clone());
+                SharedCredentialsProvider::new(WebIdentity { sts, tokens: of_issuer, role })
             }
             AwsIdentity::Container { url, token_file } => {
                 token_file.as_deref().map(check).transpose()?;
@@ -88,7 +97,7 @@ impl Identity {
             AwsIdentity::Profile { .. } => Refusal::Profile,
             _ => Refusal::Other,
         };
-        Ok(Identity { provider, found: OnceCell::new(), otherwise })
+        Ok(Identity { provider, tokens, found: OnceCell::new(), otherwise })
     }
 
     /// Credentials, asked for once.
@@ -98,6 +107,17 @@ impl Identity {
     pub(super) async fn get(&self) -> Result<Credentials, Refusal> {
         let credentials = self.found.get_or_try_init(|| self.provider.provide_credentials()).await;
         credentials.cloned().map_err(|error| Refusal::of(&error, self.otherwise))
+    }
+
+    /// Has the token that will be exchanged, if one is and has not been.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub(super) async fn has_token(&self, deadline: Deadline) -> Result<(), token::TokenError> {
+        match &self.tokens {
+            Some(tokens) if !self.is_known() => tokens.current(deadline).await.map(drop),
+            _ => Ok(()),
+        }
     }
 
     /// Whether there are credentials: a call that then gets no answer waits for the KMS.
@@ -110,7 +130,7 @@ impl Identity {
 #[derive(Debug)]
 struct WebIdentity {
     sts: aws_sdk_sts::Client,
-    token_file: PathBuf,
+    tokens: Arc<Tokens>,
     role: String,
 }
 
@@ -127,9 +147,11 @@ fn sts(region: &str, http: &SharedHttpClient) -> aws_sdk_sts::Client {
 
 impl WebIdentity {
     async fn load(&self) -> Result<Credentials, CredentialsError> {
-        let token = credential(&self.token_file)?;
+        // Why there is none was told before.
+        let token = self.tokens.get().await.map_err(|_| CredentialsError::not_loaded_no_source())?;
         let request = self.sts.assume_role_with_web_identity().role_arn(&self.role).role_session_name(SESSION_NAME);
-        let answer = request.web_identity_token(&*token).send().await.map_err(CredentialsError::provider_error)?;
+        let answer =
+            request.web_identity_token(token.expose_text()).send().await.map_err(CredentialsError::provider_error)?;
         let found = answer.credentials.ok_or_else(CredentialsError::not_loaded_no_source)?;
         let (key, secret, token) = (found.access_key_id, found.secret_access_key, found.session_token);
         Ok(Credentials::new(key, secret, Some(token), None, "web identity"))

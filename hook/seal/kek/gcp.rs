@@ -6,11 +6,13 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use google_cloud_auth::credentials::subject_token::{Builder as SubjectToken, SubjectTokenProvider};
 use google_cloud_auth::credentials::{Credentials, anonymous, external_account, impersonated, mds, service_account};
-use google_cloud_auth::errors::CredentialsError;
+use google_cloud_auth::errors::{CredentialsError, SubjectTokenProviderError};
 use google_cloud_gax::error::Error as ApiError;
 use google_cloud_gax::error::rpc::Code;
 use google_cloud_gax::options::RequestOptionsBuilder;
@@ -27,7 +29,8 @@ use crate::retry::{Deadline, Failure, GaveUp, Seconds, Tries};
 use crate::seal::envelope::DataKey;
 use crate::secret::Secret;
 use crate::settings::file::{self, FileError};
-use crate::settings::{GcpKms, Settings};
+use crate::settings::{Federation, GcpKms, Settings};
+use crate::token::{TokenError, Tokens};
 
 /// Google Cloud KMS.
 pub const KIND: Kind = Kind {
@@ -42,12 +45,17 @@ pub const KIND: Kind = Kind {
 const MAY_WRAP: &str = "cloudkms.cryptoKeyVersions.useToEncrypt";
 const MAY_UNWRAP: &str = "cloudkms.cryptoKeyVersions.useToDecrypt";
 
+/// What a token of another issuer is to Google's Security Token Service.
+const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+
 const CREDENTIALS_BYTES_MAX: usize = 64 * 1024;
 
 /// A client of Cloud KMS, with the identity that the settings give it.
 struct CloudKms {
     client: KeyManagementService,
     credentials: Credentials,
+    /// Those of another issuer, which are exchanged.
+    tokens: Option<Arc<Tokens>>,
     /// What can be forgotten, if the token may be one of an earlier start.
     remembered: Option<Remembered>,
     /// Whether there was an access token: a call that then gets no answer waits for the KMS.
@@ -70,14 +78,14 @@ fn open(settings: &Settings, deadline: Deadline) -> Answer<'_, Box<dyn Kek + '_>
 
 impl CloudKms {
     async fn new(settings: &GcpKms) -> Result<CloudKms, CloudKmsError> {
-        let (credentials, remembered) = credentials(settings)?;
+        let Identity { credentials, tokens, remembered } = Identity::of(settings)?;
         let mut builder =
             KeyManagementService::builder().with_credentials(credentials.clone()).with_retry_policy(NeverRetry);
         if let Some(endpoint) = &settings.endpoint {
             builder = builder.with_endpoint(endpoint.to_string());
         }
         let client = builder.build().await.map_err(|_| CloudKmsError::Client)?;
-        Ok(CloudKms { client, credentials, remembered, identified: Cell::default(), ramp: Ramp::default() })
+        Ok(CloudKms { client, credentials, tokens, remembered, identified: Cell::default(), ramp: Ramp::default() })
     }
 
     /// Gets an access token, which the client keeps for its later calls.
@@ -94,6 +102,10 @@ impl CloudKms {
         deadline: Deadline,
         call: impl AsyncFn() -> Result<T, Failure<CallError>>,
     ) -> Result<T, KekError> {
+        // Google's client would ask for it, and keep the reason to itself if there is none.
+        if let Some(tokens) = &self.tokens {
+            tokens.current(deadline).await.map_err(no_token)?;
+        }
         let attempt = async || {
             self.identify().await?;
             match (call().await, &self.remembered) {
@@ -205,40 +217,124 @@ fn is_name(name: &str) -> bool {
     }
 }
 
-/// Who we are to Google. A plain-http endpoint on loopback is a stand-in: it is told nothing.
-fn credentials(settings: &GcpKms) -> Result<(Credentials, Option<Remembered>), CloudKmsError> {
-    #[derive(Deserialize)]
-    struct Typed {
-        #[serde(rename = "type")]
-        kind: String,
+/// Who we are to Google.
+struct Identity {
+    credentials: Credentials,
+    tokens: Option<Arc<Tokens>>,
+    remembered: Option<Remembered>,
+}
+
+impl Identity {
+    /// Reads the files that say who we are. A plain-http endpoint on loopback is a stand-in: it is told nothing.
+    fn of(settings: &GcpKms) -> Result<Identity, CloudKmsError> {
+        if !settings.sends_credentials() {
+            return Ok(Identity::plain(anonymous::Builder::new().build()));
+        }
+        if let Some(federation) = &settings.federation {
+            return Identity::federated(federation);
+        }
+        match &settings.credentials_file {
+            Some(path) => Identity::in_file(path),
+            None => mds::Builder::default().build().map(Identity::plain).map_err(|_| CloudKmsError::MetadataServer),
+        }
     }
-    if !settings.sends_credentials() {
-        return Ok((anonymous::Builder::new().build(), None));
+
+    fn plain(credentials: Credentials) -> Identity {
+        Identity { credentials, tokens: None, remembered: None }
     }
-    let Some(path) = &settings.credentials_file else {
-        let asked = mds::Builder::default().build().map_err(|_| CloudKmsError::MetadataServer)?;
-        return Ok((asked, None));
-    };
-    let path_text = || path.display().to_string();
-    let unusable = || CloudKmsError::Credentials { path: path_text() };
-    let bytes = file::read(path, file::Kind::Credential, CREDENTIALS_BYTES_MAX)
-        .map_err(|source| CloudKmsError::File { source })?;
-    let value: Value = serde_json::from_slice(&bytes).map_err(|_| CloudKmsError::Credentials { path: path_text() })?;
-    let kind = Typed::deserialize(&value).map_err(|_| CloudKmsError::Credentials { path: path_text() })?.kind;
-    let subject_token = subject_token(&value)?;
-    let make: fn(Value) -> Option<Credentials> = match kind.as_str() {
-        "service_account" => |value| service_account::Builder::new(value).build().ok(),
-        "external_account" => |value| external_account::Builder::new(value).build().ok(),
-        "impersonated_service_account" => |value| impersonated::Builder::new(value).build().ok(),
-        _ => return Err(CloudKmsError::CredentialsKind { path: path_text(), found: kind }),
-    };
-    let Some(subject_token) = subject_token else {
-        return Ok((make(value).ok_or_else(unusable)?, None));
-    };
-    let universe = value.get("universe_domain").and_then(Value::as_str).map(ToOwned::to_owned);
-    let remembered = Remembered::new(move || make(value.clone()), universe, &bytes, &subject_token);
-    let remembered = remembered.ok_or_else(unusable)?;
-    Ok((Credentials::from(remembered.clone()), Some(remembered)))
+
+    /// Google's client asks us for the token that it exchanges.
+    fn federated(federation: &Federation) -> Result<Identity, CloudKmsError> {
+        let tokens = Arc::new(Tokens::open(&federation.token).map_err(no_token)?);
+        let Federation { audience, service_account, .. } = federation.clone();
+        let principal = format!("{audience} {}", service_account.as_deref().unwrap_or_default());
+        let subject = Arc::new(Subject(tokens.clone()));
+        let make = move || {
+            let builder = external_account::ProgrammaticBuilder::new(subject.clone());
+            let builder = builder.with_audience(&audience).with_subject_token_type(JWT);
+            let builder = match &service_account {
+                Some(email) => builder.with_target_principal(email),
+                None => builder,
+            };
+            builder.build().ok()
+        };
+        let identity = |credentials, remembered| Identity { credentials, tokens: Some(tokens.clone()), remembered };
+        match tokens.at_hand() {
+            Some(token) => {
+                let remembered = Remembered::new(make, None, principal.as_bytes(), token.expose());
+                let remembered = remembered.ok_or(CloudKmsError::Client)?;
+                Ok(identity(Credentials::from(remembered.clone()), Some(remembered)))
+            }
+            None => Ok(identity(make().ok_or(CloudKmsError::Client)?, None)),
+        }
+    }
+
+    fn in_file(path: &std::path::Path) -> Result<Identity, CloudKmsError> {
+        #[derive(Deserialize)]
+        struct Typed {
+            #[serde(rename = "type")]
+            kind: String,
+        }
+        let path_text = || path.display().to_string();
+        let unusable = || CloudKmsError::Credentials { path: path_text() };
+        let bytes = file::read(path, file::Kind::Credential, CREDENTIALS_BYTES_MAX)
+            .map_err(|source| CloudKmsError::File { source })?;
+        let value: Value = serde_json::from_slice(&bytes).map_err(|_| unusable())?;
+        let kind = Typed::deserialize(&value).map_err(|_| unusable())?.kind;
+        let subject_token = subject_token(&value)?;
+        let make: fn(Value) -> Option<Credentials> = match kind.as_str() {
+            "service_account" => |value| service_account::Builder::new(value).build().ok(),
+            "external_account" => |value| external_account::Builder::new(value).build().ok(),
+            "impersonated_service_account" => |value| impersonated::Builder::new(value).build().ok(),
+            _ => return Err(CloudKmsError::CredentialsKind { path: path_text(), found: kind }),
+        };
+        let Some(subject_token) = subject_token else {
+            return make(value).map(Identity::plain).ok_or_else(unusable);
+        };
+        let universe = value.get("universe_domain").and_then(Value::as_str).map(ToOwned::to_owned);
+        let remembered = Remembered::new(move || make(value.clone()), universe, &bytes, &subject_token);
+        let remembered = remembered.ok_or_else(unusable)?;
+        let credentials = Credentials::from(remembered.clone());
+        Ok(Identity { credentials, tokens: None, remembered: Some(remembered) })
+    }
+}
+
+/// What Google's client asks for the token of another issuer.
+#[derive(Debug)]
+struct Subject(Arc<Tokens>);
+
+impl SubjectTokenProvider for Subject {
+    type Error = NoSubjectToken;
+
+    async fn subject_token(
+        &self,
+    ) -> Result<google_cloud_auth::credentials::subject_token::SubjectToken, NoSubjectToken> {
+        match self.0.get().await {
+            Ok(token) => Ok(SubjectToken::new(token.expose_text()).build()),
+            Err(Failure::Final(_)) => Err(NoSubjectToken { is_transient: false }),
+            Err(Failure::Transient { .. }) => Err(NoSubjectToken { is_transient: true }),
+        }
+    }
+}
+
+/// There is no token. Why, is told where it was first asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("no subject token")]
+struct NoSubjectToken {
+    is_transient: bool,
+}
+
+impl SubjectTokenProviderError for NoSubjectToken {
+    fn is_transient(&self) -> bool {
+        self.is_transient
+    }
+}
+
+fn no_token(error: TokenError) -> CloudKmsError {
+    match error {
+        TokenError::File { source } => CloudKmsError::File { source },
+        source => CloudKmsError::Token { source },
+    }
 }
 
 /// A subject token in a file is a credential like any other, though the client reads it by itself.
@@ -265,7 +361,7 @@ enum CallError {
     /// Something else answered, with this HTTP status.
     Http(u16),
     /// No identity could be had.
-    Identity(Identity),
+    Identity(Unknown),
     /// Cloud KMS was not reached.
     Unreachable,
     /// The answer was not Cloud KMS's JSON.
@@ -283,7 +379,7 @@ enum Known {
 
 /// Why no identity could be had.
 #[derive(Clone, Copy)]
-enum Identity {
+enum Unknown {
     /// A service was not reached, or is not well.
     Lost,
     /// The pool does not know the provider that the file names.
@@ -308,12 +404,12 @@ const KNOWN: [(&str, Known); 5] = [
 ];
 
 /// Words that Google's identity services use, in lower case, and what they tell; the first that is found counts.
-const REFUSALS: [(&str, Identity); 5] = [
-    ("invalid_target", Identity::Audience),
-    ("stale to sign-in", Identity::Expired),
-    ("expired", Identity::Expired),
-    ("invalid_grant", Identity::Subject),
-    ("getaccesstoken", Identity::Impersonation),
+const REFUSALS: [(&str, Unknown); 5] = [
+    ("invalid_target", Unknown::Audience),
+    ("stale to sign-in", Unknown::Expired),
+    ("expired", Unknown::Expired),
+    ("invalid_grant", Unknown::Subject),
+    ("getaccesstoken", Unknown::Impersonation),
 ];
 
 fn failure(error: ApiError) -> Failure<CallError> {
@@ -335,7 +431,7 @@ fn failure(error: ApiError) -> Failure<CallError> {
         return if transient { again(error) } else { Failure::Final(error) };
     }
     if error.is_authentication() {
-        let unknown = Failure::Final(CallError::Identity(Identity::Refused));
+        let unknown = Failure::Final(CallError::Identity(Unknown::Refused));
         return identity_error(&error).map_or(unknown, identity_failure);
     }
     match error.http_status_code() {
@@ -349,7 +445,7 @@ fn failure(error: ApiError) -> Failure<CallError> {
 /// What an error of the identities means. It quotes answers and files, so its words are looked at, and never passed on.
 fn identity_failure(error: &CredentialsError) -> Failure<CallError> {
     if error.is_transient() {
-        return again(CallError::Identity(Identity::Lost));
+        return again(CallError::Identity(Unknown::Lost));
     }
     let mut words = Zeroizing::new(String::new());
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
@@ -358,7 +454,7 @@ fn identity_failure(error: &CredentialsError) -> Failure<CallError> {
         cause = error.source();
     }
     let found = REFUSALS.into_iter().find(|(word, _)| words.contains(word));
-    Failure::Final(CallError::Identity(found.map_or(Identity::Refused, |(_, identity)| identity)))
+    Failure::Final(CallError::Identity(found.map_or(Unknown::Refused, |(_, identity)| identity)))
 }
 
 fn identity_error(error: &ApiError) -> Option<&CredentialsError> {
@@ -388,12 +484,12 @@ fn told(name: &str, GaveUp { tries, within, last }: GaveUp<CallError>, identifie
         Some(CallError::Status(code)) => CloudKmsError::Status { key, status: code.name().to_owned(), tries },
         Some(CallError::Http(code)) => CloudKmsError::Status { key, status: code.to_string(), tries },
         Some(CallError::Identity(identity)) => match identity {
-            Identity::Lost => CloudKmsError::NoIdentity { within: None, tries },
-            Identity::Audience => CloudKmsError::WrongAudience,
-            Identity::Expired => CloudKmsError::SubjectExpired,
-            Identity::Subject => CloudKmsError::SubjectRefused,
-            Identity::Impersonation => CloudKmsError::NotImpersonated,
-            Identity::Refused => CloudKmsError::IdentityRefused,
+            Unknown::Lost => CloudKmsError::NoIdentity { within: None, tries },
+            Unknown::Audience => CloudKmsError::WrongAudience,
+            Unknown::Expired => CloudKmsError::SubjectExpired,
+            Unknown::Subject => CloudKmsError::SubjectRefused,
+            Unknown::Impersonation => CloudKmsError::NotImpersonated,
+            Unknown::Refused => CloudKmsError::IdentityRefused,
         },
         Some(CallError::Unreachable) => CloudKmsError::Unreachable { key, tries },
         Some(CallError::NotKms) => CloudKmsError::NotKms { key },
@@ -408,6 +504,12 @@ pub enum CloudKmsError {
     File {
         /// What is wrong with it.
         source: FileError,
+    },
+    /// There is no token of the other issuer.
+    #[error("cannot show Google who we are")]
+    Token {
+        /// Why.
+        source: TokenError,
     },
     /// The file is not what Google's tools write.
     #[error("{path} is not a Google credentials file that can be used")]
@@ -564,6 +666,7 @@ impl KindError for CloudKmsError {
     fn fault(&self) -> Fault<'_> {
         match self {
             CloudKmsError::File { source } => Fault::File(source),
+            CloudKmsError::Token { source } => Fault::Token(source),
             CloudKmsError::Credentials { .. } | CloudKmsError::CredentialsKind { .. } => Fault::Settings,
             CloudKmsError::IdentityRefused
             | CloudKmsError::WrongAudience

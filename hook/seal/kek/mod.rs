@@ -28,6 +28,7 @@ use super::envelope::DataKey;
 use crate::retry::Deadline;
 use crate::secret::Secret;
 use crate::settings::{FileError, Settings};
+use crate::token::TokenError;
 
 /// The kinds of KEK.
 pub const KINDS: [&Kind; 4] = [&gcp::KIND, &aws::KIND, &pkcs11::KIND, &local::KIND];
@@ -342,6 +343,8 @@ pub enum Fault<'a> {
     Settings,
     /// A file's that the settings name.
     File(&'a FileError),
+    /// That of whoever gives us tokens.
+    Token(&'a TokenError),
 }
 
 /// An error of whichever kind.

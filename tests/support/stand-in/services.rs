@@ -96,7 +96,7 @@ impl StandIn {
                 Err(refusal) if self.kms_auth => refusal.into(),
                 _ => self.kms.answer(request),
             },
-            Service::Identity => self.identity.answer(request),
+            Service::Identity => self.identity.answer(request, &self.issuers),
             Service::Metadata => self.identity.answer_metadata(request, self.metadata_fault.as_deref()),
             Service::Issuers => self.issuers.answer(request),
         }

@@ -7,9 +7,9 @@
 //! | `POST /v1/projects/-/serviceAccounts/<email>:generateAccessToken` | impersonation; `denied@…` is `PERMISSION_DENIED` |
 //! | `GET /subject-token[/<name>]` | the foreign token, as a CI system serves it |
 //!
-//! AWS's are beside them, in [`aws`]. The metadata server and the issuers of identity tokens ([`issuer`]) listen on addresses of their own.
-//! Faults (see [`crate::fault`]) are asked for by the part of the email before the `@`, by the provider at the end of the audience, by
-//! the name after `subject-token`, and by the name of AWS's role.
+//! AWS's are beside them, in [`aws`]. The metadata server and the issuers of identity tokens ([`issuer`]) listen on addresses of their
+//! own. Faults (see [`crate::fault`]) are asked for by the part of the email before the `@`, by the provider at the end of the audience,
+//! by the name after `subject-token`, and by the name of AWS's role.
 
 mod aws;
 pub(crate) mod files;
@@ -27,6 +27,7 @@ use serde_json::json;
 
 use crate::google::Refusal;
 use crate::http::{self, Request, Response};
+use issuer::Issuers;
 
 /// Stands in every access token, so that a leak can be searched for.
 const MARKER: &str = "standin-access-token";
@@ -62,10 +63,10 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    pub(crate) fn answer(&self, request: &Request) -> Response {
+    pub(crate) fn answer(&self, request: &Request, issuers: &Issuers) -> Response {
         match (request.method.as_str(), &request.segments()[..]) {
             ("POST", ["token"]) => self.assert(&form(request)),
-            ("POST", ["v1", "token"]) => self.exchange(&form(request)),
+            ("POST", ["v1", "token"]) => self.exchange(&form(request), issuers),
             ("POST", ["v1", "projects", "-", "serviceAccounts", account]) => {
                 self.impersonate(request, account).unwrap_or_else(Response::from)
             }
@@ -128,8 +129,8 @@ impl Identity {
         }
     }
 
-    /// RFC 8693: a foreign token.
-    fn exchange(&self, form: &HashMap<String, String>) -> Response {
+    /// RFC 8693: a foreign token. One of the issuers beside this must be for the provider, as Google has it unless it is told otherwise.
+    fn exchange(&self, form: &HashMap<String, String>, issuers: &Issuers) -> Response {
         if parameter(form, "grant_type") != TOKEN_EXCHANGE {
             return error(400, "unsupported_grant_type", "Invalid grant_type");
         }
@@ -146,7 +147,11 @@ impl Identity {
         if parameter(form, "subject_token").contains(EXPIRED_CLAIM) {
             return error(400, "invalid_grant", "ID Token issued at 0 is stale to sign-in.");
         }
-        if !is_subject_token(parameter(form, "subject_token")) {
+        let audience = parameter(form, "audience").replacen("//", "https://", 1);
+        let claims = issuers.verify(parameter(form, "subject_token"));
+        if !claims.is_some_and(|claims| claims["aud"] == audience)
+            && !is_subject_token(parameter(form, "subject_token"))
+        {
             return error(400, "invalid_grant", "The given credential is rejected: its signature is invalid.");
         }
         let mut grant = self.grant("federated");

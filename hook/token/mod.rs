@@ -1,0 +1,444 @@
+//! Tokens that say who we are, from wherever the settings say that they come.
+//!
+//! A token is used as long as it lasts and then had anew. One that says of itself that its time is over is not sent: nobody has
+//! checked what it says, so it is only ever believed to be over. Tokens are kept in memory alone.
+
+mod command;
+mod github;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use jiff::{SignedDuration, Timestamp};
+use reqwest::header::HeaderValue;
+use serde::Deserialize;
+use tokio::sync::Mutex;
+use zeroize::Zeroizing;
+
+use crate::errno::Errno;
+use crate::retry::{Deadline, Failure, GaveUp, Seconds, Tries};
+use crate::settings::file::{self, FileError};
+use crate::settings::{TokenSource, Variable};
+
+/// The most bytes of a token, and of what it comes in.
+pub const TOKEN_BYTES_MAX: usize = 64 * 1024;
+
+/// How far clocks may be apart.
+const SKEW: SignedDuration = SignedDuration::from_secs(30);
+
+/// How long a token is used that does not say how long it lasts.
+const UNKNOWN_LIFE: SignedDuration = SignedDuration::from_secs(60);
+
+/// A token: a line of text, most often a JSON web token.
+pub struct Token(Zeroizing<Vec<u8>>);
+
+impl Token {
+    /// Takes a token; space around it is passed over.
+    ///
+    /// # Errors
+    /// If it is not one line of ASCII.
+    pub fn new(bytes: &[u8]) -> Result<Token, TokenError> {
+        let token = bytes.trim_ascii();
+        match token.iter().all(u8::is_ascii_graphic) && !token.is_empty() {
+            true => Ok(Token(Zeroizing::new(token.to_vec()))),
+            false => Err(TokenError::NotALine),
+        }
+    }
+
+    /// When it expires, if it is a JWT and says so.
+    pub fn expires(&self) -> Option<Timestamp> {
+        self.claims()?.exp
+    }
+
+    /// Its id, if it is a JWT and has one: Connect's account of requests names the token by it.
+    pub fn id(&self) -> Option<String> {
+        self.claims()?.jti
+    }
+
+    /// Its bytes, to be handed to who shall check it.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The same, as text.
+    pub fn expose_text(&self) -> &str {
+        // It is ASCII, or it would not be a token.
+        str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    /// The value of the `Authorization` header, which no library prints.
+    ///
+    /// # Errors
+    /// None: what is a token can stand in a header.
+    pub fn bearer(&self) -> Result<HeaderValue, TokenError> {
+        let text = Zeroizing::new([b"Bearer ", self.0.as_slice()].concat());
+        let mut value = HeaderValue::from_bytes(&text).map_err(|_| TokenError::NotALine)?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
+    fn claims(&self) -> Option<Claims> {
+        let payload = self.0.split(|byte| *byte == b'.').nth(1)?;
+        let payload = Zeroizing::new(BASE64_URL_SAFE_NO_PAD.decode(payload).ok()?);
+        serde_json::from_slice(&payload).ok()
+    }
+}
+
+/// What a token says of itself. Whoever issued it is believed later, by who can check it.
+#[derive(Deserialize)]
+struct Claims {
+    #[serde(default, deserialize_with = "seconds")]
+    exp: Option<Timestamp>,
+    jti: Option<String>,
+}
+
+/// Seconds since 1970, which may have a fraction. What is no time is passed over, and left to who checks the token.
+fn seconds<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    let seconds = serde_json::Value::deserialize(deserializer)?;
+    Ok(seconds.as_f64().and_then(|seconds| Timestamp::from_second(seconds as i64).ok()))
+}
+
+/// The tokens of one source.
+pub struct Tokens {
+    origin: Origin,
+    supply: Supply,
+}
+
+/// Where the next token comes from.
+enum Supply {
+    /// One stays the same.
+    Fixed(Arc<Token>),
+    /// Each lasts for a while.
+    Renewed { source: TokenSource, held: Mutex<Option<Held>> },
+}
+
+/// A token, and until when it is used again.
+struct Held {
+    token: Arc<Token>,
+    until: Timestamp,
+}
+
+impl Tokens {
+    /// Looks at what can be looked at before a token is needed: a file is read, a variable or a program is there. Nothing is sent, nothing is run.
+    ///
+    /// # Errors
+    /// If there will be no token, as far as can be told.
+    pub fn open(source: &TokenSource) -> Result<Tokens, TokenError> {
+        let held = match source {
+            TokenSource::Static(path) => {
+                let token = fresh(read(path, kind(source))?, source)?;
+                return Ok(Tokens::of(token, Origin::of(source)));
+            }
+            TokenSource::File(path) => {
+                let token = fresh(read(path, kind(source))?, source)?;
+                Some(Held { token: Arc::new(token), until: Timestamp::MIN })
+            }
+            TokenSource::GithubOidc { .. } => github::Endpoint::find().map(|_| None)?,
+            TokenSource::GitlabIdToken(variable) => fresh(of_variable(variable)?, source).map(|_| None)?,
+            TokenSource::Command(command) => command::check(command).map(|()| None)?,
+        };
+        let supply = Supply::Renewed { source: source.clone(), held: Mutex::new(held) };
+        Ok(Tokens { origin: Origin::of(source), supply })
+    }
+
+    /// A token that is there already, and stays the same.
+    pub fn of(token: Token, origin: Origin) -> Tokens {
+        Tokens { origin, supply: Supply::Fixed(Arc::new(token)) }
+    }
+
+    /// Who gives them, as messages name it.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The token that was there when they were opened, if they come from a file.
+    pub fn at_hand(&self) -> Option<Arc<Token>> {
+        match &self.supply {
+            Supply::Fixed(token) => Some(token.clone()),
+            Supply::Renewed { held, .. } => held.try_lock().ok()?.as_ref().map(|held| held.token.clone()),
+        }
+    }
+
+    /// A token that has not expired.
+    ///
+    /// # Errors
+    /// If there is none, or none in time.
+    pub async fn current(&self, deadline: Deadline) -> Result<Arc<Token>, TokenError> {
+        deadline.retry(async || self.get().await).await.map_err(|GaveUp { tries, within, last }| match last {
+            Some(TokenError::Unreachable { server, .. }) => TokenError::Unreachable { server, tries },
+            Some(TokenError::Status { server, status, .. }) => TokenError::Status { server, status, tries },
+            Some(error) => error,
+            None => TokenError::NoAnswer { origin: self.origin.to_string(), within, tries },
+        })
+    }
+
+    /// The same, in one try. Whoever needs one at the same time waits for it.
+    ///
+    /// # Errors
+    /// If there is none; whether another try can help, the failure tells.
+    pub async fn get(&self) -> Result<Arc<Token>, Failure<TokenError>> {
+        let (source, held) = match &self.supply {
+            Supply::Fixed(token) => return Ok(token.clone()),
+            Supply::Renewed { source, held } => (source, held),
+        };
+        let mut held = held.lock().await;
+        if let Some(held) = held.as_ref().filter(|held| held.until > Timestamp::now()) {
+            return Ok(held.token.clone());
+        }
+        let token = match source {
+            TokenSource::Static(path) | TokenSource::File(path) => read(path, kind(source)).map_err(Failure::Final)?,
+            TokenSource::GitlabIdToken(variable) => of_variable(variable).map_err(Failure::Final)?,
+            TokenSource::GithubOidc { audience } => {
+                github::Endpoint::find().map_err(Failure::Final)?.ask(audience).await?
+            }
+            TokenSource::Command(command) => command::run(command).await.map_err(Failure::Final)?,
+        };
+        let token = Arc::new(fresh(token, source).map_err(Failure::Final)?);
+        *held = is_costly(source).then(|| Held { until: until(&token), token: token.clone() });
+        Ok(token)
+    }
+}
+
+/// Whether a token takes more than a look at where it is.
+fn is_costly(source: &TokenSource) -> bool {
+    matches!(source, TokenSource::GithubOidc { .. } | TokenSource::Command(_))
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tokens of {}", self.origin)
+    }
+}
+
+/// A file whose token is renewed may be one that Kubernetes projects, which the pod's own group can read.
+fn kind(source: &TokenSource) -> file::Kind {
+    match source {
+        TokenSource::File(_) => file::Kind::Projected,
+        _ => file::Kind::Credential,
+    }
+}
+
+fn read(path: &Path, kind: file::Kind) -> Result<Token, TokenError> {
+    Token::new(&file::read(path, kind, TOKEN_BYTES_MAX).map_err(|source| TokenError::File { source })?)
+}
+
+fn of_variable(variable: &Variable) -> Result<Token, TokenError> {
+    let unset = || TokenError::NoGitlabVariable { name: variable.as_str().to_owned() };
+    let value = std::env::var(variable.as_str()).map(Zeroizing::new).map_err(|_| unset())?;
+    if value.is_empty() { Err(unset()) } else { Token::new(value.as_bytes()) }
+}
+
+/// The token, unless its time is over.
+fn fresh(token: Token, source: &TokenSource) -> Result<Token, TokenError> {
+    match token.expires() {
+        Some(end) if end + SKEW <= Timestamp::now() => Err(TokenError::Expired { origin: Origin::of(source), end }),
+        _ => Ok(token),
+    }
+}
+
+fn until(token: &Token) -> Timestamp {
+    token.expires().map_or_else(|| Timestamp::now() + UNKNOWN_LIFE, |end| end - SKEW)
+}
+
+/// Who gave a token, as messages name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A file whose token stays the same.
+    Static(PathBuf),
+    /// A file whose token is renewed.
+    File(PathBuf),
+    /// GitHub Actions.
+    Github,
+    /// GitLab CI, in a variable.
+    Gitlab(String),
+    /// A program.
+    Command(PathBuf),
+    /// A variable of whoever calls us.
+    Environment(&'static str),
+}
+
+impl Origin {
+    /// Who gives the tokens of a source.
+    pub fn of(source: &TokenSource) -> Origin {
+        match source {
+            TokenSource::Static(path) => Origin::Static(path.to_path_buf()),
+            TokenSource::File(path) => Origin::File(path.to_path_buf()),
+            TokenSource::GithubOidc { .. } => Origin::Github,
+            TokenSource::GitlabIdToken(variable) => Origin::Gitlab(variable.as_str().to_owned()),
+            TokenSource::Command(command) => Origin::Command(command.program.to_path_buf()),
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Static(path) | Origin::File(path) | Origin::Command(path) => path.display().fmt(f),
+            Origin::Github => f.write_str("GitHub Actions"),
+            Origin::Gitlab(name) => write!(f, "GitLab CI in {name}"),
+            Origin::Environment(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Why there is no token.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum TokenError {
+    /// The file cannot be read, or others can.
+    #[error("cannot use the token's file")]
+    File {
+        /// What is wrong with it.
+        source: FileError,
+    },
+    /// What was found is no token.
+    #[error("the token is not a line of ASCII text")]
+    NotALine,
+    /// Its time is over.
+    #[error("refusing to send the token of {origin}: it expired at {end}")]
+    Expired {
+        /// Who gave it.
+        origin: Origin,
+        /// When.
+        end: Timestamp,
+    },
+    /// We are in no job of GitHub Actions, or in one that may not ask for tokens.
+    #[error("cannot get a token from GitHub Actions: {name} is not set")]
+    NoGithubVariable {
+        /// The variable.
+        name: &'static str,
+    },
+    /// The address in the environment is not one to which a token is sent.
+    #[error("cannot get a token from GitHub Actions: {name} is not an https URL")]
+    GithubUrl {
+        /// The variable.
+        name: &'static str,
+    },
+    /// GitHub does not take what the runner gave us.
+    #[error("cannot get a token from GitHub Actions: {server} refuses the job's request: {status}")]
+    GithubRefused {
+        /// Its address.
+        server: String,
+        /// The status it answered with.
+        status: u16,
+    },
+    /// We are in no job of GitLab CI, or in one without this token.
+    #[error("cannot get a token from GitLab CI: {name} is not set")]
+    NoGitlabVariable {
+        /// The variable.
+        name: String,
+    },
+    /// Nobody answered in time.
+    #[error("cannot get a token: {origin} did not answer within {}{}", Seconds(*within), Tries(*tries))]
+    NoAnswer {
+        /// Who gives it.
+        origin: String,
+        /// The deadline for everything.
+        within: Duration,
+        /// How often it was asked.
+        tries: u32,
+    },
+    /// The connection could not be made, or broke.
+    #[error("cannot get a token: cannot reach {server}{}", Tries(*tries))]
+    Unreachable {
+        /// Its address.
+        server: String,
+        /// How often it was tried.
+        tries: u32,
+    },
+    /// A status that leaves nothing to be done here.
+    #[error("cannot get a token: {server} answered {status}{}", Tries(*tries))]
+    Status {
+        /// Its address.
+        server: String,
+        /// The status it answered with.
+        status: u16,
+        /// How often it was asked.
+        tries: u32,
+    },
+    /// Something that is not the JSON of GitHub.
+    #[error("cannot get a token: {server} did not answer with a token of GitHub Actions")]
+    NotGithub {
+        /// Its address.
+        server: String,
+    },
+    /// The HTTP client cannot be made.
+    #[error("cannot prepare TLS")]
+    NoClient {
+        /// The library's account.
+        source: Arc<reqwest::Error>,
+    },
+    /// The program may not be run, or is not there.
+    #[error("cannot get a token from a command")]
+    Program {
+        /// What is wrong with it.
+        source: FileError,
+    },
+    /// The kernel does not run it.
+    #[error("cannot run {}", program.display())]
+    Start {
+        /// The program.
+        program: PathBuf,
+        /// What the kernel answered.
+        #[source]
+        errno: Errno,
+    },
+    /// It ended, and said that it has none.
+    #[error("cannot get a token: {} ended with {ending}", program.display())]
+    Failed {
+        /// The program.
+        program: PathBuf,
+        /// `exit code 1`, or `signal 9`.
+        ending: String,
+    },
+    /// It printed more than any token.
+    #[error("cannot get a token: {} printed more than {TOKEN_BYTES_MAX} bytes", program.display())]
+    TooMuch {
+        /// The program.
+        program: PathBuf,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(text: &str) -> Token {
+        Token::new(text.as_bytes()).unwrap()
+    }
+
+    fn with_claims(claims: &str) -> Token {
+        token(&format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(claims)))
+    }
+
+    #[test]
+    fn tells_when_it_expires() {
+        let expires = |claims| with_claims(claims).expires().map(|end| end.to_string());
+        assert_eq!(expires(r#"{"iss":"x","exp":4102444800}"#).as_deref(), Some("2100-01-01T00:00:00Z"));
+        assert_eq!(expires(r#"{"exp":4102444800.5}"#).as_deref(), Some("2100-01-01T00:00:00Z"));
+        assert_eq!(expires(r#"{"exp":"soon"}"#), None);
+        assert_eq!(expires("{}"), None);
+        assert!(token("not.a.JWT").expires().is_none());
+    }
+
+    #[test]
+    fn cannot_smuggle_a_header() {
+        for text in ["good\r\nX-Evil: 1", "two words", "", " \n", "caf\u{e9}"] {
+            assert!(matches!(Token::new(text.as_bytes()), Err(TokenError::NotALine)), "{text:?}");
+        }
+        assert_eq!(token(" good\n").bearer().unwrap(), "Bearer good");
+    }
+
+    #[test]
+    fn one_whose_time_is_over_is_not_used() {
+        let source = TokenSource::GithubOidc { audience: "a".parse().unwrap() };
+        let at = |seconds: i64| with_claims(&format!("{{\"exp\":{}}}", Timestamp::now().as_second() + seconds));
+        assert!(fresh(at(60), &source).is_ok());
+        assert!(fresh(at(-10), &source).is_ok(), "clocks differ");
+        assert!(matches!(fresh(at(-60), &source), Err(TokenError::Expired { origin: Origin::Github, .. })));
+        assert!(until(&at(10)) < Timestamp::now(), "it is not kept for another call");
+    }
+}

@@ -1,0 +1,72 @@
+//! A pipeline from the identity of its job to a container with its secrets, by the workflow files of `config/ci` as they are: issuer,
+//! gateway, 1Password Connect, Google's token service and KMS, and the real podman.
+//!
+//! Each test is on a machine of its own, where the names of the workflow files and of Google lead to loopback.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking, its helpers too"
+)]
+
+mod denials;
+mod pipeline;
+mod runner;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use pipeline::{Pipeline, SECRET};
+use runner::{Runner, workflow};
+use serde_json::json;
+use support::python;
+
+#[test]
+fn the_workflow_files_are_what_the_platforms_publish() {
+    let directory = tempfile::tempdir().unwrap();
+    for platform in ["github", "gitlab"] {
+        let Some(mut client) = python::client("ci_workflow.py") else { return };
+        let output = client.args(["schema", platform]).arg(workflow(platform)).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        let wrong = directory.path().join("wrong.yml");
+        let text = fs::read_to_string(workflow(platform)).unwrap();
+        fs::write(&wrong, text.replace("runs-on:", "runs-no:").replace("aud:", "audience:")).unwrap();
+        let mut client = python::client("ci_workflow.py").unwrap();
+        assert!(!client.args(["schema", platform]).arg(wrong).output().unwrap().status.success(), "{platform}");
+    }
+}
+
+#[test]
+fn a_job_of_github_actions_starts_a_container_with_its_secrets() {
+    let Some(pipeline) = Pipeline::start() else { return };
+    let Some(runner) = Runner::new(&pipeline, "github") else { return };
+    runner.delivers(&pipeline, &pipeline.github_job());
+    // The next job comes with a key that the gateway has not seen.
+    pipeline.stand_in.tell_issuer("github", "rotate", &json!({ "keep": false }));
+    runner.delivers(&pipeline, &pipeline.github_job());
+}
+
+#[test]
+fn a_job_of_gitlab_ci_starts_a_container_with_its_secrets() {
+    let Some(pipeline) = Pipeline::start() else { return };
+    let Some(runner) = Runner::new(&pipeline, "gitlab") else { return };
+    runner.delivers(&pipeline, &pipeline.gitlab_job(&runner.job));
+}
+
+#[test]
+fn a_job_without_an_identity_is_told_what_its_workflow_lacks() {
+    let Some(pipeline) = Pipeline::start() else { return };
+    for (platform, hint) in [
+        ("github", "hint: add `permissions: { id-token: write }` to the job in the workflow file"),
+        ("gitlab", "hint: add `id_tokens: { GATEWAY_TOKEN: { aud: "),
+    ] {
+        let Some(runner) = Runner::new(&pipeline, platform) else { return };
+        let run = runner.run(&BTreeMap::new());
+        assert!(!run.status.success() && run.text.contains(hint), "{}", run.text);
+        assert!(!run.text.contains(SECRET), "the container was started");
+    }
+}

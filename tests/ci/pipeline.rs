@@ -1,0 +1,161 @@
+//! All that a pipeline needs and does not have itself.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::host::run;
+use crate::support::machine::Machine;
+use crate::support::{AGENT_VAULT, StandIn, with_mode};
+
+/// What the container is to have.
+pub(crate) const SECRET: &str = "canary-of-the-pipeline";
+
+/// The names in `config/ci`, and what stands in for the provider.
+pub(crate) const PROVIDER: &str = "projects/123456789012/locations/global/workloadIdentityPools/ci/providers/jobs";
+pub(crate) const STAND_IN_PROVIDER: &str =
+    "projects/123456/locations/global/workloadIdentityPools/stand-in/providers/stand-in";
+pub(crate) const GATEWAY: &str = "https://secrets.acme.example";
+const GATEWAY_ADDRESS: &str = "127.0.0.1:8443";
+const KEK: &str = "gcp-kms://projects/acme/locations/europe-west1/keyRings/agents/cryptoKeys/prod";
+const REFERENCE: &str = "op://AgentVault/deploy/db-password";
+
+/// Issuers, a gateway that believes them, 1Password with a sealed value, and Google.
+pub(crate) struct Pipeline {
+    pub(crate) stand_in: StandIn,
+    directory: TempDir,
+    gateway: Child,
+}
+
+impl Pipeline {
+    /// Makes this thread's machine; `None` if there can be none.
+    pub(crate) fn start() -> Option<Pipeline> {
+        let machine = Machine::enter()?;
+        let directory = tempfile::Builder::new().prefix("pipeline").tempdir().unwrap();
+        let dir = directory.path().to_str().unwrap();
+        let stand_in = StandIn::start(&["--dir", dir, "--tls", "--kms-auth", "--identity-port", "443"]);
+        machine.trust(&stand_in.ca_file().unwrap());
+        for name in ["sts.googleapis.com", "iamcredentials.googleapis.com", "secrets.acme.example"] {
+            machine.name(name, "127.0.0.1");
+        }
+        let authority = gateway_files(&directory, &stand_in);
+        machine.trust(&authority);
+        let gateway = Command::new(binary("oci-secrets-gateway"))
+            .env_clear()
+            .arg("--settings")
+            .arg(directory.path().join("gateway.toml"))
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut pipeline = Pipeline { stand_in, directory, gateway };
+        while TcpStream::connect(GATEWAY_ADDRESS).is_err() {
+            assert!(pipeline.gateway.try_wait().unwrap().is_none(), "the gateway has ended");
+            std::thread::yield_now();
+        }
+        pipeline.store();
+        Some(pipeline)
+    }
+
+    /// What a developer does, on another machine, by an identity that may encrypt.
+    fn store(&self) {
+        let settings = format!(
+            "keks = [\"{KEK}\"]\n[gcp-kms]\nendpoint = \"{}\"\ncredentials-file = {:?}\n",
+            self.stand_in.kms(),
+            self.directory.path().join("external-account-file.json")
+        );
+        let path = self.directory.path().join("developer.toml");
+        with_mode(&path, settings.as_bytes(), 0o600);
+        let mut seal = Command::new(binary("oci-secrets"));
+        seal.env_clear().arg("--settings").arg(path).args(["seal", "--kek", KEK, "--for", REFERENCE]);
+        let sealed = run(&mut seal, SECRET.as_bytes());
+        assert!(sealed.status.success(), "{}", String::from_utf8_lossy(&sealed.stderr));
+        let sealed = String::from_utf8(sealed.stdout).unwrap();
+        self.stand_in.create_item(AGENT_VAULT, "deploy", &[("", "db-password", sealed.trim_end())]);
+    }
+
+    /// What the runner of GitHub Actions gives a job that may have tokens.
+    pub(crate) fn github_job(&self) -> BTreeMap<String, String> {
+        let url = format!("{}/request?api-version=2.0", self.stand_in.issuer("github"));
+        BTreeMap::from([
+            ("ACTIONS_ID_TOKEN_REQUEST_URL".to_owned(), url),
+            ("ACTIONS_ID_TOKEN_REQUEST_TOKEN".to_owned(), self.stand_in.request_token().to_owned()),
+        ])
+    }
+
+    /// What the runner of GitLab CI gives this job.
+    pub(crate) fn gitlab_job(&self, job: &Value) -> BTreeMap<String, String> {
+        let token = |(name, audience): (&String, &Value)| {
+            let audience = audience.as_str().unwrap().replace(PROVIDER, STAND_IN_PROVIDER);
+            (name.clone(), self.stand_in.mint("gitlab", &json!({ "claims": { "aud": audience } })))
+        };
+        job["id_tokens"].as_object().unwrap().iter().map(token).collect()
+    }
+
+    /// What the gateway has recorded.
+    pub(crate) fn audit(&self) -> String {
+        fs::read_to_string(self.directory.path().join("gateway-audit")).unwrap_or_default()
+    }
+
+    /// Credentials that last, which the job is not to have.
+    pub(crate) fn static_credentials(&self) -> Vec<String> {
+        let file = |name: &str| fs::read_to_string(self.directory.path().join(name)).unwrap();
+        vec![self.stand_in.token().to_owned(), file("subject-token"), file("gateway.key")]
+    }
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        let _ = self.gateway.kill();
+        let _ = self.gateway.wait();
+    }
+}
+
+/// A program of this build.
+pub(crate) fn binary(name: &str) -> PathBuf {
+    StandIn::program().ancestors().nth(2).unwrap().join(name)
+}
+
+/// Writes what the gateway has, and gives the authority that signed its certificate.
+fn gateway_files(directory: &TempDir, stand_in: &StandIn) -> PathBuf {
+    let path = |name: &str| directory.path().join(name);
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let authority = params.self_signed(&key).unwrap();
+    let issuer = Issuer::new(params, key);
+    let key = KeyPair::generate().unwrap();
+    let certificate =
+        CertificateParams::new(vec!["secrets.acme.example".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+    with_mode(&path("gateway-authority.pem"), authority.pem().as_bytes(), 0o644);
+    with_mode(&path("gateway.crt"), certificate.pem().as_bytes(), 0o644);
+    with_mode(&path("gateway.key"), key.serialize_pem().as_bytes(), 0o600);
+    with_mode(&path("gateway-connect-token"), stand_in.token().as_bytes(), 0o600);
+    let rules = ["github", "gitlab"].map(|platform| {
+        let repository = if platform == "github" { "repository" } else { "project_path" };
+        let reference = if platform == "github" { "refs/heads/main" } else { "main" };
+        let url = stand_in.issuer(platform);
+        format!(
+            "[[issuer]]\nurl = \"{url}\"\nkind = \"{platform}\"\naudience = \"{GATEWAY}\"\n[[rule]]\nname = \"{platform}\"\n\
+             issuer = \"{url}\"\nclaims = {{ {repository} = \"acme/app\", ref = \"{reference}\" }}\n\
+             references = [\"op://AgentVault/deploy/*\"]\n"
+        )
+    });
+    let settings = format!(
+        "listen = \"{GATEWAY_ADDRESS}\"\n[tls]\ncertificate-file = {:?}\nkey-file = {:?}\n[connect]\nurl = \"{}\"\n\
+         token-file = {:?}\n[audit]\nfile = {:?}\n{}",
+        path("gateway.crt"),
+        path("gateway.key"),
+        stand_in.connect(),
+        path("gateway-connect-token"),
+        path("gateway-audit"),
+        rules.concat()
+    );
+    with_mode(&path("gateway.toml"), settings.as_bytes(), 0o644);
+    path("gateway-authority.pem")
+}

@@ -1,0 +1,170 @@
+//! The runner of a CI system: it runs the script of a job, and has podman and the hook, but no credential.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::pipeline::{PROVIDER, Pipeline, SECRET, STAND_IN_PROVIDER, binary};
+use crate::support::{python, skip, with_mode};
+
+/// What the container does with its secrets.
+const SCRIPT: &str = "cat /run/secrets/db-password; grep ' /run/secrets ' /proc/mounts; env; touch /run/secrets/x";
+
+/// sudo keeps no variable but the path.
+const SUDO: &str = "#!/bin/sh\nexec env -i PATH=\"$PATH\" \"$@\"\n";
+
+/// How the scripts of a job are run.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+pub(crate) struct Runner {
+    /// The job, as `ci_workflow.py` tells it.
+    pub(crate) job: Value,
+    directory: TempDir,
+}
+
+/// What became of a job.
+pub(crate) struct Run {
+    pub(crate) status: ExitStatus,
+    /// All that it printed.
+    pub(crate) text: String,
+}
+
+impl Runner {
+    /// Installs what the workflow file of a platform asks for; `None` without podman, or without what reads the file.
+    pub(crate) fn new(pipeline: &Pipeline, platform: &str) -> Option<Runner> {
+        let mut client = python::client("ci_workflow.py")?;
+        if !["/usr/bin/podman", "/usr/sbin/runc", "/bin/busybox"].iter().all(|program| Path::new(program).exists()) {
+            skip("a container takes podman, runc and busybox");
+            return None;
+        }
+        let job = client.args(["job", platform]).arg(workflow(platform)).output().unwrap();
+        let job = serde_json::from_slice(&job.stdout).expect("no job");
+        let runner = Runner { job, directory: tempfile::Builder::new().prefix("runner").tempdir().unwrap() };
+        runner.install(pipeline);
+        Some(runner)
+    }
+
+    fn install(&self, pipeline: &Pipeline) {
+        for directory in
+            ["bin", "hooks.d", "rootfs/bin", "rootfs/proc", "rootfs/dev", "rootfs/sys", "rootfs/etc", "rootfs/run"]
+        {
+            fs::create_dir_all(self.path(directory)).unwrap();
+        }
+        fs::copy("/bin/busybox", self.path("rootfs/bin/busybox")).unwrap();
+        for applet in ["sh", "cat", "grep", "env", "touch"] {
+            symlink("busybox", self.path("rootfs/bin").join(applet)).unwrap();
+        }
+        let settings = fs::read_to_string(workflow("settings")).unwrap();
+        let endpoint = format!("[gcp-kms]\nendpoint = \"{}\"", pipeline.stand_in.kms());
+        let settings = settings.replace(PROVIDER, STAND_IN_PROVIDER).replace("[gcp-kms]", &endpoint);
+        with_mode(&self.path("settings.toml"), settings.as_bytes(), 0o644);
+        symlink(binary("oci-secrets"), self.path("bin/oci-secrets")).unwrap();
+        with_mode(&self.path("bin/sudo"), SUDO.as_bytes(), 0o755);
+        with_mode(&self.path("bin/podman"), self.podman().as_bytes(), 0o755);
+        let mut install = Command::new(binary("oci-secrets"));
+        install.args(["install", "--engine", "podman", "--hook"]).arg(binary("oci-secrets-hook"));
+        let hook = install.arg("--settings").arg(self.path("settings.toml")).output().unwrap();
+        assert!(hook.status.success(), "{}", String::from_utf8_lossy(&hook.stderr));
+        let json = &hook.stdout[hook.stdout.iter().position(|byte| *byte == b'{').unwrap()..];
+        with_mode(&self.path("hooks.d/90-oci-secrets.json"), json, 0o644);
+    }
+
+    /// podman, for which the image is a directory: the registry is left out.
+    fn podman(&self) -> String {
+        let path = |name: &str| self.path(name).display().to_string();
+        format!(
+            "#!/bin/bash\nexec /usr/bin/podman --runtime=runc --root={0}/containers --runroot={0}/run --storage-driver=vfs \
+             --cgroup-manager=cgroupfs --events-backend=none run --hooks-dir={1} --network=none --log-driver=none \
+             --ulimit=nofile=1024:1024 --ulimit=nproc=4096:4096 \"${{@:2:$#-2}}\" --rootfs {2} sh -c \"{SCRIPT}\"\n",
+            path("podman"),
+            path("hooks.d"),
+            path("rootfs")
+        )
+    }
+
+    /// Runs the job with what its platform gives it.
+    pub(crate) fn run(&self, job: &BTreeMap<String, String>) -> Run {
+        let script = self.path("job.sh");
+        let steps: String = self.job["script"].as_array().unwrap().iter().map(|step| step.as_str().unwrap()).collect();
+        fs::write(&script, steps).unwrap();
+        let mut command = Command::new("bash");
+        // As GitHub runs a step whose shell is bash; GitLab's scripts end at the first failure, too.
+        let pipefail: &[&str] = if self.job["has_identity"] == true { &["-o", "pipefail"] } else { &[] };
+        command.args(["--noprofile", "--norc", "-e"]).args(pipefail).arg(script).env_clear();
+        command.env("PATH", format!("{}:{PATH}", self.path("bin").display())).envs(self.environment()).envs(job);
+        let output = command.output().unwrap();
+        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.push_str(&String::from_utf8_lossy(&output.stderr));
+        Run { status: output.status, text }
+    }
+
+    fn environment(&self) -> BTreeMap<String, String> {
+        let of_the_file = self.job["env"].as_object().unwrap();
+        of_the_file
+            .iter()
+            .map(|(name, value)| (name.clone(), value.as_str().unwrap().replace(PROVIDER, STAND_IN_PROVIDER)))
+            .collect()
+    }
+
+    /// Runs the job, and looks at what the container had, and at what nobody had.
+    pub(crate) fn delivers(&self, pipeline: &Pipeline, job: &BTreeMap<String, String>) {
+        let run = self.run(job);
+        assert!(run.text.contains(SECRET), "{}", run.text);
+        assert!(run.text.contains(" /run/secrets tmpfs ro,nosuid,nodev,noexec"), "{}", run.text);
+        assert!(run.text.contains("touch: /run/secrets/x: Read-only file system"), "{}", run.text);
+        let mut all = format!("{job:?}\n{:?}\n", self.environment());
+        let _ = write!(all, "{}", run.text.replacen(SECRET, "", 1));
+        let mut files = 0;
+        for place in [self.directory.path(), Path::new("/run"), Path::new("/etc/oci-secrets")] {
+            files += read_all(place, &mut all);
+        }
+        assert!(files > 10 && all.contains("eyJ"), "only {files} files were searched");
+        assert!(!all.contains(SECRET), "the secret is on the runner");
+        for credential in pipeline.static_credentials() {
+            assert!(!all.contains(credential.trim()), "a credential that lasts is on the runner");
+        }
+        for after in self.job["after"].as_array().unwrap() {
+            let mut command = Command::new("sh");
+            command.args(["-c", after.as_str().unwrap()]).env_clear();
+            let cleaned = command.env("PATH", format!("{}:{PATH}", self.path("bin").display())).status().unwrap();
+            assert!(cleaned.success());
+        }
+        assert!(!Path::new("/run/oci-secrets/gateway-token").exists());
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+}
+
+/// A file of `config/ci`.
+pub(crate) fn workflow(name: &str) -> PathBuf {
+    let file = match name {
+        "github" => "github-actions.yml",
+        "gitlab" => "gitlab-ci.yml",
+        _ => "settings.toml",
+    };
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("config/ci").join(file)
+}
+
+/// Adds the content of every file below a directory, and counts them. The root filesystem's programs are passed over.
+fn read_all(place: &Path, all: &mut String) -> usize {
+    let entries = fs::read_dir(place).into_iter().flatten().map(|entry| entry.unwrap());
+    let mut files = 0;
+    for entry in entries.filter(|entry| entry.file_name() != "rootfs") {
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            files += read_all(&entry.path(), all);
+        } else if kind.is_file() {
+            all.push_str(&String::from_utf8_lossy(&fs::read(entry.path()).unwrap()));
+            files += 1;
+        }
+    }
+    files
+}
