@@ -8,7 +8,7 @@
 //! 0, 1, 2 …       each secret under AES-256-GCM, bound to its reference and to `emergency`
 //! ```
 //!
-//! The key is in the kernel alone ([`keyring`](super::keyring)), which forgets it when the time is over. So the end needs nobody: no process
+//! The key is in the kernel alone (`keyring.rs`), which forgets it when the time is over. So the end needs nobody: no process
 //! waits for it, and whatever is killed, what stays behind until somebody clears it away opens for nobody.
 
 use std::fs::File;
