@@ -152,6 +152,8 @@ pub enum ResolveError {
         file: FileName,
         /// The reference that was asked for.
         reference: Reference,
+        /// What may have been meant, where somebody has looked for it.
+        meant: Option<String>,
         /// What the source says.
         source: SourceError,
     },
@@ -169,7 +171,7 @@ pub enum ResolveError {
 
 impl ResolveError {
     fn fetch(request: &Request, source: SourceError) -> ResolveError {
-        ResolveError::Fetch { file: request.file.clone(), reference: request.reference.clone(), source }
+        ResolveError::Fetch { file: request.file.clone(), reference: request.reference.clone(), meant: None, source }
     }
 
     fn unseal(request: &Request, source: SealError) -> ResolveError {

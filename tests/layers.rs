@@ -41,6 +41,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("clap_mangen", &["cli"]),
     ("cryptoki", &["pkcs11"]),
     ("rpassword", &["cli"]),
+    ("strsim", &["cli"]),
     ("google_cloud_auth", &["seal"]),
     ("google_cloud_gax", &["seal"]),
     ("google_cloud_kms", &["seal"]),

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::nearest::with_nearest;
 use super::{block_on, source};
 use crate::container::Request;
 use crate::envrc::{self, ENVRC, Variable};
@@ -46,7 +47,10 @@ pub(super) fn secrets<'a>(requests: &'a [Request], settings: &Settings) -> Resul
     let source = source(settings)?;
     let mut secrets = block_on(settings, async |deadline| {
         let keks = Keks::new(settings);
-        resolve(requests, &*source, &keks, settings.deliver.plaintext, deadline).await.map_err(Error::Resolve)
+        match resolve(requests, &*source, &keks, settings.deliver.plaintext, deadline).await {
+            Ok(secrets) => Ok(secrets),
+            Err(error) => Err(with_nearest(error, &*source, deadline).await),
+        }
     })?;
     secrets.sort_by_key(|secret| requests.iter().position(|request| request == secret.request));
     Ok(secrets)

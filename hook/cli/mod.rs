@@ -12,6 +12,7 @@ mod install;
 mod kek;
 mod listed;
 mod man;
+mod nearest;
 mod rewrap;
 mod run;
 mod seal;

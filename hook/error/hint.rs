@@ -57,6 +57,9 @@ impl Error {
             }
             Error::NoOwner => "set process.user in the spec, or request an owner with the annotation run.secrets.owner",
             Error::Token(error) => return token_hint(error),
+            Error::Resolve(ResolveError::Fetch { meant: Some(meant), .. }) => {
+                return Some(format!("did you mean {meant}? names are case-sensitive"));
+            }
             Error::Source(error) | Error::Resolve(ResolveError::Fetch { source: error, .. }) => {
                 return source_hint(error);
             }

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{LocalBoxFuture, join_all};
 use futures_util::stream::{FuturesUnordered, LocalBoxStream, StreamExt, iter};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use reqwest::{Certificate, Client, Method, Response, StatusCode, Url, redirect};
@@ -399,6 +399,17 @@ impl Connect {
 }
 
 impl Source for Connect {
+    fn names_beside<'a>(
+        &'a self,
+        missing: &'a SourceError,
+        reference: &'a Reference,
+        deadline: Deadline,
+    ) -> LocalBoxFuture<'a, Vec<String>> {
+        // Who cannot be told the names is told what is missing all the same.
+        let names = async move { self.list_beside(missing, reference, deadline).await.unwrap_or_default() };
+        Box::pin(names)
+    }
+
     fn fetch<'a>(&'a self, references: &'a [&'a Reference], deadline: Deadline) -> LocalBoxStream<'a, Fetched> {
         let mut vaults: BTreeMap<&str, VaultCell<'a>> = BTreeMap::new();
         let mut items: BTreeMap<(&str, &str), Vec<(usize, &Reference)>> = BTreeMap::new();

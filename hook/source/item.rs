@@ -79,6 +79,17 @@ impl Item {
         is_active(self.state.as_deref())
     }
 
+    /// The names of its sections.
+    pub(super) fn section_names(&self) -> Vec<String> {
+        self.sections.iter().map(|section| section.label.clone()).collect()
+    }
+
+    /// The names of its fields and files, whichever section they are in.
+    pub(super) fn field_names(&self) -> Vec<String> {
+        let fields = self.fields.iter().map(|field| field.label.clone());
+        fields.chain(self.files.iter().map(|file| file.name.clone())).collect()
+    }
+
     /// Every field with a value: its id, and how references can spell it below the item, by names first.
     pub(super) fn values(&self) -> impl Iterator<Item = (&str, Vec<String>, &Zeroizing<String>)> {
         self.fields.iter().filter_map(|field| {

@@ -4,11 +4,13 @@ pub mod activity;
 pub mod connect;
 pub mod edit;
 mod item;
+mod names;
 pub mod op;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{LocalBoxFuture, ready};
 use futures_util::stream::LocalBoxStream;
 use zeroize::Zeroizing;
 
@@ -66,6 +68,17 @@ pub fn chosen(settings: &Settings) -> Result<SourceName, SourceError> {
 pub trait Source {
     /// Fetches the fields of `references`, each item once, and yields every field as it arrives, in no particular order.
     fn fetch<'a>(&'a self, references: &'a [&'a Reference], deadline: Deadline) -> LocalBoxStream<'a, Fetched>;
+
+    /// The names of what is in the place of what this error says is missing, for a person who mistyped it; none if the source does not
+    /// list any.
+    fn names_beside<'a>(
+        &'a self,
+        _missing: &'a SourceError,
+        _reference: &'a Reference,
+        _deadline: Deadline,
+    ) -> LocalBoxFuture<'a, Vec<String>> {
+        Box::pin(ready(Vec::new()))
+    }
 }
 
 /// The answer for one reference.
