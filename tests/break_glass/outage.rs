@@ -100,6 +100,7 @@ fn every_kind_of_outage_is_met_and_no_refusal_is() {
     desk.connect_is(&connect, NOBODY);
     assert_eq!(desk.start(&[MAIL]).0, 77, "not granted");
     assert_eq!(desk.kinds().len(), uses);
+    desk.host.write("token", desk.stand_in.token().as_bytes(), 0o600);
     assert_eq!(desk.start(&["op://AgentVault/db/user"]).0, 69, "not in the store");
 }
 
