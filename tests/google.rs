@@ -175,7 +175,7 @@ fn tells_that_the_pool_does_not_know_the_token_or_us() {
 fn tells_that_the_service_account_is_not_known() {
     let Some(google) = Google::start(&[]) else { return };
     let change = json!({ "client_email": "other@stand-in.iam.gserviceaccount.com" });
-    google.is_refused(&google.changed("service-account.json", &change), 77, "refuses our access token");
+    google.is_refused(&google.changed("service-account.json", &change), 77, "refuses our credentials");
 }
 
 #[test]

@@ -3,8 +3,6 @@
 //! The encryption context is empty, as Tink has it: what a value is bound to is bound in the envelope. Deadline and tries are ours.
 //! The client's errors are never printed: they can quote a request. `aws_identity.rs` finds out who we are.
 
-use std::time::Duration;
-
 use aws_sdk_kms::Client;
 use aws_sdk_kms::config::retry::RetryConfig;
 use aws_sdk_kms::config::{BehaviorVersion, Region, SharedHttpClient, StalledStreamProtectionConfig};
@@ -16,8 +14,9 @@ use futures_util::future::ready;
 
 use super::aws_identity::{Identity, Refusal};
 use super::ramp::Ramp;
+use super::service::ServiceError;
 use super::{Abilities, Answer, Decrypted, Fault, Kek, KekError, Kind, KindError, Unwrapped, Version};
-use crate::retry::{Deadline, Failure, GaveUp, Seconds, Tries};
+use crate::retry::{Deadline, Failure, GaveUp, Tries};
 use crate::seal::envelope::DataKey;
 use crate::secret::Secret;
 use crate::settings::{AwsKms, FileError, Settings};
@@ -245,29 +244,30 @@ fn again(error: CallError) -> Failure<CallError> {
 
 fn told(name: &str, GaveUp { tries, within, last }: GaveUp<CallError>, identified: bool) -> AwsError {
     let key = format!("{}{name}", KIND.scheme);
-    match last {
-        None if !identified => AwsError::Identity { refusal: Refusal::Lost, tries },
-        None => AwsError::NoAnswer { key, within, tries },
-        Some(CallError::Unreachable) => AwsError::Unreachable { key, tries },
-        Some(CallError::NotKms) => AwsError::NotKms { key },
-        Some(CallError::Identity(refusal)) => AwsError::Identity { refusal, tries },
+    let of_service = match last {
+        None if !identified => return AwsError::Identity { refusal: Refusal::Lost, tries },
+        Some(CallError::Identity(refusal)) => return AwsError::Identity { refusal, tries },
+        None => ServiceError::NoAnswer { key, within, tries },
+        Some(CallError::Unreachable) => ServiceError::Unreachable { key, tries },
+        Some(CallError::NotKms) => ServiceError::NotKms { key, kms: "AWS KMS" },
         Some(CallError::Refused(code)) => match code.as_str() {
-            "AccessDeniedException" => AwsError::Denied { key },
-            "NotFoundException" => AwsError::NoKey { key },
-            "DisabledException" | "KMSInvalidStateException" => AwsError::NotEnabled { key },
+            "AccessDeniedException" => ServiceError::Denied { key },
+            "NotFoundException" => ServiceError::NoKey { key },
+            "DisabledException" | "KMSInvalidStateException" => ServiceError::NotEnabled { key },
             "InvalidCiphertextException" | "IncorrectKeyException" | "ValidationException" => {
-                AwsError::NotWrappedByKey { key }
+                ServiceError::NotWrappedByKey { key }
             }
             "UnrecognizedClientException"
             | "InvalidSignatureException"
             | "ExpiredTokenException"
             | "InvalidClientTokenId"
             | "IncompleteSignature"
-            | "MissingAuthenticationToken" => AwsError::Unauthenticated { key },
-            _ if code.contains("Throttling") || code == "LimitExceededException" => AwsError::Quota { key, tries },
-            _ => AwsError::Status { key, status: code, tries },
+            | "MissingAuthenticationToken" => ServiceError::Unauthenticated { key },
+            _ if code.contains("Throttling") || code == "LimitExceededException" => ServiceError::Quota { key, tries },
+            _ => ServiceError::Status { key, status: code, tries },
         },
-    }
+    };
+    AwsError::Service(of_service)
 }
 
 /// Why AWS KMS cannot be used.
@@ -293,78 +293,9 @@ pub enum AwsError {
         /// How often it was tried.
         tries: u32,
     },
-    /// Nobody answered in time.
-    #[error("{key} did not answer within {}{}", Seconds(*within), Tries(*tries))]
-    NoAnswer {
-        /// The KEK.
-        key: String,
-        /// The deadline for everything.
-        within: Duration,
-        /// How often it was asked.
-        tries: u32,
-    },
-    /// The connection could not be made, or broke.
-    #[error("cannot reach {key}{}", Tries(*tries))]
-    Unreachable {
-        /// The KEK.
-        key: String,
-        /// How often it was tried.
-        tries: u32,
-    },
-    /// The credentials are not accepted.
-    #[error("{key} refuses our credentials")]
-    Unauthenticated {
-        /// The KEK.
-        key: String,
-    },
-    /// The identity may not use the key.
-    #[error("{key} may not be used by our identity")]
-    Denied {
-        /// The KEK.
-        key: String,
-    },
-    /// There is no such key.
-    #[error("{key} does not exist")]
-    NoKey {
-        /// The KEK.
-        key: String,
-    },
-    /// It is disabled, or about to be deleted.
-    #[error("{key} is not enabled")]
-    NotEnabled {
-        /// The KEK.
-        key: String,
-    },
-    /// Another key wrapped the data key, or it was changed.
-    #[error("{key} did not wrap this value's data key, or it was changed since")]
-    NotWrappedByKey {
-        /// The KEK.
-        key: String,
-    },
-    /// Too many requests, for longer than we can wait.
-    #[error("{key} is over its quota{}", Tries(*tries))]
-    Quota {
-        /// The KEK.
-        key: String,
-        /// How often it was asked.
-        tries: u32,
-    },
-    /// Any other error.
-    #[error("{key} answered {status:.60}{}", Tries(*tries))]
-    Status {
-        /// The KEK.
-        key: String,
-        /// AWS's name of the error, or an HTTP status.
-        status: String,
-        /// How often it was asked.
-        tries: u32,
-    },
-    /// Something else answered.
-    #[error("{key} did not answer with the JSON of AWS KMS")]
-    NotKms {
-        /// The KEK.
-        key: String,
-    },
+    /// What every KMS can answer.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
 }
 
 impl KindError for AwsError {
@@ -374,25 +305,21 @@ impl KindError for AwsError {
             AwsError::Token { source } => Fault::Token(source),
             AwsError::Identity { refusal: Refusal::Lost, .. } => Fault::Unavailable,
             AwsError::Identity { refusal: Refusal::Profile, .. } => Fault::Settings,
-            AwsError::Identity { .. }
-            | AwsError::Unauthenticated { .. }
-            | AwsError::Denied { .. }
-            | AwsError::NotEnabled { .. } => Fault::NotPermitted,
-            AwsError::NoKey { .. } | AwsError::NotWrappedByKey { .. } => Fault::Data,
-            _ => Fault::Unavailable,
+            AwsError::Identity { .. } => Fault::NotPermitted,
+            AwsError::Service(error) => error.fault(),
         }
     }
 
     fn hint(&self) -> Option<String> {
         let hint = match self {
-            AwsError::Denied { .. } => {
+            AwsError::Service(ServiceError::Denied { .. }) => {
                 "allow kms:Decrypt (to seal: kms:Encrypt) on the key to our role, in the key's policy or in IAM"
             }
-            AwsError::NotEnabled { .. } => {
+            AwsError::Service(ServiceError::NotEnabled { .. }) => {
                 "`aws kms enable-key`, or `cancel-key-deletion` first, makes it usable again"
             }
             AwsError::Identity { refusal, .. } => refusal.hint(),
-            AwsError::Unauthenticated { .. } => Refusal::Other.hint(),
+            AwsError::Service(ServiceError::Unauthenticated { .. }) => Refusal::Other.hint(),
             _ => return None,
         };
         Some(hint.to_owned())

@@ -1,16 +1,18 @@
 //! Key-encryption keys: keys in a KMS or HSM that wrap data keys and never leave it.
 //!
 //! Each kind is one file, of the same sections: its [`Kind`], the client that implements [`Kek`], what a name may be, and an error
-//! that knows whose fault it is and what can be done. A new kind is that file, its line in [`KINDS`], a row in the README, and
+//! that knows whose fault it is and what can be done. Clouds have another, for who we are there. A new kind is that file, its line in [`KINDS`], a row in the README, and
 //! whatever settings it needs. `tests/kek` shows that every kind does the same.
 
 pub mod aws;
 mod aws_identity;
 pub mod gcp;
+mod gcp_identity;
 pub mod local;
 pub mod pkcs11;
 mod ramp;
 mod remembered;
+mod service;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -1,0 +1,282 @@
+//! Who we are to Google: what the settings say, or the metadata server.
+//!
+//! The errors of Google's client can quote the file that holds a token and the answers of its services: their words are looked at,
+//! and never passed on.
+
+use std::error::Error;
+use std::path::Path;
+use std::sync::Arc;
+
+use google_cloud_auth::credentials::subject_token::{Builder as SubjectToken, SubjectTokenProvider};
+use google_cloud_auth::credentials::{Credentials, anonymous, external_account, impersonated, mds, service_account};
+use google_cloud_auth::errors::{CredentialsError, SubjectTokenProviderError};
+use serde::Deserialize;
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+use super::Fault;
+use super::remembered::Remembered;
+use crate::retry::Failure;
+use crate::settings::file::{self, FileError};
+use crate::settings::{Federation, GcpKms};
+use crate::token::{TokenError, Tokens};
+
+/// What a token of another issuer is to Google's Security Token Service.
+const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+
+const CREDENTIALS_BYTES_MAX: usize = 64 * 1024;
+
+/// Who we are to Google.
+pub(super) struct Identity {
+    /// What has an access token, or gets one.
+    pub(super) credentials: Credentials,
+    /// Those of another issuer, which are exchanged.
+    pub(super) tokens: Option<Arc<Tokens>>,
+    /// What can be forgotten, if the access token may be one of an earlier start.
+    pub(super) remembered: Option<Remembered>,
+}
+
+impl Identity {
+    /// Reads the files that say who we are. A plain-http endpoint on loopback is a stand-in: it is told nothing.
+    ///
+    /// # Errors
+    /// If a file cannot be used, or others can, or there will be no token.
+    pub(super) fn of(settings: &GcpKms) -> Result<Identity, IdentityError> {
+        if !settings.sends_credentials() {
+            return Ok(Identity::plain(anonymous::Builder::new().build()));
+        }
+        if let Some(federation) = &settings.federation {
+            return Identity::federated(federation);
+        }
+        match &settings.credentials_file {
+            Some(path) => Identity::in_file(path),
+            None => mds::Builder::default().build().map(Identity::plain).map_err(|_| IdentityError::MetadataServer),
+        }
+    }
+
+    fn plain(credentials: Credentials) -> Identity {
+        Identity { credentials, tokens: None, remembered: None }
+    }
+
+    /// Google's client asks us for the token that it exchanges.
+    fn federated(federation: &Federation) -> Result<Identity, IdentityError> {
+        let tokens = Arc::new(Tokens::open(&federation.token)?);
+        let Federation { audience, service_account, .. } = federation.clone();
+        let principal = format!("{audience} {}", service_account.as_deref().unwrap_or_default());
+        let subject = Arc::new(Subject(tokens.clone()));
+        let make = move || {
+            let builder = external_account::ProgrammaticBuilder::new(subject.clone());
+            let builder = builder.with_audience(&audience).with_subject_token_type(JWT);
+            let builder = match &service_account {
+                Some(email) => builder.with_target_principal(email),
+                None => builder,
+            };
+            builder.build().ok()
+        };
+        let identity = |credentials, remembered| Identity { credentials, tokens: Some(tokens.clone()), remembered };
+        match tokens.at_hand() {
+            Some(token) => {
+                let remembered = Remembered::new(make, None, principal.as_bytes(), token.expose());
+                let remembered = remembered.ok_or(IdentityError::Exchange)?;
+                Ok(identity(Credentials::from(remembered.clone()), Some(remembered)))
+            }
+            None => Ok(identity(make().ok_or(IdentityError::Exchange)?, None)),
+        }
+    }
+
+    fn in_file(path: &Path) -> Result<Identity, IdentityError> {
+        #[derive(Deserialize)]
+        struct Typed {
+            #[serde(rename = "type")]
+            kind: String,
+        }
+        let path_text = || path.display().to_string();
+        let unusable = || IdentityError::Credentials { path: path_text() };
+        let bytes = file::read(path, file::Kind::Credential, CREDENTIALS_BYTES_MAX)?;
+        let value: Value = serde_json::from_slice(&bytes).map_err(|_| unusable())?;
+        let kind = Typed::deserialize(&value).map_err(|_| unusable())?.kind;
+        let subject_token = subject_token(&value)?;
+        let make: fn(Value) -> Option<Credentials> = match kind.as_str() {
+            "service_account" => |value| service_account::Builder::new(value).build().ok(),
+            "external_account" => |value| external_account::Builder::new(value).build().ok(),
+            "impersonated_service_account" => |value| impersonated::Builder::new(value).build().ok(),
+            _ => return Err(IdentityError::CredentialsKind { path: path_text(), found: kind }),
+        };
+        let Some(subject_token) = subject_token else {
+            return make(value).map(Identity::plain).ok_or_else(unusable);
+        };
+        let universe = value.get("universe_domain").and_then(Value::as_str).map(ToOwned::to_owned);
+        let remembered = Remembered::new(move || make(value.clone()), universe, &bytes, &subject_token);
+        let remembered = remembered.ok_or_else(unusable)?;
+        let credentials = Credentials::from(remembered.clone());
+        Ok(Identity { credentials, tokens: None, remembered: Some(remembered) })
+    }
+}
+
+/// A subject token in a file is a credential like any other, though the client reads it by itself.
+fn subject_token(credentials: &Value) -> Result<Option<Zeroizing<Vec<u8>>>, FileError> {
+    let places = ["/credential_source/file", "/source_credentials/credential_source/file"];
+    let path = places.into_iter().find_map(|place| credentials.pointer(place)).and_then(Value::as_str);
+    path.map(|path| file::read(path.as_ref(), file::Kind::Credential, CREDENTIALS_BYTES_MAX)).transpose()
+}
+
+/// What Google's client asks for the token of another issuer.
+#[derive(Debug)]
+struct Subject(Arc<Tokens>);
+
+impl SubjectTokenProvider for Subject {
+    type Error = NoSubjectToken;
+
+    async fn subject_token(
+        &self,
+    ) -> Result<google_cloud_auth::credentials::subject_token::SubjectToken, NoSubjectToken> {
+        match self.0.get().await {
+            Ok(token) => Ok(SubjectToken::new(token.expose_text()).build()),
+            Err(Failure::Final(_)) => Err(NoSubjectToken { is_transient: false }),
+            Err(Failure::Transient { .. }) => Err(NoSubjectToken { is_transient: true }),
+        }
+    }
+}
+
+/// There is no token. Why, is told where it was first asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("no subject token")]
+struct NoSubjectToken {
+    is_transient: bool,
+}
+
+impl SubjectTokenProviderError for NoSubjectToken {
+    fn is_transient(&self) -> bool {
+        self.is_transient
+    }
+}
+
+/// Why Google gives us no access token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// A service was not reached, or is not well.
+    #[error("no answer")]
+    Lost,
+    /// The pool of workload identities has no such provider.
+    #[error("no workload identity provider has this audience")]
+    Audience,
+    /// The time of the subject token is over.
+    #[error("the subject token has expired")]
+    Expired,
+    /// The subject token, or the service account's key, is refused.
+    #[error("the subject token or key is not accepted")]
+    Subject,
+    /// Impersonation is refused.
+    #[error("the service account may not be impersonated by us")]
+    Impersonation,
+    /// Anything else.
+    #[error("the credentials are refused")]
+    Other,
+}
+
+/// Words that Google's identity services use, in lower case, and what they tell; the first that is found counts.
+const WORDS: [(&str, Refusal); 5] = [
+    ("invalid_target", Refusal::Audience),
+    ("stale to sign-in", Refusal::Expired),
+    ("expired", Refusal::Expired),
+    ("invalid_grant", Refusal::Subject),
+    ("getaccesstoken", Refusal::Impersonation),
+];
+
+impl Refusal {
+    /// What an error means.
+    pub(super) fn of(error: &CredentialsError) -> Refusal {
+        if error.is_transient() {
+            return Refusal::Lost;
+        }
+        let mut words = Zeroizing::new(String::new());
+        let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+        while let Some(error) = cause {
+            words.push_str(&error.to_string().to_ascii_lowercase());
+            cause = error.source();
+        }
+        let found = WORDS.into_iter().find(|(word, _)| words.contains(word));
+        found.map_or(Refusal::Other, |(_, refusal)| refusal)
+    }
+
+    /// The one thing that can be done about it.
+    pub(super) fn hint(self) -> &'static str {
+        match self {
+            Refusal::Lost => {
+                "the services that `credentials-file` under [gcp-kms] names are asked; without it, the metadata server of Google's machines"
+            }
+            Refusal::Audience => {
+                "`gcloud iam workload-identity-pools create-cred-config` writes a `credentials-file` with the provider's audience"
+            }
+            Refusal::Expired => "what writes the subject token must renew it, and this host's clock be right",
+            Refusal::Subject => {
+                "issuer, audience and condition of the workload identity provider must allow the token; a service account's key must exist"
+            }
+            Refusal::Impersonation => {
+                "grant roles/iam.serviceAccountTokenCreator (iam.serviceAccounts.getAccessToken) on the service account to us"
+            }
+            Refusal::Other => "`credentials-file` under [gcp-kms] in the settings names the identity",
+        }
+    }
+}
+
+/// Why the settings do not tell who we are.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The credentials file, or the subject token that it names, cannot be read, or others can.
+    #[error("cannot use the Google credentials")]
+    File {
+        /// What is wrong with it.
+        #[from]
+        source: FileError,
+    },
+    /// There is no token of the other issuer.
+    #[error("cannot show Google who we are")]
+    Token {
+        /// Why.
+        source: TokenError,
+    },
+    /// The file is not what Google's tools write.
+    #[error("{path} is not a Google credentials file that can be used")]
+    Credentials {
+        /// The file.
+        path: String,
+    },
+    /// A kind of credentials that belongs to a person, or is not known.
+    #[error(
+        "{path} holds credentials of type {found:.40?}, expected service_account, external_account or impersonated_service_account"
+    )]
+    CredentialsKind {
+        /// The file.
+        path: String,
+        /// The type.
+        found: String,
+    },
+    /// No credentials file, and no use for the metadata server.
+    #[error("cannot use the metadata server for credentials")]
+    MetadataServer,
+    /// Nothing can be prepared that exchanges tokens.
+    #[error("cannot prepare the exchange of tokens with Google")]
+    Exchange,
+}
+
+impl From<TokenError> for IdentityError {
+    fn from(error: TokenError) -> IdentityError {
+        match error {
+            TokenError::File { source } => IdentityError::File { source },
+            source => IdentityError::Token { source },
+        }
+    }
+}
+
+impl IdentityError {
+    /// Whose fault it is.
+    pub(super) fn fault(&self) -> Fault<'_> {
+        match self {
+            IdentityError::File { source } => Fault::File(source),
+            IdentityError::Token { source } => Fault::Token(source),
+            IdentityError::Credentials { .. } | IdentityError::CredentialsKind { .. } => Fault::Settings,
+            IdentityError::MetadataServer | IdentityError::Exchange => Fault::Unavailable,
+        }
+    }
+}

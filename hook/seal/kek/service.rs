@@ -1,0 +1,102 @@
+//! What every KMS that is asked over the network can answer about a key, as clouds tell it and as we do.
+
+use std::time::Duration;
+
+use super::Fault;
+use crate::retry::{Seconds, Tries};
+
+/// Why the KMS does not do what it is asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// Nobody answered in time.
+    #[error("{key} did not answer within {}{}", Seconds(*within), Tries(*tries))]
+    NoAnswer {
+        /// The KEK.
+        key: String,
+        /// The deadline for everything.
+        within: Duration,
+        /// How often it was asked.
+        tries: u32,
+    },
+    /// The connection could not be made, or broke.
+    #[error("cannot reach {key}{}", Tries(*tries))]
+    Unreachable {
+        /// The KEK.
+        key: String,
+        /// How often it was tried.
+        tries: u32,
+    },
+    /// What says who we are is not accepted.
+    #[error("{key} refuses our credentials")]
+    Unauthenticated {
+        /// The KEK.
+        key: String,
+    },
+    /// The identity may not use the key.
+    #[error("{key} may not be used by our identity")]
+    Denied {
+        /// The KEK.
+        key: String,
+    },
+    /// There is no such key.
+    #[error("{key} does not exist")]
+    NoKey {
+        /// The KEK.
+        key: String,
+    },
+    /// It, or the version that wrapped the data key, is disabled or about to be destroyed.
+    #[error("{key} is not enabled")]
+    NotEnabled {
+        /// The KEK.
+        key: String,
+    },
+    /// Another key wrapped the data key, or it was changed.
+    #[error("{key} did not wrap this value's data key, or it was changed since")]
+    NotWrappedByKey {
+        /// The KEK.
+        key: String,
+    },
+    /// Too many requests, for longer than we can wait.
+    #[error("{key} is over its quota{}", Tries(*tries))]
+    Quota {
+        /// The KEK.
+        key: String,
+        /// How often it was asked.
+        tries: u32,
+    },
+    /// Any other error.
+    #[error("{key} answered {status:.60}{}", Tries(*tries))]
+    Status {
+        /// The KEK.
+        key: String,
+        /// The cloud's name of the error, or an HTTP status.
+        status: String,
+        /// How often it was asked.
+        tries: u32,
+    },
+    /// Something else answered.
+    #[error("{key} did not answer with the JSON of {kms}")]
+    NotKms {
+        /// The KEK.
+        key: String,
+        /// The KMS that was expected.
+        kms: &'static str,
+    },
+}
+
+impl ServiceError {
+    /// Whose fault it is.
+    pub(super) fn fault(&self) -> Fault<'static> {
+        match self {
+            ServiceError::Unauthenticated { .. } | ServiceError::Denied { .. } | ServiceError::NotEnabled { .. } => {
+                Fault::NotPermitted
+            }
+            ServiceError::NoKey { .. } | ServiceError::NotWrappedByKey { .. } => Fault::Data,
+            ServiceError::NoAnswer { .. }
+            | ServiceError::Unreachable { .. }
+            | ServiceError::Quota { .. }
+            | ServiceError::Status { .. }
+            | ServiceError::NotKms { .. } => Fault::Unavailable,
+        }
+    }
+}
