@@ -14,6 +14,7 @@
 
 pub mod audit;
 pub mod break_glass;
+pub mod child;
 pub mod cli;
 pub mod container;
 pub mod deliver;

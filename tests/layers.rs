@@ -10,7 +10,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// The modules of the crate, lowest layer first. A module uses only modules of lower layers, and so none of its own layer.
 const LAYERS: &[&[&str]] = &[
-    &["errno", "excerpt", "reference", "retry", "secret", "syslog", "tls"],
+    &["child", "errno", "excerpt", "reference", "retry", "secret", "syslog", "tls"],
     &["harden"],
     &["container"],
     &["envrc", "settings"],

@@ -9,7 +9,6 @@
 //!
 //! [The CLI's reference](https://developer.1password.com/docs/cli/reference) is the source of commands and variables.
 
-mod process;
 mod refusal;
 mod template;
 
@@ -28,12 +27,12 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::{Fetched, Field, Source, SourceError};
+use crate::child::{self, Answer};
 use crate::errno::Errno;
 use crate::excerpt::Excerpt;
 use crate::reference::Reference;
 use crate::retry::{Deadline, Seconds};
 use crate::settings::{self, FileError, OpUnlock, file};
-use process::Answer;
 use refusal::Refusal;
 use template::Template;
 
@@ -189,7 +188,7 @@ impl Op {
             left if left < self.timeout => (left, deadline.total()),
             _ => (self.timeout, self.timeout),
         };
-        let answer = timeout(within, process::run(&mut command, input, OUTPUT_BYTES_MAX)).await;
+        let answer = timeout(within, child::run(&mut command, input, OUTPUT_BYTES_MAX)).await;
         let app = matches!(self.unlock, Unlock::App { .. });
         match answer {
             Ok(Ok(Some(answer))) => Ok(answer),

@@ -6,7 +6,7 @@
 use std::os::unix::process::ExitStatusExt;
 
 use super::OpError;
-use super::process::Answer;
+use crate::child::Answer;
 use crate::reference::Reference;
 use crate::source::SourceError;
 

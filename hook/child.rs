@@ -1,12 +1,15 @@
-//! One run of `op`: through pipes alone, and in a process group of its own that does not outlive it.
+//! One run of another program: through pipes alone, and in a process group of its own that does not outlive it.
 
+use std::cell::RefCell;
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::pin::pin;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Weak};
 
-use futures_util::future::{Either, select, try_join3};
+use futures_util::future::{Either, select, try_join4};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::process::{Pid, PidfdFlags, kill_process_group, pidfd_open};
@@ -20,17 +23,21 @@ const COMPLAINT_BYTES_MAX: usize = 16 * 1024;
 const CHUNK_BYTES: usize = 16 * 1024;
 
 /// What it did.
-pub(super) struct Answer {
-    pub(super) status: ExitStatus,
+pub struct Answer {
+    /// How it ended.
+    pub status: ExitStatus,
     /// Its standard output.
-    pub(super) output: Zeroizing<Vec<u8>>,
+    pub output: Zeroizing<Vec<u8>>,
     /// The beginning of its standard error.
-    pub(super) complaint: Zeroizing<Vec<u8>>,
+    pub complaint: Zeroizing<Vec<u8>>,
 }
 
-/// Runs a command to its end, with this input; `None` if it printed more than `bytes_max`. Whoever drops this ends it, and everyone
-/// whom it started.
-pub(super) async fn run(command: &mut Command, input: &[u8], bytes_max: usize) -> io::Result<Option<Answer>> {
+/// Runs a command to its end, with this input; `None` if it printed more than `bytes_max`. Whom it started and left behind in its
+/// group is ended with it. Whoever drops this ends all of them.
+///
+/// # Errors
+/// If it cannot be started, its pipes break, or a signal came that would end us: nobody of it is left then.
+pub async fn run(command: &mut Command, input: &[u8], bytes_max: usize) -> io::Result<Option<Answer>> {
     // Declared first and so dropped last: a signal may end us only when the process is gone.
     let interrupts;
     let mut running = Running::start(command)?;
@@ -86,19 +93,22 @@ impl Running {
             }
             Ok(output)
         };
-        match try_join3(write, output, complaint).await {
+        let end = async {
+            gone.readable().await?;
+            // Whom it left behind may hold the pipes open for ever.
+            kill_group(pid);
+            Ok(())
+        };
+        match try_join4(write, output, complaint, end).await {
             Err(Stop::TooLarge) => Ok(None),
             Err(Stop::Io(error)) => Err(error),
-            Ok(((), output, complaint)) => {
-                gone.readable().await?;
-                Ok(Some(Answer { status: self.end()?, output, complaint }))
-            }
+            Ok(((), output, complaint, ())) => Ok(Some(Answer { status: self.end()?, output, complaint })),
         }
     }
 
-    /// Ends whoever is left of the group. Until the process is waited for, nobody else can have its number.
+    /// Ends whoever is left of the group.
     fn end(&mut self) -> io::Result<ExitStatus> {
-        let _ = kill_process_group(Pid::from_child(&self.child), rustix::process::Signal::KILL);
+        kill_group(Pid::from_child(&self.child));
         self.is_over = true;
         self.child.wait()
     }
@@ -110,6 +120,11 @@ impl Drop for Running {
             let _ = self.end();
         }
     }
+}
+
+/// Until the process is waited for, nobody else can have its number.
+fn kill_group(leader: Pid) {
+    let _ = kill_process_group(leader, rustix::process::Signal::KILL);
 }
 
 /// Why reading ends before the process does.
@@ -134,18 +149,17 @@ async fn chunk(pipe: &mut Receiver) -> Result<Option<Zeroizing<Vec<u8>>>, Stop> 
 /// What Ctrl-C and `kill` send, held back for as long as this lives, and then let through: another process group than ours does not
 /// hear of it.
 struct Interrupts {
-    before: SigSet,
     /// No pipe, but as readable as one.
     come: Receiver,
+    _held: Arc<Held>,
 }
 
 impl Interrupts {
     fn hold() -> io::Result<Interrupts> {
-        let held = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
-        let come = SignalFd::with_flags(&held, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        let signals = signals_that_end_us();
+        let come = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
         let come = Receiver::from_owned_fd_unchecked(come.into())?;
-        let before = held.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
-        Ok(Interrupts { before, come })
+        Ok(Interrupts { come, _held: Held::by_this_thread(&signals)? })
     }
 
     /// Waits for one, and leaves it to be let through.
@@ -154,15 +168,47 @@ impl Interrupts {
     }
 }
 
-impl Drop for Interrupts {
+/// The signals that this thread holds back, for all that it runs at the same time: the last of them lets them through.
+struct Held {
+    before: SigSet,
+}
+
+impl Held {
+    fn by_this_thread(signals: &SigSet) -> io::Result<Arc<Held>> {
+        thread_local! {
+            static HELD: RefCell<Weak<Held>> = const { RefCell::new(Weak::new()) };
+        }
+        HELD.with_borrow_mut(|held| match held.upgrade() {
+            Some(held) => Ok(held),
+            None => {
+                let new = Arc::new(Held { before: signals.thread_swap_mask(SigmaskHow::SIG_BLOCK)? });
+                *held = Arc::downgrade(&new);
+                Ok(new)
+            }
+        })
+    }
+}
+
+impl Drop for Held {
     fn drop(&mut self) {
         let _ = self.before.thread_set_mask();
     }
 }
 
+/// Who handles a signal, as a service does that ends in its own time, or was told to ignore it, is left to that.
+fn signals_that_end_us() -> SigSet {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let set = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        u64::from_str_radix(line.trim_start_matches(':').trim(), 16).ok()
+    };
+    let kept = set("SigIgn").unwrap_or_default() | set("SigCgt").unwrap_or_default();
+    let ends_us = |signal: &Signal| kept & (1 << (*signal as i32 - 1)) == 0;
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().filter(ends_us).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::time::{Duration, Instant};
 
     use tokio::time::timeout;
@@ -215,5 +261,37 @@ mod tests {
                 std::thread::yield_now();
             }
         }
+    }
+
+    #[test]
+    fn is_not_held_up_by_whom_it_leaves_behind() {
+        let patience = Duration::from_secs(60);
+        let mut command = shell("sleep 1000 & echo canary");
+        let ended = block_on(async { timeout(patience, run(&mut command, b"", 100)).await });
+        assert_eq!(ended.unwrap().unwrap().unwrap().output.as_slice(), b"canary\n");
+    }
+
+    #[test]
+    fn signals_are_held_back_until_the_last_of_several_has_ended() {
+        let interrupt_is_held = || SigSet::thread_get_mask().unwrap().contains(Signal::SIGINT);
+        let first = block_on(async { Interrupts::hold().unwrap() });
+        let second = block_on(async { Interrupts::hold().unwrap() });
+        assert!(interrupt_is_held());
+        drop(first);
+        assert!(interrupt_is_held());
+        drop(second);
+        assert!(!interrupt_is_held());
+        drop(block_on(async { Interrupts::hold().unwrap() }));
+        assert!(!interrupt_is_held());
+    }
+
+    #[test]
+    fn a_signal_that_is_handled_is_left_to_its_handler() {
+        block_on(async {
+            assert!(signals_that_end_us().contains(Signal::SIGHUP));
+            let _handler = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).unwrap();
+            assert!(!signals_that_end_us().contains(Signal::SIGHUP));
+            assert!(signals_that_end_us().contains(Signal::SIGINT));
+        });
     }
 }
