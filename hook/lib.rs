@@ -31,6 +31,7 @@ pub mod reference;
 pub mod report;
 pub mod resolve;
 pub mod retry;
+pub mod run_directory;
 pub mod runtime;
 pub mod seal;
 pub mod secret;

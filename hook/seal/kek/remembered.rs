@@ -22,13 +22,11 @@ use google_cloud_auth::credentials::{CacheableResource, Credentials, Credentials
 use google_cloud_auth::errors::CredentialsError;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use ring::digest;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, fstat, fstatfs, mkdirat, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::harden;
-
-const DIRECTORY: &str = "/run/oci-secrets";
+use crate::run_directory;
 
 /// How long a token is used again.
 const AGE_MAX: Duration = Duration::from_secs(5 * 60);
@@ -37,7 +35,6 @@ const AGE_MAX: Duration = Duration::from_secs(5 * 60);
 const SKEW: Duration = Duration::from_secs(30);
 
 const FILE_BYTES_MAX: u64 = 64 * 1024;
-const TMPFS_MAGIC: u64 = 0x0102_1994;
 
 /// Credentials whose access token is remembered.
 #[derive(Clone)]
@@ -133,7 +130,7 @@ impl Place {
     fn of(credentials_file: &[u8], subject_token: &[u8]) -> Option<Place> {
         let expires = expiry(subject_token)?.checked_sub(SKEW.as_secs())?;
         let until = expires.min(now() + AGE_MAX.as_secs());
-        if until <= now() || !harden::is_root_of_the_host() {
+        if until <= now() {
             return None;
         }
         let mut context = digest::Context::new(&digest::SHA256);
@@ -142,7 +139,7 @@ impl Place {
             context.update(part);
         }
         let hash: String = context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        Some(Place { directory: directory()?, name: format!("gcp-token-{hash}"), until })
+        Some(Place { directory: run_directory::open()?, name: format!("gcp-token-{hash}"), until })
     }
 
     fn read(&self) -> Option<HeaderMap> {
@@ -181,17 +178,6 @@ impl Place {
         }
         renamed
     }
-}
-
-/// The directory, if it is root's alone and a tmpfs.
-fn directory() -> Option<OwnedFd> {
-    let _ = mkdirat(CWD, DIRECTORY, Mode::RWXU);
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = openat(CWD, DIRECTORY, flags, Mode::empty()).ok()?;
-    let metadata = fstat(&directory).ok()?;
-    let is_private = metadata.st_uid == 0 && metadata.st_mode & 0o077 == 0;
-    let is_tmpfs = u64::try_from(fstatfs(&directory).ok()?.f_type).ok()? == TMPFS_MAGIC;
-    (is_private && is_tmpfs).then_some(directory)
 }
 
 /// What a JSON web token says of its end, in seconds of Unix time. Nobody has checked it: it is only ever believed to be over.

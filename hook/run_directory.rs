@@ -1,0 +1,24 @@
+//! `/run/oci-secrets`: where what outlives a process is kept in memory, by root of the host for itself alone.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{CWD, Mode, OFlags, fstat, fstatfs, mkdirat, openat};
+
+use crate::harden;
+
+const DIRECTORY: &str = "/run/oci-secrets";
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// Opens it, or makes it. There is none unless it is on a tmpfs and nobody but root can look into it, and for nobody else.
+pub fn open() -> Option<OwnedFd> {
+    if !harden::is_root_of_the_host() {
+        return None;
+    }
+    let _ = mkdirat(CWD, DIRECTORY, Mode::RWXU);
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = openat(CWD, DIRECTORY, flags, Mode::empty()).ok()?;
+    let metadata = fstat(&directory).ok()?;
+    let is_private = metadata.st_uid == 0 && metadata.st_mode & 0o077 == 0;
+    let is_tmpfs = u64::try_from(fstatfs(&directory).ok()?.f_type).ok()? == TMPFS_MAGIC;
+    (is_private && is_tmpfs).then_some(directory)
+}
