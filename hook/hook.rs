@@ -18,7 +18,8 @@ use crate::excerpt::Excerpt;
 use crate::resolve::{Outcome, Resolved, resolve, resolve_each};
 use crate::retry::Deadline;
 use crate::seal::kek::Keks;
-use crate::settings::{Grants, SETTINGS_PATH, Settings};
+use crate::settings::{Grants, SETTINGS_PATH, Settings, StaticToken};
+use crate::token::static_token::{Shown, Use};
 use crate::{break_glass, harden, report, source, tls};
 
 /// How the hook calls itself in messages.
@@ -160,6 +161,11 @@ fn secrets<'a>(requests: &'a [Request], settings: &Settings, record: &mut Record
     });
     // A thread that still waits for a name server must not hold up the container.
     runtime.shutdown_background();
+    if let Some(conditions) = &settings.static_token
+        && let Some(shown) = source.static_token()
+    {
+        record.static_token = Some(look_at(&shown, conditions, &record.container));
+    }
     let (mut secrets, unanswered) = outcome?;
     let findings =
         rotation::check(&secrets, settings.break_glass.rotation.then, settings).map_err(Error::BreakGlass)?;
@@ -168,6 +174,15 @@ fn secrets<'a>(requests: &'a [Request], settings: &Settings, record: &mut Record
         secrets.extend(kept(unanswered, settings, record)?);
     }
     Ok(secrets)
+}
+
+/// How a token that stays the same was used for this start. Whoever looks after the host is told what was not expected.
+fn look_at(shown: &Shown, conditions: &StaticToken, container: &str) -> Use {
+    let used = Use::of(shown, conditions);
+    for anomaly in used.anomalies() {
+        report::warn(PROGRAM, &format!("container {container}: the token of {} was used: {anomaly}", shown.origin));
+    }
+    used
 }
 
 /// Secrets that came, and requests that nobody answered. Any other failure stands, whatever an emergency holds.

@@ -55,6 +55,9 @@ fn optional_keys_show_their_defaults() {
     let op = full.op.unwrap();
     assert_eq!((&op.program, op.timeout), (&Op::default().program, Op::default().timeout));
     assert!(matches!(op.unlock, OpUnlock::ServiceAccount { .. }) && written.op.is_none());
+    let conditions = full.static_token.unwrap();
+    assert!(conditions.max_age.is_some() && conditions.rate.is_some() && written.static_token.is_none());
+    assert!(!conditions.addresses.is_empty() && !conditions.schedule.is_empty());
     assert_eq!((full.source, written.source), (Some(SourceName::Connect), None));
     assert!(full.connect.unwrap().ca_file.is_some() && written.connect.unwrap().ca_file.is_none());
     assert!(matches!(&full.aws_kms.identity, AwsIdentity::Profile { profile, .. } if profile == "default"));
@@ -73,6 +76,7 @@ fn the_settings_show_every_key_that_the_code_knows() {
         ("", "no-such-key = 1"),
         ("connect", "[connect]\nno-such-key = 1"),
         ("op", "[op]\nno-such-key = 1"),
+        ("static-token", "[static-token]\nno-such-key = 1"),
         ("gcp-kms", "[gcp-kms]\nno-such-key = 1"),
         ("aws-kms", "[aws-kms]\nno-such-key = 1"),
         ("pkcs11", "[pkcs11]\nno-such-key = 1"),

@@ -23,6 +23,30 @@ pub struct Entry {
     pub secrets: Vec<Reading>,
     /// Why it was refused.
     pub refusal: Option<Refusal>,
+    /// How a token that stays the same was used.
+    pub static_token: Option<StaticToken>,
+}
+
+/// How a token that stays the same was used.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct StaticToken {
+    /// What was not expected.
+    #[serde(default)]
+    pub anomalies: Vec<Anomaly>,
+}
+
+/// Something that was not expected.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Anomaly {
+    /// What, as a sentence.
+    pub detail: String,
+}
+
+impl Entry {
+    /// What was not expected about the use of a token that stays the same.
+    pub fn anomalies(&self) -> impl Iterator<Item = &str> {
+        self.static_token.iter().flat_map(|used| &used.anomalies).map(|anomaly| anomaly.detail.as_str())
+    }
 }
 
 /// One reference that was asked for, and what was read for it.
@@ -59,6 +83,8 @@ pub struct Filter {
     pub reference: Option<Pattern>,
     /// The decision, as it is written.
     pub decision: Option<String>,
+    /// With something about a token that stays the same that was not expected.
+    pub anomalies: bool,
     /// Not before.
     pub since: Option<Timestamp>,
     /// Before.
@@ -72,6 +98,7 @@ impl Filter {
         self.container.as_ref().is_none_or(|id| entry.container.starts_with(id))
             && self.reference.as_ref().is_none_or(asked_for)
             && self.decision.as_ref().is_none_or(|decision| entry.decision == *decision)
+            && (!self.anomalies || entry.anomalies().next().is_some())
             && self.since.is_none_or(|since| entry.time >= since)
             && self.until.is_none_or(|until| entry.time < until)
     }
@@ -110,7 +137,8 @@ mod tests {
     use super::*;
 
     const RECORD: &str = r#"{"schema":1,"time":"2026-05-04T10:00:00Z","decision":"delivered","start":"01","container":"4f2a",
-        "bundle":"/b","secrets":[{"file":"a","reference":"op://Vault/item/field","item":"i","item_version":3}],"new":{}}"#;
+        "bundle":"/b","secrets":[{"file":"a","reference":"op://Vault/item/field","item":"i","item_version":3}],
+        "static_token":{"anomalies":[{"kind":"new","detail":"d"}]},"new":{}}"#;
 
     fn entry() -> Entry {
         match Line::parse(RECORD) {
@@ -155,6 +183,11 @@ mod tests {
         ] {
             assert!(chosen.matches(&entry), "{chosen:?}");
             assert!(!left_out.matches(&entry), "{left_out:?}");
+        }
+        let odd = Filter { anomalies: true, ..none };
+        assert!(odd.matches(&entry));
+        for as_expected in [None, Some(StaticToken { anomalies: Vec::new() })] {
+            assert!(!odd.matches(&Entry { static_token: as_expected, ..entry.clone() }));
         }
     }
 }

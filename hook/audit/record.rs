@@ -9,9 +9,13 @@ use serde::Serialize;
 use crate::container::Request;
 use crate::resolve::Resolved;
 use crate::syslog::{CONTAINER, Field};
+use crate::token::static_token::Use;
 
 /// The version of the record's shape.
 pub(super) const SCHEMA: u8 = 1;
+
+/// The field by which the journal finds uses of a static token that were not expected, by the kind of what was odd.
+const ANOMALY: &str = "OCI_SECRETS_ANOMALY";
 
 /// What is known of one start. It is filled as the start goes on, so that a refusal tells how far it came.
 #[derive(Serialize)]
@@ -31,6 +35,9 @@ pub struct Record {
     /// The emergency that secrets were kept for, if some came from it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub emergency: Option<String>,
+    /// How a token was used that stays the same, if the settings have conditions for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub static_token: Option<Use>,
     secrets: Vec<Reading>,
     /// The error and its exit code, if it was refused.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -86,6 +93,7 @@ impl Record {
             bundle: PathBuf::new(),
             annotations: BTreeMap::new(),
             emergency: None,
+            static_token: None,
             secrets: Vec::new(),
             refusal: None,
             milliseconds: BTreeMap::new(),
@@ -142,7 +150,8 @@ impl Record {
             ("OCI_SECRETS_START", &self.start),
         ];
         let references = self.secrets.iter().map(|reading| ("OCI_SECRETS_REFERENCE", reading.reference.as_str()));
-        one.into_iter().chain(references).map(|(name, value)| Field { name, value }).collect()
+        let anomalies = self.static_token.iter().flat_map(Use::anomalies).map(|anomaly| (ANOMALY, anomaly.kind()));
+        one.into_iter().chain(references).chain(anomalies).map(|(name, value)| Field { name, value }).collect()
     }
 
     /// Decides that the container has its secrets.

@@ -1,6 +1,7 @@
 //! `oci-secrets check`: whether this host can deliver secrets, tested as the hook would do it.
 
 mod source;
+mod static_token;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -196,8 +197,9 @@ fn connect(settings: &Settings, connect: &settings::Connect) -> Result<Vec<Findi
         return Ok(vec![Finding::warning("connect", detail, advice.into())]);
     }
     let unused = source::unused_vaults(settings, &vaults);
+    let conditions = static_token::conditions(settings, &client);
     let _ = write!(detail, ", which sees {}", names.join(", "));
-    let with_unused = |finding| Ok([finding].into_iter().chain(unused).collect());
+    let with_unused = |finding| Ok([finding].into_iter().chain(unused).chain(conditions).collect());
     let Some(expiry) = expires else { return with_unused(Finding::ok("connect", detail)) };
     let days = (expiry.as_second() - Timestamp::now().as_second()) / (24 * 60 * 60);
     let _ = write!(detail, " until {}", expiry.strftime("%Y-%m-%d"));

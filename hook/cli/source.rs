@@ -14,6 +14,7 @@ use crate::settings::{OpUnlock, Permission, ServerUrl, Settings, SourceName};
 use crate::source::connect::Connect;
 use crate::source::op::{Op, Session};
 use crate::source::{self, Source, SourceError};
+use crate::token::static_token::made;
 use crate::token::{Origin, Token, Tokens};
 
 const CONNECT_HOST: &str = "OP_CONNECT_HOST";
@@ -74,6 +75,7 @@ fn of_environment(
     variable: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Option<Box<dyn Source>>, Error> {
     let bytes = |value: OsString| Zeroizing::new(value.into_vec());
+    let max_age = settings.static_token.as_ref().and_then(|conditions| conditions.max_age);
     let may_be = |name| settings.source.is_none_or(|chosen| chosen == name);
     if may_be(SourceName::Connect) {
         match (variable(CONNECT_HOST), variable(CONNECT_TOKEN)) {
@@ -83,7 +85,9 @@ fn of_environment(
                 let url = ServerUrl::parse(url, Permission::Refuse)
                     .map_err(|reason| Error::Variable { name: CONNECT_HOST, reason: reason.to_string() })?;
                 let token = Token::new(&bytes(token)).map_err(Error::Token)?;
-                let tokens = Tokens::of(token, Origin::Environment(CONNECT_TOKEN));
+                let origin = Origin::Environment(CONNECT_TOKEN);
+                made::check(token.issued(), max_age, &origin).map_err(|error| Error::Token(error.into()))?;
+                let tokens = Tokens::of(token, origin);
                 let connect = Connect::new(&url, tokens, None).map_err(Error::Source)?;
                 return Ok(Some(Box::new(connect)));
             }
@@ -98,9 +102,10 @@ fn of_environment(
     }
     match variable(SERVICE_ACCOUNT_TOKEN) {
         Some(token) if may_be(SourceName::Op) => {
-            let op = settings.op.clone().unwrap_or_default();
-            let op = Op::with_token(&op, &bytes(token)).map_err(|error| Error::Source(SourceError::Op(error)))?;
-            Ok(Some(Box::new(op)))
+            let (op, origin) = (settings.op.clone().unwrap_or_default(), Origin::Environment(SERVICE_ACCOUNT_TOKEN));
+            let failed = |error| Error::Source(SourceError::Op(error));
+            made::check(None, max_age, &origin).map_err(|error| failed(error.into()))?;
+            Ok(Some(Box::new(Op::with_token(&op, &bytes(token), origin).map_err(failed)?)))
         }
         _ => Ok(None),
     }

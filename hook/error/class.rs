@@ -166,7 +166,10 @@ fn of_op(error: &OpError) -> Class {
         OpError::File { source } => of_file(source),
         OpError::UnusableToken | OpError::NoPerson | OpError::OnDisk { .. } | OpError::Run { .. } => Class::Settings,
         OpError::NoHome { .. } | OpError::NoRandom => Class::Kernel,
-        OpError::NotSignedIn { .. } | OpError::NotLetIn { .. } | OpError::Unauthorized { .. } => Class::NotPermitted,
+        OpError::NotSignedIn { .. }
+        | OpError::NotLetIn { .. }
+        | OpError::Unauthorized { .. }
+        | OpError::Outdated(_) => Class::NotPermitted,
         OpError::Many => Class::Data,
         OpError::NoAnswer { .. }
         | OpError::TooLarge { .. }
@@ -187,7 +190,7 @@ fn of_token(error: &TokenError) -> Class {
         | TokenError::GithubUrl { .. }
         | TokenError::NoGitlabVariable { .. }
         | TokenError::Start { .. } => Class::Settings,
-        TokenError::Expired { .. } | TokenError::GithubRefused { .. } => Class::NotPermitted,
+        TokenError::Expired { .. } | TokenError::Outdated(_) | TokenError::GithubRefused { .. } => Class::NotPermitted,
         TokenError::NoAnswer { .. }
         | TokenError::Unreachable { .. }
         | TokenError::Status { .. }

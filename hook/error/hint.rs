@@ -21,6 +21,7 @@ use crate::seal::{SealError, envelope::EnvelopeError};
 use crate::settings::{FileError, Refusal, SettingsError};
 use crate::source::SourceError;
 use crate::source::op::OpError;
+use crate::token::static_token::OutdatedError;
 use crate::token::{Origin, TokenError};
 
 impl Error {
@@ -248,6 +249,9 @@ fn op_hint(error: &OpError) -> Option<String> {
             "`program` and `service-account-token-file` under [op] in the settings name files of this host"
         }
         OpError::File { source } => return file_hint(source),
+        OpError::Outdated(error) => {
+            return Some(outdated_hint(error, "`op service-account create` makes an account with one"));
+        }
         OpError::UnusableToken => "store the line that `op service-account create` prints",
         OpError::NoPerson => "name a `service-account-token-file` under [op] in the settings, or use [connect]",
         OpError::NoAnswer { app: true, .. } | OpError::NotLetIn { .. } => {
@@ -324,12 +328,24 @@ fn token_hint(error: &TokenError) -> Option<String> {
             ));
         }
         TokenError::Expired { origin, .. } => return Some(expired_hint(origin)),
+        TokenError::Outdated(error) => return Some(outdated_hint(error, "`op connect token create` makes one")),
         TokenError::Failed { .. } | TokenError::TooMuch { .. } => {
             "run it by hand: it must print the token and nothing else, and has no variable but PATH and HOME"
         }
         _ => return None,
     };
     Some(hint.to_owned())
+}
+
+fn outdated_hint(error: &OutdatedError, new: &str) -> String {
+    match error {
+        OutdatedError::TooOld { origin, .. } => format!("put a new token into {origin}: {new}"),
+        OutdatedError::ToCome { .. } => "the clock of this host, or of who wrote the file, is wrong".into(),
+        OutdatedError::Unknown { .. } => {
+            "put it into a file, whose time tells: `token-file` under [connect] or `service-account-token-file` under [op]"
+                .into()
+        }
+    }
 }
 
 fn expired_hint(origin: &Origin) -> String {

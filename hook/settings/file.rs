@@ -11,6 +11,7 @@ use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use nix::fcntl::OFlag;
 use zeroize::Zeroizing;
@@ -50,6 +51,18 @@ pub enum Kind {
 /// # Errors
 /// The file cannot be opened or read, is too large, or could have been written (a credential: read) by others.
 pub fn read(path: &Path, kind: Kind, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>, FileError> {
+    read_dated(path, kind, bytes_max).map(|(bytes, _)| bytes)
+}
+
+/// The same, and when the file was written last, as far as its file system tells.
+///
+/// # Errors
+/// As for [`read`].
+pub fn read_dated(
+    path: &Path,
+    kind: Kind,
+    bytes_max: usize,
+) -> Result<(Zeroizing<Vec<u8>>, Option<SystemTime>), FileError> {
     let (file, metadata) = open(path, kind, OpenOptions::new().read(true))?;
     // One byte more than allowed tells a file that is too large; room for all of it avoids copies that stay behind in memory.
     let limit = bytes_max as u64 + 1;
@@ -57,7 +70,7 @@ pub fn read(path: &Path, kind: Kind, bytes_max: usize) -> Result<Zeroizing<Vec<u
     match file.take(limit).read_to_end(&mut bytes) {
         Err(error) => Err(FileError::Read { path: path.into(), errno: error.into() }),
         Ok(length) if length > bytes_max => Err(FileError::TooLarge { path: path.into(), bytes_max }),
-        Ok(_) => Ok(bytes),
+        Ok(_) => Ok((bytes, metadata.modified().ok())),
     }
 }
 

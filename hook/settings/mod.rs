@@ -12,6 +12,7 @@ mod op;
 mod parse;
 mod pattern;
 mod server;
+mod static_token;
 mod token;
 
 use std::collections::BTreeMap;
@@ -33,6 +34,7 @@ pub use self::op::{Op, OpUnlock};
 pub use self::parse::{ParseError, parse};
 pub use self::pattern::{Pattern, PatternError};
 pub use self::server::{ServerUrl, ServerUrlError};
+pub use self::static_token::{Hours, HoursError, Rate, StaticToken, TokenFile};
 pub use self::token::{Audience, Command, TokenSource, TokenSourceError, Variable};
 
 /// Where the settings are, unless the command line says otherwise.
@@ -63,6 +65,8 @@ pub struct Settings {
     pub connect: Option<Connect>,
     /// `[op]`: the 1Password CLI; absent on a host with another source.
     pub op: Option<Op>,
+    /// `[static-token]`: the conditions under which a token that stays the same is used, if there are any.
+    pub static_token: Option<StaticToken>,
     /// `[gcp-kms]`: Google Cloud KMS.
     pub gcp_kms: GcpKms,
     /// `[aws-kms]`: AWS KMS.
@@ -104,7 +108,7 @@ impl Settings {
     /// The file cannot be read or trusted, or what it says is not valid. Messages name line and key, never a value: it may be a
     /// secret that was put in the wrong place.
     pub fn load_in_job(path: &Path) -> Result<Settings, SettingsError> {
-        load(path)
+        load(path).map(Settings::with_ages)
     }
 
     /// Whether sealed values may be unsealed with this KEK.
@@ -122,6 +126,18 @@ impl Settings {
         ]
         .into_iter()
         .find_map(|(table, of_a_job)| of_a_job.then_some(table))
+    }
+
+    /// Tells the files of tokens that stay the same how old these may be: what is said in one table is for all of them.
+    fn with_ages(mut self) -> Settings {
+        let max_age = self.static_token.as_ref().and_then(|conditions| conditions.max_age);
+        if let Some(Connect { token: TokenSource::Static(file), .. }) = &mut self.connect {
+            file.max_age = max_age;
+        }
+        if let Some(Op { unlock: OpUnlock::ServiceAccount { token_file }, .. }) = &mut self.op {
+            token_file.max_age = max_age;
+        }
+        self
     }
 }
 

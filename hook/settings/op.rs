@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::AbsolutePath;
+use super::{AbsolutePath, TokenFile};
 
 const PROGRAM: &str = "/usr/bin/op";
 
@@ -33,8 +33,8 @@ pub enum OpUnlock {
     },
     /// The token of a service account.
     ServiceAccount {
-        /// The file with the token: a credential.
-        token_file: AbsolutePath,
+        /// The file with the token.
+        token_file: TokenFile,
     },
 }
 
@@ -64,7 +64,7 @@ impl TryFrom<Keys> for Op {
             (Some(_), Some(_)) => return Err(OpKeysError::Both),
             (Some(account), None) if !is_account(&account) => return Err(OpKeysError::Account),
             (account, None) => OpUnlock::App { account },
-            (None, Some(token_file)) => OpUnlock::ServiceAccount { token_file },
+            (None, Some(token_file)) => OpUnlock::ServiceAccount { token_file: token_file.into() },
         };
         let default = Op::default();
         let program = keys.program.unwrap_or(default.program);

@@ -11,7 +11,7 @@ impl FromStr for Settings {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Settings, ParseError> {
-        parse(text)
+        parse(text).map(Settings::with_ages)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::AbsolutePath;
+use super::{AbsolutePath, TokenFile};
 
 /// The most characters of an audience.
 const AUDIENCE_CHARACTERS_MAX: usize = 256;
@@ -11,9 +11,9 @@ const AUDIENCE_CHARACTERS_MAX: usize = 256;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum TokenSource {
-    /// A file whose token stays the same until someone puts another there: a credential. It is what `token-file` means.
+    /// A file whose token stays the same until someone puts another there. It is what `token-file` means.
     #[serde(skip)]
-    Static(AbsolutePath),
+    Static(TokenFile),
     /// A file whose token someone renews, as Kubernetes does with those that it projects: read at each use.
     File(AbsolutePath),
     /// The identity token of a job of GitHub Actions, which its runner asks for.
@@ -37,7 +37,7 @@ impl TokenSource {
 /// Of two keys that say where the token is, the one that is there; `None` if it is neither or both.
 pub(super) fn one_of(token_file: Option<AbsolutePath>, token: Option<TokenSource>) -> Option<TokenSource> {
     match (token_file, token) {
-        (Some(path), None) => Some(TokenSource::Static(path)),
+        (Some(path), None) => Some(TokenSource::Static(path.into())),
         (None, token) => token,
         (Some(_), Some(_)) => None,
     }

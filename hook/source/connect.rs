@@ -7,12 +7,14 @@
 //! [Connect's OpenAPI description](https://github.com/1Password/connect/tree/main/docs/openapi) is the source of the paths and shapes.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::{LocalBoxFuture, join_all};
 use futures_util::stream::{FuturesUnordered, LocalBoxStream, StreamExt, iter};
+use hyper_util::client::legacy::connect::HttpInfo;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use reqwest::{Certificate, Client, Method, Response, StatusCode, Url, redirect};
 use serde::Deserialize;
@@ -27,6 +29,7 @@ use super::{Fetched, Field, Source, SourceError};
 use crate::reference::{Reference, is_id};
 use crate::retry::{Deadline, Failure, GaveUp};
 use crate::settings::{self, ServerUrl, file};
+use crate::token::static_token::Shown;
 use crate::token::{Token, TokenError, Tokens};
 
 /// The most that is read of one answer. 1Password bounds an item well below it.
@@ -43,6 +46,8 @@ pub struct Connect {
     base: Url,
     /// The address as messages name it: without a path, and user-info cannot be in it.
     server: String,
+    /// From which address the token was sent, once there was an answer.
+    address: OnceLock<IpAddr>,
 }
 
 /// One vault that the token may see.
@@ -109,7 +114,7 @@ impl Connect {
         }
         let client = client.build().map_err(|error| SourceError::NoClient { source: Arc::new(error) })?;
         let base = url.as_url().clone();
-        Ok(Connect { client, tokens, server: base.origin().ascii_serialization(), base })
+        Ok(Connect { client, tokens, server: base.origin().ascii_serialization(), base, address: OnceLock::new() })
     }
 
     /// The server's address, as messages name it.
@@ -336,6 +341,9 @@ impl Connect {
         let attempt = async || {
             let request = self.client.get(url.clone()).header(AUTHORIZATION, bearer.clone());
             let response = request.send().await.map_err(broken)?;
+            if let Some(connection) = response.extensions().get::<HttpInfo>() {
+                let _ = self.address.set(connection.local_addr().ip().to_canonical());
+            }
             if response.status() != StatusCode::OK {
                 return Err(refused(&response));
             }
@@ -399,6 +407,11 @@ impl Connect {
 }
 
 impl Source for Connect {
+    fn static_token(&self) -> Option<Shown> {
+        let (made, address) = (self.tokens.fixed()?, *self.address.get()?);
+        Some(Shown { origin: self.tokens.origin().clone(), made, address: Some(address) })
+    }
+
     fn names_beside<'a>(
         &'a self,
         missing: &'a SourceError,

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use crate::reference::Reference;
 use crate::retry::{Deadline, Seconds, Tries};
 use crate::settings::{self, FileError, Settings, SourceName};
+use crate::token::static_token::Shown;
 use crate::token::{Origin, TokenError};
 use connect::Connect;
 use op::{Op, OpError, Session};
@@ -68,6 +69,9 @@ pub fn chosen(settings: &Settings) -> Result<SourceName, SourceError> {
 pub trait Source {
     /// Fetches the fields of `references`, each item once, and yields every field as it arrives, in no particular order.
     fn fetch<'a>(&'a self, references: &'a [&'a Reference], deadline: Deadline) -> LocalBoxStream<'a, Fetched>;
+
+    /// The token that it was shown, if it is one that stays the same.
+    fn static_token(&self) -> Option<Shown>;
 
     /// The names of what is in the place of what this error says is missing, for a person who mistyped it; none if the source does not
     /// list any.

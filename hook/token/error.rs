@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::static_token::OutdatedError;
 use super::{Origin, TOKEN_BYTES_MAX};
 use crate::errno::Errno;
 use crate::retry::{Seconds, Tries};
@@ -31,6 +32,9 @@ pub enum TokenError {
         /// When.
         end: Timestamp,
     },
+    /// It stays the same, and is too old for that.
+    #[error(transparent)]
+    Outdated(#[from] OutdatedError),
     /// We are in no job of GitHub Actions, or in one that may not ask for tokens.
     #[error("cannot get a token from GitHub Actions: {name} is not set")]
     NoGithubVariable {

@@ -6,6 +6,7 @@
 mod command;
 mod error;
 mod github;
+pub mod static_token;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,8 @@ use zeroize::Zeroizing;
 
 use crate::retry::{Deadline, Failure, GaveUp};
 use crate::settings::file;
-use crate::settings::{TokenSource, Variable};
+use crate::settings::{TokenFile, TokenSource, Variable};
+use static_token::made;
 
 pub use self::error::TokenError;
 
@@ -53,6 +55,11 @@ impl Token {
     /// When it expires, if it is a JWT and says so.
     pub fn expires(&self) -> Option<Timestamp> {
         self.claims()?.exp
+    }
+
+    /// When it was issued, if it is a JWT and says so.
+    pub fn issued(&self) -> Option<Timestamp> {
+        self.claims()?.iat
     }
 
     /// Its id, if it is a JWT and has one: Connect's account of requests names the token by it.
@@ -94,6 +101,8 @@ impl Token {
 struct Claims {
     #[serde(default, deserialize_with = "seconds")]
     exp: Option<Timestamp>,
+    #[serde(default, deserialize_with = "seconds")]
+    iat: Option<Timestamp>,
     jti: Option<String>,
 }
 
@@ -111,8 +120,8 @@ pub struct Tokens {
 
 /// Where the next token comes from.
 enum Supply {
-    /// One stays the same.
-    Fixed(Arc<Token>),
+    /// One stays the same. It was made at some time, as far as can be told.
+    Fixed { token: Arc<Token>, made: Option<Timestamp> },
     /// Each lasts for a while.
     Renewed { source: TokenSource, held: Mutex<Option<Held>> },
 }
@@ -130,10 +139,7 @@ impl Tokens {
     /// If there will be no token, as far as can be told.
     pub fn open(source: &TokenSource) -> Result<Tokens, TokenError> {
         let held = match source {
-            TokenSource::Static(path) => {
-                let token = fresh(read(path, kind(source))?, source)?;
-                return Ok(Tokens::of(token, Origin::of(source)));
-            }
+            TokenSource::Static(file) => return Tokens::of_file(file, source),
             TokenSource::File(path) => {
                 let token = fresh(read(path, kind(source))?, source)?;
                 Some(Held { token: Arc::new(token), until: Timestamp::MIN })
@@ -148,7 +154,17 @@ impl Tokens {
 
     /// A token that is there already, and stays the same.
     pub fn of(token: Token, origin: Origin) -> Tokens {
-        Tokens { origin, supply: Supply::Fixed(Arc::new(token)) }
+        let made = token.issued();
+        Tokens { origin, supply: Supply::Fixed { token: Arc::new(token), made } }
+    }
+
+    /// The token of a file that stays the same, unless it is too old.
+    fn of_file(file: &TokenFile, source: &TokenSource) -> Result<Tokens, TokenError> {
+        let (token, written) = read_dated(file, kind(source))?;
+        let (token, origin) = (fresh(token, source)?, Origin::of(source));
+        let made = made::earliest(token.issued(), written);
+        made::check(made, file.max_age, &origin)?;
+        Ok(Tokens { origin, supply: Supply::Fixed { token: Arc::new(token), made } })
     }
 
     /// Who gives them, as messages name it.
@@ -159,8 +175,16 @@ impl Tokens {
     /// The token that was there when they were opened, if they come from a file.
     pub fn at_hand(&self) -> Option<Arc<Token>> {
         match &self.supply {
-            Supply::Fixed(token) => Some(token.clone()),
+            Supply::Fixed { token, .. } => Some(token.clone()),
             Supply::Renewed { held, .. } => held.try_lock().ok()?.as_ref().map(|held| held.token.clone()),
+        }
+    }
+
+    /// Whether it is one token that stays the same, and when that was made, as far as can be told.
+    pub fn fixed(&self) -> Option<Option<Timestamp>> {
+        match &self.supply {
+            Supply::Fixed { made, .. } => Some(*made),
+            Supply::Renewed { .. } => None,
         }
     }
 
@@ -183,7 +207,7 @@ impl Tokens {
     /// If there is none; whether another try can help, the failure tells.
     pub async fn get(&self) -> Result<Arc<Token>, Failure<TokenError>> {
         let (source, held) = match &self.supply {
-            Supply::Fixed(token) => return Ok(token.clone()),
+            Supply::Fixed { token, .. } => return Ok(token.clone()),
             Supply::Renewed { source, held } => (source, held),
         };
         let mut held = held.lock().await;
@@ -191,7 +215,8 @@ impl Tokens {
             return Ok(held.token.clone());
         }
         let token = match source {
-            TokenSource::Static(path) | TokenSource::File(path) => read(path, kind(source)).map_err(Failure::Final)?,
+            TokenSource::Static(file) => read(file, kind(source)).map_err(Failure::Final)?,
+            TokenSource::File(path) => read(path, kind(source)).map_err(Failure::Final)?,
             TokenSource::GitlabIdToken(variable) => of_variable(variable).map_err(Failure::Final)?,
             TokenSource::GithubOidc { audience } => {
                 github::Endpoint::find().map_err(Failure::Final)?.ask(audience).await?
@@ -224,7 +249,14 @@ fn kind(source: &TokenSource) -> file::Kind {
 }
 
 fn read(path: &Path, kind: file::Kind) -> Result<Token, TokenError> {
-    Token::new(&file::read(path, kind, TOKEN_BYTES_MAX).map_err(|source| TokenError::File { source })?)
+    read_dated(path, kind).map(|(token, _)| token)
+}
+
+/// The token of a file, and when the file was written.
+fn read_dated(path: &Path, kind: file::Kind) -> Result<(Token, Option<Timestamp>), TokenError> {
+    let (bytes, written) =
+        file::read_dated(path, kind, TOKEN_BYTES_MAX).map_err(|source| TokenError::File { source })?;
+    Ok((Token::new(&bytes)?, written.and_then(|written| Timestamp::try_from(written).ok())))
 }
 
 fn of_variable(variable: &Variable) -> Result<Token, TokenError> {

@@ -19,6 +19,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use pipeline::{Pipeline, SECRET};
 use runner::{Runner, workflow};
@@ -55,6 +56,25 @@ fn a_job_of_gitlab_ci_starts_a_container_with_its_secrets() {
     let Some(pipeline) = Pipeline::start() else { return };
     let Some(runner) = Runner::new(&pipeline, "gitlab") else { return };
     runner.delivers(&pipeline, &pipeline.gitlab_job(&runner.job));
+}
+
+#[test]
+fn a_job_without_oidc_starts_a_container_through_op_until_its_token_is_too_old() {
+    let Some(pipeline) = Pipeline::start() else { return };
+    let Some(runner) = Runner::without_oidc(&pipeline) else { return };
+    let made = |hours: i64| (jiff::Timestamp::now() - jiff::SignedDuration::from_hours(hours)).to_string();
+    let job = |hours| {
+        let variables = [("OP_TOKEN", "ops_canary-service-account".to_owned()), ("OP_TOKEN_MADE", made(hours))];
+        variables.map(|(name, value)| (name.to_owned(), value)).into()
+    };
+    let run = runner.run(&job(23));
+    assert!(run.text.contains(SECRET), "{}", run.text);
+    assert!(run.text.contains(" /run/secrets tmpfs ro,nosuid,nodev,noexec"), "{}", run.text);
+    assert!(!run.text.contains("canary-service-account"), "the container has the token");
+    let run = runner.run(&job(25));
+    assert!(!run.status.success() && !run.text.contains(SECRET), "{}", run.text);
+    assert!(run.text.contains("it is 25h old, expected at most 24h"), "{}", run.text);
+    assert!(!Path::new("/run/oci-secrets/op-token").exists(), "the token is left behind");
 }
 
 #[test]

@@ -64,11 +64,7 @@ impl Pipeline {
 
     /// What a developer does, on another machine, by an identity that may encrypt.
     fn store(&self) {
-        let settings = format!(
-            "keks = [\"{KEK}\"]\n[gcp-kms]\nendpoint = \"{}\"\ncredentials-file = {:?}\n",
-            self.stand_in.kms(),
-            self.directory.path().join("external-account-file.json")
-        );
+        let settings = format!("keks = [\"{KEK}\"]\n{}", self.kms_settings());
         let path = self.directory.path().join("developer.toml");
         with_mode(&path, settings.as_bytes(), 0o600);
         let mut seal = Command::new(binary("oci-secrets"));
@@ -77,6 +73,12 @@ impl Pipeline {
         assert!(sealed.status.success(), "{}", String::from_utf8_lossy(&sealed.stderr));
         let sealed = String::from_utf8(sealed.stdout).unwrap();
         self.stand_in.create_item(AGENT_VAULT, "deploy", &[("", "db-password", sealed.trim_end())]);
+    }
+
+    /// How a machine that has an identity of Google's reaches its KMS.
+    pub(crate) fn kms_settings(&self) -> String {
+        let credentials = self.directory.path().join("external-account-file.json");
+        format!("[gcp-kms]\nendpoint = \"{}\"\ncredentials-file = {credentials:?}\n", self.stand_in.kms())
     }
 
     /// What the runner of GitHub Actions gives a job that may have tokens.

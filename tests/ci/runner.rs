@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::pipeline::{PROVIDER, Pipeline, SECRET, STAND_IN_PROVIDER, binary};
@@ -18,6 +18,9 @@ const SCRIPT: &str = "cat /run/secrets/db-password; grep ' /run/secrets ' /proc/
 
 /// sudo keeps no variable but the path.
 const SUDO: &str = "#!/bin/sh\nexec env -i PATH=\"$PATH\" \"$@\"\n";
+
+/// Tells what a job without an identity does.
+const GUIDE: &str = include_str!("../../packaging/ci.md");
 
 /// How the scripts of a job are run.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -39,18 +42,46 @@ impl Runner {
     /// Installs what the workflow file of a platform asks for; `None` without podman, or without what reads the file.
     pub(crate) fn new(pipeline: &Pipeline, platform: &str) -> Option<Runner> {
         let mut client = python::client("ci_workflow.py")?;
-        if !["/usr/bin/podman", "/usr/sbin/runc", "/bin/busybox"].iter().all(|program| Path::new(program).exists()) {
-            skip("a container takes podman, runc and busybox");
+        if !can_run_containers() {
             return None;
         }
         let job = client.args(["job", platform]).arg(workflow(platform)).output().unwrap();
         let job = serde_json::from_slice(&job.stdout).expect("no job");
-        let runner = Runner { job, directory: tempfile::Builder::new().prefix("runner").tempdir().unwrap() };
-        runner.install(pipeline);
+        let endpoint = format!("[gcp-kms]\nendpoint = \"{}\"", pipeline.stand_in.kms());
+        let settings = fs::read_to_string(workflow("settings")).unwrap();
+        Some(Runner::with(job, &settings.replace(PROVIDER, STAND_IN_PROVIDER).replace("[gcp-kms]", &endpoint)))
+    }
+
+    /// The runner of a CI system whose jobs have no identity, as the guide has it, with a stand-in for `op`; `None` without podman.
+    pub(crate) fn without_oidc(pipeline: &Pipeline) -> Option<Runner> {
+        if !can_run_containers() {
+            return None;
+        }
+        let (_, section) = GUIDE.split_once("\n## Without OIDC\n").unwrap();
+        let block = |language: &str| {
+            let (_, block) = section.split_once(&format!("```{language}\n")).unwrap();
+            block.split_once("```").unwrap().0.to_owned()
+        };
+        let job = json!({ "script": [block("sh")], "env": {}, "has_identity": false });
+        let runner = Runner::with(job, "");
+        let op = format!("[op]\nprogram = {:?}", runner.path("bin/op"));
+        let settings = format!("{}\n{}", block("toml").replace("[op]", &op), pipeline.kms_settings());
+        with_mode(&runner.path("settings.toml"), settings.as_bytes(), 0o644);
+        let stand_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/op");
+        with_mode(&runner.path("bin/op"), &fs::read(stand_in).unwrap(), 0o755);
+        let (connect, token) = (pipeline.stand_in.connect(), pipeline.stand_in.token());
+        let setup = json!({ "connect": connect, "token": token, "authority": pipeline.stand_in.ca_file() });
+        with_mode(&runner.path("bin/op.json"), setup.to_string().as_bytes(), 0o600);
         Some(runner)
     }
 
-    fn install(&self, pipeline: &Pipeline) {
+    fn with(job: Value, settings: &str) -> Runner {
+        let runner = Runner { job, directory: tempfile::Builder::new().prefix("runner").tempdir().unwrap() };
+        runner.install(settings);
+        runner
+    }
+
+    fn install(&self, settings: &str) {
         for directory in
             ["bin", "hooks.d", "rootfs/bin", "rootfs/proc", "rootfs/dev", "rootfs/sys", "rootfs/etc", "rootfs/run"]
         {
@@ -60,9 +91,6 @@ impl Runner {
         for applet in ["sh", "cat", "grep", "env", "touch"] {
             symlink("busybox", self.path("rootfs/bin").join(applet)).unwrap();
         }
-        let settings = fs::read_to_string(workflow("settings")).unwrap();
-        let endpoint = format!("[gcp-kms]\nendpoint = \"{}\"", pipeline.stand_in.kms());
-        let settings = settings.replace(PROVIDER, STAND_IN_PROVIDER).replace("[gcp-kms]", &endpoint);
         with_mode(&self.path("settings.toml"), settings.as_bytes(), 0o644);
         symlink(binary("oci-secrets"), self.path("bin/oci-secrets")).unwrap();
         with_mode(&self.path("bin/sudo"), SUDO.as_bytes(), 0o755);
@@ -141,6 +169,14 @@ impl Runner {
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
+}
+
+fn can_run_containers() -> bool {
+    let can = ["/usr/bin/podman", "/usr/sbin/runc", "/bin/busybox"].iter().all(|program| Path::new(program).exists());
+    if !can {
+        skip("a container takes podman, runc and busybox");
+    }
+    can
 }
 
 /// A file of `config/ci`.

@@ -111,11 +111,22 @@ op() {
 # Writes settings that fetch through it, with plain values allowed; the arguments are lines of [op].
 op_settings() {
     # shellcheck disable=SC2119 # The arguments are for another.
-    op && settings
+    op && DEADLINE=${DEADLINE:-10s} settings
     rm -f "$DIR/op-token"
     printf 'ops_canary-service-account\n' >"$DIR/op-token"
     sed -i "/^\[connect\]/,/^token-file/d; s|^references = .*|references = [\"op://*\"]|; s|^\[deliver\]|&\nplaintext = \"allow\"|" "$DIR/settings.toml"
     printf '%s\n' '[op]' "program = \"$DIR/op\"" "$@" >>"$DIR/settings.toml"
+}
+
+# Writes settings with these lines in [static-token], and begins the audit file anew.
+conditions() {
+    rm -f "$DIR/audit.jsonl"
+    settings '[audit]' "file = \"$DIR/audit.jsonl\"" '[static-token]' "$@"
+}
+
+# Blanks days, times, ages and item ids, which differ from run to run.
+blank_uses() {
+    sed -E 's/(mon|tue|wed|thu|fri|sat|sun) ([0-9:]{5} UTC|00:00)/… \2/g; s/[0-9:]{5} UTC/…/g; s/^2[^ ]*/…/; s/item [a-z0-9]{26}/item …/; s/is [0-9hms ]* old/is … old/'
 }
 
 # Whether a process that the stand-in left behind is still there.

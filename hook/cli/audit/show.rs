@@ -37,6 +37,9 @@ pub(in crate::cli) struct Arguments {
     /// Those that were decided so: delivered, refused.
     #[arg(long, value_name = "DECISION")]
     decision: Option<String>,
+    /// Those whose use of a static token was not as [static-token] in the settings expects.
+    #[arg(long)]
+    anomalies: bool,
     /// Those of starts since then: a time in RFC 3339, or as long ago as 2h.
     #[arg(long, value_name = "TIME", value_parser = time)]
     since: Option<Timestamp>,
@@ -47,7 +50,7 @@ pub(in crate::cli) struct Arguments {
     #[arg(long)]
     json: bool,
     /// Compare with what 1Password Connect says our token read; ends with 65 where they differ.
-    #[arg(long, conflicts_with_all = ["container", "reference", "decision"])]
+    #[arg(long, conflicts_with_all = ["container", "reference", "decision", "anomalies"])]
     activity: bool,
 }
 
@@ -56,6 +59,7 @@ pub(super) fn run(arguments: &Arguments, settings: &Path) -> Result<ExitCode, Er
         container: arguments.container.clone(),
         reference: arguments.reference.clone(),
         decision: arguments.decision.clone(),
+        anomalies: arguments.anomalies,
         since: arguments.since,
         until: arguments.until,
     };
@@ -92,7 +96,8 @@ fn records_of(path: &Path, filter: &Filter) -> Result<Vec<(String, Entry)>, Erro
 
 fn table(entries: &[Entry]) -> String {
     let mut text = String::new();
-    for Entry { time, decision, container, secrets, refusal, .. } in entries {
+    for entry in entries {
+        let Entry { time, decision, container, secrets, refusal, .. } = entry;
         let id: String = plain(container).chars().take(ID_CHARACTERS).collect();
         let code = refusal.as_ref().map(|refusal| format!(" {}", refusal.code)).unwrap_or_default();
         let _ = writeln!(text, "{time:.3}  {id:<ID_CHARACTERS$}  {}{code}", plain(decision));
@@ -102,6 +107,9 @@ fn table(entries: &[Entry]) -> String {
                 let _ = write!(text, ", item {} version {version}", plain(item));
             }
             text.push('\n');
+        }
+        for anomaly in entry.anomalies() {
+            let _ = writeln!(text, "  static token: {}", plain(anomaly));
         }
         if let Some(refusal) = refusal {
             let _ = writeln!(text, "  {}", plain(&refusal.message));

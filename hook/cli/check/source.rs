@@ -1,5 +1,6 @@
 //! Whether sealed values can be fetched, and with how little.
 
+use super::static_token;
 use crate::cli::block_on;
 use crate::cli::finding::Finding;
 use crate::error::Error;
@@ -20,10 +21,10 @@ pub(super) fn choice(settings: &Settings) -> Option<Finding> {
 }
 
 /// Whether `op` can be run and trusted. It is not asked for anything: that would cost a share of its limit, or call a person.
-pub(super) fn op(settings: &Settings) -> Option<Finding> {
+pub(super) fn op(settings: &Settings) -> Vec<Finding> {
     let is_chosen = matches!(chosen(settings), Ok(SourceName::Op));
-    let op = settings.op.clone().or_else(|| is_chosen.then(Default::default))?;
-    let failed = |error| Some(Finding::problem("op", &Error::Source(SourceError::Op(error))));
+    let Some(op) = settings.op.clone().or_else(|| is_chosen.then(Default::default)) else { return Vec::new() };
+    let failed = |error| vec![Finding::problem("op", &Error::Source(SourceError::Op(error)))];
     let program = match Op::open(&op, Some(Session::of(|_| None))) {
         Ok(program) => program,
         Err(error) => return failed(error),
@@ -34,19 +35,20 @@ pub(super) fn op(settings: &Settings) -> Option<Finding> {
     });
     let version = match version {
         Ok(version) => version,
-        Err(error) => return Some(Finding::problem("op", &error)),
+        Err(error) => return vec![Finding::problem("op", &error)],
     };
     let mut detail = format!("{} {version}", op.program.display());
     detail.push_str(match &op.unlock {
         OpUnlock::ServiceAccount { .. } => ", by the token of a service account, which was not tried",
         OpUnlock::App { .. } => ", by the 1Password app, which was not tried; the hook cannot unlock it",
     });
+    let conditions = static_token::conditions(settings, &program);
     let numbers: Vec<u32> = version.split(['.', '-']).map_while(|number| number.parse().ok()).collect();
     if numbers < VERSION_MIN.to_vec() {
         let advice = "update it: before 2.32.1 it can end as if all was well when 1Password failed";
-        return Some(Finding::warning("op", detail, advice.into()));
+        return [Finding::warning("op", detail, advice.into())].into_iter().chain(conditions).collect();
     }
-    Some(Finding::ok("op", detail))
+    [Finding::ok("op", detail)].into_iter().chain(conditions).collect()
 }
 
 /// What the Connect token sees beyond what the grants use, and the command for a token that does not.

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::{LocalBoxStream, iter, unfold};
+use jiff::Timestamp;
 use rustix::fs::statfs;
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -33,6 +34,8 @@ use crate::excerpt::Excerpt;
 use crate::reference::Reference;
 use crate::retry::{Deadline, Seconds};
 use crate::settings::{self, FileError, OpUnlock, file};
+use crate::token::Origin;
+use crate::token::static_token::{OutdatedError, Shown, made, outward_address};
 use refusal::Refusal;
 use template::Template;
 
@@ -57,7 +60,7 @@ pub struct Op {
 
 enum Unlock {
     App { account: Option<String>, session: Session },
-    ServiceAccount { token: Zeroizing<String> },
+    ServiceAccount { token: Zeroizing<String>, shown: Shown },
 }
 
 /// The desktop session of the person who calls: the variables by which `op` finds the app and its own configuration.
@@ -81,8 +84,13 @@ impl Op {
     pub fn open(settings: &settings::Op, session: Option<Session>) -> Result<Op, OpError> {
         let unlock = match (&settings.unlock, session) {
             (OpUnlock::ServiceAccount { token_file }, _) => {
-                let bytes = file::read(token_file, file::Kind::Credential, TOKEN_BYTES_MAX)?;
-                Unlock::ServiceAccount { token: token(&bytes)? }
+                let (bytes, written) = file::read_dated(token_file, file::Kind::Credential, TOKEN_BYTES_MAX)?;
+                let origin = Origin::Static(token_file.to_path_buf());
+                // It does not say itself when it was made.
+                let made = written.and_then(|written| Timestamp::try_from(written).ok());
+                let token = token(&bytes)?;
+                made::check(made, token_file.max_age, &origin)?;
+                Unlock::ServiceAccount { token, shown: Shown { origin, made, address: None } }
             }
             (OpUnlock::App { account }, Some(session)) => Unlock::App { account: account.clone(), session },
             (OpUnlock::App { .. }, None) => return Err(OpError::NoPerson),
@@ -94,8 +102,9 @@ impl Op {
     ///
     /// # Errors
     /// If the program cannot be trusted, or the text is no token.
-    pub fn with_token(settings: &settings::Op, text: &[u8]) -> Result<Op, OpError> {
-        Op::new(settings, Unlock::ServiceAccount { token: token(text)? })
+    pub fn with_token(settings: &settings::Op, text: &[u8], origin: Origin) -> Result<Op, OpError> {
+        let shown = Shown { origin, made: None, address: None };
+        Op::new(settings, Unlock::ServiceAccount { token: token(text)?, shown })
     }
 
     fn new(settings: &settings::Op, unlock: Unlock) -> Result<Op, OpError> {
@@ -178,7 +187,7 @@ impl Op {
                     .env("OP_BIOMETRIC_UNLOCK_ENABLED", "true");
                 command.args(account.iter().map(|account| format!("--account={account}")));
             }
-            Unlock::ServiceAccount { token } => {
+            Unlock::ServiceAccount { token, .. } => {
                 home = home_in_memory(Path::new(MEMORY))?;
                 command.env("HOME", home.path()).env("OP_CONFIG_DIR", home.path());
                 command.env("OP_BIOMETRIC_UNLOCK_ENABLED", "false").env("OP_SERVICE_ACCOUNT_TOKEN", &**token);
@@ -200,6 +209,14 @@ impl Op {
 }
 
 impl Source for Op {
+    fn static_token(&self) -> Option<Shown> {
+        match &self.unlock {
+            // `op` makes its own connections, which nobody sees.
+            Unlock::ServiceAccount { shown, .. } => Some(Shown { address: outward_address(), ..shown.clone() }),
+            Unlock::App { .. } => None,
+        }
+    }
+
     fn fetch<'a>(&'a self, references: &'a [&'a Reference], deadline: Deadline) -> LocalBoxStream<'a, Fetched> {
         let all: Vec<usize> = (0..references.len()).collect();
         let groups = [all].into_iter().filter(|group| !group.is_empty()).collect();
@@ -259,6 +276,9 @@ pub enum OpError {
         #[from]
         source: FileError,
     },
+    /// The service account's token is too old.
+    #[error(transparent)]
+    Outdated(#[from] OutdatedError),
     /// The token file holds something else.
     #[error("the service account's token does not begin with \"ops_\", or is more than one word")]
     UnusableToken,

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use serde_json::json;
@@ -19,13 +20,18 @@ pub(crate) struct Token {
     name: &'static str,
     /// Names of vaults (see [`world::id`]); `None` is all of them.
     vaults: Option<&'static [&'static str]>,
+    /// Seconds since 1970; `None` is when this process began.
+    issued: Option<i64>,
     /// Seconds since 1970.
     expires: u64,
 }
 
-pub(crate) const GOOD: Token = Token { name: "good", vaults: None, expires: 4_102_444_800 };
-pub(crate) const LIMITED: Token = Token { name: "limited", vaults: Some(&["agentvault"]), expires: 4_102_444_800 };
-pub(crate) const EXPIRED: Token = Token { name: "expired", vaults: None, expires: 1_577_836_800 };
+const IN_2019: Option<i64> = Some(1_546_300_800);
+
+pub(crate) const GOOD: Token = Token { name: "good", vaults: None, issued: None, expires: 4_102_444_800 };
+pub(crate) const LIMITED: Token =
+    Token { name: "limited", vaults: Some(&["agentvault"]), issued: IN_2019, expires: 4_102_444_800 };
+pub(crate) const EXPIRED: Token = Token { name: "expired", vaults: None, issued: IN_2019, expires: 1_577_836_800 };
 
 impl Token {
     /// The token as it is sent: a JWT with the claims that have been seen in real ones.
@@ -41,7 +47,7 @@ impl Token {
             "aud": ["com.1password.connect"],
             "sub": id("server"),
             "exp": self.expires,
-            "iat": 1_546_300_800,
+            "iat": self.issued.unwrap_or_else(begin),
             "iss": "com.1password.b5",
             "jti": format!("{MARKER}-{}", self.name),
         });
@@ -65,6 +71,12 @@ impl Token {
     pub(crate) fn jti(&self) -> String {
         format!("{MARKER}-{}", self.name)
     }
+}
+
+/// When this process began, or was asked for it first.
+fn begin() -> i64 {
+    static BEGIN: OnceLock<i64> = OnceLock::new();
+    *BEGIN.get_or_init(|| jiff::Timestamp::now().as_second())
 }
 
 /// Writes `connect-token`, `connect-token-limited` and `connect-token-expired` into `dir`, readable by the owner alone.

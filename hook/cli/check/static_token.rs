@@ -1,0 +1,63 @@
+//! Whether a token that stays the same is used under conditions that make it bearable.
+
+use crate::cli::finding::Finding;
+use crate::settings::{Settings, StaticToken};
+use crate::source::Source;
+use crate::token::static_token::{Anomaly, Outlook, made, outlook};
+
+const SUBJECT: &str = "static-token";
+
+/// How a start at this moment would stand to the conditions, if the source is shown such a token. That it is too old is told by
+/// whoever then does not open the source.
+pub(super) fn conditions(settings: &Settings, source: &dyn Source) -> Vec<Finding> {
+    let Some(shown) = source.static_token() else { return Vec::new() };
+    let origin = &shown.origin;
+    let Some(conditions) = &settings.static_token else {
+        let detail = format!(
+            "the token of {origin} stays the same: [static-token] with max-age would end it, with addresses, schedule and rate tell \
+             of uses that nobody expects"
+        );
+        return vec![Finding::note(SUBJECT, detail)];
+    };
+    let mut findings = Vec::new();
+    let age = shown.made.map(|made| made::told(made::age(made))).unwrap_or_default();
+    if let Some(max) = conditions.max_age.and_then(|max| max.try_into().ok()).map(made::told) {
+        let detail = format!("the token of {origin} is {age} old, expected at most {max}");
+        findings.push(Finding::ok(SUBJECT, detail));
+    }
+    let expected = |outlook: Outlook| match outlook {
+        Ok(detail) => Finding::ok(SUBJECT, detail),
+        Err(anomaly) => Finding::warning(SUBJECT, anomaly.to_string(), advice(&anomaly)),
+    };
+    findings.extend(outlook(&shown, conditions).into_iter().map(expected));
+    findings.extend(lacking(conditions));
+    findings
+}
+
+fn advice(anomaly: &Anomaly) -> String {
+    let advice = match anomaly {
+        Anomaly::Schedule { .. } => {
+            "starts are marked until then, unless `schedule` under [static-token] has this time, too"
+        }
+        Anomaly::Address { .. } => {
+            "give this host an address that is pinned, or pin this one and add it to `addresses` under [static-token]"
+        }
+        Anomaly::Rate { .. } => "look for what starts so many containers, or change `rate` under [static-token]",
+        Anomaly::Uncounted { .. } => {
+            "root of the host counts them: chmod 0700 /run/oci-secrets, or remove a file that is damaged"
+        }
+    };
+    advice.to_owned()
+}
+
+/// The conditions that there are not.
+fn lacking(conditions: &StaticToken) -> Option<Finding> {
+    let all = [
+        ("max-age", conditions.max_age.is_some()),
+        ("addresses", !conditions.addresses.is_empty()),
+        ("schedule", !conditions.schedule.is_empty()),
+        ("rate", conditions.rate.is_some()),
+    ];
+    let lacking: Vec<&str> = all.iter().filter(|(_, is_there)| !is_there).map(|(key, _)| *key).collect();
+    (!lacking.is_empty()).then(|| Finding::note(SUBJECT, format!("nothing is said of {}", lacking.join(", "))))
+}
