@@ -10,7 +10,7 @@ use crate::settings::Pattern;
 pub struct Entry {
     /// When the start began.
     pub time: Timestamp,
-    /// What became of it, as it is written: `delivered`, `refused`.
+    /// What became of it, as it is written: `delivered`, `break-glass`, `refused`.
     pub decision: String,
     /// The id of the start; records of the first version have none.
     #[serde(default)]
@@ -111,6 +111,8 @@ pub enum Line {
     Start(Entry),
     /// Something else that belongs in an audit file: a mark, or a record of another kind.
     Other,
+    /// Nothing at all.
+    Empty,
     /// Nothing that can be read.
     Unreadable,
 }
@@ -125,6 +127,7 @@ impl Line {
             decision: Option<String>,
         }
         match (serde_json::from_str::<Object>(text), serde_json::from_str(text)) {
+            _ if text.is_empty() => Line::Empty,
             (_, Ok(entry)) => Line::Start(entry),
             (Ok(Object { decision: None, .. }), _) => Line::Other,
             _ => Line::Unreadable,
@@ -152,7 +155,7 @@ mod tests {
         assert_eq!(entry().secrets[0].item_version, Some(3));
         assert_eq!(Line::parse(r#"{"schema":1,"time":"2026-05-04T10:00:00Z","mark":"begins"}"#), Line::Other);
         for fragment in
-            [&RECORD[..40], "", "1", r#"{"decision":"delivered"}"#, r#"{"schema":1,"decision":"delivered"}"#]
+            [&RECORD[..40], " ", "1", r#"{"decision":"delivered"}"#, r#"{"schema":1,"decision":"delivered"}"#]
         {
             assert_eq!(Line::parse(fragment), Line::Unreadable, "{fragment}");
         }

@@ -50,6 +50,13 @@ impl End {
     }
 }
 
+/// Whether the last line ends: a write that was cut off leaves no newline. So does one that is still going on, for a moment.
+pub(super) fn is_whole(file: &File) -> io::Result<bool> {
+    let length = file.metadata()?.len();
+    let Some(last) = length.checked_sub(1) else { return Ok(true) };
+    Ok(read(file, last, length)? == b"\n")
+}
+
 /// What stands between lines of a chain counts without the newline at its end: it may have been added after it was cut off.
 pub(super) fn without_newline(bytes: &[u8]) -> &[u8] {
     bytes.strip_suffix(b"\n").unwrap_or(bytes)

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::chain::Chain;
+use super::tail::is_whole;
 use super::{AuditError, Record};
 use crate::settings::{self, file};
 use crate::syslog::{self, Severity};
@@ -44,7 +45,9 @@ impl Trail {
         Ok(Trail { file: Some(destination) })
     }
 
-    /// Writes one record as one line, in one write, so that starts at the same time do not mix theirs.
+    /// Writes one record as one line, in one write, so that starts at the same time do not mix theirs. What a write that was cut off
+    /// has left stays a line of its own. Without a chain nobody holds a lock: where another write is just going on, an empty line may
+    /// come between.
     ///
     /// # Errors
     /// If the file does not take it: then the container must not start either, and the system log has not been told either way.
@@ -54,7 +57,10 @@ impl Trail {
             None => vec![line()?],
             Some(Destination::Plain { path, file }) => {
                 let line = line()?;
-                let written = file.write_all(format!("{line}\n").as_bytes());
+                let written = is_whole(file).and_then(|is_whole| {
+                    let before = if is_whole { "" } else { "\n" };
+                    file.write_all(format!("{before}{line}\n").as_bytes())
+                });
                 written.map_err(|error| AuditError::Write { path: path.clone(), errno: error.into() })?;
                 vec![line]
             }
@@ -62,8 +68,11 @@ impl Trail {
                 chain.append(record, until.saturating_duration_since(Instant::now()).max(PATIENCE_MIN))?
             }
         };
-        for line in &lines {
-            syslog::log(Severity::Info, program, line, &record.fields());
+        // A mark is not of this start, so that nobody shall find it by the start's fields.
+        let fields = record.fields();
+        for (at, line) in lines.iter().enumerate() {
+            let fields = if at + 1 == lines.len() { fields.as_slice() } else { &[] };
+            syslog::log(Severity::Info, program, line, fields);
         }
         Ok(())
     }

@@ -105,6 +105,12 @@ pub enum Note {
         /// The mark.
         mark: Line,
     },
+    /// A line is there once more. Where lines are sent, as to a command or a journal, one may come twice; nothing is lost by it.
+    #[error("it is line {before} once more")]
+    Twice {
+        /// The line before it.
+        before: Line,
+    },
     /// The file does not say where it begins.
     #[error("it does not say which file came before")]
     Unjoined,
@@ -160,6 +166,15 @@ impl Verification {
                     foreign.get_or_insert(Foreign { line, offset });
                 }
                 Some(entry) => {
+                    let hash = Hash::of(without_newline(bytes));
+                    if let Some((before, next)) = &expected
+                        && foreign.is_none()
+                        && next.previous == Some(hash)
+                    {
+                        verdict.note(line, Note::Twice { before: *before });
+                        offset += bytes.len();
+                        continue;
+                    }
                     let between = foreign.take().map(|foreign| (foreign.line, content.get(foreign.offset..offset)));
                     let before = content.get(..offset).unwrap_or_default();
                     verdict.look_between(line, &entry, between, before);
@@ -170,7 +185,6 @@ impl Verification {
                         Some(_) => {}
                         None => self.look_at_beginning(line, &entry, &mut verdict),
                     }
-                    let hash = Hash::of(without_newline(bytes));
                     expected =
                         Some((line, Link { sequence: entry.chain.sequence.saturating_add(1), previous: Some(hash) }));
                     verdict.lines += 1;
@@ -322,7 +336,9 @@ mod tests {
             let seed = fastrand::get_seed();
             let content = random();
             let mut intact = Verification::default();
-            assert_eq!(intact.read(&content, true).problems, [], "seed {seed}");
+            let verdict = intact.read(&content, true);
+            assert_eq!(verdict.problems, [], "seed {seed}");
+            let intact_notes = verdict.notes.len();
             let head = intact.head();
             let is_found = |content: &[u8]| !verify(content, head).problems.is_empty();
             assert!(!is_found(&content));
@@ -340,7 +356,9 @@ mod tests {
                 assert!(is_found(&without.concat()), "line {one} removed, seed {seed}");
                 let mut twice = lines.clone();
                 twice.insert(one, lines[one]);
-                assert!(is_found(&twice.concat()), "line {one} twice, seed {seed}");
+                let verdict = verify(&twice.concat(), head);
+                let is_told = !verdict.problems.is_empty() || verdict.notes.len() > intact_notes;
+                assert!(is_told, "line {one} twice, seed {seed}");
                 for other in 0..one {
                     let mut swapped = lines.clone();
                     swapped.swap(one, other);
@@ -372,6 +390,15 @@ mod tests {
         );
         let text = String::from_utf8(content.clone()).unwrap().replace("\"number\":2", "\"number\":9");
         assert_eq!(problems(text.as_bytes()), ["4: it, or line 5, which has its hash, was changed"]);
+        let mut twice = lines.clone();
+        twice.splice(3..3, [lines[2], lines[2]]);
+        assert_eq!(problems(&twice.concat()), [""; 0]);
+        let notes = verify(&twice.concat(), None)
+            .notes
+            .iter()
+            .map(|note| (note.line, note.what.to_string()))
+            .collect::<Vec<_>>();
+        assert_eq!(notes, [(4, "it is line 3 once more".to_owned()), (5, "it is line 3 once more".to_owned())]);
         let foreign = [&content[..], b"{\"number\":7}\nx\n"].concat();
         assert_eq!(problems(&foreign), ["8: what stands from it to line 9 is not of the chain"]);
     }

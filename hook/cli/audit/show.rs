@@ -34,7 +34,7 @@ pub(in crate::cli) struct Arguments {
     /// Those that asked for such a reference; a pattern as in a grant.
     #[arg(long, value_name = "PATTERN", value_parser = pattern)]
     reference: Option<Pattern>,
-    /// Those that were decided so: delivered, refused.
+    /// Those that were decided so: delivered, break-glass, refused.
     #[arg(long, value_name = "DECISION")]
     decision: Option<String>,
     /// Those whose use of a static token was not as [static-token] in the settings expects.
@@ -84,7 +84,7 @@ fn records_of(path: &Path, filter: &Filter) -> Result<Vec<(String, Entry)>, Erro
     for line in String::from_utf8_lossy(&read(path)?).lines() {
         match Line::parse(line) {
             Line::Start(entry) if filter.matches(&entry) => records.push((line.to_owned(), entry)),
-            Line::Start(_) | Line::Other => {}
+            Line::Start(_) | Line::Other | Line::Empty => {}
             Line::Unreadable => unreadable += 1,
         }
     }
@@ -101,10 +101,13 @@ fn table(entries: &[Entry]) -> String {
         let id: String = plain(container).chars().take(ID_CHARACTERS).collect();
         let code = refusal.as_ref().map(|refusal| format!(" {}", refusal.code)).unwrap_or_default();
         let _ = writeln!(text, "{time:.3}  {id:<ID_CHARACTERS$}  {}{code}", plain(decision));
-        for Reading { file, reference, item, item_version, .. } in secrets {
+        for Reading { file, reference, item, item_version, kept } in secrets {
             let _ = write!(text, "  {}: {}", plain(file), plain(reference));
             if let (Some(item), Some(version)) = (item, item_version) {
                 let _ = write!(text, ", item {} version {version}", plain(item));
+            }
+            if *kept {
+                text.push_str(", kept for an emergency");
             }
             text.push('\n');
         }
