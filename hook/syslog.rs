@@ -9,8 +9,8 @@ use std::os::unix::net::UnixDatagram;
 
 /// [The journal's own protocol](https://systemd.io/JOURNAL_NATIVE_PROTOCOL/).
 const JOURNAL: &str = "/run/systemd/journal/socket";
-/// [RFC 3164](https://www.rfc-editor.org/rfc/rfc3164), which everything that listens here takes.
-const SYSLOG: &str = "/dev/log";
+/// Where syslog listens, by [RFC 3164](https://www.rfc-editor.org/rfc/rfc3164).
+pub const SYSLOG: &str = "/dev/log";
 /// The facility `authpriv`, kept from readers who are not trusted.
 const FACILITY: u8 = 10;
 
@@ -40,8 +40,7 @@ pub const CONTAINER: &str = "OCI_SECRETS_CONTAINER";
 pub fn log(severity: Severity, program: &str, line: &str, fields: &[Field<'_>]) {
     let severity = severity as u8;
     if send(JOURNAL, &journal_entry(severity, program, line, fields)).is_err() {
-        let _ =
-            send(SYSLOG, format!("<{}>{program}[{}]: {line}", FACILITY * 8 + severity, std::process::id()).as_bytes());
+        let _ = send(SYSLOG, &syslog_entry(FACILITY, severity, program, line));
     }
 }
 
@@ -51,7 +50,35 @@ pub fn log(severity: Severity, program: &str, line: &str, fields: &[Field<'_>]) 
 /// If no journal of this name runs, or it is too busy.
 pub fn log_to_namespace(namespace: &str, program: &str, line: &str) -> io::Result<()> {
     let entry = journal_entry(Severity::Warning as u8, program, line, &[]);
-    send(&format!("/run/systemd/journal.{namespace}/socket"), &entry)
+    send(&journal_of(namespace), &entry)
+}
+
+/// Gives one line to a facility of syslog, by its number; it tells when nobody takes it, too.
+///
+/// # Errors
+/// If no log listens, or it is too busy.
+pub fn log_to_facility(facility: u8, program: &str, line: &str) -> io::Result<()> {
+    send(SYSLOG, &syslog_entry(facility, Severity::Warning as u8, program, line))
+}
+
+/// Whether a journal of this namespace runs.
+///
+/// # Errors
+/// If none does.
+pub fn find_namespace(namespace: &str) -> io::Result<()> {
+    UnixDatagram::unbound()?.connect(journal_of(namespace))
+}
+
+/// Whether a log listens where syslog does.
+///
+/// # Errors
+/// If none does.
+pub fn find() -> io::Result<()> {
+    UnixDatagram::unbound()?.connect(SYSLOG)
+}
+
+fn journal_of(namespace: &str) -> String {
+    format!("/run/systemd/journal.{namespace}/socket")
 }
 
 fn send(socket: &str, datagram: &[u8]) -> io::Result<()> {
@@ -70,6 +97,10 @@ fn journal_entry(severity: u8, program: &str, line: &str, fields: &[Field<'_>]) 
         entry.extend([name.as_bytes(), b"\n", &length.to_le_bytes(), value.as_bytes(), b"\n"].concat());
     }
     entry
+}
+
+fn syslog_entry(facility: u8, severity: u8, program: &str, line: &str) -> Vec<u8> {
+    format!("<{}>{program}[{}]: {line}", facility * 8 + severity, std::process::id()).into_bytes()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The channel: every act of break-glass is recorded here first, apart from the audit trail of starts.
 //!
-//! A record is one line of JSON with the hash of the one before ([`Chain`]). A file is such a chain itself. For a journal namespace or
+//! A record is one line of JSON with the hash of the one before ([`Chain`]). A file is such a chain itself. For a log or
 //! a command the chain is kept beside the ledger, and what they have not taken yet is sent before anything new: they get every line,
 //! in order; a line twice only where we were killed in between.
 
@@ -135,16 +135,35 @@ impl<'a> Channel<'a> {
         let kept = lock.directory().join(KEPT);
         let path = match to {
             settings::Channel::File(path) => path,
-            settings::Channel::JournalNamespace(_) | settings::Channel::Command(_) => kept.as_path(),
+            _ => kept.as_path(),
         };
         if let settings::Channel::Command(command) = to {
-            file::require_program(command.program()).map_err(|source| ChannelError::Program { source })?;
+            require(command)?;
         }
         let chain = Chain::open(path)?;
-        if settings.audit.file.as_deref().is_some_and(|trail| is_same(trail, path)) {
-            return Err(ChannelError::Same { path: path.into() });
-        }
+        require_separate(path, settings)?;
         Ok(Channel { to, lock, chain })
+    }
+
+    /// Looks whether the channel would take a record, and makes nothing.
+    ///
+    /// # Errors
+    /// As for [`Channel::open`], and if nobody would take it.
+    pub fn look(settings: &Settings) -> Result<(), ChannelError> {
+        match settings.break_glass.audit.as_ref().ok_or(ChannelError::None)? {
+            settings::Channel::File(path) => {
+                // Where its directory is missing, opening it makes nothing, and says so.
+                if path.exists() || !path.parent().is_some_and(Path::exists) {
+                    Chain::open(path)?;
+                }
+                require_separate(path, settings)
+            }
+            settings::Channel::JournalNamespace(name) => {
+                syslog::find_namespace(name.as_str()).map_err(|error| no_journal(name.as_str(), error))
+            }
+            settings::Channel::SyslogFacility(_) => syslog::find().map_err(no_syslog),
+            settings::Channel::Command(command) => require(command),
+        }
     }
 
     /// Writes one record, and returns when it is where it shall be.
@@ -159,6 +178,10 @@ impl<'a> Channel<'a> {
         match self.to {
             settings::Channel::File(_) => Ok(()),
             settings::Channel::JournalNamespace(name) => self.send(|line| to_journal(name.as_str(), line)),
+            settings::Channel::SyslogFacility(facility) => self.send(|line| {
+                let sent = syslog::log_to_facility(*facility as u8, PROGRAM, line);
+                sent.map_err(no_syslog)
+            }),
             settings::Channel::Command(command) => self.send(|line| to_command(command, line)),
         }
     }
@@ -185,6 +208,17 @@ impl<'a> Channel<'a> {
     }
 }
 
+fn require(command: &settings::ChannelCommand) -> Result<(), ChannelError> {
+    file::require_program(command.program()).map_err(|source| ChannelError::Program { source })
+}
+
+fn require_separate(path: &Path, settings: &Settings) -> Result<(), ChannelError> {
+    match settings.audit.file.as_deref() {
+        Some(trail) if is_same(trail, path) => Err(ChannelError::Same { path: path.into() }),
+        _ => Ok(()),
+    }
+}
+
 /// Whether two paths lead to one file.
 fn is_same(one: &Path, other: &Path) -> bool {
     let identity = |path: &Path| fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
@@ -193,7 +227,15 @@ fn is_same(one: &Path, other: &Path) -> bool {
 
 fn to_journal(namespace: &str, line: &str) -> Result<(), ChannelError> {
     let sent = syslog::log_to_namespace(namespace, PROGRAM, line);
-    sent.map_err(|error| ChannelError::Journal { namespace: namespace.to_owned(), errno: error.into() })
+    sent.map_err(|error| no_journal(namespace, error))
+}
+
+fn no_journal(namespace: &str, error: std::io::Error) -> ChannelError {
+    ChannelError::Journal { namespace: namespace.to_owned(), errno: error.into() }
+}
+
+fn no_syslog(error: std::io::Error) -> ChannelError {
+    ChannelError::Syslog { errno: error.into() }
 }
 
 fn to_command(command: &settings::ChannelCommand, line: &str) -> Result<(), ChannelError> {
@@ -264,6 +306,13 @@ pub enum ChannelError {
     Journal {
         /// Its name.
         namespace: String,
+        /// What the kernel answered.
+        #[source]
+        errno: Errno,
+    },
+    /// The system log does not take it.
+    #[error("{} takes no record", syslog::SYSLOG)]
+    Syslog {
         /// What the kernel answered.
         #[source]
         errno: Errno,

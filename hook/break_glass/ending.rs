@@ -22,20 +22,24 @@ pub fn find(settings: &Settings) -> Result<Option<Emergency>, BreakGlassError> {
 
 /// Ends an emergency, whether or not its time is over. Of several who do so at the same time, one records it.
 ///
+/// What is left of it is cleared away last: until its end is recorded, whoever finds it ends it again, so that no end goes unrecorded
+/// and no time of grace waits, whoever is killed meanwhile. Such an end may be recorded twice.
+///
 /// # Errors
-/// If it cannot be cleared away or recorded. Its secrets are destroyed all the same.
+/// If it cannot be recorded or cleared away. Its secrets are destroyed all the same.
 pub fn end(emergency: &Emergency, settings: &Settings) -> Result<(), BreakGlassError> {
-    let expired = emergency.is_over();
+    let expired = emergency.has_expired();
     emergency.forget();
     let id = emergency.account().id.as_str();
     let lock = Locked::take(&settings.break_glass.directory)?;
     if Emergency::at_place()?.is_none_or(|there| there.account().id != id) {
         return Ok(());
     }
-    emergency.clear_away()?;
     let mut ledger = Ledger::read(lock.directory())?;
     if ledger.run_grace(settings.break_glass.rotation.grace, Timestamp::now()) {
         ledger.write(&lock)?;
     }
-    Ok(Channel::open(settings, &lock)?.record(Event::Close { emergency: id, expired })?)
+    let record = || Channel::open(settings, &lock)?.record(Event::Close { emergency: id, expired });
+    record().map_err(|source| BreakGlassError::Unrecorded { source })?;
+    Ok(emergency.clear_away()?)
 }

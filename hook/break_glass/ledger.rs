@@ -134,6 +134,11 @@ impl Owed {
     pub fn due(&mut self, grace: Duration, now: Timestamp) -> Timestamp {
         *self.due.get_or_insert_with(|| after(now, grace))
     }
+
+    /// Whether the time of grace is over.
+    pub fn is_overdue(&self, now: Timestamp) -> bool {
+        self.due.is_some_and(|due| due <= now)
+    }
 }
 
 fn after(now: Timestamp, grace: Duration) -> Timestamp {

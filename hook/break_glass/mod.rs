@@ -208,6 +208,12 @@ pub enum BreakGlassError {
     /// The record.
     #[error("refusing to break the glass without a record")]
     Channel(#[from] ChannelError),
+    /// The record of an end.
+    #[error("the emergency is over, but cannot record it")]
+    Unrecorded {
+        /// Why the channel does not take it.
+        source: ChannelError,
+    },
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),

@@ -51,7 +51,7 @@ pub fn check(resolved: &[Resolved<'_>], then: Overdue, settings: &Settings) -> R
             continue;
         }
         let due = owed.due(settings.break_glass.rotation.grace, now);
-        if due <= now && then == Overdue::Refuse {
+        if owed.is_overdue(now) && then == Overdue::Refuse {
             let reference = one.request.reference.clone();
             overdue.get_or_insert(BreakGlassError::Overdue { reference, used: owed.last_used, due });
         }

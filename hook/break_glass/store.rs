@@ -128,6 +128,17 @@ impl Emergency {
         made.inspect_err(|_| key.forget())
     }
 
+    /// Does what the kernel has a part in, and leaves nothing: a filesystem without a place, and a key that is forgotten at once.
+    ///
+    /// # Errors
+    /// If the kernel refuses one of them.
+    pub fn rehearse() -> Result<(), StoreError> {
+        detached()?;
+        let (key, _) = Forgotten::new("oci-secrets:rehearsal", 1)?;
+        key.forget();
+        Ok(())
+    }
+
     /// What is open, and on whose account.
     pub fn account(&self) -> &Account {
         &self.written.account
@@ -142,7 +153,7 @@ impl Emergency {
             return Ok(None);
         };
         let kept = self.account().secrets.get(index).ok_or(StoreError::Damaged)?;
-        let key = Forgotten::of(self.written.key).read()?.filter(|_| !self.is_over()).ok_or(StoreError::Over)?;
+        let key = Forgotten::of(self.written.key).read()?.filter(|_| !self.has_expired()).ok_or(StoreError::Over)?;
         let sealed = read(&self.directory, &index.to_string()).map_err(|errno| match errno {
             Errno::NOENT => StoreError::Over,
             other => failed("openat(secret)")(other).into(),
@@ -185,8 +196,13 @@ impl Emergency {
     }
 
     /// Whether its time is over.
-    pub fn is_over(&self) -> bool {
+    pub fn has_expired(&self) -> bool {
         self.remaining().is_zero()
+    }
+
+    /// Whether its secrets are gone: its time is over, or somebody began to end it.
+    pub fn is_over(&self) -> bool {
+        self.has_expired() || matches!(Forgotten::of(self.written.key).read(), Ok(None))
     }
 }
 

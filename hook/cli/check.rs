@@ -1,5 +1,6 @@
 //! `oci-secrets check`: whether this host can deliver secrets, tested as the hook would do it.
 
+mod break_glass;
 mod source;
 mod static_token;
 
@@ -27,7 +28,8 @@ use crate::source::edit::StoredField;
 
 /// Test whether this host can deliver secrets, and say what to do where it cannot.
 ///
-/// Settings and the files that they name, the kernel, whether the engines call the hook, 1Password Connect and its token, each KEK. Nothing is changed.
+/// Settings and the files that they name, the kernel, whether the engines call the hook, 1Password Connect and its token, each KEK, and what
+/// break-glass needs and has left. Nothing is changed.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(super) struct Arguments {
@@ -84,6 +86,7 @@ pub(super) fn run(arguments: &Arguments, told: &Path) -> Result<ExitCode, Error>
                 }
             }
             findings.extend(audit(&settings));
+            findings.extend(break_glass::findings(&settings));
             findings.extend(settings.keks.iter().map(|pattern| kek(&settings, pattern.as_str())));
         }
     }
@@ -295,7 +298,9 @@ fn pattern(settings: &Settings, listed: &str) -> Finding {
 fn audit(settings: &Settings) -> Option<Finding> {
     let path = settings.audit.file.as_deref()?;
     let name = || path.display().to_string();
-    Some(match path.exists().then(|| Trail::open(&settings.audit, settings.deliver.deadline)) {
+    // Where its directory is missing, opening it makes nothing, and says so.
+    let is_there = path.exists() || !path.parent().is_some_and(Path::exists);
+    Some(match is_there.then(|| Trail::open(&settings.audit, settings.deliver.deadline)) {
         None => Finding::ok("audit", format!("{} will be made", name())),
         Some(Ok(_)) => Finding::ok("audit", name()),
         Some(Err(error)) => Finding::problem("audit", &Error::Audit(error)),

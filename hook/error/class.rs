@@ -267,7 +267,7 @@ fn of_break_glass(error: &BreakGlassError) -> Class {
         | BreakGlassError::Recipient { source: RecipientError::Age(error) } => of_age(error),
         BreakGlassError::Sealed { source: SealedError::TooFew { .. }, .. } => Class::NotPermitted,
         BreakGlassError::Sealed { .. } => Class::Data,
-        BreakGlassError::Channel(error) => of_channel(error),
+        BreakGlassError::Channel(error) | BreakGlassError::Unrecorded { source: error } => of_channel(error),
         BreakGlassError::Ledger(error) => of_ledger(error),
         BreakGlassError::Lock(LockError::File { source }) => of_file(source),
         BreakGlassError::Lock(LockError::Busy { .. }) => Class::Unavailable,
@@ -279,9 +279,10 @@ fn of_break_glass(error: &BreakGlassError) -> Class {
 
 fn of_age(error: &AgeError) -> Class {
     match error {
-        AgeError::NoMatch | AgeError::Passphrase => Class::NotPermitted,
+        // What a plugin says is as a rule that its card is not there, or that the PIN is wrong.
+        AgeError::NoMatch | AgeError::Passphrase | AgeError::Plugin { .. } => Class::NotPermitted,
         AgeError::Damaged => Class::Data,
-        AgeError::NoPlugin { .. } | AgeError::Plugin { .. } => Class::Settings,
+        AgeError::NoPlugin { .. } => Class::Settings,
         AgeError::Incompatible => Class::CommandLine,
     }
 }
@@ -292,7 +293,7 @@ fn of_channel(error: &ChannelError) -> Class {
         ChannelError::Program { source } => of_file(source),
         ChannelError::Chain(error) => of_audit(error),
         ChannelError::Ledger(error) => of_ledger(error),
-        ChannelError::Kept { .. } | ChannelError::Journal { .. } => Class::Kernel,
+        ChannelError::Kept { .. } | ChannelError::Journal { .. } | ChannelError::Syslog { .. } => Class::Kernel,
         ChannelError::Command { .. } | ChannelError::Slow { .. } => Class::Unavailable,
     }
 }

@@ -175,6 +175,7 @@ fn break_glass_hint(error: &BreakGlassError) -> Option<String> {
                 "store a new value in 1Password, or `oci-secrets break-glass rotation waive {reference} --reason TEXT`"
             ));
         }
+        BreakGlassError::Unrecorded { .. } => "`oci-secrets break-glass close` records it when the channel takes it",
         BreakGlassError::NotOwed { .. } => "`oci-secrets break-glass status` shows what is owed",
         BreakGlassError::Channel(ChannelError::None) => {
             "add audit = { file = \"/var/log/oci-secrets/break-glass.jsonl\" } to [break-glass] in the settings"

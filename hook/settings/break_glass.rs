@@ -1,5 +1,6 @@
 //! `[break-glass]`: where an emergency is recorded, and what is owed after it.
 
+use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,13 +19,16 @@ pub struct BreakGlass {
     pub audit: Option<Channel>,
     /// What becomes of secrets that an emergency used.
     pub rotation: Rotation,
+    /// The sealed file, where it stays on this host: `oci-secrets check` tells in time that it ends.
+    pub sealed: Option<AbsolutePath>,
     /// Where the ledger of these secrets is.
     pub directory: AbsolutePath,
 }
 
 impl Default for BreakGlass {
     fn default() -> BreakGlass {
-        BreakGlass { audit: None, rotation: Rotation::default(), directory: AbsolutePath(DIRECTORY.into()) }
+        let directory = AbsolutePath(DIRECTORY.into());
+        BreakGlass { audit: None, rotation: Rotation::default(), sealed: None, directory }
     }
 }
 
@@ -36,8 +40,37 @@ pub enum Channel {
     File(AbsolutePath),
     /// A namespace of the journal: `LogNamespace=` of systemd.
     JournalNamespace(NamespaceName),
+    /// A facility of syslog, none of which has the audit trail.
+    SyslogFacility(Facility),
     /// A program that takes a record on its standard input, and ends with 0 when it has it.
     Command(ChannelCommand),
+}
+
+impl fmt::Display for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Channel::File(path) => path.display().fmt(f),
+            Channel::JournalNamespace(name) => write!(f, "the journal namespace \"{}\"", name.as_str()),
+            Channel::SyslogFacility(facility) => write!(f, "facility {} of syslog", *facility as u8),
+            Channel::Command(command) => command.program().display().fmt(f),
+        }
+    }
+}
+
+/// The facilities of syslog that a site may use as it likes, as [RFC 5424](https://www.rfc-editor.org/rfc/rfc5424#section-6.2.1)
+/// numbers them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "their names say it")]
+pub enum Facility {
+    Local0 = 16,
+    Local1,
+    Local2,
+    Local3,
+    Local4,
+    Local5,
+    Local6,
+    Local7,
 }
 
 /// The name of a journal namespace, which becomes part of a path.
@@ -147,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_is_a_file_a_journal_namespace_or_a_command() {
+    fn a_channel_is_a_file_a_log_or_a_command() {
         let channel = |text: &str| parse(&format!("audit = {text}")).map(|settings| settings.audit.unwrap());
         assert!(
             matches!(channel("{ file = '/var/log/x' }"), Ok(Channel::File(path)) if *path == *Path::new("/var/log/x"))
@@ -158,7 +191,11 @@ mod tests {
         assert!(
             matches!(channel("{ command = ['/bin/x', '-v'] }"), Ok(Channel::Command(command)) if command.arguments() == ["-v"])
         );
+        assert!(
+            matches!(channel("{ syslog-facility = 'local3' }"), Ok(Channel::SyslogFacility(facility)) if facility as u8 == 19)
+        );
         for wrong in [
+            "{ syslog-facility = 'authpriv' }",
             "{ file = 'x' }",
             "{ journal-namespace = '../x' }",
             "{ command = [] }",

@@ -26,7 +26,7 @@ use serde::{Deserialize, Deserializer};
 use crate::container::{RequestError, Requests};
 
 pub use self::aws::{AwsIdentity, AwsKms};
-pub use self::break_glass::{BreakGlass, Channel, ChannelCommand, NamespaceName, Overdue, Rotation};
+pub use self::break_glass::{BreakGlass, Channel, ChannelCommand, Facility, NamespaceName, Overdue, Rotation};
 pub use self::file::FileError;
 pub use self::gcp::{Federation, GcpKms};
 pub use self::grant::{Grant, Grants, ReferencePattern, ReferencePatternError, Refusal};

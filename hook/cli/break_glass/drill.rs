@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anstyle::AnsiColor;
 use jiff::Timestamp;
 
 use super::{admit, duration, identity, read};
@@ -11,7 +12,7 @@ use crate::break_glass::channel::{Channel, Event};
 use crate::break_glass::lock::Locked;
 use crate::break_glass::sealed::SealedFile;
 use crate::break_glass::{BreakGlassError, Kept};
-use crate::cli::{block_on, write_output};
+use crate::cli::{block_on, in_colour, write_table};
 use crate::error::Error;
 use crate::reference::Reference;
 use crate::report;
@@ -66,7 +67,7 @@ pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode
     if outcome.is_ok() {
         let _ = writeln!(text, "the file opens, and is as 1Password is now");
     }
-    write_output(text.as_bytes())?;
+    write_table(&text)?;
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
@@ -78,17 +79,18 @@ fn rehearse(arguments: &Arguments, file: &SealedFile, settings: &Settings, text:
         Error::BreakGlass(BreakGlassError::Sealed { file: arguments.file.display().to_string(), source })
     })?;
     drop(opened);
-    let _ = writeln!(text, "opens    {}", arguments.file.display());
+    let _ = writeln!(text, "{} {}", in_colour("opens", AnsiColor::Green), arguments.file.display());
     let live = live(&file.header.secrets, settings)?;
     for (kept, live) in file.header.secrets.iter().zip(&live) {
-        let (verdict, detail) = match live {
-            Live::Same => ("same", format!("version {}", kept.version)),
+        let (verdict, colour, detail) = match live {
+            Live::Same => ("same", AnsiColor::Green, format!("version {}", kept.version)),
             Live::Newer(version) => {
-                ("changed", format!("version {} in the file, {version} in 1Password", kept.version))
+                let detail = format!("version {} in the file, {version} in 1Password", kept.version);
+                ("changed", AnsiColor::Red, detail)
             }
-            Live::Gone(error) => ("gone", report::chain(error)),
+            Live::Gone(error) => ("gone", AnsiColor::Red, report::chain(error)),
         };
-        let _ = writeln!(text, "{verdict:<8} {}: {detail}", kept.reference);
+        let _ = writeln!(text, "{} {}: {detail}", in_colour(verdict, colour), kept.reference);
     }
     Ok(live.iter().filter(|live| !matches!(live, Live::Same)).count())
 }

@@ -68,7 +68,7 @@ pub(super) fn run(verb: &Verb, settings: &Path) -> Result<ExitCode, Error> {
 }
 
 /// Reads a sealed file. It is ciphertext, from wherever it was kept, so that its mode does not matter.
-fn read(path: &Path) -> Result<SealedFile, BreakGlassError> {
+pub(super) fn read(path: &Path) -> Result<SealedFile, BreakGlassError> {
     let file = path.display().to_string();
     let bytes = read_file(path, SEALED_BYTES_MAX)?;
     SealedFile::parse(&bytes).map_err(|source| BreakGlassError::Sealed { file, source })
@@ -87,7 +87,7 @@ fn read_file(path: &Path, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>, BreakG
 }
 
 /// Refuses a file whose time is over, or that is for other hosts.
-fn admit(file: &SealedFile, path: &Path) -> Result<(), BreakGlassError> {
+pub(super) fn admit(file: &SealedFile, path: &Path) -> Result<(), BreakGlassError> {
     let (header, host, name) = (&file.header, host_name(), || path.display().to_string());
     if !header.is_for(&host) {
         return Err(BreakGlassError::OtherHost { file: name(), hosts: header.hosts.clone(), host });

@@ -3,11 +3,13 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
+use anstyle::AnsiColor;
+
 use crate::break_glass::BreakGlassError;
 use crate::break_glass::ledger::Ledger;
 use crate::break_glass::rotation::{check, waive};
 use crate::break_glass::time;
-use crate::cli::{block_on, write_output};
+use crate::cli::{block_on, in_colour, write_output, write_table};
 use crate::container::{FILES_MAX, Request};
 use crate::error::Error;
 use crate::reference::Reference;
@@ -78,7 +80,8 @@ fn check_all(settings: &Settings) -> Result<ExitCode, Error> {
                 match outcome {
                     Ok(secret) => resolved.extend(secret),
                     Err(error) => {
-                        let _ = writeln!(text, "unknown  {}: {}", request.reference, report::chain(&error));
+                        let verdict = in_colour("unknown", AnsiColor::Red);
+                        let _ = writeln!(text, "{verdict} {}: {}", request.reference, report::chain(&error));
                         failure.get_or_insert(Error::Resolve(error));
                     }
                 }
@@ -89,15 +92,16 @@ fn check_all(settings: &Settings) -> Result<ExitCode, Error> {
     // Nothing is delivered here, so nothing is refused.
     let findings = check(&resolved, Overdue::Warn, settings).map_err(Error::BreakGlass)?;
     for reference in &findings.changed {
-        let _ = writeln!(text, "changed  {reference}");
+        let _ = writeln!(text, "{} {reference}", in_colour("changed", AnsiColor::Green));
     }
     for (reference, due) in &findings.owed {
-        let _ = writeln!(text, "owed     {reference}: to be changed before {}", time(due));
+        let verdict = in_colour("owed", AnsiColor::Yellow);
+        let _ = writeln!(text, "{verdict} {reference}: to be changed before {}", time(due));
     }
     if text.is_empty() {
         text.push_str("nothing is owed\n");
     }
-    write_output(text.as_bytes())?;
+    write_table(&text)?;
     let unrecorded: Option<BreakGlassError> = findings.unrecorded;
     match unrecorded.map(Error::BreakGlass).or(failure) {
         Some(error) => Err(error),

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
+use anstyle::AnsiColor;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -10,7 +11,7 @@ use crate::break_glass::ending::find;
 use crate::break_glass::ledger::{Ledger, Owed};
 use crate::break_glass::store::Emergency;
 use crate::break_glass::time;
-use crate::cli::write_output;
+use crate::cli::{in_colour, write_json, write_table};
 use crate::error::Error;
 use crate::excerpt::Excerpt;
 use crate::settings::Settings;
@@ -37,15 +38,21 @@ pub(in crate::cli) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode, Error> {
-    let emergency = find(settings).map_err(Error::BreakGlass)?;
+    // What is owed is shown even where the end of an emergency cannot be recorded.
+    let (emergency, failure) = match find(settings) {
+        Ok(emergency) => (emergency, None),
+        Err(error) => (None, Some(Error::BreakGlass(error))),
+    };
     let ledger = Ledger::read(&settings.break_glass.directory).map_err(|error| Error::BreakGlass(error.into()))?;
     let now = Timestamp::now();
-    let text = match arguments.json {
-        true => format!("{:#}\n", as_json(emergency.as_ref(), &ledger, now)),
-        false => table(emergency.as_ref(), &ledger, now),
+    match arguments.json {
+        true => write_json(&as_json(emergency.as_ref(), &ledger, now))?,
+        false => write_table(&table(emergency.as_ref(), &ledger, now))?,
     };
-    write_output(text.as_bytes())?;
-    let is_overdue = ledger.owed.values().any(|owed| is_overdue(owed, now));
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    let is_overdue = ledger.owed.values().any(|owed| owed.is_overdue(now));
     let is_quiet = emergency.is_none() && ledger.owed.is_empty();
     Ok(ExitCode::from(if is_overdue {
         CRITICAL
@@ -63,7 +70,8 @@ fn table(emergency: Option<&Emergency>, ledger: &Ledger, now: Timestamp) -> Stri
         Some(account) => {
             let _ = writeln!(
                 text,
-                "open     emergency {} until {}: {}",
+                "{} emergency {} until {}: {}",
+                in_colour("open", AnsiColor::Yellow),
                 account.id,
                 time(&account.until),
                 Excerpt(&account.reason)
@@ -74,13 +82,16 @@ fn table(emergency: Option<&Emergency>, ledger: &Ledger, now: Timestamp) -> Stri
         }
     }
     for (reference, owed) in &ledger.owed {
-        let verdict = if is_overdue(owed, now) { "overdue" } else { "owed" };
+        let verdict = match owed.is_overdue(now) {
+            true => in_colour("overdue", AnsiColor::Red),
+            false => in_colour("owed", AnsiColor::Yellow),
+        };
         let due = match &owed.due {
             None => "when 1Password answers again".to_owned(),
             Some(due) => format!("before {}", time(due)),
         };
         let Owed { version, uses, emergency, .. } = owed;
-        let _ = writeln!(text, "{verdict:<8} {reference}: to be changed {due}");
+        let _ = writeln!(text, "{verdict} {reference}: to be changed {due}");
         let _ = writeln!(
             text,
             "         version {version}, uses: {uses}, the last {} in emergency {emergency}",
@@ -101,12 +112,8 @@ fn as_json(emergency: Option<&Emergency>, ledger: &Ledger, now: Timestamp) -> Va
             "last_used": owed.last_used,
             "uses": owed.uses,
             "due": owed.due,
-            "overdue": is_overdue(owed, now),
+            "overdue": owed.is_overdue(now),
         })
     });
     json!({ "schema": 1, "open": emergency.map(Emergency::account), "owed": owed.collect::<Value>() })
-}
-
-fn is_overdue(owed: &Owed, now: Timestamp) -> bool {
-    owed.due.is_some_and(|due| due <= now)
 }

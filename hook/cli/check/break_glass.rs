@@ -1,0 +1,97 @@
+//! Whether an emergency could be opened and recorded, and what the last one has left.
+
+use jiff::Timestamp;
+
+use crate::break_glass::channel::Channel;
+use crate::break_glass::ledger::Ledger;
+use crate::break_glass::store::Emergency;
+use crate::break_glass::{BreakGlassError, time};
+use crate::cli::break_glass::{admit, read};
+use crate::cli::finding::Finding;
+use crate::cli::is_root;
+use crate::error::Error;
+use crate::error::class::Class;
+use crate::excerpt::Excerpt;
+use crate::settings::{self, Overdue, Settings};
+
+/// How long before its end a sealed file is worth a word.
+const EXPIRY_WARNING_DAYS: i64 = 14;
+
+const SUBJECT: &str = "break-glass";
+
+/// What is to be said of it on a host that has it. It is root's alone.
+pub(super) fn findings(settings: &Settings) -> Vec<Finding> {
+    if !is_root() {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    if let Some(channel) = &settings.break_glass.audit {
+        findings.push(records(channel, settings));
+        findings.extend(Emergency::rehearse().err().map(|error| problem(error.into())));
+    }
+    findings.extend(settings.break_glass.sealed.as_deref().map(sealed));
+    findings.extend(open());
+    findings.extend(owed(settings));
+    findings
+}
+
+fn records(channel: &settings::Channel, settings: &Settings) -> Finding {
+    match Channel::look(settings) {
+        Ok(()) => Finding::ok(SUBJECT, format!("records go to {channel}")),
+        Err(error) => problem(error.into()),
+    }
+}
+
+/// Whether the sealed file could be opened here, as far as can be said without a key.
+fn sealed(path: &std::path::Path) -> Finding {
+    let file = match read(path).and_then(|file| admit(&file, path).map(|()| file)) {
+        Ok(file) => file,
+        Err(error) => return problem(error),
+    };
+    let header = &file.header;
+    let detail = format!("{} was sealed {}", path.display(), time(&header.created));
+    let days = (header.expires.as_second() - Timestamp::now().as_second()) / (24 * 60 * 60);
+    if days < EXPIRY_WARNING_DAYS {
+        let advice = "make a new one: `oci-secrets break-glass seal`".to_owned();
+        return Finding::warning(SUBJECT, format!("{detail}, and expires in {days} days"), advice);
+    }
+    Finding::ok(SUBJECT, format!("{detail}, and is good until {}", time(&header.expires)))
+}
+
+fn open() -> Option<Finding> {
+    match Emergency::at_place() {
+        Err(error) => Some(problem(error.into())),
+        Ok(emergency) => emergency.map(|emergency| {
+            let account = emergency.account();
+            let (until, reason) = (time(&account.until), Excerpt(&account.reason));
+            let detail = format!("emergency {} is open until {until}: {reason}", account.id);
+            Finding::warning(SUBJECT, detail, "`oci-secrets break-glass close` ends it".to_owned())
+        }),
+    }
+}
+
+fn owed(settings: &Settings) -> Option<Finding> {
+    let ledger = match Ledger::read(&settings.break_glass.directory) {
+        Ok(ledger) => ledger,
+        Err(error) => return Some(problem(error.into())),
+    };
+    let now = Timestamp::now();
+    let (overdue, owed): (Vec<_>, Vec<_>) = ledger.owed.iter().partition(|(_, owed)| owed.is_overdue(now));
+    let advice = "change them in 1Password; `oci-secrets break-glass status` shows which, and until when".to_owned();
+    match (overdue.len(), owed.len()) {
+        (0, 0) => None,
+        (0, owed) => Some(Finding::warning(SUBJECT, format!("secrets that are to be changed: {owed}"), advice)),
+        (overdue, _) if settings.break_glass.rotation.then == Overdue::Warn => {
+            let detail = format!("secrets that were to be changed by now: {overdue}");
+            Some(Finding::warning(SUBJECT, detail, advice))
+        }
+        (overdue, _) => {
+            let detail = format!("secrets that were to be changed by now, and are refused: {overdue}");
+            Some(Finding::told(Class::NotPermitted, SUBJECT, detail, advice))
+        }
+    }
+}
+
+fn problem(error: BreakGlassError) -> Finding {
+    Finding::problem(SUBJECT, &Error::BreakGlass(error))
+}
