@@ -66,10 +66,38 @@ fn records_are_as_the_schema_says() {
     ] {
         session.run(command);
     }
-    let output =
-        validator.arg(here.join("config/audit.schema.json")).arg(session.directory.path().join("b")).output().unwrap();
+    let files = ["b", "glass"].map(|name| session.directory.path().join(name));
+    let mut kinds = "begins delivered refused resumes\n";
+    if rustix::process::geteuid().is_root() {
+        live_through_an_outage(&session);
+        kinds = "begins break-glass close delivered drill open refused resumes rotated use waive\n";
+    }
+    let output = validator
+        .arg(here.join("config/audit.schema.json"))
+        .args(files.iter().filter(|file| file.exists()))
+        .output()
+        .unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "begins delivered refused resumes\n");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), kinds);
+}
+
+/// Adds a record of every act of break-glass to the file `glass`, and one of a start that it helped to `b`.
+fn live_through_an_outage(session: &Session) {
+    for command in [
+        "settings '[audit]' \"file = \\\"$DIR/b\\\"\" '[break-glass]' \"audit = { file = \\\"$DIR/glass\\\" }\" \"directory = \\\"$DIR/state\\\"\"",
+        "sed -i 's|^references = .*|&\\nname = \"agents\"|' settings.toml; age-keygen -o key; cp settings.toml normal",
+        "item mail password \"$(printf canary | oci-secrets seal --kek local-kek:trial --for op://AgentVault/mail/password)\"",
+        "oci-secrets break-glass seal --grants agents --recipient \"$(age-keygen -y key)\" --out sealed",
+        "oci-secrets break-glass drill sealed --identity key; oci-secrets break-glass drill sealed --identity token",
+        "sed -i 's|^url = .*|url = \"http://127.0.0.1:9\"|' settings.toml",
+        "oci-secrets break-glass open sealed --identity key --reason x --ticket y --operator ada --for 1h --yes",
+        "start run.secrets/db=op://AgentVault/db/password run.secrets/mail=op://AgentVault/mail/password",
+        "oci-secrets break-glass close; oci-secrets break-glass rotation waive op://AgentVault/mail/password --reason x",
+        "cp normal settings.toml; printf canary-2 | oci-secrets seal --kek local-kek:trial --for op://AgentVault/db/password --write",
+        "start run.secrets/db=op://AgentVault/db/password",
+    ] {
+        session.run(command);
+    }
 }
 
 fn read_and_replay(path: &Path) -> impl FnOnce() -> (String, String) + 'static {

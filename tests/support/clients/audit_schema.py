@@ -39,7 +39,7 @@ def main():
             assert lenient.is_valid(newer) and not strict.is_valid(newer), f"{file}:{number}: an added key"
             del newer["time"]
             assert not lenient.is_valid(newer), f"{file}:{number}: no time"
-            kinds.add(line.get("mark") or line["decision"])
+            kinds.add(line.get("mark") or line.get("event") or line["decision"])
     print(*sorted(kinds))
 
 
