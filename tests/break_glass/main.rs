@@ -9,21 +9,29 @@
     reason = "a test fails by panicking, its helpers too"
 )]
 
+mod journal;
 mod killed;
 mod outage;
+mod plugin;
 mod servers;
+
+#[allow(dead_code, reason = "containers are searched for, too, where there are any")]
+#[path = "../containers/search.rs"]
+mod search;
 
 #[path = "../support/mod.rs"]
 mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 
+use search::Needle;
 use serde_json::{Value, json};
 use support::container::Container;
-use support::host::{Host, KEY_RING, LOCAL_KEK};
+use support::host::{Host, KEY_RING, LOCAL_KEK, run};
 use support::machine::Machine;
 use support::{AGENT_VAULT, StandIn};
 
@@ -40,6 +48,7 @@ struct Desk {
     host: Host,
     /// The ids of the items, by title.
     items: [(&'static str, String); 2],
+    needle: Needle,
 }
 
 const DB: &str = "op://AgentVault/db/password";
@@ -52,7 +61,8 @@ impl Desk {
         let stand_in = StandIn::start(&[]);
         let host = Host::new(&stand_in, &format!("endpoint = \"{}\"", stand_in.kms()));
         fs::create_dir(host.path("state")).unwrap();
-        let desk = Desk { _machine: machine, items: items(&stand_in, &host), stand_in, host };
+        let desk =
+            Desk { _machine: machine, items: items(&stand_in, &host), stand_in, host, needle: Needle::new(CANARY) };
         desk.settings(
             "references = [\"op://AgentVault/*\"]",
             "name = \"agents\"\nreferences = [\"op://AgentVault/*\"]",
@@ -167,13 +177,32 @@ impl Desk {
         self.stand_in.request("PATCH", &path, &patch);
     }
 
-    /// Every file of the host and of `/run` that holds a secret.
+    /// Everything of the host, of `/run` and of processes that holds a secret.
     fn leaks(&self) -> Vec<PathBuf> {
-        let mut found = Vec::new();
+        let mut found = self.needle.processes();
         for root in [self.host.path("."), PathBuf::from("/run")] {
-            search(&root, &mut found);
+            self.search(&root, &mut found);
         }
         found
+    }
+
+    /// The same for all that was changed on this machine since the desk was there.
+    fn leaves_no_trace(&self) {
+        let since = fs::metadata(self.host.path("keks")).unwrap().ctime();
+        assert_eq!([self.leaks(), self.needle.files(since)].concat(), Vec::<PathBuf>::new());
+    }
+
+    fn search(&self, directory: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            let path = entry.path();
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => self.search(&path, found),
+                Ok(kind) if kind.is_file() && self.needle.is_in(fs::read(&path).unwrap_or_default()) => {
+                    found.push(path);
+                }
+                _ => {}
+            }
+        }
     }
 }
 
@@ -200,18 +229,8 @@ fn succeeded(output: Output) -> String {
     told
 }
 
-fn search(directory: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let path = entry.path();
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => search(&path, found),
-            Ok(kind) if kind.is_file() => {
-                let content = fs::read(&path).unwrap_or_default();
-                if content.windows(CANARY.len()).any(|window| window == CANARY.as_bytes()) {
-                    found.push(path);
-                }
-            }
-            _ => {}
-        }
-    }
+/// Runs a line at a terminal, by `script`, where this is typed; its exit code, and what is shown there.
+fn at_terminal(script: &mut Command, line: &str, typed: &str) -> (i32, String) {
+    let output = run(script.args(["-qec", line, "/dev/null"]), typed.as_bytes());
+    (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned())
 }

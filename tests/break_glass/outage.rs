@@ -1,15 +1,14 @@
 //! The outage, from its first minute to the last secret that was changed.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::support::StandIn;
-use super::support::host::run;
-use super::{CANARY, DB, Desk, KEY, MAIL, NOBODY, servers, succeeded};
+use super::{CANARY, DB, Desk, KEY, MAIL, NOBODY, at_terminal, servers, succeeded};
 
 const PASSPHRASE: &str = "correct horse";
 
@@ -58,7 +57,7 @@ fn an_outage_is_lived_through_and_paid_for() {
         (&desk.events()[0]["ticket"], &desk.events()[1]["secrets"][0]["reference"]),
         (&"INC-1".into(), &DB.into())
     );
-    assert_eq!(desk.leaks(), Vec::<std::path::PathBuf>::new());
+    desk.leaves_no_trace();
 }
 
 #[test]
@@ -137,7 +136,28 @@ fn without_a_record_nothing_is_opened_or_used() {
     // It got what it had not taken, too, and the two refused openings.
     let paged = fs::read_to_string(desk.host.path("paged")).unwrap();
     assert!(paged.contains("\"event\":\"open\"") && paged.matches("\"event\":\"use\"").count() >= 2, "{paged}");
-    assert_eq!(desk.leaks(), Vec::<std::path::PathBuf>::new());
+    desk.leaves_no_trace();
+}
+
+#[test]
+fn the_store_is_for_root_alone_and_never_swapped() {
+    let Some(desk) = Desk::new() else { return };
+    succeeded(desk.open("1h", &["--only", DB]));
+    let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    let mount = mounts.lines().find(|line| line.contains(" /run/oci-secrets/break-glass ")).unwrap();
+    assert!(mount.contains("nosuid,nodev,noexec"), "{mount}");
+    assert!(mount.contains(" - ramfs ") || mount.contains("noswap"), "{mount}");
+    let names = |user: &str| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", user, "--clear-groups", "ls", "/run/oci-secrets/break-glass"]);
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    };
+    assert_eq!(names("0"), "0\nemergency\n", "what was not asked for is not there");
+    assert_eq!(names("1000"), "");
+    desk.connect_is(desk.stand_in.connect(), NOBODY);
+    assert_eq!(desk.start(&[DB, MAIL]).0, 69);
+    assert!(desk.owed().is_empty(), "all or nothing");
+    desk.leaves_no_trace();
 }
 
 #[test]
@@ -254,16 +274,13 @@ fn a_drill_tells_a_stale_file_and_an_operator_is_asked() {
         desk.file("settings.toml"),
         desk.file("locked"),
     );
-    let at_terminal = |typed: String| {
-        let mut script = Command::new("script");
-        let output = run(script.args(["-qec", &line, "/dev/null"]).stdin(Stdio::piped()), typed.as_bytes());
-        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned())
-    };
-    assert_eq!(at_terminal("no\n".into()).0, 77);
-    assert_eq!(at_terminal("open\nwrong\n".into()).0, 77);
-    let (code, told) = at_terminal(format!("open\n{PASSPHRASE}\n"));
+    let at_terminal = |typed: &str| at_terminal(&mut Command::new("script"), &line, typed);
+    assert_eq!(at_terminal("no\n").0, 77);
+    assert_eq!(at_terminal("open\nwrong\n").0, 77);
+    let (code, told) = at_terminal(&format!("open\n{PASSPHRASE}\n"));
     assert_eq!(code, 0, "{told}");
     desk.succeeds(&["break-glass", "close"]);
+    desk.leaves_no_trace();
     let unasked =
         desk.host.oci_secrets(&["break-glass", "open", &file, "--identity", &key, "--reason", "x", "--for", "1h"], b"");
     assert_eq!(unasked.status.code(), Some(77), "nobody confirmed it");

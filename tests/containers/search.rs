@@ -15,7 +15,7 @@ use regex::bytes::Regex;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The directories in which anything could leave a file.
-const WRITABLE: [&str; 6] = ["/dev/shm", "/etc", "/run", "/tmp", "/var/lib", "/var/tmp"];
+const WRITABLE: [&str; 7] = ["/dev/shm", "/etc", "/run", "/tmp", "/var/lib", "/var/log", "/var/tmp"];
 
 /// A text that must not be found, as it is and in base64.
 pub(crate) struct Needle(Regex);

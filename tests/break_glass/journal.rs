@@ -1,0 +1,126 @@
+//! Real journals: what they are given arrives, and is a chain when it is read again.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use rustix::mount::{MountFlags, mount, mount_bind};
+use serde_json::Value;
+
+use super::support::container::Container;
+use super::support::skip;
+use super::{DB, Desk, NOBODY, succeeded};
+
+const JOURNALD: &str = "/lib/systemd/systemd-journald";
+const NAMESPACE: &str = "glass";
+
+/// The journals of a machine, without the rest of systemd.
+struct Journals(Vec<Child>);
+
+impl Journals {
+    /// Starts the usual one and that of our namespace. What they keep is in this machine's memory, and so is `/dev`, where syslog is.
+    fn start() -> Option<Journals> {
+        if !fs::exists(JOURNALD).unwrap() {
+            skip(&format!("{JOURNALD} is missing"));
+            return None;
+        }
+        mount("tmpfs", "/var/log", "tmpfs", MountFlags::empty(), None).unwrap();
+        fs::create_dir_all("/run/log/journal").unwrap();
+        fs::create_dir("/run/devices").unwrap();
+        mount_bind("/dev", "/run/devices").unwrap();
+        mount("tmpfs", "/dev", "tmpfs", MountFlags::empty(), Some(c"mode=755")).unwrap();
+        for device in ["null", "zero", "urandom", "kmsg", "fd"] {
+            symlink(format!("/run/devices/{device}"), format!("/dev/{device}")).unwrap();
+        }
+        symlink("/run/systemd/journal/dev-log", "/dev/log").unwrap();
+        let start = |arguments: &[&str]| Command::new(JOURNALD).args(arguments).stderr(Stdio::null()).spawn().unwrap();
+        let journals = Journals(vec![start(&[]), start(&[NAMESPACE])]);
+        for socket in ["/run/systemd/journal/socket", "/run/systemd/journal.glass/socket"] {
+            while !fs::exists(socket).unwrap() {
+                sleep(Duration::from_millis(10));
+            }
+        }
+        Some(journals)
+    }
+}
+
+impl Drop for Journals {
+    fn drop(&mut self) {
+        for journal in &mut self.0 {
+            let _ = journal.kill();
+            let _ = journal.wait();
+        }
+    }
+}
+
+/// What a journal holds, by these words of `journalctl`, once it has taken all that it was sent.
+fn journal(words: &[&str]) -> String {
+    let command = |words: &[&str]| succeeded(Command::new("journalctl").args(words).output().unwrap());
+    let namespace: Vec<&str> = words.iter().copied().filter(|word| word.starts_with("--namespace")).collect();
+    command(&[&namespace[..], &["--sync"]].concat());
+    command(&[words, &["--no-pager", "--quiet"]].concat())
+}
+
+fn verified(desk: &Desk, lines: &str) {
+    succeeded(desk.host.oci_secrets(&["audit", "verify", "-"], lines.as_bytes()));
+}
+
+#[test]
+fn a_journal_has_what_it_was_given() {
+    let Some(desk) = Desk::new() else { return };
+    let Some(_journals) = Journals::start() else { return };
+    desk.settings("[audit]\n", "[audit]\nchain = true\n");
+    let file = format!("audit = {{ file = {:?} }}", desk.host.path("glass"));
+    let channel = format!("audit = {{ journal-namespace = {NAMESPACE:?} }}");
+    desk.settings(&file, &channel);
+    succeeded(desk.open("1h", &[]));
+    desk.connect_is(desk.stand_in.connect(), NOBODY);
+    let container = Container::create();
+    let state = container.state([("run.secrets/secret".to_owned(), DB.to_owned())]);
+    assert!(desk.host.hook(&state).status.success());
+    desk.succeeds(&["break-glass", "close"]);
+
+    // The channel: every act, and a chain that begins with a mark.
+    let namespace = format!("--namespace={NAMESPACE}");
+    let words = [namespace.as_str(), "--identifier=oci-secrets-break-glass", "--output=cat"];
+    let lines = journal(&words);
+    let records: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let kinds: Vec<&str> = records.iter().filter_map(|record| record["event"].as_str()).collect();
+    assert_eq!(kinds, ["open", "use", "close"]);
+    verified(&desk, &lines);
+    let without_use: String =
+        lines.lines().filter(|line| !line.contains("\"use\"")).map(|line| format!("{line}\n")).collect();
+    assert_eq!(desk.host.oci_secrets(&["audit", "verify", "-"], without_use.as_bytes()).status.code(), Some(65));
+
+    // The journal: the start by its fields, as a chain, and the warnings.
+    let id = serde_json::from_slice::<Value>(&state).unwrap()["id"].as_str().unwrap().to_owned();
+    let by_container = journal(&[&format!("OCI_SECRETS_CONTAINER={id}"), "--output=json"]);
+    let entries: Vec<Value> = by_container.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let start = entries.iter().find(|entry| !entry["OCI_SECRETS_DECISION"].is_null()).unwrap();
+    assert_eq!(
+        [
+            &start["OCI_SECRETS_DECISION"],
+            &start["OCI_SECRETS_REFERENCE"],
+            &start["SYSLOG_FACILITY"],
+            &start["PRIORITY"]
+        ],
+        ["break-glass", DB, "10", "6"]
+    );
+    let record: Value = serde_json::from_str(start["MESSAGE"].as_str().unwrap()).unwrap();
+    assert_eq!(record["start"], start["OCI_SECRETS_START"]);
+    let trail = journal(&["--identifier=oci-secrets-hook", "--priority=info..info", "--output=cat"]);
+    verified(&desk, &trail);
+    let warnings = journal(&["--identifier=oci-secrets-hook", "--priority=warning", "--output=cat"]);
+    assert!(warnings.contains(&format!("break-glass: {DB} comes from emergency")), "{warnings}");
+
+    // The same by way of syslog. What the new channel has not had is sent first.
+    desk.settings(&channel, "audit = { syslog-facility = \"local3\" }");
+    fs::remove_file(desk.host.path("state/channel-sent")).unwrap();
+    desk.succeeds(&["break-glass", "rotation", "waive", DB, "--reason", "x"]);
+    let lines = journal(&["SYSLOG_FACILITY=19", "--identifier=oci-secrets-break-glass", "--output=cat"]);
+    assert_eq!(lines.lines().count(), 5, "{lines}");
+    verified(&desk, &lines);
+    desk.leaves_no_trace();
+}
