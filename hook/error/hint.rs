@@ -32,9 +32,8 @@ impl Error {
             Error::Settings(SettingsError::File(FileError::Open { .. })) => {
                 "config/settings.toml is an example to begin with"
             }
-            Error::Settings(SettingsError::File(error)) | Error::Audit(AuditError::Open { source: error }) => {
-                return file_hint(error);
-            }
+            Error::Settings(SettingsError::File(error)) => return file_hint(error),
+            Error::Audit(AuditError::Open { source }) => return record_hint(source),
             Error::Audit(AuditError::Busy { .. }) => "`lslocks` shows who holds it",
             Error::Audit(AuditError::NoFile) => {
                 "name files, or - to read the system log: journalctl -t oci-secrets-hook -o cat | oci-secrets audit show -"
@@ -150,6 +149,17 @@ pub fn file_hint(error: &FileError) -> Option<String> {
     }
 }
 
+/// What can be done about a file of records: it is made where there is none, but its directory is not.
+fn record_hint(error: &FileError) -> Option<String> {
+    match error {
+        FileError::Open { path, errno } if errno.is_not_found() => {
+            let directory = path.parent().filter(|directory| !directory.exists())?;
+            Some(format!("install -d -m 0700 {}", directory.display()))
+        }
+        other => file_hint(other),
+    }
+}
+
 fn break_glass_hint(error: &BreakGlassError) -> Option<String> {
     let hint = match error {
         BreakGlassError::NotRoot => "call it with sudo",
@@ -181,9 +191,8 @@ fn break_glass_hint(error: &BreakGlassError) -> Option<String> {
             "add audit = { file = \"/var/log/oci-secrets/break-glass.jsonl\" } to [break-glass] in the settings"
         }
         BreakGlassError::Channel(ChannelError::Same { .. }) => "name another file under [break-glass] in the settings",
-        BreakGlassError::Channel(
-            ChannelError::Chain(AuditError::Open { source }) | ChannelError::Program { source },
-        )
+        BreakGlassError::Channel(ChannelError::Chain(AuditError::Open { source })) => return record_hint(source),
+        BreakGlassError::Channel(ChannelError::Program { source })
         | BreakGlassError::Ledger(LedgerError::File { source })
         | BreakGlassError::Lock(LockError::File { source }) => return file_hint(source),
         BreakGlassError::Store(StoreError::IsOpen) => {

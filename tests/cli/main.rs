@@ -100,6 +100,21 @@ fn live_through_an_outage(session: &Session) {
     }
 }
 
+/// Each command of the page is typed in its transcript as it stands there.
+#[test]
+fn the_page_for_an_outage_is_true() {
+    const PAGE: &str = include_str!("../../packaging/outage.md");
+    const TRANSCRIPT: &str = include_str!("outage.txt");
+    let joined: Vec<String> = PAGE.split("\\\n").map(|part| part.trim().to_owned()).collect();
+    let page = joined.join(" ");
+    let commands: Vec<&str> = page.lines().filter_map(|line| line.trim().strip_prefix("$ ")).collect();
+    assert!(commands.len() >= 10, "{commands:?}");
+    for command in commands {
+        let is_typed = TRANSCRIPT.lines().any(|line| line.starts_with("$ ") && line.contains(command));
+        assert!(is_typed, "{command}");
+    }
+}
+
 fn read_and_replay(path: &Path) -> impl FnOnce() -> (String, String) + 'static {
     let told = fs::read_to_string(path).unwrap();
     move || {

@@ -82,7 +82,7 @@ blank() {
 
 # Blanks times, digests, ids of items and emergencies, and public keys, which differ from run to run.
 blank_times() {
-    sed -E 's/20[0-9-]{8} [0-9:]{5} UTC/…/g; s/[0-9a-f]{64}/…/g; s/emergency [0-9a-f]{12}/emergency …/g; s/new[0-9]{23}/…/g; s/(ssh-ed25519) [A-Za-z0-9+\/]+/\1 …/g'
+    sed -E 's/20[0-9-]{8} [0-9:]{5} UTC/…/g; s/[0-9a-f]{64}/…/g; s/emergency [0-9a-f]{12}/emergency …/g; s/new[0-9]{23}/…/g; s/age1[0-9a-z]{58}/age1…/; s/(hosts    )"'"$(uname -n)"'"/\1"…"/; s/(ssh-ed25519) [A-Za-z0-9+\/]+/\1 …/g'
 }
 
 # Makes $DIR/bundle anew, with these annotations: bundle KEY=VALUE...
