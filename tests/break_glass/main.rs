@@ -169,8 +169,13 @@ impl Desk {
 
     /// Stores a new value for the database, as who rotates it does.
     fn rotate(&self, value: &str) {
-        let sealed = seal(&self.host, LOCAL_KEK, DB, value);
-        let path = format!("/v1/vaults/{AGENT_VAULT}/items/{}", self.items[0].1);
+        self.store("db", &seal(&self.host, LOCAL_KEK, DB, value));
+    }
+
+    /// Puts a sealed value in the place of the one of the item with this title.
+    fn store(&self, title: &str, sealed: &str) {
+        let (_, id) = self.items.iter().find(|(of, _)| *of == title).unwrap();
+        let path = format!("/v1/vaults/{AGENT_VAULT}/items/{id}");
         let item = self.stand_in.request("GET", &path, &Value::Null);
         let field = item["fields"][0]["id"].as_str().unwrap();
         let patch = json!([{ "op": "replace", "path": format!("/fields/{field}/value"), "value": sealed }]);
@@ -202,6 +207,15 @@ impl Desk {
                 }
                 _ => {}
             }
+        }
+    }
+}
+
+impl Drop for Desk {
+    /// Keys outlast the machine: none shall stay in the kernel.
+    fn drop(&mut self) {
+        if Path::new("/run/oci-secrets/break-glass").exists() {
+            self.host.oci_secrets(&["break-glass", "close"], b"");
         }
     }
 }

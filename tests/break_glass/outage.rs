@@ -3,13 +3,16 @@
 use std::fs;
 use std::process::Command;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::support::StandIn;
-use super::{CANARY, DB, Desk, KEY, MAIL, NOBODY, at_terminal, servers, succeeded};
+use super::support::host::KEY_RING;
+use super::{CANARY, DB, Desk, KEY, MAIL, NOBODY, at_terminal, seal, servers, succeeded};
 
+/// How long an end is waited for that comes in seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
 const PASSPHRASE: &str = "correct horse";
 
 fn db() -> Vec<String> {
@@ -37,6 +40,12 @@ fn an_outage_is_lived_through_and_paid_for() {
     let told = desk.succeeds(&["break-glass", "close"]);
     assert!(told.contains("to be changed before"), "{told}");
     assert!(!std::path::Path::new("/run/oci-secrets/break-glass").exists());
+    let emergency = desk.events()[0]["emergency"].as_str().unwrap().to_owned();
+    let begin = Instant::now();
+    while fs::read_to_string("/proc/keys").unwrap().contains(&emergency) {
+        assert!(begin.elapsed() < PATIENCE, "the kernel still has the key");
+        sleep(Duration::from_millis(20));
+    }
 
     // The same value under a newer version is no change.
     desk.rotate(&format!("{CANARY}-db"));
@@ -94,12 +103,16 @@ fn every_kind_of_outage_is_met_and_no_refusal_is() {
     assert_eq!(desk.start(&[MAIL, "op://AgentVault/nothing/password"]).0, 66, "not found");
     desk.kms_is(NOBODY, &kms);
     desk.host.write("token", desk.stand_in.expired_token().as_bytes(), 0o600);
-    assert_eq!(desk.start(&[MAIL]).0, 77, "denied");
+    assert_eq!(desk.start(&[MAIL]).0, 77, "a token that expired");
+    desk.host.write("token", b"e30.e30.e30", 0o600);
+    assert_eq!(desk.start(&[MAIL]).0, 77, "denied by Connect");
+    desk.host.write("token", desk.stand_in.token().as_bytes(), 0o600);
+    desk.store("mail", &seal(&desk.host, &format!("{KEY_RING}/decrypt-status-403"), MAIL, &format!("{CANARY}-mail")));
+    assert_eq!(desk.start(&[MAIL]).0, 77, "denied by the KMS");
     desk.settings("references = [\"op://AgentVault/*\"]", "references = [\"op://AgentVault/db/*\"]");
     desk.connect_is(&connect, NOBODY);
     assert_eq!(desk.start(&[MAIL]).0, 77, "not granted");
     assert_eq!(desk.kinds().len(), uses);
-    desk.host.write("token", desk.stand_in.token().as_bytes(), 0o600);
     assert_eq!(desk.start(&["op://AgentVault/db/user"]).0, 69, "not in the store");
 }
 
@@ -123,6 +136,17 @@ fn without_a_record_nothing_is_opened_or_used() {
     desk.host.write("settings.toml", settings.as_bytes(), 0o644);
     assert_eq!(desk.open("1h", &[]).status.code(), Some(71), "no such journal");
 
+    // Nor without a place in the ledger.
+    let audited = fs::read_to_string(desk.host.settings()).unwrap();
+    desk.settings("journal-namespace = \"nobody\"", &glass);
+    succeeded(desk.open("1h", &[]));
+    desk.connect_is(desk.stand_in.connect(), NOBODY);
+    fs::create_dir(desk.host.path("state/ledger.new")).unwrap();
+    assert_eq!(desk.start(&[DB]).0, 71, "the ledger cannot be written");
+    fs::remove_dir(desk.host.path("state/ledger.new")).unwrap();
+    desk.succeeds(&["break-glass", "close"]);
+    desk.host.write("settings.toml", audited.as_bytes(), 0o644);
+
     desk.host.write("page", b"#!/bin/sh\ncat >>\"$1\"; test ! -e \"$1.off\"\n", 0o700);
     let command = format!("command = [{:?}, {:?}]", desk.host.path("page"), desk.host.path("paged"));
     desk.settings("journal-namespace = \"nobody\"", &command);
@@ -136,6 +160,18 @@ fn without_a_record_nothing_is_opened_or_used() {
     // It got what it had not taken, too, and the two refused openings.
     let paged = fs::read_to_string(desk.host.path("paged")).unwrap();
     assert!(paged.contains("\"event\":\"open\"") && paged.matches("\"event\":\"use\"").count() >= 2, "{paged}");
+
+    // Nor is anything struck off.
+    desk.succeeds(&["break-glass", "close"]);
+    desk.connect_is(NOBODY, desk.stand_in.connect());
+    desk.rotate(&format!("{CANARY}-new"));
+    desk.host.write("paged.off", b"", 0o600);
+    assert_eq!(desk.start(&[DB]), (0, vec![format!("{CANARY}-new")]), "no emergency is needed for it");
+    let waived = desk.host.oci_secrets(&["break-glass", "rotation", "waive", DB, "--reason", "x"], b"");
+    assert_eq!((waived.status.code(), desk.owed().contains(DB)), (Some(69), true));
+    fs::remove_file(desk.host.path("paged.off")).unwrap();
+    assert_eq!((desk.start(&[DB]).0, desk.owed().contains(DB)), (0, false));
+    assert!(fs::read_to_string(desk.host.path("paged")).unwrap().contains("\"event\":\"rotated\""));
     desk.leaves_no_trace();
 }
 
@@ -201,8 +237,9 @@ fn an_emergency_ends_in_time_whatever_is_killed() {
     desk.connect_is(desk.stand_in.connect(), NOBODY);
     succeeded(desk.open("3s", &[]));
     kill_who_waits(&desk.file("settings.toml"));
-    let mut delivered = 0;
+    let (mut delivered, begin) = (0, Instant::now());
     loop {
+        assert!(begin.elapsed() < PATIENCE, "it does not end");
         match desk.start(&[DB]) {
             (0, got) => {
                 assert_eq!(got, db());
@@ -227,7 +264,9 @@ fn an_emergency_ends_in_time_whatever_is_killed() {
 
     // And without any container: who waits ends it.
     succeeded(desk.open("1s", &[]));
+    let begin = Instant::now();
     while std::path::Path::new("/run/oci-secrets/break-glass").exists() {
+        assert!(begin.elapsed() < PATIENCE, "nobody clears it away");
         sleep(Duration::from_millis(50));
     }
 }
