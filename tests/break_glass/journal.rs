@@ -36,9 +36,11 @@ impl Journals {
         }
         symlink("/run/systemd/journal/dev-log", "/dev/log").unwrap();
         let start = |arguments: &[&str]| Command::new(JOURNALD).args(arguments).stderr(Stdio::null()).spawn().unwrap();
-        let journals = Journals(vec![start(&[]), start(&[NAMESPACE])]);
-        for socket in ["/run/systemd/journal/socket", "/run/systemd/journal.glass/socket"] {
+        let mut journals = Journals(vec![start(&[]), start(&[NAMESPACE])]);
+        let sockets = ["/run/systemd/journal/socket", "/run/systemd/journal.glass/socket"];
+        for (journal, socket) in journals.0.iter_mut().zip(sockets) {
             while !fs::exists(socket).unwrap() {
+                assert!(journal.try_wait().unwrap().is_none(), "{JOURNALD} does not run here");
                 sleep(Duration::from_millis(10));
             }
         }

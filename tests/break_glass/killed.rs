@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use super::support::container::Container;
 use super::{CANARY, DB, Desk, NOBODY, RECIPIENT, succeeded};
 
-/// How many times a command is killed, at moments that are spread over the time that it takes.
-const TRIES: u32 = 12;
+/// How many times a command is killed, about, at moments that are spread over the time that it takes; each run has others.
+const TRIES: u32 = 9;
 
 /// A command, and what it is given on standard input.
 type Call = (Command, Vec<u8>);
@@ -22,8 +22,8 @@ fn kill_it(mut call: impl FnMut() -> Call, mut look: impl FnMut()) {
     assert!(run_for(call(), Duration::MAX), "it never came to its end");
     let step = begin.elapsed() / TRIES;
     look();
-    for tries in 0.. {
-        let ended = run_for(call(), step * tries);
+    for tries in 0_u32.. {
+        let ended = run_for(call(), step.mul_f64(f64::from(tries) + fastrand::f64()));
         look();
         if ended {
             return;

@@ -77,7 +77,10 @@ fn every_kind_of_outage_is_met_and_no_refusal_is() {
     let mail = || vec![format!("{CANARY}-mail")];
     for broken in [servers::silent(), servers::status("500 Oh"), servers::status("503 Busy"), servers::garbage()] {
         desk.connect_is(&connect, &broken);
+        // Whatever it is, it is waited for no longer than half of this.
+        desk.settings("deadline = \"2s\"", "deadline = \"500ms\"");
         assert_eq!(desk.start(&[MAIL]), (0, mail()), "Connect");
+        desk.settings("deadline = \"500ms\"", "deadline = \"2s\"");
         desk.connect_is(&broken, &connect);
         desk.kms_is(&kms, &broken);
         assert_eq!(desk.start(&[MAIL, DB]), (0, [mail(), db()].concat()), "the KMS");
@@ -172,6 +175,8 @@ fn without_a_record_nothing_is_opened_or_used() {
     fs::remove_file(desk.host.path("paged.off")).unwrap();
     assert_eq!((desk.start(&[DB]).0, desk.owed().contains(DB)), (0, false));
     assert!(fs::read_to_string(desk.host.path("paged")).unwrap().contains("\"event\":\"rotated\""));
+    let verified = desk.succeeds(&["audit", "verify", &desk.file("paged")]);
+    assert!(verified.contains("once more"), "what it did not take came again: {verified}");
     desk.leaves_no_trace();
 }
 
