@@ -89,6 +89,9 @@ fn every_kind_of_outage_is_met_and_no_refusal_is() {
         desk.kms_is(&broken, &kms);
     }
     assert!(!desk.owed().contains(DB), "its KEK was there all the time");
+    let causes: Vec<String> =
+        desk.events().iter().filter_map(|record| Some(record["cause"].as_str()?.to_owned())).collect();
+    assert!(causes[0].contains("did not answer within 0.25 s"), "half of the deadline: {causes:#?}");
     desk.connect_is(&connect, NOBODY);
     desk.kms_is(&kms, NOBODY);
     assert_eq!(desk.start(&[MAIL]), (0, mail()), "both");

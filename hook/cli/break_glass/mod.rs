@@ -21,9 +21,11 @@ use super::{is_root, load};
 use crate::break_glass::channel::host_name;
 use crate::break_glass::sealed::{SEALED_BYTES_MAX, SealedFile};
 use crate::break_glass::{BreakGlassError, time};
+use crate::container::Request;
 use crate::error::Error;
 use crate::excerpt::Excerpt;
 use crate::harden;
+use crate::reference::Reference;
 
 const EXAMPLE_EXPIRE: &str = "\
 Example: what is started with each emergency
@@ -96,6 +98,13 @@ pub(super) fn admit(file: &SealedFile, path: &Path) -> Result<(), BreakGlassErro
         return Err(BreakGlassError::Expired { file: name(), expired: header.expires });
     }
     Ok(())
+}
+
+/// A request as a container would make it, for a file that is never written and has the field's name in messages.
+fn request(reference: Reference) -> Option<Request> {
+    let field = reference.as_str().rsplit('/').next().and_then(|field| field.parse().ok());
+    let file = field.or_else(|| "secret".parse().ok())?;
+    Some(Request { file, reference, optional: false })
 }
 
 /// What a sealed file says of itself.

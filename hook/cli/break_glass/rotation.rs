@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anstyle::AnsiColor;
 
+use super::request;
 use crate::break_glass::BreakGlassError;
 use crate::break_glass::ledger::Ledger;
 use crate::break_glass::rotation::{check, waive};
@@ -64,11 +65,7 @@ fn check_all(settings: &Settings) -> Result<ExitCode, Error> {
     crate::tls::install();
     let ledger = Ledger::read(&settings.break_glass.directory).map_err(|error| Error::BreakGlass(error.into()))?;
     let connect = Connect::open(settings.connect.as_ref().ok_or(Error::NoSource)?).map_err(Error::Source)?;
-    let request = |(at, reference): (usize, &String)| {
-        let file = format!("secret-{at}").parse().ok()?;
-        Some(Request { file, reference: reference.parse().ok()?, optional: false })
-    };
-    let requests: Vec<Request> = ledger.owed.keys().enumerate().filter_map(request).collect();
+    let requests: Vec<Request> = ledger.owed.keys().filter_map(|reference| request(reference.parse().ok()?)).collect();
     let (mut text, mut failure) = (String::new(), None);
     let mut resolved = Vec::new();
     block_on(settings, async |_| {

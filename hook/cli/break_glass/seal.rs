@@ -8,14 +8,13 @@ use std::process::ExitCode;
 use jiff::{SignedDuration, Timestamp};
 
 use super::identity::Terminal;
-use super::{describe, duration, expand};
+use super::{describe, duration, expand, request};
 use crate::break_glass::channel::host_name;
 use crate::break_glass::sealed::{Header, Recipient, SealedFile, seal};
 use crate::break_glass::{BreakGlassError, Kept};
 use crate::cli::{block_on, write_output};
-use crate::container::{FILES_MAX, FileName, Request};
+use crate::container::{FILES_MAX, Request};
 use crate::error::Error;
-use crate::reference::Reference;
 use crate::resolve::{Resolved, resolve};
 use crate::retry::Deadline;
 use crate::seal::kek::Keks;
@@ -112,8 +111,7 @@ fn fetch(arguments: &Arguments, settings: &Settings) -> Result<Vec<(Kept, Secret
         if references.is_empty() {
             return Err(Error::BreakGlass(BreakGlassError::Nothing));
         }
-        let requests: Vec<Request> =
-            references.into_iter().enumerate().filter_map(|(at, reference)| request(at, reference)).collect();
+        let requests: Vec<Request> = references.into_iter().filter_map(request).collect();
         let mut secrets = Vec::with_capacity(requests.len());
         for some in requests.chunks(FILES_MAX) {
             let deadline = Deadline::after(settings.deliver.deadline);
@@ -123,12 +121,6 @@ fn fetch(arguments: &Arguments, settings: &Settings) -> Result<Vec<(Kept, Secret
         secrets.sort_by(|(one, _), (other, _)| one.reference.cmp(&other.reference));
         Ok(secrets)
     })
-}
-
-/// A request as a container would make it; its file is never written.
-fn request(at: usize, reference: Reference) -> Option<Request> {
-    let file: FileName = format!("secret-{at}").parse().ok()?;
-    Some(Request { file, reference, optional: false })
 }
 
 fn kept(resolved: Resolved<'_>) -> (Kept, Secret) {
