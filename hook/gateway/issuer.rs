@@ -1,18 +1,20 @@
 //! An issuer, and what is known of its keys.
 //!
-//! Its keys are asked for when a token needs one that is not known, and again every [`FRESH`]. What is known stays good for
-//! [`VALID`] while the issuer is away. However many tokens there are, good or bad, one request is under way at a time, and they come no
-//! faster than [`REFRESH_RATE`].
+//! Its keys are asked for when a token needs one that is not known, and when what is known is older than [`FRESH`]. An answer replaces
+//! all that is known: a key that is no longer in it is not believed any more. While there is no answer, what is known stays good until it
+//! is as old as [`VALID`]. However many tokens there are, good or bad, one request is under way at a time, and they come no faster than
+//! [`REFRESH_RATE`].
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use reqwest::{Certificate, Client, Url, redirect};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::denial::Denial;
 use super::key::Key;
@@ -20,10 +22,12 @@ use super::limit::Bucket;
 use super::settings::{IssuerSettings, Signature};
 use crate::settings::{FileError, Permission, ServerUrl, file};
 
-/// After this time keys are asked for again, while the known ones are still used: one that was withdrawn goes.
+/// After this time keys are asked for again before one is used: so long is one believed that was withdrawn.
 pub const FRESH: Duration = Duration::from_secs(5 * 60);
 /// After this time nothing is believed of keys that could not be asked for.
 pub const VALID: Duration = Duration::from_secs(60 * 60);
+/// How long known keys are used without asking an issuer that did not answer: not every token shall wait for it.
+pub const AWAY: Duration = Duration::from_secs(30);
 /// How often a second keys are asked for over time, after [`REFRESH_BURST`] at once.
 pub const REFRESH_RATE: f64 = 0.1;
 /// How often keys are asked for at once.
@@ -41,6 +45,8 @@ pub struct Issuer {
     pub settings: IssuerSettings,
     client: Client,
     keys: RefCell<Option<Rc<Keys>>>,
+    /// When it did not answer, if it has not since.
+    away: Cell<Option<Instant>>,
     /// Counts the times that keys were asked for.
     asked: Cell<u64>,
     failed: Cell<u64>,
@@ -91,6 +97,7 @@ impl Issuer {
             client: client.build().map_err(|source| IssuerError::Client { source })?,
             settings,
             keys: RefCell::default(),
+            away: Cell::default(),
             asked: Cell::default(),
             failed: Cell::default(),
             refreshes: RefCell::new(Bucket::full(REFRESH_BURST)),
@@ -103,21 +110,15 @@ impl Issuer {
     /// # Errors
     /// The issuer has none, or cannot be asked.
     pub async fn key(self: &Rc<Issuer>, id: &str, signature: Signature) -> Result<Rc<Key>, Denial> {
-        let find = |keys: &Rc<Keys>| keys.find(id, signature);
-        match self.known() {
-            Some(keys) if find(&keys).is_some() => {
-                if keys.told.elapsed() > FRESH {
-                    tokio::task::spawn_local(Rc::clone(self).refresh(self.asked.get()));
-                }
-                find(&keys)
-            }
-            _ => {
-                // Of its own, so that it goes on for others when whoever asked first has gone away.
-                let _ = tokio::task::spawn_local(Rc::clone(self).refresh(self.asked.get())).await;
-                self.known().ok_or(Denial::IssuerDown)?.find(id, signature)
-            }
+        let find = |keys: Rc<Keys>| keys.find(id, signature);
+        if self.is_current()
+            && let Some(key) = self.known().and_then(find)
+        {
+            return Ok(key);
         }
-        .ok_or(Denial::UnknownKey)
+        // Of its own, so that it goes on for others when whoever asked first has gone away.
+        let _ = tokio::task::spawn_local(Rc::clone(self).refresh(self.asked.get())).await;
+        find(self.known().ok_or(Denial::IssuerDown)?).ok_or(Denial::UnknownKey)
     }
 
     /// The number of times that keys were asked for, and of those that this failed.
@@ -134,6 +135,11 @@ impl Issuer {
         self.keys.borrow().clone().filter(|keys| keys.told.elapsed() < VALID)
     }
 
+    /// Whether there is nothing newer to be known, as far as that can be told without asking.
+    fn is_current(&self) -> bool {
+        self.age().is_some_and(|age| age <= FRESH) || self.away.get().is_some_and(|since| since.elapsed() < AWAY)
+    }
+
     /// Asks for the keys, unless somebody has since `asked` was so many, or it has been done too often.
     async fn refresh(self: Rc<Issuer>, asked: u64) {
         let _turn = self.refreshing.lock().await;
@@ -143,8 +149,15 @@ impl Issuer {
         let outcome = self.ask().await;
         self.asked.set(asked + 1);
         match outcome {
-            Ok(keys) => *self.keys.borrow_mut() = Some(Rc::new(Keys { keys, told: Instant::now() })),
+            Ok(keys) => {
+                if keys.is_empty() {
+                    super::note(&format!("{} tells no key of a kind that is believed", self.settings.url));
+                }
+                self.away.set(None);
+                *self.keys.borrow_mut() = Some(Rc::new(Keys { keys, told: Instant::now() }));
+            }
             Err(error) => {
+                self.away.set(Some(Instant::now()));
                 self.failed.set(self.failed.get() + 1);
                 super::note(&format!("cannot ask {} for its keys: {error}", self.settings.url));
             }
@@ -159,8 +172,8 @@ impl Issuer {
         let signatures = self.settings.algorithms.clone().or(signatures);
         let set: Value = self.read(url).await?;
         let is_used = |key: &Key| signatures.as_ref().is_none_or(|used| used.contains(&key.signature));
-        let keys: Vec<Rc<Key>> = Key::of_set(&set).into_iter().filter(is_used).map(Rc::new).collect();
-        if keys.is_empty() { Err(KeysError::NoKeys) } else { Ok(keys) }
+        let keys = Key::of_set(&set).ok_or(KeysError::NotJson)?;
+        Ok(keys.into_iter().filter(is_used).map(Rc::new).collect())
     }
 
     /// Where its keys are, and what they are for.
@@ -234,6 +247,119 @@ enum KeysError {
     OtherIssuer,
     #[error("its discovery document leads to keys on another server, which jwks-url could name")]
     Elsewhere,
-    #[error("it has no keys of a kind that is believed")]
-    NoKeys,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+    use std::sync::{Arc, Mutex};
+    use std::thread;
+
+    use serde_json::json;
+    use tokio::task::LocalSet;
+    use tokio::time;
+
+    use super::*;
+
+    /// What an issuer on loopback answers with, and how often it was asked.
+    #[derive(Clone, Default)]
+    struct Answer(Arc<Mutex<(u16, String, usize)>>);
+
+    impl Answer {
+        fn keys(&self, ids: &[&str]) {
+            let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+            let key = |id: &&str| json!({ "kty": "OKP", "crv": "Ed25519", "x": x, "kid": id });
+            self.set(200, json!({ "keys": ids.iter().map(key).collect::<Value>() }));
+        }
+
+        fn set(&self, status: u16, body: Value) {
+            let mut answer = self.0.lock().unwrap();
+            (answer.0, answer.1) = (status, body.to_string());
+        }
+
+        fn asked(&self) -> usize {
+            self.0.lock().unwrap().2
+        }
+
+        /// Makes ready an issuer that answers with this.
+        fn issuer(&self) -> Rc<Issuer> {
+            crate::tls::install();
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            let answer = self.clone();
+            thread::spawn(move || {
+                for mut stream in listener.incoming().map(Result::unwrap) {
+                    let mut head = [0; 4096];
+                    let _ = stream.read(&mut head).unwrap();
+                    let mut answer = answer.0.lock().unwrap();
+                    answer.2 += 1;
+                    let (status, body) = (answer.0, &answer.1);
+                    let head =
+                        format!("HTTP/1.1 {status} x\r\nContent-Length: {}\r\nConnection: close\r\n", body.len());
+                    stream.write_all(format!("{head}\r\n{body}").as_bytes()).unwrap();
+                }
+            });
+            let settings = json!({ "url": url, "audience": "a", "jwks-url": format!("{url}/keys") });
+            Rc::new(Issuer::new(serde_json::from_value(settings).unwrap()).unwrap())
+        }
+    }
+
+    /// What becomes of a token that is signed with this key.
+    async fn ask(issuer: &Rc<Issuer>, id: &str) -> Result<(), Denial> {
+        issuer.key(id, Signature::EdDsa).await.map(drop)
+    }
+
+    async fn pass(duration: Duration) {
+        time::pause();
+        time::advance(duration).await;
+        time::resume();
+    }
+
+    fn block_on(work: impl Future<Output = ()>) {
+        LocalSet::new().block_on(&tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(), work);
+    }
+
+    #[test]
+    fn a_key_that_is_gone_from_an_answer_is_not_believed_any_more() {
+        block_on(async {
+            let answer = Answer::default();
+            let issuer = answer.issuer();
+            answer.keys(&["a", "b"]);
+            assert_eq!(ask(&issuer, "a").await, Ok(()));
+            answer.keys(&["b"]);
+            assert_eq!(ask(&issuer, "a").await, Ok(()), "it is not asked each time");
+            pass(FRESH).await;
+            assert_eq!(ask(&issuer, "a").await, Err(Denial::UnknownKey));
+            assert_eq!(ask(&issuer, "b").await, Ok(()));
+            answer.keys(&[]);
+            pass(FRESH).await;
+            assert_eq!(ask(&issuer, "b").await, Err(Denial::UnknownKey));
+        });
+    }
+
+    #[test]
+    fn known_keys_hold_for_a_while_without_an_answer_and_no_longer() {
+        block_on(async {
+            let answer = Answer::default();
+            let issuer = answer.issuer();
+            answer.keys(&["a"]);
+            assert_eq!(ask(&issuer, "a").await, Ok(()));
+            for (status, body) in [(503, json!({ "keys": [] })), (200, json!("keys")), (200, json!({ "error": "x" }))] {
+                answer.set(status, body);
+                pass(FRESH).await;
+                assert_eq!(ask(&issuer, "a").await, Ok(()), "{status}");
+            }
+            let asked = answer.asked();
+            assert_eq!(ask(&issuer, "a").await, Ok(()));
+            assert_eq!(answer.asked(), asked, "not every token waits for who is away");
+            pass(AWAY).await;
+            assert_eq!(ask(&issuer, "a").await, Ok(()));
+            assert_eq!(answer.asked(), asked + 1);
+            pass(VALID - 3 * FRESH).await;
+            assert_eq!(ask(&issuer, "a").await, Err(Denial::IssuerDown));
+            answer.keys(&["a"]);
+            assert_eq!(ask(&issuer, "a").await, Ok(()), "it is back");
+        });
+    }
 }

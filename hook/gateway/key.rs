@@ -59,10 +59,11 @@ pub struct Key {
 }
 
 impl Key {
-    /// The keys of a set that can verify signatures. Keys of kinds that are not known, or not believed, are passed over.
-    pub fn of_set(set: &Value) -> Vec<Key> {
-        let keys = set.get("keys").and_then(Value::as_array).into_iter().flatten();
-        keys.filter_map(|key| Key::of_jwk(&serde_json::from_value(key.clone()).ok()?)).take(KEYS_MAX).collect()
+    /// The keys of a set that can verify signatures; `None` if it is no set. Keys of kinds that are not known, or not believed, are
+    /// passed over.
+    pub fn of_set(set: &Value) -> Option<Vec<Key>> {
+        let keys = set.get("keys")?.as_array()?.iter();
+        Some(keys.filter_map(|key| Key::of_jwk(&serde_json::from_value(key.clone()).ok()?)).take(KEYS_MAX).collect())
     }
 
     fn of_jwk(jwk: &Jwk) -> Option<Key> {
@@ -139,7 +140,7 @@ mod tests {
             key[member] = value.into();
             key
         };
-        let taken = |key: Value| Key::of_set(&json!({ "keys": [key] })).iter().map(|key| key.signature).next();
+        let taken = |key: Value| Key::of_set(&json!({ "keys": [key] })).unwrap().first().map(|key| key.signature);
         assert_eq!(taken(rsa.clone()), Some(Signature::Rs256));
         assert_eq!(taken(with("alg", "RS256")), Some(Signature::Rs256));
         assert_eq!(taken(json!({ "kty": "OKP", "kid": "a", "crv": "Ed25519", "x": x })), Some(Signature::EdDsa));
@@ -164,8 +165,8 @@ mod tests {
     #[test]
     fn one_key_that_is_not_known_does_not_spoil_the_others() {
         let set = json!({ "keys": [1, { "kty": "x" }, { "kty": "RSA", "kid": "a", "n": "AQAB", "e": "AQAB" }] });
-        assert_eq!(Key::of_set(&set).len(), 1);
-        assert_eq!(Key::of_set(&json!([])).len(), 0);
+        assert_eq!(Key::of_set(&set).unwrap().len(), 1);
+        assert!(Key::of_set(&json!([])).is_none() && Key::of_set(&json!({ "keys": "x" })).is_none());
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::time::Instant;
+
+use tokio::time::Instant;
 
 /// The most that are remembered. Beyond it, those who have been away long enough to have a full bucket are forgotten first.
 const KEYS_MAX: usize = 10_000;

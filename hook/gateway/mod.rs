@@ -72,6 +72,8 @@ pub fn run() -> ExitCode {
         }
         Call::Run { settings, check } => {
             harden::harden_but_keep(systemd::VARIABLES).map_err(|source| GatewayError::Environment { source })?;
+            // Beginning anew without the environment has left it the name of /proc/self/exe.
+            let _ = rustix::thread::set_name(c"oci-secrets-gateway");
             harden::lock_memory();
             crate::tls::install();
             key::install();

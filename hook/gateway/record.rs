@@ -20,8 +20,11 @@ use crate::settings::FileError;
 use crate::settings::file;
 use crate::syslog::{self, Severity};
 
-/// The version of the record's shape.
+/// The version of the record's shape, which `config/gateway-audit.schema.json` describes.
 const SCHEMA: u8 = 1;
+
+/// The most that is told of a claim that is a list, and that no rule admits.
+const MEMBERS_MAX: usize = 16;
 
 /// What is known of one request. It is filled as the request goes on, so that a refusal tells how far it came.
 #[derive(Serialize)]
@@ -55,7 +58,7 @@ pub struct Record {
     /// How many entries a list had in the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     entries: Option<usize>,
-    /// Whether the token's signature was verified; without, issuer and subject are what it claims.
+    /// Whether the token was verified; without, issuer, subject and claims are what it says of itself.
     verified: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     issuer: Option<String>,
@@ -67,9 +70,9 @@ pub struct Record {
     /// The rules that admit the identity.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     rules: Vec<String>,
-    /// The claims that they looked at.
+    /// The claims that any rule of the issuer looks at.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    claims: BTreeMap<String, String>,
+    claims: BTreeMap<String, Claim>,
     milliseconds: f64,
     #[serde(skip)]
     begin: Instant,
@@ -80,6 +83,14 @@ pub struct Record {
 enum Decision {
     Allowed,
     Denied,
+}
+
+/// What a claim says: by which member a list was admitted, or what it has.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Claim {
+    One(String),
+    Several(Vec<String>),
 }
 
 impl Record {
@@ -144,6 +155,16 @@ impl Record {
         self.subject = Some(excerpt(subject));
     }
 
+    /// Notes what it says that a rule looks at.
+    pub fn claim(&mut self, name: &str, texts: &[String]) {
+        let claim = match texts {
+            [] => return,
+            [text] => Claim::One(excerpt(text)),
+            texts => Claim::Several(texts.iter().take(MEMBERS_MAX).map(|text| excerpt(text)).collect()),
+        };
+        self.claims.insert(name.to_owned(), claim);
+    }
+
     /// Notes that it is so.
     pub fn verified(&mut self, token_id: Option<&str>) {
         self.verified = true;
@@ -153,7 +174,7 @@ impl Record {
     /// Notes a rule that admits the identity, and by what.
     pub fn rule(&mut self, name: &str, claims: BTreeMap<String, String>) {
         self.rules.push(name.to_owned());
-        self.claims.extend(claims.into_iter().map(|(claim, value)| (claim, excerpt(&value))));
+        self.claims.extend(claims.into_iter().map(|(claim, value)| (claim, Claim::One(excerpt(&value)))));
     }
 
     /// Notes how it ends.

@@ -41,6 +41,16 @@ impl Rule {
         (!forks || self.claims.contains_key(EVENT)).then_some(used)
     }
 
+    /// The claims that it looks at, each with the texts that it has, whether or not they match.
+    pub fn looks_at<'a>(
+        &'a self,
+        kind: Kind,
+        claims: &'a Map<String, Value>,
+    ) -> impl Iterator<Item = (&'a str, Vec<String>)> {
+        let event = (kind == Kind::GitHub).then_some(EVENT);
+        self.claims.keys().map(String::as_str).chain(event).map(|claim| (claim, texts(claims, claim)))
+    }
+
     /// Checks that it is for somebody in particular.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ use super::limit::Buckets;
 use super::metrics::Metrics;
 use super::record::{Record, Trail};
 use super::route::Route;
+use super::rule::Rule;
 use super::scope::{ItemScope, Scope, VaultScope};
 use super::settings::Settings;
 use super::token::Unverified;
@@ -108,7 +109,7 @@ impl Gateway {
         }
         let (issuer, claims) = self.authenticate(request, record).await?;
         let mut reaches = Vec::new();
-        for rule in self.settings.rules.iter().filter(|rule| rule.issuer == issuer.settings.url) {
+        for rule in self.rules(issuer) {
             if let Some(used) = rule.admits(issuer.settings.kind, &claims) {
                 record.rule(&rule.name, used);
                 reaches.extend(&rule.references);
@@ -128,6 +129,10 @@ impl Gateway {
         self.answer(&route?, &query, &Scope::new(reaches), record).await
     }
 
+    fn rules(&self, issuer: &Issuer) -> impl Iterator<Item = &Rule> {
+        self.settings.rules.iter().filter(move |rule| rule.issuer == issuer.settings.url)
+    }
+
     /// Who the bearer of the token is: its issuer, and its claims.
     async fn authenticate(
         &self,
@@ -145,6 +150,11 @@ impl Gateway {
         record.claimed(&unverified.issuer, &unverified.subject);
         let issuer = self.issuers.iter().find(|issuer| issuer.settings.url == unverified.issuer);
         let issuer = issuer.ok_or(Denial::Issuer)?;
+        for (claim, texts) in
+            self.rules(issuer).flat_map(|rule| rule.looks_at(issuer.settings.kind, &unverified.claims))
+        {
+            record.claim(claim, &texts);
+        }
         let key = issuer.key(&unverified.key_id, unverified.signature).await?;
         let claims = unverified.verify(&key, &issuer.settings)?;
         record.verified(claims.get("jti").and_then(Value::as_str));

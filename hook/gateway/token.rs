@@ -27,6 +27,8 @@ pub struct Unverified<'a> {
     pub issuer: String,
     /// Whom it says it is about.
     pub subject: String,
+    /// All that it says.
+    pub claims: Map<String, Value>,
 }
 
 /// The first part of a token.
@@ -35,13 +37,6 @@ struct Header {
     alg: String,
     kid: Option<String>,
     crit: Option<Value>,
-}
-
-#[derive(Deserialize)]
-struct Claimed {
-    iss: String,
-    #[serde(default)]
-    sub: String,
 }
 
 impl<'a> Unverified<'a> {
@@ -65,9 +60,12 @@ impl<'a> Unverified<'a> {
             return Err(Denial::NotAToken);
         }
         let key_id = header.kid.ok_or(Denial::NoKeyId)?;
-        let Claimed { iss, sub } =
+        let claims: Map<String, Value> =
             jsonwebtoken::dangerous::insecure_decode_claims(text).map_err(|_| Denial::NotAToken)?;
-        Ok(Unverified { text, key_id, signature, issuer: iss, subject: sub })
+        let name =
+            |claim: &str| claims.get(claim).map(|name| name.as_str().map(str::to_owned).ok_or(Denial::NotAToken));
+        let (issuer, subject) = (name("iss").ok_or(Denial::NotAToken)??, name("sub").transpose()?.unwrap_or_default());
+        Ok(Unverified { text, key_id, signature, issuer, subject, claims })
     }
 
     /// The claims of a token that this key has signed, for us, and whose time it is.

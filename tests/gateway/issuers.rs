@@ -31,20 +31,27 @@ fn keys_that_are_swapped_are_not_believed() {
     let site = site_with(7);
     // Its own keys, and yet where others could have put them.
     let elsewhere = site.stand_in.issuer("github-0").replace("127.0.0.1", "localhost") + "/.well-known/jwks";
+    let signed_by = |algorithms: [&str; 1]| json!({ "id_token_signing_alg_values_supported": algorithms });
     let cases = [
-        ("keys on another server", "discovery", json!({ "jwks_uri": elsewhere })),
-        ("keys over plain http", "discovery", json!({ "jwks_uri": "http://keys.example/keys" })),
-        ("the document of another issuer", "discovery", json!({ "issuer": "https://issuer.example" })),
-        ("keys for what is not believed", "discovery", json!({ "id_token_signing_alg_values_supported": ["HS256"] })),
-        ("a key that everybody has", "jwks", json!({ "keys": [{ "kty": "oct", "kid": "github-key-1", "k": "eA" }] })),
-        ("no keys", "jwks", json!({ "keys": [] })),
-        ("no set of keys", "jwks", json!("keys")),
+        ("keys on another server", "discovery", json!({ "jwks_uri": elsewhere }), 503, "issuer-down"),
+        ("keys over plain http", "discovery", json!({ "jwks_uri": "http://keys.example/keys" }), 503, "issuer-down"),
+        ("another's document", "discovery", json!({ "issuer": "https://issuer.example" }), 503, "issuer-down"),
+        ("no set of keys", "jwks", json!("keys"), 503, "issuer-down"),
+        ("keys for what is not believed", "discovery", signed_by(["HS256"]), 401, "unknown-key"),
+        (
+            "a key that everybody has",
+            "jwks",
+            json!({ "keys": [{ "kty": "oct", "kid": "github-key-1", "k": "eA" }] }),
+            401,
+            "unknown-key",
+        ),
+        ("no keys", "jwks", json!({ "keys": [] }), 401, "unknown-key"),
     ];
-    for (at, (name, document, content)) in cases.iter().enumerate() {
+    for (at, (name, document, content, status, reason)) in cases.iter().enumerate() {
         let issuer = format!("github-{at}");
         site.stand_in.tell_issuer(&issuer, document, content);
         let answer = site.gateway.get("/v1/vaults", &site.stand_in.mint(&issuer, &Value::Null));
-        assert_eq!((answer.status, &site.last()["reason"]), (503, &json!("issuer-down")), "{name}");
+        assert_eq!((answer.status, &site.last()["reason"]), (*status, &json!(reason)), "{name}");
     }
 
     // The keys of another under the names of its own: what they signed is not taken for what its own key signed before.

@@ -38,7 +38,7 @@ fn lists_and_bodies_hold_what_the_rule_names_and_no_more() {
     assert_eq!(record["subject"], "repo:acme/app:ref:refs/heads/main");
     assert_eq!(
         record["claims"],
-        json!({ "repository": "acme/app", "repository_owner_id": "65123", "ref": "refs/heads/main" })
+        json!({ "repository": "acme/app", "repository_owner_id": "65123", "ref": "refs/heads/main", "event_name": "push" })
     );
     assert_eq!(record["rules"], json!(["deploy"]));
 

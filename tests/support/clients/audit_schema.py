@@ -1,4 +1,4 @@
-"""Validates audit files against config/audit.schema.json.
+"""Validates audit files against the schema that describes their lines, one of those in config.
 
 Usage: audit_schema.py SCHEMA FILE...
 
