@@ -118,7 +118,9 @@ impl Issuer {
         }
         // Of its own, so that it goes on for others when whoever asked first has gone away.
         let _ = tokio::task::spawn_local(Rc::clone(self).refresh(self.asked.get())).await;
-        find(self.known().ok_or(Denial::IssuerDown)?).ok_or(Denial::UnknownKey)
+        // Who is away may have it.
+        let without = if self.away.get().is_some() { Denial::IssuerDown } else { Denial::UnknownKey };
+        self.known().and_then(find).ok_or(without)
     }
 
     /// The number of times that keys were asked for, and of those that this failed.
@@ -356,6 +358,7 @@ mod tests {
             pass(AWAY).await;
             assert_eq!(ask(&issuer, "a").await, Ok(()));
             assert_eq!(answer.asked(), asked + 1);
+            assert_eq!(ask(&issuer, "new").await, Err(Denial::IssuerDown), "it may be one of its own");
             pass(VALID - 3 * FRESH).await;
             assert_eq!(ask(&issuer, "a").await, Err(Denial::IssuerDown));
             answer.keys(&["a"]);

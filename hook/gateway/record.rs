@@ -187,6 +187,11 @@ impl Record {
         self.milliseconds = (self.begin.elapsed().as_secs_f64() * 1e6).round() / 1e3;
     }
 
+    /// Whether the token was verified.
+    pub fn is_verified(&self) -> bool {
+        self.verified
+    }
+
     /// Who is at the other end.
     pub fn peer(&self) -> SocketAddr {
         self.peer

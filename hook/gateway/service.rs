@@ -283,8 +283,8 @@ impl Gateway {
     /// Records how a request was decided. What cannot be recorded is not given.
     fn end<T>(&self, mut record: Record, outcome: Result<T, Denial>) -> Result<T, Denial> {
         let denied = outcome.as_ref().err();
-        let is_flood = denied.is_some_and(|denial| matches!(denial.status(), 401 | 403 | 429 | 431))
-            && !self.refusals.take(record.peer().ip());
+        let is_of_a_stranger = |denial: &Denial| !record.is_verified() || matches!(denial.status(), 403 | 429);
+        let is_flood = denied.is_some_and(is_of_a_stranger) && !self.refusals.take(record.peer().ip());
         record.end(outcome.as_ref().map(drop));
         self.metrics.request(denied.map_or("allowed", Denial::reason), record.seconds());
         if is_flood {

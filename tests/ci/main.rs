@@ -1,5 +1,5 @@
 //! A pipeline from the identity of its job to a container with its secrets, by the workflow files of `config/ci` as they are: issuer,
-//! gateway, 1Password Connect, Google's token service and KMS, and the real podman.
+//! gateway, 1Password Connect, the token services and KMS of Google and AWS, and the real podman.
 //!
 //! Each test is on a machine of its own, where the names of the workflow files and of Google lead to loopback.
 
@@ -21,9 +21,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use pipeline::{Pipeline, SECRET};
+use pipeline::{GATEWAY, Pipeline, SECRET};
 use runner::{Runner, workflow};
-use serde_json::json;
+use serde_json::{Value, json};
 use support::python;
 
 #[test]
@@ -46,9 +46,47 @@ fn a_job_of_github_actions_starts_a_container_with_its_secrets() {
     let Some(pipeline) = Pipeline::start() else { return };
     let Some(runner) = Runner::new(&pipeline, "github") else { return };
     runner.delivers(&pipeline, &pipeline.github_job());
-    // The next job comes with a key that the gateway has not seen.
+}
+
+#[test]
+fn jobs_live_through_what_their_issuer_does_meanwhile() {
+    let Some(pipeline) = Pipeline::start() else { return };
+    let Some(runner) = Runner::new(&pipeline, "github") else { return };
+    let has_its_secret = |what: &str| {
+        let run = runner.run(&pipeline.github_job());
+        assert!(run.text.contains(SECRET), "{what}: {}", run.text);
+    };
+    let fault = |fault: Value| pipeline.stand_in.tell_issuer("github", "fault", &fault);
+    let genuine = || pipeline.stand_in.mint("github", &json!({ "claims": { "aud": GATEWAY } }));
+    let old = genuine();
+    has_its_secret("before");
+
+    // Between its token and its container: no job of GitHub's can get another token without its issuer.
+    let rotate = format!("{}/stand-in/issuers/github/rotate", pipeline.stand_in.issuer("").trim_end_matches('/'));
+    runner.meanwhile(&format!("curl --fail --silent --show-error --data '{{}}' {rotate}"));
+    has_its_secret("a new key in mid-run");
+    fault(json!({ "discovery": "slow-1000", "jwks": "slow-1000" }));
+    has_its_secret("signed by the new key, and the issuer is slow");
+
+    runner.meanwhile("true");
+    fault(json!({ "discovery": "status-503", "jwks": "reset" }));
+    has_its_secret("signed by a known key, and the issuer is down");
     pipeline.stand_in.tell_issuer("github", "rotate", &json!({ "keep": false }));
+    assert_eq!(pipeline.answers(&genuine()), 503, "signed by a new key, and the issuer is down");
+    fault(json!({ "discovery": null, "jwks": null }));
+    has_its_secret("the issuer is back, and shows its newest key alone");
+    assert_eq!(pipeline.answers(&old), 401);
+}
+
+#[test]
+fn a_job_unseals_by_its_role_of_aws() {
+    let Some(pipeline) = Pipeline::start() else { return };
+    let Some(moto) = pipeline.start_aws() else { return };
+    let Some(runner) = Runner::of_aws(&pipeline) else { return };
     runner.delivers(&pipeline, &pipeline.github_job());
+    let signed = pipeline.signed_for_aws();
+    assert!(!signed.is_empty() && signed.lines().all(|line| line.starts_with("kms ASIA")), "{signed}");
+    drop(moto);
 }
 
 #[test]

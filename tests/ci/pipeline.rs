@@ -6,12 +6,13 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::host::run;
 use crate::support::machine::Machine;
+use crate::support::moto::Moto;
 use crate::support::{AGENT_VAULT, StandIn, with_mode};
 
 /// What the container is to have.
@@ -24,11 +25,15 @@ pub(crate) const STAND_IN_PROVIDER: &str =
 pub(crate) const GATEWAY: &str = "https://secrets.acme.example";
 const GATEWAY_ADDRESS: &str = "127.0.0.1:8443";
 const KEK: &str = "gcp-kms://projects/acme/locations/europe-west1/keyRings/agents/cryptoKeys/prod";
+/// That of `config/ci` for AWS, which moto has.
+const AWS_KEK: &str = "aws-kms://arn:aws:kms:eu-central-1:123456789012:alias/agents/prod";
+const AWS_ADDRESS: &str = "127.0.0.2";
 const REFERENCE: &str = "op://AgentVault/deploy/db-password";
 
 /// Issuers, a gateway that believes them, 1Password with a sealed value, and Google.
 pub(crate) struct Pipeline {
     pub(crate) stand_in: StandIn,
+    machine: Machine,
     directory: TempDir,
     gateway: Child,
 }
@@ -53,7 +58,7 @@ impl Pipeline {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        let mut pipeline = Pipeline { stand_in, directory, gateway };
+        let mut pipeline = Pipeline { stand_in, machine, directory, gateway };
         while TcpStream::connect(GATEWAY_ADDRESS).is_err() {
             assert!(pipeline.gateway.try_wait().unwrap().is_none(), "the gateway has ended");
             std::thread::yield_now();
@@ -64,11 +69,14 @@ impl Pipeline {
 
     /// What a developer does, on another machine, by an identity that may encrypt.
     fn store(&self) {
-        let settings = format!("keks = [\"{KEK}\"]\n{}", self.kms_settings());
+        self.store_by(KEK, &self.kms_settings());
+    }
+
+    fn store_by(&self, kek: &str, identity: &str) {
         let path = self.directory.path().join("developer.toml");
-        with_mode(&path, settings.as_bytes(), 0o600);
+        with_mode(&path, format!("keks = [\"{kek}\"]\n{identity}").as_bytes(), 0o600);
         let mut seal = Command::new(binary("oci-secrets"));
-        seal.env_clear().arg("--settings").arg(path).args(["seal", "--kek", KEK, "--for", REFERENCE]);
+        seal.env_clear().arg("--settings").arg(path).args(["seal", "--kek", kek, "--for", REFERENCE]);
         let sealed = run(&mut seal, SECRET.as_bytes());
         assert!(sealed.status.success(), "{}", String::from_utf8_lossy(&sealed.stderr));
         let sealed = String::from_utf8(sealed.stdout).unwrap();
@@ -79,6 +87,28 @@ impl Pipeline {
     pub(crate) fn kms_settings(&self) -> String {
         let credentials = self.directory.path().join("external-account-file.json");
         format!("[gcp-kms]\nendpoint = \"{}\"\ncredentials-file = {credentials:?}\n", self.stand_in.kms())
+    }
+
+    /// AWS in place of Google, as moto has it; `None` if there is no moto.
+    pub(crate) fn start_aws(&self) -> Option<Moto> {
+        for service in ["kms", "sts"] {
+            self.machine.name(&format!("{service}.eu-central-1.amazonaws.com"), AWS_ADDRESS);
+        }
+        let (log, pem) = (self.directory.path().join("aws-log"), self.directory.path().join("server.pem"));
+        let [log, pem] = [&log, &pem].map(|path| path.to_str().unwrap());
+        let moto = Moto::start(&["--https", &format!("{AWS_ADDRESS}:443"), pem, "--log", log])?;
+        assert_eq!(moto.keks()[0], AWS_KEK);
+        let token = self.directory.path().join("subject-token");
+        let role = "role-arn = \"arn:aws:iam::123456789012:role/developers\"\nregion = \"eu-central-1\"";
+        self.stand_in.request("POST", "/stand-in/reset", &Value::Null);
+        self.store_by(AWS_KEK, &format!("[aws-kms]\nweb-identity-token-file = {token:?}\n{role}\n"));
+        fs::write(log, "").unwrap();
+        Some(moto)
+    }
+
+    /// What was signed for AWS: the service, and the id of the key.
+    pub(crate) fn signed_for_aws(&self) -> String {
+        fs::read_to_string(self.directory.path().join("aws-log")).unwrap()
     }
 
     /// What the runner of GitHub Actions gives a job that may have tokens.
@@ -128,6 +158,8 @@ fn gateway_files(directory: &TempDir, stand_in: &StandIn) -> PathBuf {
     let path = |name: &str| directory.path().join(name);
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // A certificate of the same name would be taken for its own issuer.
+    params.distinguished_name.push(DnType::CommonName, "authority of the gateway");
     let key = KeyPair::generate().unwrap();
     let authority = params.self_signed(&key).unwrap();
     let issuer = Issuer::new(params, key);

@@ -41,6 +41,24 @@ pub(crate) struct Run {
 impl Runner {
     /// Installs what the workflow file of a platform asks for; `None` without podman, or without what reads the file.
     pub(crate) fn new(pipeline: &Pipeline, platform: &str) -> Option<Runner> {
+        Runner::of_workflow(pipeline, platform, &fs::read_to_string(workflow("settings")).unwrap())
+    }
+
+    /// The same for GitHub Actions with AWS in place of Google, as `packaging/ci.md` says.
+    pub(crate) fn of_aws(pipeline: &Pipeline) -> Option<Runner> {
+        let settings = fs::read_to_string(workflow("settings")).unwrap();
+        let (google, aws) = settings.split_once("#keks = ").expect("the settings have none for AWS");
+        let (aws, grant) = aws.split_once("\n\n").unwrap();
+        let connect = &google[google.find("[connect]").unwrap()..google.find("[gcp-kms]").unwrap()];
+        let settings = format!("keks = {}\n{connect}{grant}", aws.replace("\n#", "\n"));
+        let mut runner = Runner::of_workflow(pipeline, "github", &settings)?;
+        let job = runner.job.to_string().replace("google-token", "aws-token");
+        runner.job = serde_json::from_str(&job).unwrap();
+        runner.job["env"]["GOOGLE"] = "sts.amazonaws.com".into();
+        Some(runner)
+    }
+
+    fn of_workflow(pipeline: &Pipeline, platform: &str, settings: &str) -> Option<Runner> {
         let mut client = python::client("ci_workflow.py")?;
         if !can_run_containers() {
             return None;
@@ -48,7 +66,6 @@ impl Runner {
         let job = client.args(["job", platform]).arg(workflow(platform)).output().unwrap();
         let job = serde_json::from_slice(&job.stdout).expect("no job");
         let endpoint = format!("[gcp-kms]\nendpoint = \"{}\"", pipeline.stand_in.kms());
-        let settings = fs::read_to_string(workflow("settings")).unwrap();
         Some(Runner::with(job, &settings.replace(PROVIDER, STAND_IN_PROVIDER).replace("[gcp-kms]", &endpoint)))
     }
 
@@ -94,6 +111,7 @@ impl Runner {
         with_mode(&self.path("settings.toml"), settings.as_bytes(), 0o644);
         symlink(binary("oci-secrets"), self.path("bin/oci-secrets")).unwrap();
         with_mode(&self.path("bin/sudo"), SUDO.as_bytes(), 0o755);
+        self.meanwhile("true");
         with_mode(&self.path("bin/podman"), self.podman().as_bytes(), 0o755);
         let mut install = Command::new(binary("oci-secrets"));
         install.args(["install", "--engine", "podman", "--hook"]).arg(binary("oci-secrets-hook"));
@@ -107,13 +125,19 @@ impl Runner {
     fn podman(&self) -> String {
         let path = |name: &str| self.path(name).display().to_string();
         format!(
-            "#!/bin/bash\nexec /usr/bin/podman --runtime=runc --root={0}/containers --runroot={0}/run --storage-driver=vfs \
+            "#!/bin/bash\nset -e\n. {3}\nexec /usr/bin/podman --runtime=runc --root={0}/containers --runroot={0}/run --storage-driver=vfs \
              --cgroup-manager=cgroupfs --events-backend=none run --hooks-dir={1} --network=none --log-driver=none \
              --ulimit=nofile=1024:1024 --ulimit=nproc=4096:4096 \"${{@:2:$#-2}}\" --rootfs {2} sh -c \"{SCRIPT}\"\n",
             path("podman"),
             path("hooks.d"),
-            path("rootfs")
+            path("rootfs"),
+            path("meanwhile")
         )
+    }
+
+    /// Has this done between the tokens of each job and its container.
+    pub(crate) fn meanwhile(&self, script: &str) {
+        fs::write(self.path("meanwhile"), script).unwrap();
     }
 
     /// Runs the job with what its platform gives it.

@@ -1,6 +1,7 @@
 //! Tokens that prove nothing, or the wrong thing: each is denied, and each is in the audit.
 
-use std::io::Write;
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::thread;
 use std::time::Duration;
 
@@ -98,6 +99,32 @@ fn denies_a_head_that_is_too_large_to_be_read_and_records_it() {
         thread::sleep(Duration::from_millis(5));
     }
     assert_eq!((&site.last()["reason"], &site.last()["status"]), (&json!("too-large"), &json!(431)));
+}
+
+#[test]
+fn a_flood_of_refusals_does_not_fill_the_audit() {
+    let site = Site::showing(&["op://AgentVault/ordinary/*"]);
+    site.stand_in.tell_issuer("github", "fault", &json!({ "discovery": "status-503" }));
+    // Nobody can tell whether these are genuine.
+    let token = site.mint(Value::Null);
+    let mut connection = BufReader::new(site.gateway.connect());
+    let mut statuses = BTreeMap::<String, usize>::new();
+    for _ in 0..600 {
+        let request = format!("GET /v1/vaults HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n");
+        connection.get_mut().write_all(request.as_bytes()).unwrap();
+        let (mut status, mut line, mut length) = (String::new(), String::new(), 0);
+        connection.read_line(&mut status).unwrap();
+        while line != "\r\n" {
+            line.clear();
+            connection.read_line(&mut line).unwrap();
+            length = line.strip_prefix("content-length: ").map_or(length, |length| length.trim().parse().unwrap());
+        }
+        connection.read_exact(&mut vec![0; length]).unwrap();
+        *statuses.entry(status.split(' ').nth(1).unwrap().to_owned()).or_default() += 1;
+    }
+    let recorded = site.gateway.audit().len();
+    assert!(statuses["503"] >= 500 && statuses["429"] > 0, "{statuses:?}");
+    assert_eq!((recorded, statuses.len()), (statuses["503"], 2));
 }
 
 #[test]

@@ -148,6 +148,12 @@ fn believes_each_kind_of_issuer_for_its_own_rules() {
         "kubernetes.io": { "namespace": "agents" }, "repository": "acme/app" } }),
     );
     assert_eq!(gateway.get("/v1/vaults", &forged).status, 403);
+    // The name of one issuer over the signature of another that is believed, too.
+    for (header, reason) in [(json!({}), "unknown-key"), (json!({ "kid": "github-key-1" }), "signature")] {
+        let forged = stand_in.mint("github", &json!({ "by": "gitlab", "header": header }));
+        assert_eq!(gateway.get("/v1/vaults", &forged).status, 401);
+        assert_eq!(gateway.audit().pop().unwrap()["reason"], reason);
+    }
 }
 
 /// A site that believes so many issuers more, `github-0` and so on.

@@ -16,6 +16,7 @@ mod scope;
 mod service;
 #[path = "../support/mod.rs"]
 mod support;
+mod systemd;
 
 use serde_json::{Value, json};
 use support::gateway::{AUDIENCE, Gateway};

@@ -15,6 +15,7 @@ pub(crate) mod host;
 pub(crate) mod machine;
 pub(crate) mod moto;
 pub(crate) mod python;
+pub(crate) mod systemd;
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
