@@ -57,8 +57,7 @@ fn jobs_live_through_what_their_issuer_does_meanwhile() {
         assert!(run.text.contains(SECRET), "{what}: {}", run.text);
     };
     let fault = |fault: Value| pipeline.stand_in.tell_issuer("github", "fault", &fault);
-    let genuine = || pipeline.stand_in.mint("github", &json!({ "claims": { "aud": GATEWAY } }));
-    let old = genuine();
+    let old = pipeline.stand_in.mint("github", &json!({ "claims": { "aud": GATEWAY } }));
     has_its_secret("before");
 
     // Between its token and its container: no job of GitHub's can get another token without its issuer.
@@ -71,9 +70,8 @@ fn jobs_live_through_what_their_issuer_does_meanwhile() {
     runner.meanwhile("true");
     fault(json!({ "discovery": "status-503", "jwks": "reset" }));
     has_its_secret("signed by a known key, and the issuer is down");
-    pipeline.stand_in.tell_issuer("github", "rotate", &json!({ "keep": false }));
-    assert_eq!(pipeline.answers(&genuine()), 503, "signed by a new key, and the issuer is down");
     fault(json!({ "discovery": null, "jwks": null }));
+    pipeline.stand_in.tell_issuer("github", "rotate", &json!({ "keep": false }));
     has_its_secret("the issuer is back, and shows its newest key alone");
     assert_eq!(pipeline.answers(&old), 401);
 }
