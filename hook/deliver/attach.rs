@@ -37,6 +37,7 @@ impl Frozen {
         self.carry_over(inside, spec).or_else(|error| {
             // What cannot be put back is lost with the container, which will not start.
             let _ = self.carried.put_back(&site);
+            let _ = self.destroy();
             self.detach()?;
             Err(error)
         })
@@ -220,6 +221,34 @@ mod tests {
         };
         inside(&container.process(), &container.rootfs(), attach_and_detach).unwrap();
         assert_eq!(tmpfs_mounts(&container), 0);
+    }
+
+    #[test]
+    fn leaves_nothing_to_whoever_mounted_it_elsewhere_or_has_it_open() {
+        if !is_root() {
+            return;
+        }
+        let copy = |rootfs: &Path| create_dir_all(rootfs.join("copy")).unwrap();
+        let container = Container::start(copy, "true");
+        let (taken, other) = (container.rootfs().join("run/secrets"), container.rootfs().join("copy"));
+        let refuse = |inside: &Inside<'_>| {
+            let frozen = frozen();
+            frozen.attach_from_inside(inside, &container.spec())?;
+            let mut file = std::fs::File::open(taken.join("db")).unwrap();
+            rustix::mount::mount_bind(&taken, &other).unwrap();
+            // Their own mounts at its place are theirs.
+            let mine = container.rootfs().join("mine");
+            std::fs::write(&mine, "mine").unwrap();
+            rustix::mount::mount_bind(&mine, taken.join("db")).unwrap();
+            frozen.destroy()?;
+            frozen.detach()?;
+            let mut content = String::new();
+            io::Read::read_to_string(&mut file, &mut content).unwrap();
+            assert_eq!((content.as_str(), read_to_string(mine).unwrap().as_str()), ("", "mine"));
+            assert!(read_to_string(other.join("db")).unwrap_or_default().is_empty());
+            Ok::<_, AttachError>(())
+        };
+        inside(&container.process(), &container.rootfs(), refuse).unwrap();
     }
 
     #[test]

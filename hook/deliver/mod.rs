@@ -14,7 +14,7 @@
 //!
 //! | feature | Linux | without it |
 //! |---|---|---|
-//! | `fsopen`, `fsconfig`, `fsmount`, `move_mount`, `open_tree` | 5.2 | an error |
+//! | `fsopen`, `fspick`, `fsconfig`, `fsmount`, `move_mount`, `open_tree` | 5.2 | an error |
 //! | `openat2`, `pidfd_open` | 5.6, 5.3 | an error |
 //! | tmpfs `noswap`, and only outside of user namespaces | 6.4 | [`noswap`](crate::settings::Noswap) in the settings decides |
 

@@ -1,14 +1,17 @@
 //! The tmpfs while nothing leads to it: created, filled, frozen.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FsWord, Gid, Mode, OFlags, StatVfsMountFlags, Uid, chmodat, mkdirat};
+use rustix::fs::{
+    AtFlags, Dir, FsWord, Gid, Mode, OFlags, ResolveFlags, StatVfsMountFlags, Uid, chmodat, mkdirat, openat2, unlinkat,
+};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_reconfigure, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_reconfigure,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, fspick, open_tree,
 };
 
 use super::site::SOURCE;
@@ -52,6 +55,7 @@ pub struct TmpfsOptions<'a> {
 #[derive(Debug)]
 pub struct Frozen {
     pub(super) mount: OwnedFd,
+    noswap: bool,
     pub(super) carried: Carried,
 }
 
@@ -124,22 +128,53 @@ impl Tmpfs {
         Ok(())
     }
 
-    /// Makes the superblock read-only, for good: nothing else holds the descriptor that could undo it.
+    /// Makes the superblock read-only: only who has the rights of the hook in the hook's user namespace could undo it.
     ///
     /// # Errors
     /// When the kernel refuses, or does not do what it said. The files are destroyed.
     pub fn freeze(self) -> Result<Frozen, TmpfsError> {
-        if self.noswap {
-            // Linux 6.4 up to the stable releases of November 2025 take its absence for a wish to change it, and refuse.
-            fsconfig_set_flag(&self.context, "noswap").map_err(failed(r#"fsconfig("noswap")"#))?;
-        }
-        fsconfig_set_flag(&self.context, "ro").map_err(failed(r#"fsconfig("ro")"#))?;
-        fsconfig_reconfigure(&self.context).map_err(failed("fsconfig(FSCONFIG_CMD_RECONFIGURE)"))?;
+        reconfigure(&self.context, "ro", self.noswap)?;
         if !is_frozen(&self.mount)? {
             return Err(TmpfsError::NotFrozen);
         }
-        Ok(Frozen { mount: self.mount, carried: self.carried })
+        Ok(Frozen { mount: self.mount, noswap: self.noswap, carried: self.carried })
     }
+}
+
+impl Frozen {
+    /// Destroys the files wherever they can be seen: whoever was in the container meanwhile may have mounted the tmpfs a second time, or
+    /// hold a file open.
+    ///
+    /// # Errors
+    /// When the kernel refuses; files may then be left.
+    pub(super) fn destroy(&self) -> Result<(), SyscallError> {
+        let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
+        let context = fspick(&self.mount, "", flags).map_err(failed("fspick(tmpfs)"))?;
+        reconfigure(&context, "rw", self.noswap)?;
+        // Another view of it, in which nobody can have mounted anything.
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        let view = open_tree(&self.mount, "", flags).map_err(failed("open_tree(tmpfs)"))?;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
+        let open = |name: &CStr, flags| openat2(&view, name, flags | OFlags::CLOEXEC, Mode::empty(), resolve);
+        let directory = open(c".", OFlags::RDONLY | OFlags::DIRECTORY).and_then(Dir::new);
+        for entry in directory.map_err(failed("openat2(tmpfs)"))? {
+            let entry = entry.map_err(failed("getdents(tmpfs)"))?;
+            // Whoever has it open is left with nothing, too.
+            let _ = open(entry.file_name(), OFlags::WRONLY | OFlags::TRUNC);
+            let _ = unlinkat(&view, entry.file_name(), AtFlags::empty());
+        }
+        Ok(())
+    }
+}
+
+/// Makes a superblock read-only or writable.
+fn reconfigure(context: &OwnedFd, flag: &str, noswap: bool) -> Result<(), SyscallError> {
+    if noswap {
+        // Linux 6.4 up to the stable releases of November 2025 take its absence for a wish to change it, and refuse.
+        fsconfig_set_flag(context, "noswap").map_err(failed(r#"fsconfig("noswap")"#))?;
+    }
+    fsconfig_set_flag(context, flag).map_err(failed(format!("fsconfig({flag:?})")))?;
+    fsconfig_reconfigure(context).map_err(failed("fsconfig(FSCONFIG_CMD_RECONFIGURE)"))
 }
 
 impl TmpfsOptions<'_> {
