@@ -39,9 +39,10 @@ pub struct Answer {
 /// If it cannot be started, its pipes break, or a signal came that would end us: nobody of it is left then.
 pub async fn run(command: &mut Command, input: &[u8], bytes_max: usize) -> io::Result<Option<Answer>> {
     // Declared first and so dropped last: a signal may end us only when the process is gone.
-    let interrupts;
+    let mut interrupts = Interrupts::prepare()?;
     let mut running = Running::start(command)?;
-    interrupts = Interrupts::hold()?;
+    // Not before, as the process would hold them back, too. One that comes in between ends us alone.
+    interrupts.hold()?;
     let answered = pin!(running.answer(input, bytes_max));
     match select(answered, pin!(interrupts.come())).await {
         Either::Left((answer, _)) => answer,
@@ -146,20 +147,25 @@ async fn chunk(pipe: &mut Receiver) -> Result<Option<Zeroizing<Vec<u8>>>, Stop> 
     Ok((length > 0).then_some(chunk))
 }
 
-/// What Ctrl-C and `kill` send, held back for as long as this lives, and then let through: another process group than ours does not
-/// hear of it.
+/// What Ctrl-C and `kill` send: another process group than ours does not hear of it.
 struct Interrupts {
+    signals: SigSet,
     /// No pipe, but as readable as one.
     come: Receiver,
-    _held: Arc<Held>,
+    held: Option<Arc<Held>>,
 }
 
 impl Interrupts {
-    fn hold() -> io::Result<Interrupts> {
+    fn prepare() -> io::Result<Interrupts> {
         let signals = signals_that_end_us();
         let come = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-        let come = Receiver::from_owned_fd_unchecked(come.into())?;
-        Ok(Interrupts { come, _held: Held::by_this_thread(&signals)? })
+        Ok(Interrupts { signals, come: Receiver::from_owned_fd_unchecked(come.into())?, held: None })
+    }
+
+    /// Holds them back for as long as this lives, and then lets them through.
+    fn hold(&mut self) -> io::Result<()> {
+        self.held = Some(Held::by_this_thread(&self.signals)?);
+        Ok(())
     }
 
     /// Waits for one, and leaves it to be let through.
@@ -274,14 +280,18 @@ mod tests {
     #[test]
     fn signals_are_held_back_until_the_last_of_several_has_ended() {
         let end_is_held = || SigSet::thread_get_mask().unwrap().contains(Signal::SIGTERM);
-        let first = block_on(async { Interrupts::hold().unwrap() });
-        let second = block_on(async { Interrupts::hold().unwrap() });
+        let hold = || {
+            let mut interrupts = block_on(async { Interrupts::prepare().unwrap() });
+            interrupts.hold().unwrap();
+            interrupts
+        };
+        let (first, second) = (hold(), hold());
         assert!(end_is_held());
         drop(first);
         assert!(end_is_held());
         drop(second);
         assert!(!end_is_held());
-        drop(block_on(async { Interrupts::hold().unwrap() }));
+        drop(hold());
         assert!(!end_is_held());
     }
 

@@ -129,6 +129,9 @@ blank_uses() {
     sed -E 's/(mon|tue|wed|thu|fri|sat|sun) ([0-9:]{5} UTC|00:00)/… \2/g; s/[0-9:]{5} UTC/…/g; s/^2[^ ]*/…/; s/item [a-z0-9]{26}/item …/; s/is [0-9hms ]* old/is … old/'
 }
 
+# Whether a process holds SIGTERM back.
+holds() { grep -qs '^SigBlk:.*[4-7c-f]...$' "/proc/$1/status"; }
+
 # Whether a process that the stand-in left behind is still there.
 left_behind() {
     local pid pids
