@@ -37,7 +37,6 @@ impl Frozen {
         self.carry_over(inside, spec).or_else(|error| {
             // What cannot be put back is lost with the container, which will not start.
             let _ = self.carried.put_back(&site);
-            let _ = self.destroy();
             self.detach()?;
             Err(error)
         })
@@ -63,8 +62,10 @@ impl Frozen {
         require_uncovered(procfs, rootfs.as_fd(), &procfs.path(&found)?, spec)
     }
 
-    /// Takes the tmpfs away again, by descriptor, wherever it has come to be.
+    /// Takes the tmpfs away again, by descriptor, wherever it has come to be, and the files with it.
     fn detach(&self) -> Result<(), SyscallError> {
+        // Without it, only what somebody has mounted a second time still holds them.
+        let _ = self.destroy();
         rustix::process::fchdir(&self.mount).map_err(failed("fchdir(tmpfs)"))?;
         unmount(".", UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).map_err(failed(r#"umount2(".", MNT_DETACH)"#))
     }
@@ -240,7 +241,6 @@ mod tests {
             let mine = container.rootfs().join("mine");
             std::fs::write(&mine, "mine").unwrap();
             rustix::mount::mount_bind(&mine, taken.join("db")).unwrap();
-            frozen.destroy()?;
             frozen.detach()?;
             let mut content = String::new();
             io::Read::read_to_string(&mut file, &mut content).unwrap();
