@@ -3,14 +3,18 @@
 //! `config/settings.toml` explains every key. What is wrong is found when the file is loaded, before a container waits for it; what
 //! is loaded needs no further check, save for the files that it names, which [`mod@file`] checks when they are read.
 
+mod audit;
 mod aws;
 mod break_glass;
+mod connect;
 pub mod file;
 mod gcp;
 mod grant;
 mod op;
 mod parse;
 mod pattern;
+mod pkcs11;
+mod requests;
 mod server;
 mod static_token;
 mod token;
@@ -23,16 +27,18 @@ use std::time::Duration;
 use serde::de::{self, DeserializeOwned};
 use serde::{Deserialize, Deserializer};
 
-use crate::container::{RequestError, Requests};
-
+pub use self::audit::Audit;
 pub use self::aws::{AwsIdentity, AwsKms};
 pub use self::break_glass::{BreakGlass, Channel, ChannelCommand, Facility, NamespaceName, Overdue, Rotation};
+pub use self::connect::Connect;
 pub use self::file::FileError;
 pub use self::gcp::{Federation, GcpKms};
 pub use self::grant::{Grant, Grants, ReferencePattern, ReferencePatternError, Refusal};
 pub use self::op::{Op, OpUnlock};
 pub use self::parse::{ParseError, parse};
 pub use self::pattern::{Pattern, PatternError};
+pub use self::pkcs11::Pkcs11;
+pub use self::requests::{RequestSet, RequestSetError};
 pub use self::server::{ServerUrl, ServerUrlError};
 pub use self::static_token::{Hours, HoursError, Rate, StaticToken, TokenFile};
 pub use self::token::{Audience, Command, TokenSource, TokenSourceError, Variable};
@@ -48,9 +54,6 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 
 const DEADLINE_MIN: Duration = Duration::from_millis(100);
 const DEADLINE_MAX: Duration = Duration::from_secs(120);
-const PKCS11_HELPER: &str = "/usr/libexec/oci-secrets/oci-secrets-pkcs11";
-/// What the loader and the C library take orders from, before any library is there to look for its own.
-const LOADER_VARIABLES: [&str; 3] = ["LD_", "GLIBC_", "GCONV_"];
 const LOCAL_KEK_DIRECTORY: &str = "/etc/oci-secrets/keks";
 
 /// All settings, valid as a whole.
@@ -161,40 +164,6 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, SettingsError> {
     parse(text).map_err(|source| SettingsError::Invalid { path: path.into(), source })
 }
 
-/// How to reach 1Password Connect.
-#[derive(Debug, PartialEq, Deserialize)]
-#[serde(try_from = "ConnectKeys")]
-pub struct Connect {
-    /// Its base address, below which `/v1` is.
-    pub url: ServerUrl,
-    /// Where its access token comes from.
-    pub token: TokenSource,
-    /// Certificates, in PEM, to trust instead of the public roots.
-    pub ca_file: Option<AbsolutePath>,
-}
-
-/// How to reach HSMs: what the process that loads the vendor's library is given.
-#[derive(Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Pkcs11 {
-    /// The library. Without it there is no HSM.
-    pub module: Option<AbsolutePath>,
-    /// The file with the user PIN: a credential. Without it nobody logs in.
-    pub pin_file: Option<AbsolutePath>,
-    /// The program that loads the library.
-    pub helper: AbsolutePath,
-    /// The variables that the library looks for. That program has no others.
-    #[serde(deserialize_with = "environment")]
-    pub environment: BTreeMap<String, String>,
-}
-
-impl Default for Pkcs11 {
-    fn default() -> Pkcs11 {
-        let helper = AbsolutePath(PKCS11_HELPER.into());
-        Pkcs11 { module: None, pin_file: None, helper, environment: BTreeMap::new() }
-    }
-}
-
 /// Where the keys of `local-kek:<name>` are.
 #[derive(Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -225,39 +194,6 @@ pub struct Deliver {
 impl Default for Deliver {
     fn default() -> Deliver {
         Deliver { deadline: DEADLINE, plaintext: Permission::Refuse, noswap: Noswap::Prefer }
-    }
-}
-
-/// Where the record of each start goes besides the system log.
-#[derive(Debug, Default, PartialEq, Deserialize)]
-#[serde(try_from = "AuditKeys")]
-pub struct Audit {
-    /// The file to append to.
-    pub file: Option<AbsolutePath>,
-    /// Whether each line of the file carries the hash of the one before.
-    pub chain: bool,
-}
-
-/// Annotations for containers of an engine that cannot pass any on.
-#[derive(Debug, PartialEq, Deserialize)]
-#[serde(try_from = "BTreeMap<String, String>")]
-pub struct RequestSet(BTreeMap<String, String>);
-
-impl RequestSet {
-    /// By key.
-    pub fn annotations(&self) -> &BTreeMap<String, String> {
-        &self.0
-    }
-}
-
-impl TryFrom<BTreeMap<String, String>> for RequestSet {
-    type Error = RequestSetError;
-
-    fn try_from(annotations: BTreeMap<String, String>) -> Result<RequestSet, RequestSetError> {
-        match Requests::from_annotations(&annotations)? {
-            Some(_) => Ok(RequestSet(annotations)),
-            None => Err(RequestSetError { reason: "no file is requested".to_owned() }),
-        }
     }
 }
 
@@ -304,48 +240,6 @@ impl TryFrom<PathBuf> for AbsolutePath {
     }
 }
 
-/// `[connect]` as it is written: whether its address is safe depends on two keys.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct ConnectKeys {
-    url: String,
-    token_file: Option<AbsolutePath>,
-    token: Option<TokenSource>,
-    ca_file: Option<AbsolutePath>,
-    #[serde(default)]
-    plain_http: Permission,
-}
-
-impl TryFrom<ConnectKeys> for Connect {
-    type Error = ConnectKeysError;
-
-    fn try_from(keys: ConnectKeys) -> Result<Connect, ConnectKeysError> {
-        let url = ServerUrl::parse(&keys.url, keys.plain_http).map_err(|reason| ConnectKeysError::Url { reason })?;
-        let token = token::one_of(keys.token_file, keys.token).ok_or(ConnectKeysError::Token)?;
-        Ok(Connect { url, token, ca_file: keys.ca_file })
-    }
-}
-
-/// `[audit]` as it is written: what is chained is the file.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct AuditKeys {
-    file: Option<AbsolutePath>,
-    #[serde(default)]
-    chain: bool,
-}
-
-impl TryFrom<AuditKeys> for Audit {
-    type Error = NothingToChain;
-
-    fn try_from(keys: AuditKeys) -> Result<Audit, NothingToChain> {
-        match keys {
-            AuditKeys { file: None, chain: true } => Err(NothingToChain),
-            AuditKeys { file, chain } => Ok(Audit { file, chain }),
-        }
-    }
-}
-
 fn deadline<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     duration(deserializer, DEADLINE_MIN..=DEADLINE_MAX, "expected a duration from \"100ms\" to \"2m\"")
 }
@@ -365,21 +259,6 @@ pub fn duration<'de, D: Deserializer<'de>>(
         .and_then(|duration| Duration::try_from(duration).ok())
         .filter(|duration| bounds.contains(duration))
         .ok_or_else(|| de::Error::custom(expected))
-}
-
-/// Variables with names that no loader heeds: which code runs is said by `module` and `helper`, in plain sight.
-fn environment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
-    let variables = BTreeMap::<String, String>::deserialize(deserializer)?;
-    let is_name = |name: &str| {
-        !name.is_empty()
-            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-            && !LOADER_VARIABLES.iter().any(|prefix| name.starts_with(prefix))
-    };
-    if variables.iter().all(|(name, value)| is_name(name) && !value.contains('\0')) {
-        Ok(variables)
-    } else {
-        Err(de::Error::custom("expected variables of a library, none that begin with LD_, GLIBC_ or GCONV_"))
-    }
 }
 
 /// Why there are no settings.
@@ -412,44 +291,10 @@ pub enum SettingsError {
     },
 }
 
-/// A set of requests that cannot be used. It names a key, never a value.
-#[derive(Debug, thiserror::Error)]
-#[error("{reason}")]
-pub struct RequestSetError {
-    reason: String,
-}
-
-impl From<RequestError> for RequestSetError {
-    fn from(error: RequestError) -> RequestSetError {
-        let reason = match &error {
-            RequestError::Key { source, .. } => format!("{error}: {source}"),
-            RequestError::Reference { source, .. } => format!("{error}: {source}"),
-            RequestError::Owner { .. } => "run.secrets.owner: expected uid:gid in decimal".to_owned(),
-            RequestError::Optional { .. } => "run.secrets.optional: expected names of requested files".to_owned(),
-            _ => error.to_string(),
-        };
-        RequestSetError { reason }
-    }
-}
-
 /// A relative path where only an absolute one will do.
 #[derive(Debug, thiserror::Error)]
 #[error("expected an absolute path")]
 pub struct RelativePath;
-
-/// A chain of the lines of no file.
-#[derive(Debug, thiserror::Error)]
-#[error("chain = true needs a file")]
-struct NothingToChain;
-
-/// Keys that do not say how to reach 1Password Connect.
-#[derive(Debug, thiserror::Error)]
-enum ConnectKeysError {
-    #[error("url: {reason}")]
-    Url { reason: ServerUrlError },
-    #[error("expected one of `token-file` and `token`")]
-    Token,
-}
 
 #[cfg(test)]
 mod tests {
@@ -499,7 +344,7 @@ mod tests {
         assert_eq!((settings.deliver.plaintext, settings.deliver.noswap), (Permission::Allow, Noswap::Require));
         assert_eq!(&*settings.local_kek.directory, Path::new("/var/lib/keks"));
         assert_eq!(settings.pkcs11.environment.len(), 1);
-        assert_eq!(&*settings.pkcs11.helper, Path::new(PKCS11_HELPER));
+        assert_eq!(&*settings.pkcs11.helper, Path::new("/usr/libexec/oci-secrets/oci-secrets-pkcs11"));
         assert!(settings.kek_is_listed("local-kek:trial"));
         assert!(settings.kek_is_listed("gcp-kms://projects/acme/locations/europe-west1/keyRings/agents/cryptoKeys/k"));
         assert!(!settings.kek_is_listed("gcp-kms://projects/evil/locations/europe-west1/keyRings/agents/cryptoKeys/k"));
