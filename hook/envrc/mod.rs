@@ -13,6 +13,7 @@
 //! ends with the comment `# no reference` is passed over on the word of whoever wrote it.
 
 mod annotations;
+mod lexer;
 mod problem;
 mod script;
 pub mod shell;
@@ -143,7 +144,7 @@ fn text(bytes: &[u8]) -> Result<&str, (usize, Problem)> {
 
 /// Whether a text can name a variable.
 fn is_variable(name: &str) -> bool {
-    !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()) && name.chars().all(word::is_name)
+    !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()) && name.chars().all(lexer::is_name)
 }
 
 /// The file that a variable becomes.

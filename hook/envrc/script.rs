@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::word::{Expansion, Kind, Part, Token, Word, literal, split};
+use super::lexer::split;
+use super::word::{Expansion, Kind, Part, Token, Word, literal};
 use super::{Problem, file_of, is_variable};
 use crate::container::FileName;
 use crate::reference::Reference;
