@@ -14,12 +14,12 @@ use serde_json::Value;
 
 const GATEWAY: &str = include_str!("../config/gateway.toml");
 const SETTINGS: &str = include_str!("../config/settings.toml");
-const GUIDE: &str = include_str!("../packaging/gateway.md");
+const GUIDE: &str = include_str!("../packaging/docs/gateway.md");
 const HOOK: &str = include_str!("../config/hooks.d/90-oci-secrets.json");
 const DOCKER: &str = include_str!("../config/docker/daemon.json");
 const CONTAINERD: &str = include_str!("../config/containerd/config.toml");
 const CRIO: &str = include_str!("../config/crio/90-oci-secrets.conf");
-const ENGINES: &str = include_str!("../packaging/engines.md");
+const ENGINES: &str = include_str!("../packaging/docs/engines.md");
 const SYSUSERS: &str = include_str!("../packaging/systemd/oci-secrets-gateway.sysusers");
 const UNIT: &str = include_str!("../packaging/systemd/oci-secrets-gateway.service");
 const README: &str = include_str!("../README.md");

@@ -16,7 +16,7 @@ const CHANGELOG: &str = include_str!("../CHANGELOG.md");
 const CLASSES: &str = include_str!("../hook/error/class.rs");
 const SETTINGS: &str = include_str!("../config/settings.toml");
 const HOOK: &str = include_str!("../config/hooks.d/90-oci-secrets.json");
-const GRANTS: &str = include_str!("../packaging/grants.md");
+const GRANTS: &str = include_str!("../packaging/docs/grants.md");
 const QUICKSTART: &str = include_str!("../packaging/quickstart");
 
 /// By this line a reader has seen what it does.

@@ -20,7 +20,7 @@ const SCRIPT: &str = "cat /run/secrets/db-password; grep ' /run/secrets ' /proc/
 const SUDO: &str = "#!/bin/sh\nexec env -i PATH=\"$PATH\" \"$@\"\n";
 
 /// Tells what a job without an identity does.
-const GUIDE: &str = include_str!("../../packaging/ci.md");
+const GUIDE: &str = include_str!("../../packaging/docs/ci.md");
 
 /// How the scripts of a job are run.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -44,7 +44,7 @@ impl Runner {
         Runner::of_workflow(pipeline, platform, &fs::read_to_string(workflow("settings")).unwrap())
     }
 
-    /// The same for GitHub Actions with AWS in place of Google, as `packaging/ci.md` says.
+    /// The same for GitHub Actions with AWS in place of Google, as `packaging/docs/ci.md` says.
     pub(crate) fn of_aws(pipeline: &Pipeline) -> Option<Runner> {
         let settings = fs::read_to_string(workflow("settings")).unwrap();
         let (google, aws) = settings.split_once("#keks = ").expect("the settings have none for AWS");

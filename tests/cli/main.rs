@@ -103,7 +103,7 @@ fn live_through_an_outage(session: &Session) {
 /// Each command of the page is typed in its transcript as it stands there.
 #[test]
 fn the_page_for_an_outage_is_true() {
-    const PAGE: &str = include_str!("../../packaging/outage.md");
+    const PAGE: &str = include_str!("../../packaging/docs/outage.md");
     const TRANSCRIPT: &str = include_str!("outage.txt");
     let joined: Vec<String> = PAGE.split("\\\n").map(|part| part.trim().to_owned()).collect();
     let page = joined.join(" ");

@@ -1,4 +1,4 @@
-//! The units in `packaging/systemd` under the real systemd, installed by the commands of `packaging/gateway.md` as they stand there.
+//! The units in `packaging/systemd` under the real systemd, installed by the commands of `packaging/docs/gateway.md` as they stand there.
 
 use std::fs;
 use std::path::Path;
@@ -114,7 +114,7 @@ impl Site<'_> {
         with_mode(&place("tools/sudo"), b"#!/bin/sh\nexec \"$@\"\n", 0o755);
         with_mode(&place("tools/op"), format!("#!/bin/sh\necho '{}'\n", site.stand_in.token()).as_bytes(), 0o755);
 
-        let guide = fs::read_to_string(sources.join("packaging/gateway.md")).unwrap();
+        let guide = fs::read_to_string(sources.join("packaging/docs/gateway.md")).unwrap();
         let (_, guide) = guide.split_once("\n## Install\n").unwrap();
         let lines = guide.lines().skip_while(|line| !line.starts_with("    "));
         let commands: String =
