@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::entry::Entry;
-use crate::source::activity::Seen;
+use crate::source::connect::activity::Seen;
 
 /// One place where the two accounts differ.
 #[derive(Debug, PartialEq, Serialize, thiserror::Error)]

@@ -24,7 +24,7 @@ use crate::seal::kek::{KekUri, Keks, Kind};
 use crate::seal::{SealedValue, is_sealed};
 use crate::settings::{self, Noswap, Settings, TokenSource};
 use crate::source::connect::Connect;
-use crate::source::edit::StoredField;
+use crate::source::connect::edit::StoredField;
 
 /// Test whether this host can deliver secrets, and say what to do where it cannot.
 ///

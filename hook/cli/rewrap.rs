@@ -19,7 +19,7 @@ use crate::seal::kek::{KekUri, Keks};
 use crate::seal::{Rewrapped, SealError, SealedValue, is_sealed};
 use crate::settings::Settings;
 use crate::source::connect::Connect;
-use crate::source::edit::StoredField;
+use crate::source::connect::edit::StoredField;
 
 /// Move sealed values to another key-encryption key, or to the newest version of theirs.
 ///

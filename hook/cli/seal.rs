@@ -14,7 +14,7 @@ use crate::seal::kek::{KekUri, Keks};
 use crate::secret::Secret;
 use crate::settings::Settings;
 use crate::source::connect::Connect;
-use crate::source::edit::Stored;
+use crate::source::connect::edit::Stored;
 
 /// Seal a secret for one field, and print the line to store there.
 ///

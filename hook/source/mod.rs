@@ -1,10 +1,7 @@
 //! Where sealed values are fetched from.
 
-pub mod activity;
 pub mod connect;
-pub mod edit;
 mod item;
-mod names;
 pub mod op;
 
 use std::sync::Arc;

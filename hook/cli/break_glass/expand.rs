@@ -13,7 +13,7 @@ use crate::seal::kek::Keks;
 use crate::seal::{SealError, SealedValue, is_sealed};
 use crate::settings::{Grant, Pattern, Settings};
 use crate::source::connect::Connect;
-use crate::source::edit::StoredField;
+use crate::source::connect::edit::StoredField;
 
 /// The reference file may be written by hand; this is far more than anyone writes.
 const FILE_BYTES_MAX: usize = 1024 * 1024;

@@ -12,9 +12,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
+use super::activity;
 use crate::retry::{Deadline, Failure, GaveUp};
 use crate::settings::{self, ServerUrl, file};
-use crate::source::{SourceError, activity};
+use crate::source::SourceError;
 use crate::token::static_token::Shown;
 use crate::token::{Token, TokenError, Tokens};
 

@@ -6,7 +6,10 @@
 //!
 //! [Connect's OpenAPI description](https://github.com/1Password/connect/tree/main/docs/openapi) is the source of the paths and shapes.
 
+pub mod activity;
 mod client;
+pub mod edit;
+mod names;
 
 use std::collections::BTreeMap;
 

@@ -9,11 +9,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::SourceError;
-use super::connect::Connect;
-use super::item::{Item, is_active};
+use super::Connect;
 use crate::reference::{Reference, is_id};
 use crate::retry::Deadline;
+use crate::source::SourceError;
+use crate::source::item::{Item, is_active};
 
 /// A field as it is stored.
 pub struct StoredField {

@@ -2,10 +2,10 @@
 
 use serde::Deserialize;
 
-use super::SourceError;
-use super::connect::Connect;
+use super::Connect;
 use crate::reference::Reference;
 use crate::retry::Deadline;
+use crate::source::SourceError;
 
 #[derive(Deserialize)]
 struct Titled {

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::SourceError;
-use super::connect::Connect;
+use super::Connect;
 use crate::retry::Deadline;
+use crate::source::SourceError;
 
 /// How many requests are asked for at once: what Connect hands out unless it is told.
 const PAGE: usize = 50;
