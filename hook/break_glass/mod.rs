@@ -1,31 +1,31 @@
 //! Break-glass: how containers start while 1Password or the KMS does not answer, and what that costs.
 //!
 //! ```text
-//! all is well    seal ──► sealed file, kept offline                                   sealed/
+//! all is well    seal ──► sealed file, kept offline                                   file/
 //! an outage      open ──► store: a tmpfs of root's alone, until its time is over      store, keyring
 //!                hook ──► the normal path first, then the store, and a record         fallback, channel
 //! afterwards     hook ──► a warning, then a refusal, until the secret was changed     ending, ledger, rotation
 //! ```
 //!
-//! The hook uses the store, the channel and the ledger, and nothing of `sealed/`: when no emergency is open and none was, it pays two
+//! The hook uses the store, the channel and the ledger, and nothing of `file/`: when no emergency is open and none was, it pays two
 //! `open`s that fail.
 
 pub mod channel;
 pub mod ending;
 pub mod fallback;
+pub mod file;
 mod keyring;
 pub mod ledger;
 pub mod lock;
 pub mod rotation;
-pub mod sealed;
 pub mod store;
 
 use serde::{Deserialize, Serialize};
 
 use self::channel::ChannelError;
+use self::file::{IdentityError, RecipientError, SealedError};
 use self::ledger::LedgerError;
 use self::lock::LockError;
-use self::sealed::{IdentityError, RecipientError, SealedError};
 use self::store::StoreError;
 use crate::excerpt::Excerpt;
 use crate::reference::Reference;

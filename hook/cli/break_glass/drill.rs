@@ -9,8 +9,8 @@ use jiff::Timestamp;
 
 use super::{admit, duration, identity, read};
 use crate::break_glass::channel::{Channel, Event};
+use crate::break_glass::file::SealedFile;
 use crate::break_glass::lock::Locked;
-use crate::break_glass::sealed::SealedFile;
 use crate::break_glass::{BreakGlassError, Kept};
 use crate::cli::{block_on, in_colour, write_table};
 use crate::error::Error;

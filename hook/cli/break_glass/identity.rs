@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use crate::break_glass::BreakGlassError;
-use crate::break_glass::sealed::{Ask, Identity, identities};
+use crate::break_glass::file::{Ask, Identity, identities};
 use crate::cli::PROGRAM;
 use crate::error::Error;
 use crate::report;

@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use super::{is_root, load};
 use crate::break_glass::channel::host_name;
-use crate::break_glass::sealed::{SEALED_BYTES_MAX, SealedFile};
+use crate::break_glass::file::{SEALED_BYTES_MAX, SealedFile};
 use crate::break_glass::{BreakGlassError, time};
 use crate::container::Request;
 use crate::error::Error;

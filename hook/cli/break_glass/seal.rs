@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::identity::Terminal;
 use super::{describe, duration, expand, request};
 use crate::break_glass::channel::host_name;
-use crate::break_glass::sealed::{Header, Recipient, SealedFile, seal};
+use crate::break_glass::file::{Header, Recipient, SealedFile, seal};
 use crate::break_glass::{BreakGlassError, Kept};
 use crate::cli::{block_on, write_output};
 use crate::container::{FILES_MAX, Request};
