@@ -7,6 +7,7 @@
 //! It is given the module and the PIN file as arguments, then answers requests on its standard input, each a line of JSON, with a line
 //! each on its standard output, in the order in which the token does them. It ends when its input does. Data keys pass in these lines, and nowhere else; the PIN in none.
 
+mod error;
 pub mod helper;
 mod sessions;
 mod token;
@@ -15,6 +16,7 @@ mod uri;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+pub use error::Trouble;
 pub use uri::KeyUri;
 
 /// The longest line, in bytes: a wrapped data key is at most 4 KiB.
@@ -72,75 +74,4 @@ pub enum Answer {
     Created,
     /// It is not done.
     Failed(Trouble),
-}
-
-/// Why the token did not do what it was asked for. `call` is the function of PKCS#11 and what it returned.
-#[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
-pub enum Trouble {
-    /// The module is no library that can be loaded, or does not start.
-    #[error("the module cannot be loaded: {why}")]
-    Module {
-        /// What the loader or the module says.
-        why: String,
-    },
-    /// The PIN file cannot be used.
-    #[error("the PIN cannot be read: {why}")]
-    PinFile {
-        /// What is wrong with it.
-        why: String,
-    },
-    /// No slot has such a token.
-    #[error("no slot has this token ({slots} hold another)")]
-    NoToken {
-        /// How many slots hold a token.
-        slots: usize,
-    },
-    /// Several slots have.
-    #[error("{tokens} tokens go by this name")]
-    ManyTokens {
-        /// How many.
-        tokens: usize,
-    },
-    /// The token refuses the PIN.
-    #[error("the token refuses the PIN")]
-    Pin,
-    /// The token is locked against every PIN.
-    #[error("the token is locked after too many wrong PINs")]
-    PinLocked,
-    /// One more wrong PIN would lock the token.
-    #[error("refusing to try the PIN: one more wrong try would lock the token")]
-    LastTry,
-    /// The token has no such key.
-    #[error("the token has no AES key of this name that we can see")]
-    NoKey,
-    /// The token has several.
-    #[error("{keys} AES keys of the token go by this name")]
-    ManyKeys {
-        /// How many.
-        keys: usize,
-    },
-    /// There is such a key already.
-    #[error("the token has a key of this name already")]
-    Exists,
-    /// Token and key together allow neither AES-GCM nor AES key wrap.
-    #[error("the key may be used with neither AES-GCM nor AES key wrap with padding")]
-    NoMechanism,
-    /// Another key wrapped it, or it was changed.
-    #[error("it did not wrap this value's data key, or it was changed since ({call})")]
-    NotWrapped {
-        /// The refusal.
-        call: String,
-    },
-    /// The token, or the connection to it, went away.
-    #[error("the token does not respond ({call})")]
-    Gone {
-        /// The refusal.
-        call: String,
-    },
-    /// Anything else.
-    #[error("the token refuses: {call}")]
-    Refused {
-        /// The refusal.
-        call: String,
-    },
 }

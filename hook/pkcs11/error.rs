@@ -1,0 +1,74 @@
+//! Why a token does not do what it was asked for.
+
+use serde::{Deserialize, Serialize};
+
+/// Why the token did not do what it was asked for. `call` is the function of PKCS#11 and what it returned.
+#[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
+pub enum Trouble {
+    /// The module is no library that can be loaded, or does not start.
+    #[error("the module cannot be loaded: {why}")]
+    Module {
+        /// What the loader or the module says.
+        why: String,
+    },
+    /// The PIN file cannot be used.
+    #[error("the PIN cannot be read: {why}")]
+    PinFile {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// No slot has such a token.
+    #[error("no slot has this token ({slots} hold another)")]
+    NoToken {
+        /// How many slots hold a token.
+        slots: usize,
+    },
+    /// Several slots have.
+    #[error("{tokens} tokens go by this name")]
+    ManyTokens {
+        /// How many.
+        tokens: usize,
+    },
+    /// The token refuses the PIN.
+    #[error("the token refuses the PIN")]
+    Pin,
+    /// The token is locked against every PIN.
+    #[error("the token is locked after too many wrong PINs")]
+    PinLocked,
+    /// One more wrong PIN would lock the token.
+    #[error("refusing to try the PIN: one more wrong try would lock the token")]
+    LastTry,
+    /// The token has no such key.
+    #[error("the token has no AES key of this name that we can see")]
+    NoKey,
+    /// The token has several.
+    #[error("{keys} AES keys of the token go by this name")]
+    ManyKeys {
+        /// How many.
+        keys: usize,
+    },
+    /// There is such a key already.
+    #[error("the token has a key of this name already")]
+    Exists,
+    /// Token and key together allow neither AES-GCM nor AES key wrap.
+    #[error("the key may be used with neither AES-GCM nor AES key wrap with padding")]
+    NoMechanism,
+    /// Another key wrapped it, or it was changed.
+    #[error("it did not wrap this value's data key, or it was changed since ({call})")]
+    NotWrapped {
+        /// The refusal.
+        call: String,
+    },
+    /// The token, or the connection to it, went away.
+    #[error("the token does not respond ({call})")]
+    Gone {
+        /// The refusal.
+        call: String,
+    },
+    /// Anything else.
+    #[error("the token refuses: {call}")]
+    Refused {
+        /// The refusal.
+        call: String,
+    },
+}
