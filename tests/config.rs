@@ -22,7 +22,7 @@ const CRIO: &str = include_str!("../config/crio/90-oci-secrets.conf");
 const ENGINES: &str = include_str!("../packaging/docs/engines.md");
 const SYSUSERS: &str = include_str!("../packaging/systemd/oci-secrets-gateway.sysusers");
 const UNIT: &str = include_str!("../packaging/systemd/oci-secrets-gateway.service");
-const README: &str = include_str!("../README.md");
+const INSTALL: &str = include_str!("../packaging/docs/install.md");
 
 /// The directory of hook files that podman and CRI-O read unless they are told otherwise.
 const HOOKS_DIR: &str = "/usr/share/containers/oci/hooks.d";
@@ -146,7 +146,7 @@ fn docker_runs_every_container_under_the_wrapper() {
     let docker: Value = serde_json::from_str(DOCKER).unwrap();
     let wrapper = docker["runtimes"]["oci-secrets"]["path"].as_str().unwrap();
     assert_eq!(docker["default-runtime"], "oci-secrets");
-    assert!(README.contains(&format!("sudo install -m 0755 \"$bin/oci-secrets-runtime\" {wrapper}\n")), "{wrapper}");
+    assert!(INSTALL.contains(&format!("sudo install -m 0755 \"$bin/oci-secrets-runtime\" {wrapper} ")), "{wrapper}");
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn containerd_begins_every_container_with_the_base_spec() {
     let handler = &runtimes["runtimes"]["oci-secrets"];
     assert_eq!(handler["runtime_type"].as_str(), Some("io.containerd.runc.v2"));
     let base = handler["base_runtime_spec"].as_str().unwrap();
-    assert!(ENGINES.contains(&format!("shows two files: `{base}`, which is what")), "{base}");
+    assert!(ENGINES.contains(&format!("shows two files: `{base}`, which is the output of")), "{base}");
 }
 
 #[test]

@@ -1,32 +1,73 @@
-//! What the documentation says and a machine can check.
+//! The statements of the documents that a machine can check.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, its helpers too")]
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use oci_secrets::settings::Settings;
+use oci_secrets::gateway::settings as gateway;
+use oci_secrets::settings::{Settings, parse};
 use regex::Regex;
 use serde_json::Value;
 
 const README: &str = include_str!("../README.md");
 const SECURITY: &str = include_str!("../.github/SECURITY.md");
-const CHANGELOG: &str = include_str!("../CHANGELOG.md");
 const CLASSES: &str = include_str!("../hook/error/class.rs");
 const SETTINGS: &str = include_str!("../config/settings.toml");
+const GATEWAY: &str = include_str!("../config/gateway.toml");
 const HOOK: &str = include_str!("../config/hooks.d/90-oci-secrets.json");
-const GRANTS: &str = include_str!("../packaging/docs/grants.md");
 const QUICKSTART: &str = include_str!("../packaging/quickstart");
 
-/// By this line a reader has seen what it does.
-const RESULT_LINE_MAX: usize = 20;
+const README_LINES_MAX: usize = 180;
+
+/// Before this line, a reader sees what the product does.
+const RESULT_LINE: usize = 20;
+
+/// A document: its path from the root of the repository, and its text.
+struct Document {
+    path: String,
+    text: String,
+}
 
 #[test]
-fn a_result_stands_before_line_20() {
-    let top: Vec<&str> = README.lines().take(RESULT_LINE_MAX - 1).collect();
+fn the_readme_is_short_and_shows_a_result_at_once() {
+    assert!(README.lines().count() <= README_LINES_MAX, "{} lines", README.lines().count());
+    let top: Vec<&str> = README.lines().take(RESULT_LINE - 1).collect();
     let command = top.iter().position(|line| line.trim_start().starts_with("$ ")).unwrap();
     assert!(top.iter().skip(command).any(|line| line.contains("\"run.secrets/")), "no output after the command");
+}
+
+#[test]
+fn the_readme_links_every_page() {
+    let links: BTreeSet<String> = found(r"\]\(([^)#]+)\)", README).into_iter().collect();
+    let pages = pages();
+    assert!(pages.len() >= 10, "only {} pages were found", pages.len());
+    for page in pages {
+        assert!(links.contains(&page.path), "README.md does not link {}", page.path);
+    }
+}
+
+#[test]
+fn every_relative_link_leads_to_a_file_and_a_heading() {
+    let mut links = 0;
+    for document in documents() {
+        for link in found(r"\]\(([^)]+)\)", &document.text) {
+            if link.contains("://") {
+                continue;
+            }
+            links += 1;
+            let (file, heading) = link.split_once('#').unwrap_or((&link, ""));
+            let path = match file {
+                "" => root().join(&document.path),
+                file => root().join(&document.path).parent().unwrap().join(file),
+            };
+            assert!(path.exists(), "{}: {link} leads to no file", document.path);
+            let leads = heading.is_empty() || anchors(&fs::read_to_string(&path).unwrap()).contains(heading);
+            assert!(leads, "{}: {link} leads to no heading", document.path);
+        }
+    }
+    assert!(links >= 40, "only {links} links were found");
 }
 
 #[test]
@@ -42,22 +83,37 @@ fn the_steps_shown_are_steps_of_the_quickstart() {
 fn the_exit_codes_are_those_of_the_code() {
     let codes = found(r"(?m)^    [A-Z][A-Za-z]+ = (\d+),$", CLASSES);
     assert!(codes.len() >= 8, "only {codes:?} were found in the code");
-    assert_eq!(found(r"(?m)^\| (\d+) \|", README), codes);
+    assert_eq!(found(r"(?m)^\| (\d+) \|", &document("packaging/docs/troubleshooting.md").text), codes);
 }
 
 #[test]
 fn the_settings_shown_are_settings() {
-    let blocks = found(r"(?s)```toml\n(.*?)```", README);
-    assert_eq!(blocks.len(), 2);
-    for block in blocks {
-        block.parse::<Settings>().unwrap();
+    let (before_issuers, _) = GATEWAY.split_once("[[issuer]]").unwrap();
+    let mut blocks = 0;
+    for document in documents() {
+        for block in found(r"(?s)```toml\n(.*?)```", &document.text) {
+            blocks += 1;
+            let error = if block.contains("[[issuer]]") {
+                parse::<gateway::Settings>(&format!("{before_issuers}{block}")).err().map(|error| error.to_string())
+            } else {
+                block.parse::<Settings>().err().map(|error| error.to_string())
+            };
+            assert_eq!(error, None, "{}: {block}", document.path);
+        }
     }
+    assert!(blocks >= 12, "only {blocks} blocks were found");
 }
 
 #[test]
-fn the_grants_of_the_cookbook_are_settings() {
-    let blocks = found(r"(?s)```toml\n(.*?)```", GRANTS);
-    assert!(blocks.len() >= 4);
+fn the_first_settings_are_the_same_on_every_page() {
+    let blocks = |text: &str| found(r"(?s)```toml\n(.*?)```", text);
+    assert_eq!(blocks(README)[0], blocks(&document("packaging/docs/install.md").text)[0]);
+}
+
+#[test]
+fn every_recipe_for_grants_has_a_grant() {
+    let blocks = found(r"(?s)```toml\n(.*?)```", &document("packaging/docs/grants.md").text);
+    assert!(blocks.len() >= 5);
     for block in blocks {
         let settings: Settings = block.parse().unwrap();
         assert!(settings.grants.iter().next().is_some(), "{block}");
@@ -67,22 +123,24 @@ fn the_grants_of_the_cookbook_are_settings() {
 #[test]
 fn every_key_of_the_settings_that_is_named_exists() {
     let mut named = BTreeSet::new();
-    for text in [README, SECURITY, CHANGELOG] {
-        named.extend(found(r#"`([a-z-]+) = "[a-z]+"`"#, text));
-        named.extend(found(r"`(\[[a-z-]+\])`", text));
+    for document in documents() {
+        named.extend(found(r#"`([a-z-]+) = "[a-z]+"`"#, &document.text));
+        named.extend(found(r"`(\[[a-z-]+\])`", &document.text));
     }
     assert!(named.len() >= 5, "only {named:?}");
     for key in named {
         let shown = |line: &str| {
-            line.trim_start_matches('#') == key || line.trim_start_matches('#').starts_with(&format!("{key} = "))
+            let line = line.trim_start_matches('#');
+            line == key || line.starts_with(&format!("{key} = "))
         };
-        assert!(SETTINGS.lines().any(shown), "config/settings.toml lacks {key}");
+        assert!([SETTINGS, GATEWAY].iter().any(|text| text.lines().any(shown)), "no settings file has {key}");
     }
 }
 
 #[test]
 fn the_hook_of_a_bundle_is_the_hook_of_hooks_d() {
-    let block = found(r"(?s)```json\n(.*?)```", README).pop().unwrap();
+    let blocks = found(r"(?s)```json\n(.*?)```", &document("packaging/docs/engines.md").text);
+    let block = blocks.iter().find(|block| block.contains("createRuntime")).unwrap();
     let spec: Value = serde_json::from_str(&format!("{{{block}}}")).unwrap();
     let hook: Value = serde_json::from_str(HOOK).unwrap();
     assert_eq!(spec["hooks"]["createRuntime"], serde_json::json!([hook["hook"]]));
@@ -90,12 +148,15 @@ fn the_hook_of_a_bundle_is_the_hook_of_hooks_d() {
 
 #[test]
 fn every_file_that_is_named_exists() {
-    let file = r"[ (`](?:\.\./)?((?:hook|config|tests|packaging|\.github)/[A-Za-z0-9_./-]*[A-Za-z0-9]|LICENSE)";
-    let files: BTreeSet<String> = [README, SECURITY, CHANGELOG].iter().flat_map(|text| found(file, text)).collect();
-    assert!(files.len() >= 10, "only {files:?}");
-    for file in files {
-        assert!(root().join(&file).exists(), "{file}");
+    let file = r"[ (`](?:\.\./)*((?:hook|config|tests|packaging|\.github)/[A-Za-z0-9_./-]*[A-Za-z0-9]|LICENSE)";
+    let mut files = 0;
+    for document in documents() {
+        for file in found(file, &document.text) {
+            files += 1;
+            assert!(root().join(&file).exists(), "{}: {file}", document.path);
+        }
     }
+    assert!(files >= 30, "only {files} names were found");
 }
 
 #[test]
@@ -109,7 +170,31 @@ fn every_test_that_is_named_exists() {
     }
 }
 
-/// What the first group of a pattern matches, in the order of the text.
+/// The headings of a document, as GitHub names them in links.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let slug = |heading: String| {
+        let kept = heading.chars().filter(|character| character.is_alphanumeric() || " -_".contains(*character));
+        kept.collect::<String>().to_lowercase().replace(' ', "-")
+    };
+    found(r"(?m)^#+ (.*)$", text).into_iter().map(slug).collect()
+}
+
+fn documents() -> Vec<Document> {
+    let named = ["README.md", ".github/SECURITY.md", "CHANGELOG.md"];
+    named.into_iter().map(document).chain(pages()).collect()
+}
+
+fn pages() -> Vec<Document> {
+    let entries = fs::read_dir(root().join("packaging/docs")).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.map(|name| document(&format!("packaging/docs/{name}"))).collect()
+}
+
+fn document(path: &str) -> Document {
+    Document { path: path.to_owned(), text: fs::read_to_string(root().join(path)).unwrap() }
+}
+
+/// The text that the first group of a pattern matches, each time.
 fn found(pattern: &str, text: &str) -> Vec<String> {
     Regex::new(pattern).unwrap().captures_iter(text).map(|captures| captures[1].to_owned()).collect()
 }
