@@ -96,7 +96,9 @@ impl Error {
             Error::Engine(EngineError::Stage { .. } | EngineError::When { .. } | EngineError::Annotations { .. }) => {
                 "`oci-secrets install` shows the file as it should be"
             }
-            Error::Engine(EngineError::Taken { .. }) => "merge it by hand: packaging/docs/engines.md tells what is needed",
+            Error::Engine(EngineError::Taken { .. }) => {
+                "merge it by hand: packaging/docs/engines.md tells what is needed"
+            }
             Error::Engine(EngineError::NoBaseSpec { .. }) => "ctr comes with containerd, and must be on the PATH",
             Error::Engine(EngineError::NotDescribed { program: "ctr", .. }) => {
                 "`ctr containers ls` shows them; CONTAINERD_NAMESPACE=k8s.io is where those of Kubernetes are"
