@@ -16,17 +16,8 @@
     reason = "tests fail by panicking, and this one prints its table"
 )]
 
-#[allow(dead_code, reason = "the containers use the rest of it")]
-#[path = "../containers/host.rs"]
-mod host;
-#[allow(dead_code, reason = "the containers use the rest of it")]
-#[path = "../containers/journal.rs"]
-mod journal;
 mod replays;
 mod scene;
-#[allow(dead_code, reason = "the containers use the rest of it")]
-#[path = "../containers/search.rs"]
-mod search;
 #[path = "../support/mod.rs"]
 mod support;
 mod victim;
@@ -39,6 +30,7 @@ use std::thread;
 use libtest_mimic::{Arguments, Trial};
 use replays::Attack;
 use scene::{Scene, Tally, World};
+use support::sandbox;
 
 /// How the rounds of each attack have ended.
 static TALLIES: Mutex<Vec<(&str, Tally)>> = Mutex::new(Vec::new());
@@ -56,7 +48,7 @@ fn main() -> ExitCode {
         return in_process_namespace();
     }
     // Before there is any thread: each would keep the namespace that it was born in.
-    host::enter().expect("cannot make a mount namespace");
+    sandbox::enter().expect("cannot make a mount namespace");
     let conclusion = libtest_mimic::run(&arguments, trials());
     print!("{}", table());
     let left = processes();

@@ -13,10 +13,10 @@ use nix::sched::{CloneFlags, unshare};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 
-use crate::host;
-use crate::journal::Journal;
-use crate::search::Needle;
 use crate::support::host::{Host, LOCAL_KEK};
+use crate::support::journal::Journal;
+use crate::support::sandbox;
+use crate::support::search::Needle;
 use crate::support::{AGENT_VAULT, StandIn};
 use crate::victim::Victim;
 
@@ -101,7 +101,7 @@ impl Scene {
     /// Gives this thread mounts of its own.
     pub(crate) fn set(world: &'static World) -> Scene {
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
-        let decoy = tempfile::Builder::new().prefix("decoy").tempdir_in(host::DIRECTORY).unwrap().keep();
+        let decoy = tempfile::Builder::new().prefix("decoy").tempdir_in(sandbox::DIRECTORY).unwrap().keep();
         let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs().cast_signed();
         Scene { world, tally: Tally::default(), decoy, duration: Duration::ZERO, began }
     }
@@ -134,7 +134,7 @@ impl Scene {
     /// The hook as a runtime starts it.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_oci-secrets-hook"));
-        command.arg("--settings").arg(self.world.host.settings()).env_clear().env("PATH", host::PATH);
+        command.arg("--settings").arg(self.world.host.settings()).env_clear().env("PATH", sandbox::PATH);
         command
     }
 

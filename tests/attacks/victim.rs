@@ -15,8 +15,8 @@ use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::host;
 use crate::scene::TITLE;
+use crate::support::sandbox;
 
 /// A container that is being created. Dropping it ends its process and removes its files.
 pub(crate) struct Victim {
@@ -35,7 +35,7 @@ impl Victim {
 
     /// The same, with mounts of its own. Both are given the path of the root filesystem.
     pub(crate) fn mounted(image: impl FnOnce(&Path), mounts: impl FnOnce(&Path) + Send) -> Victim {
-        Victim::propagating(Path::new(host::DIRECTORY), MountPropagationFlags::PRIVATE, image, mounts)
+        Victim::propagating(Path::new(sandbox::DIRECTORY), MountPropagationFlags::PRIVATE, image, mounts)
     }
 
     /// The same, with its bundle in this directory, and with this for all mounts that its namespace begins with.
@@ -178,7 +178,7 @@ fn in_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 
 fn start_process() -> Child {
     let mut sleep = Command::new("sleep");
-    sleep.arg("600").env_clear().env("PATH", host::PATH);
+    sleep.arg("600").env_clear().env("PATH", sandbox::PATH);
     sleep.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 

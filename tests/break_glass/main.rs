@@ -15,10 +15,6 @@ mod outage;
 mod plugin;
 mod servers;
 
-#[allow(dead_code, reason = "containers are searched for, too, where there are any")]
-#[path = "../containers/search.rs"]
-mod search;
-
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -28,11 +24,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use search::Needle;
 use serde_json::{Value, json};
 use support::container::Container;
 use support::host::{Host, KEY_RING, LOCAL_KEK, run};
 use support::machine::Machine;
+use support::search::Needle;
 use support::{AGENT_VAULT, StandIn};
 
 /// What every secret of these tests begins with.

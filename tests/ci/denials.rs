@@ -4,9 +4,9 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::pipeline::{GATEWAY, Pipeline, binary};
+use crate::pipeline::{GATEWAY, Pipeline};
 use crate::support::host::run;
-use crate::support::{StandIn, with_mode};
+use crate::support::{StandIn, program, with_mode};
 
 #[test]
 fn a_job_that_no_rule_is_for_is_denied_and_told_what_to_change() {
@@ -130,7 +130,7 @@ impl Pipeline {
         let settings = directory.path().join("settings.toml");
         let text = "[connect]\nurl = \"https://secrets.acme.example:8443\"\ntoken = { gitlab-id-token = \"TOKEN\" }\n";
         with_mode(&settings, text.as_bytes(), 0o644);
-        let mut check = Command::new(binary("oci-secrets"));
+        let mut check = Command::new(program("oci-secrets"));
         check.env_clear().env("TOKEN", token).arg("--settings").arg(&settings).arg("check");
         let output = run(&mut check, b"");
         let text = String::from_utf8_lossy(&output.stdout);

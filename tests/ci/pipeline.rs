@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::support::host::run;
 use crate::support::machine::Machine;
 use crate::support::moto::Moto;
-use crate::support::{AGENT_VAULT, StandIn, with_mode};
+use crate::support::{AGENT_VAULT, StandIn, program, with_mode};
 
 /// What the container is to have.
 pub(crate) const SECRET: &str = "canary-of-the-pipeline";
@@ -51,7 +51,7 @@ impl Pipeline {
         }
         let authority = gateway_files(&directory, &stand_in);
         machine.trust(&authority);
-        let gateway = Command::new(binary("oci-secrets-gateway"))
+        let gateway = Command::new(program("oci-secrets-gateway"))
             .env_clear()
             .arg("--settings")
             .arg(directory.path().join("gateway.toml"))
@@ -75,7 +75,7 @@ impl Pipeline {
     fn store_by(&self, kek: &str, identity: &str) {
         let path = self.directory.path().join("developer.toml");
         with_mode(&path, format!("keks = [\"{kek}\"]\n{identity}").as_bytes(), 0o600);
-        let mut seal = Command::new(binary("oci-secrets"));
+        let mut seal = Command::new(program("oci-secrets"));
         seal.env_clear().arg("--settings").arg(path).args(["seal", "--kek", kek, "--for", REFERENCE]);
         let sealed = run(&mut seal, SECRET.as_bytes());
         assert!(sealed.status.success(), "{}", String::from_utf8_lossy(&sealed.stderr));
@@ -146,11 +146,6 @@ impl Drop for Pipeline {
         let _ = self.gateway.kill();
         let _ = self.gateway.wait();
     }
-}
-
-/// A program of this build.
-pub(crate) fn binary(name: &str) -> PathBuf {
-    StandIn::program().ancestors().nth(2).unwrap().join(name)
 }
 
 /// Writes what the gateway has, and gives the authority that signed its certificate.

@@ -10,8 +10,8 @@ use std::process::{Command, ExitStatus};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::pipeline::{PROVIDER, Pipeline, SECRET, STAND_IN_PROVIDER, binary};
-use crate::support::{python, skip, with_mode};
+use crate::pipeline::{PROVIDER, Pipeline, SECRET, STAND_IN_PROVIDER};
+use crate::support::{program, python, skip, with_mode};
 
 /// What the container does with its secrets.
 const SCRIPT: &str = "cat /run/secrets/db-password; grep ' /run/secrets ' /proc/mounts; env; touch /run/secrets/x";
@@ -109,12 +109,12 @@ impl Runner {
             symlink("busybox", self.path("rootfs/bin").join(applet)).unwrap();
         }
         with_mode(&self.path("settings.toml"), settings.as_bytes(), 0o644);
-        symlink(binary("oci-secrets"), self.path("bin/oci-secrets")).unwrap();
+        symlink(program("oci-secrets"), self.path("bin/oci-secrets")).unwrap();
         with_mode(&self.path("bin/sudo"), SUDO.as_bytes(), 0o755);
         self.meanwhile("true");
         with_mode(&self.path("bin/podman"), self.podman().as_bytes(), 0o755);
-        let mut install = Command::new(binary("oci-secrets"));
-        install.args(["install", "--engine", "podman", "--hook"]).arg(binary("oci-secrets-hook"));
+        let mut install = Command::new(program("oci-secrets"));
+        install.args(["install", "--engine", "podman", "--hook"]).arg(program("oci-secrets-hook"));
         let hook = install.arg("--settings").arg(self.path("settings.toml")).output().unwrap();
         assert!(hook.status.success(), "{}", String::from_utf8_lossy(&hook.stderr));
         let json = &hook.stdout[hook.stdout.iter().position(|byte| *byte == b'{').unwrap()..];

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use serde_json::{Value, json};
 
 use crate::engine::{Ended, Engine, Running};
-use crate::host;
 use crate::spec::{self, MAPPED, Twist};
+use crate::support::sandbox;
 use crate::user;
 use crate::world::World;
 
@@ -46,7 +46,7 @@ impl<'w> Container<'w> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         // Whose processes they are must be clear even where these tests run twice at a time.
         let name = format!("test-{}-{:04}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let directory = Path::new(host::DIRECTORY).join(&name);
+        let directory = Path::new(sandbox::DIRECTORY).join(&name);
         make_rootfs(&directory.join("rootfs"));
         let hooks = directory.join("hooks.d");
         Container {
@@ -138,7 +138,7 @@ impl<'w> Container<'w> {
     /// The hook's configuration for hooks.d, with this container's settings.
     pub(crate) fn hook(&self) -> Value {
         let mut hook: Value = serde_json::from_str(HOOK).unwrap();
-        hook["hook"]["path"] = host::HOOK.into();
+        hook["hook"]["path"] = sandbox::HOOK.into();
         hook["hook"]["args"] = json!(["oci-secrets-hook", "--settings", self.settings_path()]);
         hook
     }
@@ -186,7 +186,7 @@ pub(crate) fn make_rootfs(rootfs: &Path) {
     for directory in ["bin", "dev", "etc", "proc", "sys", "tmp"] {
         fs::create_dir_all(rootfs.join(directory)).unwrap();
     }
-    fs::copy(host::find("busybox").unwrap(), rootfs.join("bin/busybox")).unwrap();
+    fs::copy(sandbox::find("busybox").unwrap(), rootfs.join("bin/busybox")).unwrap();
     for applet in APPLETS {
         symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
     }

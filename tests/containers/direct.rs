@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::container::Container;
 use crate::engine::{Ended, Engine};
-use crate::host;
+use crate::support::sandbox;
 
 /// What an engine has made when it calls its hooks.
 pub(crate) struct Created<'c> {
@@ -43,7 +43,7 @@ impl<'c> Created<'c> {
             .arg("--settings")
             .arg(self.container.settings_path())
             .env_clear()
-            .env("PATH", host::PATH)
+            .env("PATH", sandbox::PATH)
             .current_dir(&self.container.directory)
             .process_group(0)
             .stdin(Stdio::piped())

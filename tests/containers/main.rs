@@ -3,7 +3,7 @@
 //! Needs root, `busybox` (static), `runc`, `crun`, `youki`, `podman`, `newuidmap`, `containerd` and Docker; for pods, Debian's
 //! `python3-grpcio`. What is missing is a failure where `CI` is set in the environment; elsewhere it
 //! is skipped, and said. Everything happens in a mount namespace of its own, on a `/run` of its own, which are gone with the process
-//! ([`host`]). A table of engines and promises is printed at the end.
+//! ([`support::sandbox`]). A table of engines and promises is printed at the end.
 
 #![allow(
     clippy::unwrap_used,
@@ -17,10 +17,7 @@
 mod container;
 mod direct;
 mod engine;
-mod host;
-mod journal;
 mod promises;
-mod search;
 mod spec;
 #[path = "../support/mod.rs"]
 mod support;
@@ -36,6 +33,7 @@ use std::sync::Mutex;
 use engine::Engine;
 use libtest_mimic::{Arguments, Trial};
 use promises::Promise;
+use support::sandbox;
 use world::World;
 
 /// What was shown so far: by promise, then by engine; `None` is for promises of the hook alone.
@@ -49,7 +47,7 @@ fn main() -> ExitCode {
             return if is_ci() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
         }
         // Before there is any thread: each would keep the namespace that it was born in.
-        host::enter().expect("cannot make a mount namespace");
+        sandbox::enter().expect("cannot make a mount namespace");
         user::add();
     }
     let conclusion = libtest_mimic::run(&arguments, trials());
@@ -63,7 +61,7 @@ fn main() -> ExitCode {
 fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
     for (column, programs) in columns() {
-        let missing: Vec<&str> = programs.iter().copied().filter(|program| host::find(program).is_none()).collect();
+        let missing: Vec<&str> = programs.iter().copied().filter(|program| sandbox::find(program).is_none()).collect();
         let missing = missing.join(", ");
         if !missing.is_empty() && !is_ci() {
             println!("containers: {} is skipped, without {missing}", title(column));
@@ -108,7 +106,7 @@ fn title(column: Option<Engine>) -> &'static str {
 
 /// A program and its version, if it tells one.
 fn version(program: &str) -> Option<String> {
-    let output = Command::new(host::find(program)?).arg("--version").output().ok()?;
+    let output = Command::new(sandbox::find(program)?).arg("--version").output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let version = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
     Some(format!("{program} {}", version.trim_end_matches(',')))
@@ -124,7 +122,7 @@ fn table() -> String {
     let programs: BTreeSet<&str> = Engine::ALL.iter().flat_map(|engine| engine.programs()).copied().collect();
     let versions: Vec<String> = programs.into_iter().filter_map(version).collect();
     let titles: String = columns().map(|(column, _)| format!("{:<14}", title(column))).collect();
-    let mut table = format!("\n{}: {}\n\n{titles}\n", host::name(), versions.join(", "));
+    let mut table = format!("\n{}: {}\n\n{titles}\n", sandbox::name(), versions.join(", "));
     for (name, _) in promises::all() {
         let marks: Vec<_> = columns().map(|(column, _)| shown.get(&(name, column))).collect();
         if marks.iter().all(Option::is_none) {

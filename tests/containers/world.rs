@@ -9,8 +9,8 @@ use std::sync::LazyLock;
 
 use serde_json::json;
 
-use crate::host;
-use crate::journal::Journal;
+use crate::support::journal::Journal;
+use crate::support::sandbox;
 use crate::support::{AGENT_VAULT, StandIn};
 use crate::user;
 
@@ -31,7 +31,7 @@ impl World {
     }
 
     fn begin() -> World {
-        let directory = Path::new(host::DIRECTORY);
+        let directory = Path::new(sandbox::DIRECTORY);
         let world = World {
             stand_in: StandIn::start(&[]),
             journal: Journal::listen(),

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
-use super::{StandIn, with_mode};
+use super::{StandIn, program, with_mode};
 
 /// The key file that every host has.
 pub(crate) const LOCAL_KEK: &str = "local-kek:trial";
@@ -91,7 +91,7 @@ file = {:?}
 
     /// A program of this build, with the settings and no environment.
     pub(crate) fn program(&self, name: &str) -> Command {
-        let mut command = Command::new(StandIn::program().ancestors().nth(2).unwrap().join(name));
+        let mut command = Command::new(program(name));
         command.env_clear().arg("--settings").arg(self.settings());
         command
     }

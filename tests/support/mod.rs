@@ -12,9 +12,12 @@
 pub(crate) mod container;
 pub(crate) mod gateway;
 pub(crate) mod host;
+pub(crate) mod journal;
 pub(crate) mod machine;
 pub(crate) mod moto;
 pub(crate) mod python;
+pub(crate) mod sandbox;
+pub(crate) mod search;
 pub(crate) mod systemd;
 
 use std::fs::{self, Permissions};
@@ -58,10 +61,9 @@ impl StandIn {
         StandIn { child, ready }
     }
 
-    /// Where cargo puts the program: `target/<profile>/examples`, beside the `deps` of the running test.
+    /// The path of the stand-in.
     pub(crate) fn program() -> PathBuf {
-        let test = std::env::current_exe().unwrap();
-        test.ancestors().nth(2).unwrap().join("examples/stand-in")
+        program("examples/stand-in")
     }
 
     /// The line of JSON that the stand-in printed when it was ready: every address and token.
@@ -217,6 +219,11 @@ impl Drop for StandIn {
         drop(self.child.stdin.take());
         let _ = self.child.wait();
     }
+}
+
+/// The path of a program of this build: cargo puts it into `target/<profile>`, above the `deps` or `examples` of the running test.
+pub(crate) fn program(name: &str) -> PathBuf {
+    std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join(name)
 }
 
 /// Writes a file with this mode.

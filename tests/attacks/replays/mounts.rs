@@ -9,8 +9,8 @@ use rustix::mount::{
 };
 
 use super::paths::choose;
-use crate::host;
 use crate::scene::{Hook, ROUNDS, Scene};
+use crate::support::sandbox;
 use crate::victim::{Victim, mounts};
 
 /// As a process can that has joined the container's mount namespace.
@@ -53,7 +53,7 @@ pub(super) fn mounts_that_are_made_meanwhile_gain_nothing(scene: &mut Scene) {
 
 /// Whatever of a container's mounts is shared with the host: nothing may arrive there.
 pub(super) fn a_shared_root_filesystem_shows_the_host_nothing(scene: &mut Scene) {
-    let shared = tempfile::Builder::new().prefix("shared").tempdir_in(host::DIRECTORY).unwrap();
+    let shared = tempfile::Builder::new().prefix("shared").tempdir_in(sandbox::DIRECTORY).unwrap();
     mount_bind(shared.path(), shared.path()).unwrap();
     let flags = [
         MountPropagationFlags::empty(),

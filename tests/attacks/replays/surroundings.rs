@@ -13,10 +13,10 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use rustix::io::Errno;
 
-use crate::host;
 use crate::scene::{Ended, Hook, ROUNDS, Scene};
 use crate::support::StandIn;
 use crate::support::host::Host;
+use crate::support::sandbox;
 use crate::victim::Victim;
 
 /// What a library of the attacker's does when it is loaded: it leaves a byte.
@@ -36,7 +36,7 @@ const LOADED_LATER: [&str; 5] =
 
 /// Every round has the image's libraries, certificates and credentials in its environment, and a proxy that listens.
 pub(super) fn a_hostile_environment_has_no_effect(scene: &mut Scene) {
-    let hostile = tempfile::Builder::new().prefix("hostile").tempdir_in(host::DIRECTORY).unwrap();
+    let hostile = tempfile::Builder::new().prefix("hostile").tempdir_in(sandbox::DIRECTORY).unwrap();
     let loaded = hostile.path().join("loaded");
     let library = build_library(hostile.path(), &loaded);
     assert!(Command::new("true").env("LD_PRELOAD", &library).status().unwrap().success());
@@ -148,7 +148,7 @@ pub(super) fn a_working_directory_in_the_image_has_no_effect(scene: &mut Scene) 
 
 /// The hook is started with descriptors that are not its own, and with none at all.
 pub(super) fn descriptors_leak_in_neither_direction(scene: &mut Scene) {
-    let fifo = Path::new(host::DIRECTORY).join("descriptors");
+    let fifo = Path::new(sandbox::DIRECTORY).join("descriptors");
     mknodat(CWD, &fifo, FileType::Fifo, Mode::from(0o600), 0).unwrap();
     let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
     let mut reader = File::options().read(true).custom_flags(nonblocking).open(&fifo).unwrap();
@@ -165,7 +165,7 @@ pub(super) fn descriptors_leak_in_neither_direction(scene: &mut Scene) {
         let ended = scene.started(&victim, |command| {
             let mut shell = Command::new("sh");
             shell.args(["-c", scripts[round % scripts.len()]]).arg(&fifo);
-            shell.arg(command.get_program()).args(command.get_args()).env_clear().env("PATH", host::PATH);
+            shell.arg(command.get_program()).args(command.get_args()).env_clear().env("PATH", sandbox::PATH);
             *command = shell;
         });
         assert!(ended.status.success(), "{ended:?}");

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use super::daemon::{Daemon, write_runtime};
 use super::{Driver, answer, program, root};
 use crate::container::{self, Container};
-use crate::host;
 use crate::spec::{self, Twist};
+use crate::support::sandbox;
 use crate::support::skip;
 
 /// As it is shipped; where the base spec is found differs.
@@ -96,7 +96,7 @@ BinaryName = "{root}/runtime"
 
 fn with_hook(mut spec: Value) -> Value {
     let mut hook: Value = serde_json::from_str(HOOKS).unwrap();
-    hook["hook"]["path"] = host::HOOK.into();
+    hook["hook"]["path"] = sandbox::HOOK.into();
     hook["hook"]["args"] = json!(["oci-secrets-hook", "--settings", settings()]);
     spec["hooks"] = json!({ "createRuntime": [hook["hook"]] });
     spec

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::host;
+use crate::support::sandbox;
 
 /// How long a daemon may need until it serves its clients.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -28,7 +28,7 @@ impl Daemon {
         let log = File::create(&path).unwrap();
         let mut leash = Command::new("sh");
         leash.args(["-c", LEASH, "sh", farewell]).args(words).current_dir("/");
-        leash.env_clear().env("PATH", host::PATH).env("HOME", directory);
+        leash.env_clear().env("PATH", sandbox::PATH).env("HOME", directory);
         // A group of its own: what a terminal sends to the tests is not for it.
         leash.process_group(0).stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log);
         let daemon = Daemon { _leash: leash.spawn().unwrap() };
@@ -53,7 +53,7 @@ for word; do
 done
 exec {WRAPPER} --hook {} --settings {settings} "$@"
 "#,
-        host::HOOK
+        sandbox::HOOK
     );
     fs::write(path, script).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::daemon::{Daemon, WRAPPER, write_runtime};
 use super::{Driver, answer, program, root};
 use crate::container::Container;
-use crate::host;
+use crate::support::sandbox;
 
 /// As it is shipped; where the wrapper is found differs.
 const CONFIG: &str = include_str!("../../../config/docker/daemon.json");
@@ -33,13 +33,13 @@ static DAEMON: LazyLock<Daemon> = LazyLock::new(begin);
 fn begin() -> Daemon {
     let root = root("docker");
     fs::create_dir_all(&root).unwrap();
-    write_runtime(&root.join("runtime"), &OWN_SETTINGS.replace("$directory", host::DIRECTORY));
+    write_runtime(&root.join("runtime"), &OWN_SETTINGS.replace("$directory", sandbox::DIRECTORY));
     let mut config: Value = serde_json::from_str(CONFIG).unwrap();
     let runtimes = &mut config["runtimes"];
     runtimes["oci-secrets"]["path"] = json!(root.join("runtime"));
     runtimes[SET] = json!({ "path": root.join("runtime"), "runtimeArgs": ["--requests", SET] });
     for set in ["billing", "nobody"] {
-        let arguments = json!(["--hook", host::HOOK, "--settings", settings(), "--requests", set]);
+        let arguments = json!(["--hook", sandbox::HOOK, "--settings", settings(), "--requests", set]);
         runtimes[format!("oci-secrets-{set}")] = json!({ "path": WRAPPER, "runtimeArgs": arguments });
     }
     fs::write(root.join("daemon.json"), config.to_string()).unwrap();
@@ -66,7 +66,7 @@ fn client(verb: &[&str]) -> Command {
 /// Whether `docker run` takes annotations.
 pub(super) fn passes_annotations() -> bool {
     static PASSES: LazyLock<bool> = LazyLock::new(|| {
-        let Some(dockerd) = host::find("dockerd") else { return false };
+        let Some(dockerd) = sandbox::find("dockerd") else { return false };
         let output = Command::new(dockerd).arg("--version").output().unwrap();
         let version = String::from_utf8(output.stdout).unwrap();
         let major = version.trim_start_matches("Docker version ").split('.').next().unwrap().to_owned();
@@ -153,7 +153,7 @@ impl Driver for Docker {
             "sh",
             name,
         ]);
-        command.arg(client.get_program()).args(client.get_args()).env("HOME", host::DIRECTORY);
+        command.arg(client.get_program()).args(client.get_args()).env("HOME", sandbox::DIRECTORY);
         command
     }
 }

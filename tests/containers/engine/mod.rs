@@ -12,8 +12,8 @@ use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
 
 use crate::container::Container;
-use crate::host;
-use crate::search::left;
+use crate::support::sandbox;
+use crate::support::search::left;
 use crate::user;
 
 /// The longest that an engine may take for anything, in seconds.
@@ -121,7 +121,7 @@ impl Engine {
 
     /// Whose credentials its hook can use.
     pub(crate) fn credentials(self) -> &'static Path {
-        if self.is_rootless() { user::home() } else { Path::new(host::DIRECTORY) }
+        if self.is_rootless() { user::home() } else { Path::new(sandbox::DIRECTORY) }
     }
 
     /// Those that run single containers; pods have promises of their own.
@@ -186,14 +186,14 @@ trait Driver {
 /// A program with a time limit, in a small environment.
 pub(crate) fn program(name: &str) -> Command {
     let mut command = Command::new("timeout");
-    command.env_clear().env("PATH", host::PATH).env("HOME", host::DIRECTORY).current_dir("/");
+    command.env_clear().env("PATH", sandbox::PATH).env("HOME", sandbox::DIRECTORY).current_dir("/");
     command.args(["--foreground", TIMEOUT, name]);
     command
 }
 
 /// Where an engine keeps its state.
 fn root(engine: &str) -> PathBuf {
-    Path::new(host::DIRECTORY).join("engines").join(engine)
+    Path::new(sandbox::DIRECTORY).join("engines").join(engine)
 }
 
 /// What a command prints, which must end well.

@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::{Driver, answer, program, root};
 use crate::container::Container;
-use crate::host;
 use crate::spec::Twist;
+use crate::support::sandbox;
 
 pub(super) static RUNC: Runtime = Runtime { name: "runc", programs: &["busybox", "runc"], prefix: &[], options: &[] };
 
@@ -72,6 +72,6 @@ fn in_mount_namespace(command: &Command) -> Command {
     let mut outer = Command::new("unshare");
     outer.args(["--mount", "--propagation=private", "sh", "-c", script, "sh"]);
     outer.arg(command.get_program()).args(command.get_args());
-    outer.env_clear().env("PATH", host::PATH).current_dir(Path::new("/"));
+    outer.env_clear().env("PATH", sandbox::PATH).current_dir(Path::new("/"));
     outer
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::container::Container;
 use crate::engine::Engine;
-use crate::host;
+use crate::support::sandbox;
 use crate::world::World;
 
 pub(super) fn files_have_their_content_owner_and_mode(world: &World, engine: Engine) {
@@ -52,7 +52,7 @@ pub(super) fn the_mount_is_read_only_and_never_swapped(world: &World, engine: En
         assert!(has(option), "no {option}: {mount}");
     }
     // No user namespace but the first may keep memory from being swapped out.
-    assert_eq!(has("noswap"), host::kernel_has_noswap() && !engine.is_rootless(), "{mount}");
+    assert_eq!(has("noswap"), sandbox::kernel_has_noswap() && !engine.is_rootless(), "{mount}");
 }
 
 pub(super) fn a_file_of_300_kib_arrives_whole(world: &World, engine: Engine) {

@@ -6,8 +6,8 @@ use std::process::{Output, Stdio};
 
 use crate::container::Container;
 use crate::engine::{Engine, docker};
-use crate::search::{self, Needle};
 use crate::spec::Twist;
+use crate::support::search::{self, Needle};
 use crate::world::World;
 
 pub(super) fn exec_sees_the_files(world: &World, engine: Engine) {

@@ -12,8 +12,8 @@ use base64::engine::general_purpose::STANDARD;
 use crate::container::Container;
 use crate::direct::Created;
 use crate::engine::Engine;
-use crate::search::{self, Needle};
 use crate::support::AGENT_VAULT;
+use crate::support::search::{self, Needle};
 use crate::world::World;
 
 pub(super) fn nobody_else_holds_the_secret(world: &World, engine: Engine) {

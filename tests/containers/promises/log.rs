@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::container::Container;
 use crate::direct::Created;
 use crate::engine::Engine;
-use crate::host;
+use crate::support::sandbox;
 use crate::world::{KEK, World};
 
 pub(super) fn every_start_is_one_audit_record(world: &World, engine: Engine) {
@@ -77,7 +77,7 @@ pub(super) fn success_is_silent(world: &World) {
 }
 
 pub(super) fn dev_log_takes_the_place_of_the_journal(world: &World) {
-    let socket = Path::new(host::DIRECTORY).join("dev-log");
+    let socket = Path::new(sandbox::DIRECTORY).join("dev-log");
     let listener = UnixDatagram::bind(&socket).unwrap();
     listener.set_nonblocking(true).unwrap();
     let without_journal =

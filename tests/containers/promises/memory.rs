@@ -11,8 +11,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::container::Container;
 use crate::direct::{Created, Program};
-use crate::host;
 use crate::spec::Twist;
+use crate::support::sandbox;
 use crate::world::World;
 
 /// Words before a command line that let it leave a core.
@@ -39,7 +39,7 @@ pub(super) fn a_crash_leaves_no_core(world: &World) {
     // Where cores are files in the working directory, another program leaves one under the same conditions.
     let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
     if !pattern.starts_with(['|', '/']) {
-        let directory = tempfile::tempdir_in(host::DIRECTORY).unwrap();
+        let directory = tempfile::tempdir_in(sandbox::DIRECTORY).unwrap();
         let mut command = Command::new(WITH_CORE[0]);
         command.args(&WITH_CORE[1..]).args(["sh", "-c", "kill -ABRT $$"]);
         assert!(command.current_dir(&directory).status().unwrap().core_dumped());
@@ -79,8 +79,8 @@ pub(super) fn the_kernel_hears_of_the_label_and_of_swap(world: &World) {
     let (create, reconfigure) = (position("FSCONFIG_CMD_CREATE"), position("FSCONFIG_CMD_RECONFIGURE"));
     assert!(position(&format!(r#"FSCONFIG_SET_STRING, "context", "{LABEL}""#)) < create);
     let noswap = |calls: &[&str]| calls.iter().any(|call| call.contains(r#""noswap""#) && call.ends_with("= 0"));
-    assert_eq!(noswap(&calls[..create]), host::kernel_has_noswap());
-    assert_eq!(noswap(&calls[create..reconfigure]), host::kernel_has_noswap());
+    assert_eq!(noswap(&calls[..create]), sandbox::kernel_has_noswap());
+    assert_eq!(noswap(&calls[create..reconfigure]), sandbox::kernel_has_noswap());
 }
 
 /// Lets the container ask for what takes longer to come than any test.
@@ -101,7 +101,7 @@ fn wait_until_it_asks(world: &World, title: &str) {
 /// Starts a program with as few rights as those who will try to read it, and an input that does not come.
 fn without_ptrace(program: &str, arguments: &[&str]) -> Program {
     let mut command = Command::new(WITHOUT_PTRACE[0]);
-    command.args(&WITHOUT_PTRACE[1..]).arg(program).args(arguments).env_clear().env("PATH", host::PATH);
+    command.args(&WITHOUT_PTRACE[1..]).arg(program).args(arguments).env_clear().env("PATH", sandbox::PATH);
     Program(command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
 }
 

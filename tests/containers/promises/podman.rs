@@ -10,9 +10,9 @@ use serde_json::json;
 
 use crate::container::Container;
 use crate::engine::Engine;
-use crate::host;
-use crate::search::Needle;
 use crate::spec::{MAPPED, Twist};
+use crate::support::sandbox;
+use crate::support::search::Needle;
 use crate::support::{AGENT_VAULT, with_mode};
 use crate::world::World;
 
@@ -53,13 +53,13 @@ pub(super) fn explain_tells_what_a_container_was_given(world: &World, engine: En
     let words = [podman.get_program()].into_iter().chain(podman.get_args()).map(|word| word.to_str().unwrap());
     let words = words.collect::<Vec<_>>().join(" ");
     let programs = empty(&container);
-    let script = format!("#!/bin/sh\nPATH={} HOME={} exec {words}\n", host::PATH, host::DIRECTORY);
+    let script = format!("#!/bin/sh\nPATH={} HOME={} exec {words}\n", sandbox::PATH, sandbox::DIRECTORY);
     with_mode(&programs.join("podman"), script.as_bytes(), 0o755);
     let explain = |container: &Container<'_>| {
-        let mut command = Command::new(host::OCI_SECRETS);
+        let mut command = Command::new(sandbox::OCI_SECRETS);
         command.arg("--settings").arg(container.settings_path()).args(["explain", "--engine", "podman"]);
         let output =
-            command.arg(&container.name).env("PATH", format!("{}:{}", programs.display(), host::PATH)).output();
+            command.arg(&container.name).env("PATH", format!("{}:{}", programs.display(), sandbox::PATH)).output();
         let output = output.unwrap();
         let told = [output.stdout, output.stderr].concat();
         (output.status.code(), String::from_utf8_lossy(&told).into_owned())
@@ -276,7 +276,7 @@ pub(super) fn stop_and_start_bring_the_new_value(world: &World, engine: Engine) 
 
 /// Makes every engine of this kind call the hook, as an operator does, with the settings of the world.
 fn install(world: &World, kind: &str) {
-    world.oci_secrets(&["install", "--engine", kind, "--write", "--hook", host::HOOK], b"");
+    world.oci_secrets(&["install", "--engine", kind, "--write", "--hook", sandbox::HOOK], b"");
 }
 
 /// What `oci-secrets check` says.

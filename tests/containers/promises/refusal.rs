@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::container::Container;
 use crate::engine::Engine;
-use crate::search;
+use crate::support::search;
 use crate::world::World;
 
 pub(super) fn a_failing_hook_stops_the_container_and_says_why(world: &World, engine: Engine) {

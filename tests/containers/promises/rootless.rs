@@ -9,18 +9,18 @@ use serde_json::Value;
 use super::podman::empty;
 use crate::container::Container;
 use crate::engine::{Engine, Running};
-use crate::host;
 use crate::spec::{MAPPED, Twist};
+use crate::support::sandbox;
 use crate::user;
 use crate::world::World;
 
 pub(super) fn what_install_writes_is_enough(world: &World, engine: Engine) {
     let oci_secrets = |arguments: &[&str]| {
-        let output = user::program(host::OCI_SECRETS).args(arguments).stdin(Stdio::null()).output().unwrap();
+        let output = user::program(sandbox::OCI_SECRETS).args(arguments).stdin(Stdio::null()).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap()
     };
-    oci_secrets(&["install", "--engine", "podman", "--hook", host::HOOK, "--write"]);
+    oci_secrets(&["install", "--engine", "podman", "--hook", sandbox::HOOK, "--write"]);
     let mut container = Container::new(world);
     container.secret("db", b"hunter2");
     container.hooks = None;
@@ -33,7 +33,7 @@ pub(super) fn what_install_writes_is_enough(world: &World, engine: Engine) {
     let outside = oci_secrets(&["check"]);
     assert!(outside.contains(&calls) && outside.contains(&settings), "{outside}");
     assert!(outside.contains("mounts are not tested"), "{outside}");
-    let inside = engine.ask(&["unshare", host::OCI_SECRETS, "check"]);
+    let inside = engine.ask(&["unshare", sandbox::OCI_SECRETS, "check"]);
     assert!(inside.contains(&calls) && inside.contains(&settings), "{inside}");
     assert!(inside.contains("a read-only tmpfs can be made, but not kept out of swap"), "{inside}");
 }
@@ -43,8 +43,8 @@ pub(super) fn a_device_that_names_the_users_settings_is_enough(world: &World, en
     container.secret("db", b"hunter2");
     container.hooks = None;
     container.twists.push(Twist::Podman(format!("--hooks-dir={}", empty(&container).display())));
-    let mut install = Command::new(host::OCI_SECRETS);
-    install.args(["install", "--engine", "cdi", "--hook", host::HOOK, "--json", "--settings"]);
+    let mut install = Command::new(sandbox::OCI_SECRETS);
+    install.args(["install", "--engine", "cdi", "--hook", sandbox::HOOK, "--json", "--settings"]);
     let printed = install.arg(container.settings_path()).output().unwrap();
     let files: Value = serde_json::from_slice(&printed.stdout).unwrap();
     // A kind of its own, as other tests have other settings at the same time.

@@ -5,7 +5,7 @@ use std::fs;
 
 use crate::container::Container;
 use crate::engine::Engine;
-use crate::search;
+use crate::support::search;
 use crate::world::World;
 
 pub(super) fn a_new_value_is_there_after_a_restart(world: &World, engine: Engine) {

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use crate::container::Container;
 use crate::engine::Engine;
-use crate::host;
 use crate::spec::Twist;
+use crate::support::sandbox;
 use crate::world::World;
 
 pub(super) fn hooks_of_others_may_come_before_and_after(world: &World, engine: Engine) {
@@ -113,7 +113,7 @@ fn other(container: &Container<'_>, name: &str, script: &str) -> PathBuf {
     let path = container.directory.join(name);
     let mark = path.with_extension("ran");
     let read = r#"pid=$(sed -n 's/.*"pid": *\([0-9]*\).*/\1/p')"#;
-    let path_variable = host::PATH;
+    let path_variable = sandbox::PATH;
     let text =
         format!("#!/bin/sh\nset -e\nPATH={path_variable}\n{read}\n{script}\n: >{}\n", Path::new(&mark).display());
     fs::write(&path, text).unwrap();

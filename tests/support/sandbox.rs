@@ -12,6 +12,8 @@ use rustix::mount::{
 };
 use rustix::process::umask;
 
+use super::program;
+
 /// Where everything that the tests make is kept.
 pub(crate) const DIRECTORY: &str = "/run/containers-test";
 
@@ -54,13 +56,10 @@ pub(crate) fn enter() -> io::Result<()> {
     if Path::new(HYBRID).is_dir() {
         unmount(HYBRID, UnmountFlags::DETACH)?;
     }
-    for (program, path) in
-        [(env!("CARGO_BIN_EXE_oci-secrets-hook"), HOOK), (env!("CARGO_BIN_EXE_oci-secrets"), OCI_SECRETS)]
-    {
-        std::fs::create_dir_all(DIRECTORY)?;
-        // A copy is root's, whoever built it.
-        std::fs::copy(program, path)?;
-    }
+    std::fs::create_dir_all(DIRECTORY)?;
+    // The copies belong to root, whichever user built the originals.
+    std::fs::copy(program("oci-secrets-hook"), HOOK)?;
+    std::fs::copy(program("oci-secrets"), OCI_SECRETS)?;
     // A filesystem of its own, where nobody looks for what is in these directories already.
     std::fs::create_dir(LAYERS)?;
     mount("tmpfs", LAYERS, "tmpfs", flags, None)?;
