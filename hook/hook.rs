@@ -10,12 +10,12 @@ use crate::audit::{Record, Trail};
 use crate::break_glass::ending;
 use crate::break_glass::fallback::{self, Taken, Unanswered, normal_deadline};
 use crate::break_glass::rotation::{self, Findings};
-use crate::container::{Owner, Process, Request, Requests, Spec, State};
+use crate::container::{Owner, Process, Request, RequestError, Requests, Spec, State};
 use crate::deliver::{Carried, Frozen, Tmpfs, TmpfsOptions, preflight};
-use crate::error::Error;
-use crate::error::class::{self, Class};
+use crate::errno::{Errno, SyscallError};
 use crate::excerpt::Excerpt;
-use crate::resolve::{Outcome, Resolved, resolve, resolve_each};
+use crate::fault::{AnyFault, Class, Fault};
+use crate::resolve::{Outcome, ResolveError, Resolved, resolve, resolve_each};
 use crate::retry::Deadline;
 use crate::seal::kek::Keks;
 use crate::settings::{Grants, SETTINGS_PATH, Settings, StaticToken};
@@ -40,7 +40,7 @@ Usage: oci-secrets-hook [--settings PATH] < state.json
 pub fn run() -> ExitCode {
     report::own_up_to_bugs(PROGRAM);
     if let Err(source) = harden::harden() {
-        return report::failed(PROGRAM, None, &Error::Environment { source });
+        return report::failed(PROGRAM, None, &HookError::Environment { source });
     }
     let settings = match Call::parse(std::env::args_os().skip(1)) {
         Ok(Call::Start { settings }) => settings,
@@ -49,20 +49,20 @@ pub fn run() -> ExitCode {
     };
     let state = match State::receive(io::stdin()) {
         Ok(state) => state,
-        Err(source) => return report::failed(PROGRAM, None, &Error::State(source)),
+        Err(error) => return report::failed(PROGRAM, None, &error),
     };
     match start(&state, &settings) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => report::failed(PROGRAM, state.id().ok(), &error),
+        Err(error) => report::failed(PROGRAM, state.id().ok(), &*error),
     }
 }
 
 /// One container start: nothing for a container that asks for nothing, else all of its secrets or an error.
-fn start(state: &State, settings: &Path) -> Result<(), Error> {
+fn start(state: &State, settings: &Path) -> Result<(), AnyFault> {
     if state.is_sandbox() {
         return Ok(());
     }
-    let requests = Requests::from_annotations(state.annotations()).map_err(Error::Request);
+    let requests = Requests::from_annotations(state.annotations());
     let Some(requests) = requests.transpose() else {
         return Ok(());
     };
@@ -72,14 +72,14 @@ fn start(state: &State, settings: &Path) -> Result<(), Error> {
     let outcome = deliver_to(state, requests, settings, &mut record, &mut trail);
     match &outcome {
         Ok(()) => record.delivered(),
-        Err(error) => record.refused(error.class() as u8, report::chain(error)),
+        Err(error) => record.refused(&**error),
     }
     let Err(error) = trail.write(PROGRAM, &record) else {
         return outcome;
     };
     // A start that cannot be recorded must not happen; a refusal stands either way. The system log has what it came to.
-    let error = outcome.err().unwrap_or(Error::Audit(error));
-    record.refused(error.class() as u8, report::chain(&error));
+    let error = outcome.err().unwrap_or(error.into());
+    record.refused(&*error);
     let _ = Trail::default().write(PROGRAM, &record);
     Err(error)
 }
@@ -87,23 +87,23 @@ fn start(state: &State, settings: &Path) -> Result<(), Error> {
 /// Everything between the requests and their delivery. What can be said of a refusal is recorded as soon as it is known.
 fn deliver_to(
     state: &State,
-    requests: Result<Requests, Error>,
+    requests: Result<Requests, RequestError>,
     settings: &Path,
     record: &mut Record,
     trail: &mut Trail,
-) -> Result<(), Error> {
-    let settings = Settings::load(settings).map_err(Error::Settings)?;
-    *trail = Trail::open(&settings.audit, settings.deliver.deadline).map_err(Error::Audit)?;
-    record.container = state.id().map_err(Error::State)?.to_owned();
-    record.bundle = state.bundle().map_err(Error::State)?.to_owned();
+) -> Result<(), AnyFault> {
+    let settings = Settings::load(settings)?;
+    *trail = Trail::open(&settings.audit, settings.deliver.deadline)?;
+    record.container = state.id()?.to_owned();
+    record.bundle = state.bundle()?.to_owned();
     let requests = requests?;
     record.requests(&requests.files);
     record.annotations = granted(&settings.grants, &requests, state.annotations())?;
-    let process = Process::open(state.pid().map_err(Error::State)?).map_err(Error::Process)?;
-    let spec = Spec::load(&record.bundle).map_err(Error::Spec)?;
-    preflight(&spec).map_err(Error::Preflight)?;
-    let carried = Carried::find(&process, &spec.rootfs).map_err(Error::Carry)?;
-    let owner = process.host_owner(owner(&requests, &spec)?).map_err(Error::Process)?;
+    let process = Process::open(state.pid()?)?;
+    let spec = Spec::load(&record.bundle)?;
+    preflight(&spec)?;
+    let carried = Carried::find(&process, &spec.rootfs)?;
+    let owner = process.host_owner(owner(&requests, &spec)?)?;
     record.phase_ends("read");
 
     let secrets = secrets(&requests.files, &settings, record)?;
@@ -113,7 +113,7 @@ fn deliver_to(
 
     let delivery = fill(&secrets, owner, carried, &spec, &settings)?;
     drop(secrets);
-    delivery.attach(&process, &spec).map_err(Error::Attach)?;
+    delivery.attach(&process, &spec)?;
     record.phase_ends("deliver");
     Ok(())
 }
@@ -123,10 +123,10 @@ fn granted(
     grants: &Grants,
     requests: &Requests,
     annotations: &BTreeMap<String, String>,
-) -> Result<BTreeMap<String, String>, Error> {
+) -> Result<BTreeMap<String, String>, AnyFault> {
     let mut used = BTreeMap::new();
     for request in &requests.files {
-        let grant = grants.decide(&request.reference, annotations, requests.owner.is_some()).map_err(Error::Grant)?;
+        let grant = grants.decide(&request.reference, annotations, requests.owner.is_some())?;
         let keys = grant.annotations().filter_map(|(key, _)| annotations.get_key_value(key));
         used.extend(keys.map(|(key, value)| (key.clone(), value.clone())));
     }
@@ -134,27 +134,31 @@ fn granted(
 }
 
 /// Who shall own the files, in the container's ids.
-fn owner(requests: &Requests, spec: &Spec) -> Result<Owner, Error> {
-    requests.owner.or(spec.user).ok_or(Error::NoOwner)
+fn owner(requests: &Requests, spec: &Spec) -> Result<Owner, HookError> {
+    requests.owner.or(spec.user).ok_or(HookError::NoOwner)
 }
 
 /// The normal way to secrets; while an emergency is open, what it holds stands in for what nobody answers for.
-fn secrets<'a>(requests: &'a [Request], settings: &Settings, record: &mut Record) -> Result<Vec<Resolved<'a>>, Error> {
+fn secrets<'a>(
+    requests: &'a [Request],
+    settings: &Settings,
+    record: &mut Record,
+) -> Result<Vec<Resolved<'a>>, AnyFault> {
     // What is wrong with an emergency must not keep the normal way from being tried.
     let emergency = ending::find(settings).unwrap_or_else(|error| {
         report::warn(PROGRAM, &report::chain(&error));
         None
     });
     tls::install();
-    let source = source::open_for(settings, &record.start).map_err(Error::Source)?;
+    let source = source::open_for(settings, &record.start)?;
     let keks = Keks::new(settings);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Error::Runtime { errno: error.into() })?;
+    let runtime = runtime.map_err(|error| HookError::Runtime { errno: error.into() })?;
     let (plaintext, deadline) = (settings.deliver.plaintext, settings.deliver.deadline);
     let outcome = runtime.block_on(async {
         if emergency.is_none() {
             let resolved = resolve(requests, &*source, &keks, plaintext, Deadline::after(deadline)).await;
-            return resolved.map(|secrets| (secrets, Vec::new())).map_err(Error::Resolve);
+            return resolved.map(|secrets| (secrets, Vec::new()));
         }
         let deadline = Deadline::after(normal_deadline(deadline));
         sort(resolve_each(requests, &*source, &keks, plaintext, deadline).await)
@@ -167,8 +171,7 @@ fn secrets<'a>(requests: &'a [Request], settings: &Settings, record: &mut Record
         record.static_token = Some(look_at(&shown, conditions, &record.container));
     }
     let (mut secrets, unanswered) = outcome?;
-    let findings =
-        rotation::check(&secrets, settings.break_glass.rotation.then, settings).map_err(Error::BreakGlass)?;
+    let findings = rotation::check(&secrets, settings.break_glass.rotation.then, settings)?;
     tell(&findings, &record.container);
     if !unanswered.is_empty() {
         secrets.extend(kept(unanswered, settings, record)?);
@@ -186,15 +189,13 @@ fn look_at(shown: &Shown, conditions: &StaticToken, container: &str) -> Use {
 }
 
 /// Secrets that came, and requests that nobody answered. Any other failure stands, whatever an emergency holds.
-fn sort(outcomes: Vec<Outcome<'_>>) -> Result<(Vec<Resolved<'_>>, Vec<Unanswered<'_>>), Error> {
+fn sort(outcomes: Vec<Outcome<'_>>) -> Result<(Vec<Resolved<'_>>, Vec<Unanswered<'_>>), ResolveError> {
     let (mut secrets, mut unanswered) = (Vec::new(), Vec::new());
     for (request, outcome) in outcomes {
-        match outcome.map_err(Error::Resolve) {
+        match outcome {
             Ok(secret) => secrets.extend(secret),
-            Err(Error::Resolve(failure)) if class::of_resolve(&failure) == Class::Unavailable => {
-                unanswered.push((request, failure));
-            }
-            Err(error) => return Err(error),
+            Err(failure) if failure.class() == Class::Unavailable => unanswered.push((request, failure)),
+            Err(failure) => return Err(failure),
         }
     }
     Ok((secrets, unanswered))
@@ -205,12 +206,11 @@ fn kept<'a>(
     unanswered: Vec<Unanswered<'a>>,
     settings: &Settings,
     record: &mut Record,
-) -> Result<Vec<Resolved<'a>>, Error> {
-    let cause = unanswered.first().map(|(_, failure)| report::chain(failure)).unwrap_or_default();
-    let taken = fallback::take(unanswered, cause, &record.container, &record.bundle, settings);
-    let Taken { secrets, account } = match taken.map_err(Error::BreakGlass)? {
+) -> Result<Vec<Resolved<'a>>, AnyFault> {
+    let taken = fallback::take(unanswered, &record.container, &record.bundle, settings)?;
+    let Taken { secrets, account } = match taken {
         fallback::Answer::Taken(taken) => taken,
-        fallback::Answer::Over(failure) => return Err(Error::Resolve(failure)),
+        fallback::Answer::Over(failure) => return Err(failure.into()),
     };
     for secret in &secrets {
         let (id, reference, reason) = (&record.container, &secret.request.reference, Excerpt(&account.reason));
@@ -244,18 +244,18 @@ fn fill(
     carried: Carried,
     spec: &Spec,
     settings: &Settings,
-) -> Result<Frozen, Error> {
+) -> Result<Frozen, AnyFault> {
     let options = TmpfsOptions {
         files: secrets.len(),
         bytes: secrets.iter().map(|secret| secret.secret.expose().len()).sum(),
         label: spec.mount_label.as_deref(),
         noswap: settings.deliver.noswap,
     };
-    let tmpfs = Tmpfs::create(&options, carried).map_err(Error::Tmpfs)?;
+    let tmpfs = Tmpfs::create(&options, carried)?;
     for secret in secrets {
-        tmpfs.write(&secret.request.file, &secret.secret, owner).map_err(Error::Tmpfs)?;
+        tmpfs.write(&secret.request.file, &secret.secret, owner)?;
     }
-    tmpfs.freeze().map_err(Error::Tmpfs)
+    Ok(tmpfs.freeze()?)
 }
 
 fn warn_of_keks_for_trials(state: &State, secrets: &[Resolved<'_>]) {
@@ -276,14 +276,14 @@ enum Call {
 }
 
 impl Call {
-    fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Call, Error> {
+    fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Call, HookError> {
         let mut settings = PathBuf::from(SETTINGS_PATH);
         while let Some(argument) = arguments.next() {
             match argument.to_str() {
-                Some("--settings") => settings = arguments.next().map(PathBuf::from).ok_or(Error::NoValue)?,
+                Some("--settings") => settings = arguments.next().map(PathBuf::from).ok_or(HookError::NoValue)?,
                 Some("--version") => return Ok(Call::Print(format!("{PROGRAM} {}\n", env!("CARGO_PKG_VERSION")))),
                 Some("--help") => return Ok(Call::Print(HELP.to_owned())),
-                _ => return Err(Error::Argument { found: argument.to_string_lossy().into_owned() }),
+                _ => return Err(HookError::Argument { found: argument.to_string_lossy().into_owned() }),
             }
         }
         Ok(Call::Start { settings })
@@ -293,6 +293,58 @@ impl Call {
 fn print(text: &str) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => report::failed(PROGRAM, None, &Error::Output { errno: error.into() }),
+        Err(error) => report::failed(PROGRAM, None, &HookError::Output { errno: error.into() }),
+    }
+}
+
+/// Why the hook fails before it has a start to refuse, or for want of an owner.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
+pub enum HookError {
+    /// An argument that the hook does not have.
+    #[error("unknown argument {found:.120?}")]
+    Argument { found: String },
+    /// `--settings` at the end of the command line.
+    #[error("--settings needs a path")]
+    NoValue,
+    /// The inherited environment cannot be removed.
+    #[error("refusing to go on with an environment of others")]
+    Environment { source: SyscallError },
+    /// Neither the spec nor an annotation names an owner.
+    #[error("cannot tell who shall own the secrets: the spec has no process.user")]
+    NoOwner,
+    /// Standard output.
+    #[error("cannot write the output")]
+    Output {
+        #[source]
+        errno: Errno,
+    },
+    /// The asynchronous runtime.
+    #[error("cannot prepare for the network")]
+    Runtime {
+        #[source]
+        errno: Errno,
+    },
+}
+
+impl Fault for HookError {
+    fn class(&self) -> Class {
+        match self {
+            HookError::Argument { .. } | HookError::NoValue => Class::CommandLine,
+            HookError::NoOwner => Class::Data,
+            HookError::Environment { .. } | HookError::Output { .. } | HookError::Runtime { .. } => Class::Kernel,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            HookError::Argument { .. } | HookError::NoValue => "`oci-secrets-hook --help` shows the arguments",
+            HookError::Environment { .. } => "give the hook `env` with PATH alone, as config/hooks.d has it",
+            HookError::NoOwner => {
+                "set process.user in the spec, or request an owner with the annotation run.secrets.owner"
+            }
+            HookError::Output { .. } | HookError::Runtime { .. } => return None,
+        };
+        Some(hint.to_owned())
     }
 }

@@ -1,12 +1,11 @@
 //! What is said to people: one error line and at most one hint, on standard error and in the system log.
 
-use std::error::Error as Cause;
+use std::error::Error;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use crate::error::Error;
-use crate::error::class::Class;
+use crate::fault::{Class, Fault};
 use crate::syslog::{self, CONTAINER, Field, Severity};
 
 /// The most that is written to standard error. Runtimes hold a hook's output in a pipe that nobody may be reading.
@@ -16,7 +15,7 @@ pub const OUTPUT_BYTES_MAX: usize = 4096;
 const ID_CHARACTERS: usize = 12;
 
 /// Reports why the program ends, and gives the exit code to end with.
-pub fn failed(program: &str, container: Option<&str>, error: &Error) -> ExitCode {
+pub fn failed(program: &str, container: Option<&str>, error: &dyn Fault) -> ExitCode {
     let mut message = String::new();
     if let Some(id) = container {
         let id: String = id.chars().take(ID_CHARACTERS).collect();
@@ -55,7 +54,7 @@ pub fn note(program: &str, message: &str) {
 }
 
 /// An error and its causes, outermost first, joined with `: `.
-pub fn chain(error: &(dyn Cause + 'static)) -> String {
+pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

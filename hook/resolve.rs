@@ -7,6 +7,7 @@ use futures_util::future::{Either, select};
 use futures_util::stream::{Stream, StreamExt};
 
 use crate::container::{FILES_MAX, FileName, Request};
+use crate::fault::{Class, Fault};
 use crate::reference::Reference;
 use crate::retry::Deadline;
 use crate::seal::kek::{KekUri, Keks};
@@ -167,6 +168,25 @@ pub enum ResolveError {
         /// What the seal says.
         source: SealError,
     },
+}
+
+impl Fault for ResolveError {
+    fn class(&self) -> Class {
+        match self {
+            ResolveError::Fetch { source, .. } => source.class(),
+            ResolveError::Unseal { source, .. } => source.class(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            ResolveError::Fetch { meant: Some(meant), .. } => {
+                Some(format!("did you mean {meant}? names are case-sensitive"))
+            }
+            ResolveError::Fetch { source, .. } => source.hint(),
+            ResolveError::Unseal { source, reference, .. } => source.hint_for(reference),
+        }
+    }
 }
 
 impl ResolveError {

@@ -15,10 +15,11 @@ use std::process::{Command, ExitCode};
 
 use jiff::Timestamp;
 
-use crate::engine::{HOOK_PATH, Hook, add_hook};
-use crate::error::Error;
+use crate::engine::{BundleError, HOOK_PATH, Hook, add_hook};
+use crate::errno::Errno;
+use crate::fault::{Class, Fault};
 use crate::report;
-use crate::settings::{SETTINGS_PATH, Settings};
+use crate::settings::{SETTINGS_PATH, Settings, SettingsError};
 
 /// How the program calls itself in messages.
 pub const PROGRAM: &str = "oci-secrets-runtime";
@@ -95,12 +96,12 @@ struct Call {
 enum Never {}
 
 impl Call {
-    fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Call, Error> {
+    fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Call, RuntimeError> {
         let mut call =
             Call { runtime: None, hook: HOOK_PATH.into(), settings: None, requests: None, arguments: Vec::new() };
         let mut arguments = arguments.peekable();
         while let Some(option) = arguments.next_if(|argument| is_own(argument)) {
-            let value = arguments.next().ok_or_else(|| Error::NoRuntimeValue { option: lossy(&option) })?;
+            let value = arguments.next().ok_or_else(|| RuntimeError::NoRuntimeValue { option: lossy(&option) })?;
             match option.as_bytes() {
                 b"--runtime" => call.runtime = Some(value.into()),
                 b"--hook" => call.hook = value.into(),
@@ -113,40 +114,40 @@ impl Call {
     }
 
     /// Adds the hook to the bundle, if the runtime is about to read one.
-    fn prepare(&self) -> Result<(), Error> {
+    fn prepare(&self) -> Result<(), RuntimeError> {
         let words = Words::of(&self.arguments);
         // Its value could be taken for the verb, and a container would start without the hook.
         if let Some(option) = words.unknown {
-            return Err(Error::RuntimeOption { option: lossy(option) });
+            return Err(RuntimeError::RuntimeOption { option: lossy(option) });
         }
         if !words.reads_bundle() {
             return Ok(());
         }
         if words.value(&OTHER_SPEC).is_some() {
-            return Err(Error::RuntimeOption { option: OTHER_SPEC[0].to_owned() });
+            return Err(RuntimeError::RuntimeOption { option: OTHER_SPEC[0].to_owned() });
         }
         let bundle = words.value(&["--bundle", "-b"]).unwrap_or(OsStr::new("."));
         let hook = Hook { path: self.hook.clone(), settings: self.settings.clone() };
-        add_hook(Path::new(bundle), &hook, &self.added()?).map_err(Error::Bundle)
+        add_hook(Path::new(bundle), &hook, &self.added()?).map_err(RuntimeError::from)
     }
 
     /// The annotations that the settings have for the containers of this runtime.
-    fn added(&self) -> Result<BTreeMap<String, String>, Error> {
+    fn added(&self) -> Result<BTreeMap<String, String>, RuntimeError> {
         let Some(name) = &self.requests else { return Ok(BTreeMap::new()) };
         let path = self.settings.as_deref().unwrap_or(Path::new(SETTINGS_PATH));
-        let settings = Settings::load(path).map_err(Error::Settings)?;
-        let set = settings.requests.get(name).ok_or_else(|| Error::NoRequestSet { name: name.clone() })?;
+        let settings = Settings::load(path)?;
+        let set = settings.requests.get(name).ok_or_else(|| RuntimeError::NoRequestSet { name: name.clone() })?;
         Ok(set.annotations().clone())
     }
 
-    fn become_runtime(&self) -> Result<Never, Error> {
-        let runtime = self.runtime.clone().or_else(find_runtime).ok_or(Error::NoRuntime)?;
+    fn become_runtime(&self) -> Result<Never, RuntimeError> {
+        let runtime = self.runtime.clone().or_else(find_runtime).ok_or(RuntimeError::NoRuntime)?;
         let error = Command::new(&runtime).args(&self.arguments).exec();
-        Err(Error::Exec { runtime, errno: error.into() })
+        Err(RuntimeError::Exec { runtime, errno: error.into() })
     }
 
     /// Writes the error where the engine looks for the runtime's: only so does it come before the person who started the container.
-    fn tell_engine(&self, error: &Error) {
+    fn tell_engine(&self, error: &RuntimeError) {
         let words = Words::of(&self.arguments);
         let Some(path) = words.value(&["--log", "-l"]) else { return };
         let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
@@ -225,11 +226,73 @@ fn lossy(text: &OsStr) -> String {
     text.to_string_lossy().into_owned()
 }
 
+/// Why the wrapper does not become the runtime.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
+pub enum RuntimeError {
+    /// One of the wrapper's own options at the end of the command line.
+    #[error("{option} needs a value")]
+    NoRuntimeValue { option: String },
+    /// An option of the real runtime that may make it read another spec than the one that gets the hook.
+    #[error("refusing to start a runtime with {option:?}: the hook may not come to where it reads its spec")]
+    RuntimeOption { option: String },
+    /// The settings.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// A set of requests that the settings do not have.
+    #[error("the settings have no [requests.{name}]")]
+    NoRequestSet { name: String },
+    /// The bundle did not get the hook.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// There is no runc on the PATH.
+    #[error("cannot find runc on the PATH")]
+    NoRuntime,
+    /// The real runtime cannot be run.
+    #[error("cannot run {}", .runtime.display())]
+    Exec {
+        runtime: PathBuf,
+        #[source]
+        errno: Errno,
+    },
+}
+
+impl Fault for RuntimeError {
+    fn class(&self) -> Class {
+        match self {
+            RuntimeError::NoRuntimeValue { .. } | RuntimeError::RuntimeOption { .. } => Class::CommandLine,
+            RuntimeError::Settings(error) => error.class(),
+            RuntimeError::Bundle(error) => error.class(),
+            RuntimeError::NoRequestSet { .. } | RuntimeError::NoRuntime | RuntimeError::Exec { .. } => Class::Settings,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            RuntimeError::Settings(error) => return error.hint(),
+            RuntimeError::Bundle(error) => return error.hint(),
+            RuntimeError::NoRuntimeValue { .. } => {
+                "before runc's own options it takes --runtime PATH, --hook PATH, --settings PATH and --requests NAME"
+            }
+            RuntimeError::RuntimeOption { .. } => {
+                "options of runc, crun and youki are known, and their spec must be config.json in the bundle"
+            }
+            RuntimeError::NoRequestSet { .. } => {
+                "add it, or change `--requests` where the engine names oci-secrets-runtime"
+            }
+            RuntimeError::NoRuntime | RuntimeError::Exec { .. } => {
+                "`--runtime PATH` before runc's own options names the runtime"
+            }
+        };
+        Some(hint.to_owned())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn call(line: &str) -> Result<Call, Error> {
+    fn call(line: &str) -> Result<Call, RuntimeError> {
         Call::parse(line.split_whitespace().map(OsString::from))
     }
 
@@ -246,13 +309,13 @@ mod tests {
         let (requests, hook) = (Some("billing".to_owned()), "/h".into());
         assert_eq!(call_of, Call { runtime: None, hook, settings: None, requests, arguments });
         assert_eq!(call("--version").unwrap().arguments, ["--version"]);
-        assert!(matches!(call("--requests"), Err(Error::NoRuntimeValue { .. })));
+        assert!(matches!(call("--requests"), Err(RuntimeError::NoRuntimeValue { .. })));
     }
 
     #[test]
     fn refuses_what_could_hide_the_verb_or_the_spec() {
         let refused = |line: &str| match call(line).unwrap().prepare() {
-            Err(Error::RuntimeOption { option }) => option,
+            Err(RuntimeError::RuntimeOption { option }) => option,
             other => panic!("{line}: {other:?}"),
         };
         assert_eq!(refused("--option value create --bundle /nowhere x"), "--option");

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::errno::Errno;
+use crate::fault::{Class, Fault};
 use crate::retry::Seconds;
 use crate::settings::FileError;
 
@@ -82,4 +83,37 @@ pub enum AuditError {
         /// The library's account.
         source: serde_json::Error,
     },
+}
+
+impl Fault for AuditError {
+    fn class(&self) -> Class {
+        match self {
+            AuditError::Open { source } => source.class(),
+            AuditError::Encode { .. } => Class::Bug,
+            AuditError::Read { errno, .. } if errno.is_not_found() => Class::NotFound,
+            AuditError::NoFile => Class::Settings,
+            AuditError::NotAsWritten { .. } | AuditError::Differ { .. } => Class::Data,
+            AuditError::Write { .. } | AuditError::Read { .. } | AuditError::Busy { .. } => Class::Kernel,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            // The file is made where there is none, but its directory is not.
+            AuditError::Open { source: FileError::Open { path, errno } } if errno.is_not_found() => {
+                let directory = path.parent().filter(|directory| !directory.exists())?;
+                return Some(format!("install -d -m 0700 {}", directory.display()));
+            }
+            AuditError::Open { source } => return source.hint(),
+            AuditError::Busy { .. } => "`lslocks` shows who holds it",
+            AuditError::NoFile => {
+                "name files, or - to read the system log: journalctl -t oci-secrets-hook -o cat | oci-secrets audit show -"
+            }
+            AuditError::NotAsWritten { .. } => {
+                "the system log has each line, too: journalctl -t oci-secrets-hook -o cat"
+            }
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
 }

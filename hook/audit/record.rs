@@ -7,6 +7,8 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::container::Request;
+use crate::fault::Fault;
+use crate::report;
 use crate::resolve::Resolved;
 use crate::syslog::{CONTAINER, Field};
 use crate::token::static_token::Use;
@@ -161,8 +163,8 @@ impl Record {
     }
 
     /// Decides that it does not, for this reason.
-    pub fn refused(&mut self, code: u8, message: String) {
+    pub fn refused(&mut self, error: &dyn Fault) {
         self.decision = Decision::Refused;
-        self.refusal = Some(Refusal { code, message });
+        self.refusal = Some(Refusal { code: error.class() as u8, message: report::chain(error) });
     }
 }

@@ -20,6 +20,7 @@ use super::ledger::{self, LedgerError};
 use super::lock::Locked;
 use crate::audit::{AuditError, Chain};
 use crate::errno::Errno;
+use crate::fault::{Class, Fault};
 use crate::settings::file::{self, FileError};
 use crate::settings::{self, Settings};
 use crate::syslog;
@@ -346,4 +347,31 @@ pub enum ChannelError {
         /// Its path.
         program: PathBuf,
     },
+}
+
+impl Fault for ChannelError {
+    fn class(&self) -> Class {
+        match self {
+            ChannelError::None | ChannelError::Same { .. } | ChannelError::Run { .. } => Class::Settings,
+            ChannelError::Program { source } => source.class(),
+            ChannelError::Chain(error) => error.class(),
+            ChannelError::Ledger(error) => error.class(),
+            ChannelError::Kept { .. } | ChannelError::Journal { .. } | ChannelError::Syslog { .. } => Class::Kernel,
+            ChannelError::Command { .. } | ChannelError::Slow { .. } => Class::Unavailable,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            ChannelError::None => Some(
+                "add audit = { file = \"/var/log/oci-secrets/break-glass.jsonl\" } to [break-glass] in the settings"
+                    .into(),
+            ),
+            ChannelError::Same { .. } => Some("name another file under [break-glass] in the settings".into()),
+            ChannelError::Program { source } => source.hint(),
+            ChannelError::Chain(error) => error.hint(),
+            ChannelError::Ledger(error) => error.hint(),
+            _ => None,
+        }
+    }
 }

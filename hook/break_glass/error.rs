@@ -7,6 +7,7 @@ use super::lock::LockError;
 use super::store::StoreError;
 use super::time;
 use crate::excerpt::Excerpt;
+use crate::fault::{Class, Fault};
 use crate::reference::Reference;
 
 /// Why break-glass does not do what it was called for.
@@ -190,4 +191,67 @@ pub enum BreakGlassError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl Fault for BreakGlassError {
+    fn class(&self) -> Class {
+        match self {
+            BreakGlassError::NotRoot
+            | BreakGlassError::NotConfirmed { .. }
+            | BreakGlassError::Expired { .. }
+            | BreakGlassError::OtherHost { .. }
+            | BreakGlassError::Operators { .. }
+            | BreakGlassError::Overdue { .. } => Class::NotPermitted,
+            BreakGlassError::SameRecipient { .. } | BreakGlassError::Duration { .. } => Class::CommandLine,
+            BreakGlassError::NoGrant { .. } | BreakGlassError::File { .. } => Class::Settings,
+            BreakGlassError::Nothing | BreakGlassError::NotInFile { .. } | BreakGlassError::NotOwed { .. } => {
+                Class::NotFound
+            }
+            BreakGlassError::References { .. }
+            | BreakGlassError::Computed { .. }
+            | BreakGlassError::Stale { .. }
+            | BreakGlassError::Old { .. } => Class::Data,
+            BreakGlassError::NotKept { .. } => Class::Unavailable,
+            BreakGlassError::Sealed { source, .. } => source.class(),
+            BreakGlassError::Recipient { source } => source.class(),
+            BreakGlassError::Identity(error) => error.class(),
+            BreakGlassError::Channel(error) | BreakGlassError::Unrecorded { source: error } => error.class(),
+            BreakGlassError::Ledger(error) => error.class(),
+            BreakGlassError::Lock(error) => error.class(),
+            BreakGlassError::Store(error) => error.class(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            BreakGlassError::NotRoot => "call it with sudo",
+            BreakGlassError::NotConfirmed { .. } => "call it on a terminal, or with `--yes`",
+            BreakGlassError::Expired { .. } | BreakGlassError::Stale { .. } | BreakGlassError::Old { .. } => {
+                "make a new file: `oci-secrets break-glass seal`"
+            }
+            BreakGlassError::OtherHost { .. } => {
+                "`oci-secrets break-glass seal --host NAME` names hosts, `--host '*'` all"
+            }
+            BreakGlassError::NoGrant { .. } => "add `name` to the grant in the settings",
+            BreakGlassError::Operators { .. } => "name each: `--operator NAME --operator NAME`",
+            BreakGlassError::Overdue { reference, .. } => {
+                return Some(format!(
+                    "store a new value in 1Password, or `oci-secrets break-glass rotation waive {reference} --reason TEXT`"
+                ));
+            }
+            BreakGlassError::Unrecorded { .. } => {
+                "`oci-secrets break-glass close` records it when the channel takes it"
+            }
+            BreakGlassError::NotOwed { .. } => "`oci-secrets break-glass status` shows what is owed",
+            BreakGlassError::Sealed { source, .. } => return source.hint(),
+            BreakGlassError::Recipient { source } => return source.hint(),
+            BreakGlassError::Identity(error) => return error.hint(),
+            BreakGlassError::Channel(error) => return error.hint(),
+            BreakGlassError::Ledger(error) => return error.hint(),
+            BreakGlassError::Lock(error) => return error.hint(),
+            BreakGlassError::Store(error) => return error.hint(),
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
 }

@@ -11,6 +11,7 @@ use super::ledger::{Hasher, Ledger};
 use super::lock::Locked;
 use super::store::{Account, Emergency, StoreError};
 use crate::container::Request;
+use crate::report;
 use crate::resolve::{ResolveError, Resolved};
 use crate::settings::Settings;
 
@@ -38,7 +39,7 @@ pub fn normal_deadline(deadline: Duration) -> Duration {
     deadline / 2
 }
 
-/// Takes secrets for a container from the emergency that is open. `cause` says why they did not come the normal way.
+/// Takes secrets for a container from the emergency that is open.
 ///
 /// The use is recorded, and what is owed for it is on the disk, before any secret is given.
 ///
@@ -46,7 +47,6 @@ pub fn normal_deadline(deadline: Duration) -> Duration {
 /// If one of the secrets is not in the store, or the use cannot be recorded or entered: then none is given.
 pub fn take<'a>(
     wanted: Vec<Unanswered<'a>>,
-    cause: String,
     container: &str,
     bundle: &Path,
     settings: &Settings,
@@ -56,6 +56,7 @@ pub fn take<'a>(
         return wanted.into_iter().next().map(|(_, failure)| Answer::Over(failure)).ok_or(StoreError::Over.into());
     };
     let account = emergency.account();
+    let cause = wanted.first().map(|(_, failure)| report::chain(failure)).unwrap_or_default();
     let (mut secrets, mut used) = (Vec::new(), Vec::new());
     for (request, failure) in wanted {
         // What is computed from the field, as a one-time password is, cannot be kept.

@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 use super::Kept;
 use super::lock::Locked;
 use crate::errno::Errno;
+use crate::fault::{Class, Fault};
 use crate::secret::Secret;
 use crate::settings::file::{self, FileError};
 
@@ -242,6 +243,24 @@ pub enum LedgerError {
     /// No randomness.
     #[error("the kernel gives no random bytes")]
     NoRandom,
+}
+
+impl Fault for LedgerError {
+    fn class(&self) -> Class {
+        match self {
+            LedgerError::File { source } => source.class(),
+            LedgerError::Damaged { .. } => Class::Settings,
+            LedgerError::Write { .. } | LedgerError::NoRandom => Class::Kernel,
+            LedgerError::Encode { .. } => Class::Bug,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            LedgerError::File { source } => source.hint(),
+            _ => None,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::errno::Errno;
+use crate::fault::{Class, Fault};
 use crate::settings::file::{self, FileError};
 
 const LOCK: &str = "lock";
@@ -78,4 +79,21 @@ pub enum LockError {
         /// The directory.
         path: PathBuf,
     },
+}
+
+impl Fault for LockError {
+    fn class(&self) -> Class {
+        match self {
+            LockError::File { source } => source.class(),
+            LockError::Busy { .. } => Class::Unavailable,
+            LockError::Open { .. } => Class::Kernel,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            LockError::File { source } => source.hint(),
+            _ => None,
+        }
+    }
 }

@@ -33,6 +33,7 @@ use super::Kept;
 use super::keyring::{Forgotten, KEY_BYTES, KeyringError};
 use super::lock::Locked;
 use crate::errno::{SyscallError, failed};
+use crate::fault::{Class, Fault};
 use crate::secret::Secret;
 
 const RUN: &str = "/run/oci-secrets";
@@ -365,4 +366,19 @@ pub enum StoreError {
     /// A system call failed.
     #[error(transparent)]
     Syscall(#[from] SyscallError),
+}
+
+impl Fault for StoreError {
+    fn class(&self) -> Class {
+        match self {
+            StoreError::IsOpen | StoreError::NotOurs => Class::NotPermitted,
+            StoreError::Over => Class::Unavailable,
+            StoreError::Damaged | StoreError::Keyring(_) | StoreError::Syscall(_) => Class::Kernel,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        matches!(self, StoreError::IsOpen)
+            .then(|| "`oci-secrets break-glass status` shows which; `oci-secrets break-glass close` ends it".into())
+    }
 }

@@ -9,7 +9,7 @@ use clap::builder::PossibleValue;
 use super::listed::variables;
 use super::write_output;
 use crate::envrc::{Format, Split};
-use crate::error::Error;
+use crate::fault::AnyFault;
 
 /// What is printed in the place of options that could not be made: what `$(…)` fails with, the shell does not look at, and the
 /// engine would start the container without its secrets.
@@ -47,10 +47,10 @@ impl ValueEnum for Format {
     }
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
+pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, AnyFault> {
     let split = if arguments.lines { Split::Lines } else { Split::Words };
     let text = variables(&arguments.listed)
-        .and_then(|variables| arguments.format.text(&variables, split).map_err(Error::Envrc));
+        .and_then(|variables| arguments.format.text(&variables, split).map_err(AnyFault::from));
     if text.is_err() && arguments.format.is_options() {
         stop_engine();
     }

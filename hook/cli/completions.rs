@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::CommandFactory as _;
 
 use super::{Arguments as CommandLine, PROGRAM, write_output};
-use crate::error::Error;
+use crate::fault::AnyFault;
 
 /// Print a shell's completions.
 #[derive(clap::Args)]
@@ -27,7 +27,7 @@ enum Shell {
     Fish,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
+pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, AnyFault> {
     let shell = match arguments.shell {
         Shell::Bash => clap_complete::Shell::Bash,
         Shell::Zsh => clap_complete::Shell::Zsh,

@@ -7,12 +7,13 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
+use super::error::CliError;
 use super::listed::{requests, secrets, variables};
 use super::source::Choice;
 use super::{load_own, write_output};
 use crate::envrc::Variable;
 use crate::envrc::shell::{Shell, json};
-use crate::error::Error;
+use crate::fault::AnyFault;
 use crate::secret::Secret;
 
 /// Print commands that set the variables in .envrc to the secrets that they refer to.
@@ -52,18 +53,19 @@ impl ValueEnum for Shell {
     }
 }
 
-pub(super) fn run(arguments: &Arguments, told: &Path) -> Result<ExitCode, Error> {
+pub(super) fn run(arguments: &Arguments, told: &Path) -> Result<ExitCode, AnyFault> {
     if stdout().is_terminal() && !arguments.show {
-        return Err(Error::Terminal);
+        return Err(CliError::Terminal.into());
     }
     let variables = variables(&arguments.listed)?;
     if variables.is_empty() && !arguments.json {
         return Ok(ExitCode::SUCCESS);
     }
-    print(arguments, told, &variables).map_err(|error| Error::Unset { names: names(&variables), source: error.into() })
+    let unset = |source| CliError::Unset { names: names(&variables), source };
+    Ok(print(arguments, told, &variables).map_err(unset)?)
 }
 
-fn print(arguments: &Arguments, told: &Path, variables: &[Variable]) -> Result<ExitCode, Error> {
+fn print(arguments: &Arguments, told: &Path, variables: &[Variable]) -> Result<ExitCode, AnyFault> {
     let requests = requests(variables);
     let secrets =
         if requests.is_empty() { Vec::new() } else { secrets(&requests, &arguments.choice.over(load_own(told)?))? };
@@ -73,7 +75,7 @@ fn print(arguments: &Arguments, told: &Path, variables: &[Variable]) -> Result<E
         .zip(secrets.iter().map(|found| &found.secret))
         .collect();
     let text = if arguments.json { json(&values) } else { arguments.shell.assignments(&values) };
-    write_output(&text.map_err(Error::Envrc)?)
+    write_output(&text?)
 }
 
 /// The first of them by name, the rest by number.

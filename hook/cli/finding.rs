@@ -6,8 +6,7 @@ use anstyle::AnsiColor;
 use serde::{Serialize, Serializer};
 
 use super::in_colour;
-use crate::error::Error;
-use crate::error::class::Class;
+use crate::fault::{Class, Fault};
 use crate::report;
 
 /// One line of a table.
@@ -40,7 +39,7 @@ impl Finding {
         Finding { verdict: Verdict::Warning, subject: subject.to_owned(), detail, advice: Some(advice) }
     }
 
-    pub(super) fn problem(subject: &str, error: &Error) -> Finding {
+    pub(super) fn problem(subject: &str, error: &dyn Fault) -> Finding {
         let detail = report::chain(error);
         Finding { verdict: Verdict::Problem(error.class()), subject: subject.to_owned(), detail, advice: error.hint() }
     }

@@ -7,9 +7,10 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 use serde::Serialize;
 
+use super::error::CliError;
 use super::{host, own_settings, write_json, write_output};
 use crate::engine::{Engine, HOOK_PATH, Hook, Written};
-use crate::error::Error;
+use crate::fault::AnyFault;
 use crate::settings::{SETTINGS_PATH, file};
 
 /// Print the files that make an engine call the hook, or write them.
@@ -59,21 +60,21 @@ impl ValueEnum for Engine {
     }
 }
 
-pub(super) fn run(arguments: &Arguments, settings: &Path) -> Result<ExitCode, Error> {
+pub(super) fn run(arguments: &Arguments, settings: &Path) -> Result<ExitCode, AnyFault> {
     let host = host();
     // Whoever calls the hook does so from another working directory.
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let told = || (settings != Path::new(SETTINGS_PATH)).then(|| absolute(settings));
     let settings = own_settings(settings, &host).or_else(told);
     let hook = Hook { path: absolute(&arguments.hook), settings };
-    let files = arguments.engine.files(&host, &hook).map_err(Error::Engine)?;
+    let files = arguments.engine.files(&host, &hook)?;
     if arguments.write {
-        file::require_program(&hook.path).map_err(|source| Error::Hook { source })?;
+        file::require_program(&hook.path).map_err(|source| CliError::Hook { source })?;
     }
     let mut rows = Vec::with_capacity(files.len());
     for file in &files {
         let (content, written) = if arguments.write {
-            let written = match file.write().map_err(Error::Install)? {
+            let written = match file.write()? {
                 Written::Now => "written",
                 Written::Before => "unchanged",
             };

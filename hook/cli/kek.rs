@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
+use super::error::CliError;
 use super::{block_on, write_json, write_output};
-use crate::error::Error;
+use crate::fault::AnyFault;
 use crate::seal::kek::{KekUri, Keks};
 use crate::settings::Settings;
 
@@ -30,11 +31,11 @@ Example: a key file for a first trial, which `keks` in the settings must list
 
   sudo oci-secrets kek new local-kek:trial";
 
-pub(super) fn run(verb: &Verb, settings: &Settings) -> Result<ExitCode, Error> {
+pub(super) fn run(verb: &Verb, settings: &Settings) -> Result<ExitCode, AnyFault> {
     let Verb::New { kek, json } = verb;
     block_on(settings, async |deadline| {
         let created = Keks::new(settings).create(kek, deadline).await;
-        created.map_err(|source| Error::MakeKek { source })
+        Ok(created.map_err(|source| CliError::MakeKek { source })?)
     })?;
     if *json {
         return write_json(&serde_json::json!({ "kek": kek.to_string() }));

@@ -6,25 +6,25 @@ use super::nearest::with_nearest;
 use super::{block_on, source};
 use crate::container::Request;
 use crate::envrc::{self, ENVRC, Variable};
-use crate::error::Error;
+use crate::fault::AnyFault;
 use crate::resolve::{Resolved, resolve};
 use crate::seal::kek::Keks;
 use crate::settings::Settings;
 
 /// The variables of all that is listed, files and `NAME=op://…`; of `.envrc` if nothing is. Arguments are not left to clap, which would
 /// quote a secret in the wrong place.
-pub(super) fn variables(listed: &[String]) -> Result<Vec<Variable>, Error> {
+pub(super) fn variables(listed: &[String]) -> Result<Vec<Variable>, AnyFault> {
     let mut found = Vec::new();
     for text in listed {
         match is_variable(text) {
-            true => found.push(envrc::argument(text).map_err(Error::Envrc)?),
-            false => found.extend(envrc::read(Path::new(text)).map_err(Error::Envrc)?),
+            true => found.push(envrc::argument(text)?),
+            false => found.extend(envrc::read(Path::new(text))?),
         }
     }
     if listed.is_empty() {
-        found = envrc::read(Path::new(ENVRC)).map_err(Error::Envrc)?;
+        found = envrc::read(Path::new(ENVRC))?;
     }
-    envrc::unite(found).map_err(Error::Envrc)
+    envrc::unite(found).map_err(AnyFault::from)
 }
 
 /// Whether an argument is no file. One with `=` in its name is told by a path: `./a=b`.
@@ -43,7 +43,7 @@ pub(super) fn requests(variables: &[Variable]) -> Vec<Request> {
 }
 
 /// The secret of each request, in their order, all fetched at once. Grants are for containers: here 1Password and the KMS decide.
-pub(super) fn secrets<'a>(requests: &'a [Request], settings: &Settings) -> Result<Vec<Resolved<'a>>, Error> {
+pub(super) fn secrets<'a>(requests: &'a [Request], settings: &Settings) -> Result<Vec<Resolved<'a>>, AnyFault> {
     let source = source(settings)?;
     let mut secrets = block_on(settings, async |deadline| {
         let keks = Keks::new(settings);

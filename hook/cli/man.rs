@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use clap::CommandFactory as _;
 
 use super::Arguments as CommandLine;
-use crate::error::Error;
+use super::error::CliError;
+use crate::fault::AnyFault;
 
 /// Write the manual pages: one for the command and one for each verb.
 #[derive(clap::Args)]
@@ -21,10 +22,10 @@ Example: for every user
 
   sudo oci-secrets man /usr/local/share/man/man1";
 
-pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
+pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, AnyFault> {
     let directory = &arguments.directory;
     let written =
         std::fs::create_dir_all(directory).and_then(|()| clap_mangen::generate_to(CommandLine::command(), directory));
-    written.map_err(|error| Error::Pages { directory: directory.clone(), errno: error.into() })?;
+    written.map_err(|error| CliError::Pages { directory: directory.clone(), errno: error.into() })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -6,6 +6,7 @@ mod break_glass;
 mod check;
 mod completions;
 mod env;
+mod error;
 mod explain;
 mod finding;
 mod install;
@@ -32,11 +33,12 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::engine::Host;
-use crate::error::Error;
+use crate::fault::AnyFault;
 use crate::harden::is_root_of_the_host;
 use crate::retry::Deadline;
 use crate::settings::{SETTINGS_PATH, Settings};
 use crate::{harden, report, tls};
+use error::CliError;
 use source::{patience, source};
 
 /// How the command calls itself in messages.
@@ -97,12 +99,12 @@ pub fn run() -> ExitCode {
     };
     match outcome {
         Ok(code) => code,
-        Err(error) => report::failed(PROGRAM, None, &error),
+        Err(error) => report::failed(PROGRAM, None, &*error),
     }
 }
 
 impl Verb {
-    fn run(self, settings: &Path) -> Result<ExitCode, Error> {
+    fn run(self, settings: &Path) -> Result<ExitCode, AnyFault> {
         match self {
             Verb::Seal(arguments) => seal::run(&arguments, &load(settings)?),
             Verb::Unseal(arguments) => unseal::run(&arguments, &load(settings)?),
@@ -139,7 +141,7 @@ fn told_by_clap(usage: &clap::Error) -> ExitCode {
     };
     let message = message.strip_prefix("error: ").unwrap_or(message).split_whitespace().collect::<Vec<_>>().join(" ");
     let tip = text.lines().find_map(|line| line.trim().strip_prefix("tip: ")).map(str::to_owned);
-    report::failed(PROGRAM, None, &Error::CommandLine { message, tip })
+    report::failed(PROGRAM, None, &CliError::CommandLine { message, tip })
 }
 
 /// Whether this is the host's root, whose engines are everyone's. In a user namespace, as `podman unshare` makes one, root is a user
@@ -162,21 +164,21 @@ fn own_settings(told: &Path, host: &Host) -> Option<PathBuf> {
     own.filter(|_| told == Path::new(SETTINGS_PATH))
 }
 
-fn load(path: &Path) -> Result<Settings, Error> {
-    Settings::load_in_job(path).map_err(Error::Settings)
+fn load(path: &Path) -> Result<Settings, AnyFault> {
+    Settings::load_in_job(path).map_err(AnyFault::from)
 }
 
 /// The settings of whoever runs this, unless others are told.
-fn load_own(told: &Path) -> Result<Settings, Error> {
+fn load_own(told: &Path) -> Result<Settings, AnyFault> {
     load(own_settings(told, &host()).as_deref().unwrap_or(told))
 }
 
 /// Runs what talks to the network, on this thread, under the settings' deadline; and longer where a person has to unlock an app.
-fn block_on<T>(settings: &Settings, work: impl AsyncFnOnce(Deadline) -> Result<T, Error>) -> Result<T, Error> {
+fn block_on<T>(settings: &Settings, work: impl AsyncFnOnce(Deadline) -> Result<T, AnyFault>) -> Result<T, AnyFault> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Error::Runtime { errno: error.into() })?;
+        .map_err(|error| CliError::Runtime { errno: error.into() })?;
     let outcome = runtime.block_on(async { work(Deadline::after(patience(settings))).await });
     // Threads end at once, but for one that waits for a name server, which must not hold up whoever waits for us.
     runtime.shutdown_timeout(THREADS_PATIENCE);
@@ -184,27 +186,27 @@ fn block_on<T>(settings: &Settings, work: impl AsyncFnOnce(Deadline) -> Result<T
 }
 
 /// The whole of standard input.
-fn read_input() -> Result<Zeroizing<Vec<u8>>, Error> {
+fn read_input() -> Result<Zeroizing<Vec<u8>>, AnyFault> {
     let mut bytes = Zeroizing::new(Vec::new());
     let read = io::stdin().take(INPUT_BYTES_MAX + 1).read_to_end(&mut bytes);
-    read.map_err(|error| Error::Input { errno: error.into() })?;
+    read.map_err(|error| CliError::Input { errno: error.into() })?;
     if bytes.len() as u64 > INPUT_BYTES_MAX {
-        return Err(Error::LongInput { limit: INPUT_BYTES_MAX });
+        return Err(CliError::LongInput { limit: INPUT_BYTES_MAX }.into());
     }
     Ok(bytes)
 }
 
 /// Writes what is laid out for people; colours only reach a terminal, and none with `NO_COLOR` in the environment.
-fn write_table(text: &str) -> Result<ExitCode, Error> {
+fn write_table(text: &str) -> Result<ExitCode, AnyFault> {
     let mut output = anstream::AutoStream::auto(io::stdout().lock());
     let written = output.write_all(text.as_bytes()).and_then(|()| output.flush());
-    written.map_err(|error| Error::Output { errno: error.into() })?;
+    written.map_err(|error| CliError::Output { errno: error.into() })?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Writes what is for programs.
-fn write_json(value: &impl Serialize) -> Result<ExitCode, Error> {
-    let mut text = serde_json::to_string_pretty(value).map_err(|source| Error::Json { source })?;
+fn write_json(value: &impl Serialize) -> Result<ExitCode, AnyFault> {
+    let mut text = serde_json::to_string_pretty(value).map_err(|source| CliError::Json { source })?;
     text.push('\n');
     write_output(text.as_bytes())
 }
@@ -215,9 +217,9 @@ fn in_colour(word: &str, colour: AnsiColor) -> String {
     format!("{style}{word:<8}{style:#}")
 }
 
-fn write_output(bytes: &[u8]) -> Result<ExitCode, Error> {
+fn write_output(bytes: &[u8]) -> Result<ExitCode, AnyFault> {
     let mut output = io::stdout().lock();
-    output.write_all(bytes).and_then(|()| output.flush()).map_err(|error| Error::Output { errno: error.into() })?;
+    output.write_all(bytes).and_then(|()| output.flush()).map_err(|error| CliError::Output { errno: error.into() })?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,6 +1,6 @@
 //! What a reference that leads nowhere may have been meant to be.
 
-use crate::error::Error;
+use crate::fault::AnyFault;
 use crate::reference::Reference;
 use crate::resolve::ResolveError;
 use crate::retry::Deadline;
@@ -10,8 +10,8 @@ use crate::source::{Source, SourceError};
 const ALIKE_MIN: f64 = 0.8;
 
 /// The error of a reference that leads nowhere, with the nearest one that does not, if there is one.
-pub(super) async fn with_nearest(error: ResolveError, source: &dyn Source, deadline: Deadline) -> Error {
-    Error::Resolve(match error {
+pub(super) async fn with_nearest(error: ResolveError, source: &dyn Source, deadline: Deadline) -> AnyFault {
+    AnyFault::from(match error {
         ResolveError::Fetch { file, reference, source: missing, .. } => {
             let names = source.names_beside(&missing, &reference, deadline).await;
             let meant = nearest(&missing, &reference, &names);

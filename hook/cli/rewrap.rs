@@ -10,14 +10,16 @@ use anstyle::AnsiColor;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use super::error::CliError;
 use super::{block_on, in_colour, read_input, write_json, write_output, write_table};
-use crate::error::Error;
+use crate::fault::AnyFault;
 use crate::reference::Reference;
 use crate::report;
 use crate::retry::Deadline;
 use crate::seal::kek::{KekUri, Keks};
 use crate::seal::{Rewrapped, SealError, SealedValue, is_sealed};
 use crate::settings::Settings;
+use crate::source::SourceError;
 use crate::source::connect::Connect;
 use crate::source::connect::edit::StoredField;
 
@@ -69,20 +71,20 @@ enum Fate {
     /// It is under a key that was not asked for.
     Other,
     /// It stays as it was.
-    Failed(Error),
+    Failed(AnyFault),
 }
 
-pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode, Error> {
+pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode, AnyFault> {
     match (&arguments.vault, &arguments.reference) {
         (Some(vault), _) => of_vault(arguments, vault, settings),
         (None, Some(reference)) => of_input(arguments, reference, settings),
-        (None, None) => Err(Error::NoSource),
+        (None, None) => Err(SourceError::NoConnect.into()),
     }
 }
 
-fn of_input(arguments: &Arguments, reference: &Reference, settings: &Settings) -> Result<ExitCode, Error> {
+fn of_input(arguments: &Arguments, reference: &Reference, settings: &Settings) -> Result<ExitCode, AnyFault> {
     let input = read_input()?;
-    let unusable = |source| Error::Unseal { reference: reference.clone(), source };
+    let unusable = |source| CliError::Unseal { reference: reference.clone(), source };
     let text = str::from_utf8(&input).map_err(|_| unusable(SealError::Plaintext))?;
     let sealed: SealedValue = text.parse().map_err(unusable)?;
     if arguments.from.as_ref().is_some_and(|from| from != sealed.kek()) {
@@ -90,19 +92,19 @@ fn of_input(arguments: &Arguments, reference: &Reference, settings: &Settings) -
     }
     let rewrapped = block_on(settings, async |deadline| {
         let spellings = std::slice::from_ref(reference);
-        sealed.rewrap(&arguments.to, spellings, &Keks::new(settings), deadline).await.map_err(unusable)
+        Ok(sealed.rewrap(&arguments.to, spellings, &Keks::new(settings), deadline).await.map_err(unusable)?)
     })?;
     match rewrapped {
         Rewrapped::Moved(sealed) | Rewrapped::Current(sealed) => write_output(format!("{sealed}\n").as_bytes()),
     }
 }
 
-fn of_vault(arguments: &Arguments, vault: &str, settings: &Settings) -> Result<ExitCode, Error> {
+fn of_vault(arguments: &Arguments, vault: &str, settings: &Settings) -> Result<ExitCode, AnyFault> {
     crate::tls::install();
-    let connect = Connect::open(settings.connect.as_ref().ok_or(Error::NoSource)?).map_err(Error::Source)?;
+    let connect = Connect::of(settings)?;
     let patience = settings.deliver.deadline;
     let fates = block_on(settings, async |_| {
-        let fields = connect.fields_of(vault, is_sealed, patience).await.map_err(Error::Source)?;
+        let fields = connect.fields_of(vault, is_sealed, patience).await?;
         let bar = ProgressBar::new(fields.len() as u64).with_style(ProgressStyle::default_bar());
         let keks = Keks::new(settings);
         let mut fates = Vec::with_capacity(fields.len());
@@ -125,7 +127,7 @@ fn of_vault(arguments: &Arguments, vault: &str, settings: &Settings) -> Result<E
     });
     match failures.next() {
         None => Ok(ExitCode::SUCCESS),
-        Some(class) => Err(Error::Rewrap { failed: 1 + failures.count(), values: fates.len(), class }),
+        Some(class) => Err(CliError::Rewrap { failed: 1 + failures.count(), values: fates.len(), class }.into()),
     }
 }
 
@@ -135,8 +137,8 @@ async fn move_one(
     field: &StoredField,
     keks: &Keks<'_>,
     deadline: impl Fn() -> Deadline,
-) -> Result<Fate, Error> {
-    let unusable = |source| Error::Stored { name: field.name.clone(), source };
+) -> Result<Fate, AnyFault> {
+    let unusable = |source| CliError::Stored { name: field.name.clone(), source };
     let sealed: SealedValue = field.value.parse().map_err(unusable)?;
     if arguments.from.as_ref().is_some_and(|from| from != sealed.kek()) {
         return Ok(Fate::Other);
@@ -145,7 +147,7 @@ async fn move_one(
         Rewrapped::Current(_) => Ok(Fate::Current),
         Rewrapped::Moved(sealed) => {
             if arguments.write {
-                connect.replace(field, &sealed.to_string(), deadline()).await.map_err(Error::Source)?;
+                connect.replace(field, &sealed.to_string(), deadline()).await?;
             }
             Ok(Fate::Moved)
         }

@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+use super::error::CliError;
 use super::listed::{requests, secrets};
 use super::load_own;
 use super::source::Choice;
@@ -13,7 +14,7 @@ use crate::container::Owner;
 use crate::deliver::{Carried, Private, Tmpfs, TmpfsError, TmpfsOptions};
 use crate::envrc::shell::variable_value;
 use crate::envrc::{self, EnvrcError, Variable};
-use crate::error::Error;
+use crate::fault::AnyFault;
 use crate::resolve::Resolved;
 use crate::settings::Settings;
 
@@ -46,8 +47,8 @@ pub(super) struct Arguments {
     command: Vec<OsString>,
 }
 
-pub(super) fn run(arguments: Arguments, told: &Path) -> Result<ExitCode, Error> {
-    let variables = variables(&arguments).map_err(Error::Envrc)?;
+pub(super) fn run(arguments: Arguments, told: &Path) -> Result<ExitCode, AnyFault> {
+    let variables = variables(&arguments)?;
     let mut words = arguments.command.iter();
     let program = words.next().map_or(OsStr::new(""), OsString::as_os_str);
     let mut command = Command::new(program);
@@ -65,7 +66,7 @@ pub(super) fn run(arguments: Arguments, told: &Path) -> Result<ExitCode, Error> 
         }
     }
     let errno = command.exec().into();
-    Err(Error::Command { program: program.to_owned(), errno })
+    Err(CliError::Command { program: program.to_owned(), errno }.into())
 }
 
 fn variables(arguments: &Arguments) -> Result<Vec<Variable>, EnvrcError> {
@@ -79,17 +80,17 @@ fn variables(arguments: &Arguments) -> Result<Vec<Variable>, EnvrcError> {
     envrc::unite(found)
 }
 
-fn set(command: &mut Command, variables: &[Variable], secrets: &[Resolved<'_>]) -> Result<(), Error> {
+fn set(command: &mut Command, variables: &[Variable], secrets: &[Resolved<'_>]) -> Result<(), AnyFault> {
     for (variable, found) in variables.iter().zip(secrets) {
-        let value = variable_value(&variable.name, &found.secret).map_err(Error::Envrc)?;
+        let value = variable_value(&variable.name, &found.secret)?;
         command.env(&variable.name, OsStr::from_bytes(value));
     }
     Ok(())
 }
 
 /// Gives this process, and so the command, a tmpfs at a directory.
-fn deliver(directory: &Path, secrets: &[Resolved<'_>], settings: &Settings) -> Result<(), Error> {
-    let private = Private::enter().map_err(Error::Private)?;
+fn deliver(directory: &Path, secrets: &[Resolved<'_>], settings: &Settings) -> Result<(), AnyFault> {
+    let private = Private::enter()?;
     let options = TmpfsOptions {
         files: secrets.len(),
         bytes: secrets.iter().map(|found| found.secret.expose().len()).sum(),
@@ -102,5 +103,5 @@ fn deliver(directory: &Path, secrets: &[Resolved<'_>], settings: &Settings) -> R
         secrets.iter().try_for_each(|found| tmpfs.write(&found.request.file, &found.secret, Owner { uid, gid }))?;
         tmpfs.freeze()
     };
-    filled().map_err(Error::Tmpfs)?.attach_at(directory, &private).map_err(Error::Private)
+    filled()?.attach_at(directory, &private).map_err(AnyFault::from)
 }

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use zeroize::Zeroizing;
 
+use super::error::CliError;
 use super::{PROGRAM, block_on, read_input, write_json, write_output};
-use crate::error::Error;
+use crate::fault::AnyFault;
 use crate::reference::Reference;
 use crate::report;
 use crate::seal::SealedValue;
@@ -42,10 +43,10 @@ Example: seal a password that is asked for without echo, and store it
 
   oci-secrets seal --kek \"$KEK\" --for op://AgentVault/db/password --write";
 
-pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode, Error> {
+pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode, AnyFault> {
     let secret = if stdin().is_terminal() { ask(&arguments.reference)? } else { read_input()? };
     if secret.is_empty() {
-        return Err(Error::EmptySecret);
+        return Err(CliError::EmptySecret.into());
     }
     if is_line(&secret) {
         report::note(PROGRAM, "the secret ends with a newline, which becomes a part of it; `printf %s` writes none");
@@ -54,7 +55,7 @@ pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode
     let sealed = block_on(settings, async |deadline| {
         let keks = Keks::new(settings);
         let sealed = SealedValue::seal(&secret, arguments.kek.clone(), &arguments.reference, &keks, deadline).await;
-        sealed.map_err(|source| Error::Seal { reference: arguments.reference.clone(), source })
+        Ok(sealed.map_err(|source| CliError::Seal { reference: arguments.reference.clone(), source })?)
     })?;
     let line = sealed.to_string();
     if arguments.write {
@@ -68,11 +69,11 @@ pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode
 }
 
 /// Stores the line, and tells what that made.
-fn store(reference: &Reference, line: &str, settings: &Settings) -> Result<(), Error> {
+fn store(reference: &Reference, line: &str, settings: &Settings) -> Result<(), AnyFault> {
     crate::tls::install();
-    let connect = Connect::open(settings.connect.as_ref().ok_or(Error::NoSource)?).map_err(Error::Source)?;
+    let connect = Connect::of(settings)?;
     let stored =
-        block_on(settings, async |deadline| connect.store(reference, line, deadline).await.map_err(Error::Source))?;
+        block_on(settings, async |deadline| connect.store(reference, line, deadline).await.map_err(AnyFault::from))?;
     let what = match stored {
         Stored::NewItem => "a new item",
         Stored::NewField => "a new field",
@@ -82,15 +83,15 @@ fn store(reference: &Reference, line: &str, settings: &Settings) -> Result<(), E
     Ok(())
 }
 
-fn ask(reference: &Reference) -> Result<Zeroizing<Vec<u8>>, Error> {
+fn ask(reference: &Reference) -> Result<Zeroizing<Vec<u8>>, AnyFault> {
     let typed = rpassword::prompt_password(format!("Secret for {reference}: "))
-        .map_err(|error| Error::Input { errno: error.into() })?;
+        .map_err(|error| CliError::Input { errno: error.into() })?;
     let repeated = rpassword::prompt_password("Once more: ")
         .map(Zeroizing::new)
-        .map_err(|error| Error::Input { errno: error.into() })?;
+        .map_err(|error| CliError::Input { errno: error.into() })?;
     let typed = Zeroizing::new(typed.into_bytes());
     if *typed != repeated.as_bytes() {
-        return Err(Error::TypedTwice);
+        return Err(CliError::TypedTwice.into());
     }
     Ok(typed)
 }

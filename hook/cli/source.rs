@@ -9,7 +9,8 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use zeroize::Zeroizing;
 
-use crate::error::Error;
+use super::error::CliError;
+use crate::fault::AnyFault;
 use crate::settings::{OpUnlock, Permission, ServerUrl, Settings, SourceName};
 use crate::source::connect::Connect;
 use crate::source::op::{Op, Session};
@@ -51,7 +52,7 @@ impl Choice {
 
 /// Opens the source that the settings choose. The environment is looked at only if they have none, and then in the order that
 /// 1Password documents: Connect, then a service account.
-pub(super) fn source(settings: &Settings) -> Result<Box<dyn Source>, Error> {
+pub(super) fn source(settings: &Settings) -> Result<Box<dyn Source>, AnyFault> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     if settings.connect.is_none()
         && settings.op.is_none()
@@ -60,7 +61,7 @@ pub(super) fn source(settings: &Settings) -> Result<Box<dyn Source>, Error> {
         return Ok(source);
     }
     let is_path = |value: &OsString| Path::new(value).is_absolute();
-    source::open(settings, Some(Session::of(|name| variable(name).filter(is_path)))).map_err(Error::Source)
+    source::open(settings, Some(Session::of(|name| variable(name).filter(is_path)))).map_err(AnyFault::from)
 }
 
 /// How long everything may take: where an app is to be unlocked, as much longer as that may take.
@@ -73,7 +74,7 @@ pub(super) fn patience(settings: &Settings) -> Duration {
 fn of_environment(
     settings: &Settings,
     variable: impl Fn(&str) -> Option<OsString>,
-) -> Result<Option<Box<dyn Source>>, Error> {
+) -> Result<Option<Box<dyn Source>>, AnyFault> {
     let bytes = |value: OsString| Zeroizing::new(value.into_vec());
     let max_age = settings.static_token.as_ref().and_then(|conditions| conditions.max_age);
     let may_be = |name| settings.source.is_none_or(|chosen| chosen == name);
@@ -81,29 +82,29 @@ fn of_environment(
         match (variable(CONNECT_HOST), variable(CONNECT_TOKEN)) {
             (Some(host), Some(token)) => {
                 let url =
-                    host.to_str().ok_or(Error::Variable { name: CONNECT_HOST, reason: "it is not text".into() })?;
+                    host.to_str().ok_or(CliError::Variable { name: CONNECT_HOST, reason: "it is not text".into() })?;
                 let url = ServerUrl::parse(url, Permission::Refuse)
-                    .map_err(|reason| Error::Variable { name: CONNECT_HOST, reason: reason.to_string() })?;
-                let token = Token::new(&bytes(token)).map_err(Error::Token)?;
+                    .map_err(|reason| CliError::Variable { name: CONNECT_HOST, reason: reason.to_string() })?;
+                let token = Token::new(&bytes(token))?;
                 let origin = Origin::Environment(CONNECT_TOKEN);
-                made::check(token.issued(), max_age, &origin).map_err(|error| Error::Token(error.into()))?;
+                made::check(token.issued(), max_age, &origin)?;
                 let tokens = Tokens::of(token, origin);
-                let connect = Connect::new(&url, tokens, None).map_err(Error::Source)?;
+                let connect = Connect::new(&url, tokens, None)?;
                 return Ok(Some(Box::new(connect)));
             }
             (None, None) => {}
             (Some(_), None) => {
-                return Err(Error::Variable { name: CONNECT_TOKEN, reason: "only the host is set".into() });
+                return Err(CliError::Variable { name: CONNECT_TOKEN, reason: "only the host is set".into() }.into());
             }
             (None, Some(_)) => {
-                return Err(Error::Variable { name: CONNECT_HOST, reason: "only the token is set".into() });
+                return Err(CliError::Variable { name: CONNECT_HOST, reason: "only the token is set".into() }.into());
             }
         }
     }
     match variable(SERVICE_ACCOUNT_TOKEN) {
         Some(token) if may_be(SourceName::Op) => {
             let (op, origin) = (settings.op.clone().unwrap_or_default(), Origin::Environment(SERVICE_ACCOUNT_TOKEN));
-            let failed = |error| Error::Source(SourceError::Op(error));
+            let failed = |error| AnyFault::from(SourceError::Op(error));
             made::check(None, max_age, &origin).map_err(|error| failed(error.into()))?;
             Ok(Some(Box::new(Op::with_token(&op, &bytes(token), origin).map_err(failed)?)))
         }

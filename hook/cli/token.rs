@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use zeroize::Zeroizing;
 
+use super::error::CliError;
 use super::{block_on, write_output};
-use crate::error::Error;
+use crate::fault::AnyFault;
 use crate::settings::{Audience, Settings, TokenSource, Variable};
 use crate::token::Tokens;
 
@@ -31,17 +32,18 @@ Example: in a job of GitHub Actions
   oci-secrets token --github-oidc https://secrets.example |
       sudo install -D -m 0600 /dev/stdin /run/ci/connect-token";
 
-pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
+pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, AnyFault> {
     let source = match (&arguments.github_oidc, &arguments.gitlab_id_token) {
         (Some(audience), _) => TokenSource::GithubOidc { audience: audience.clone() },
         (None, Some(variable)) => TokenSource::GitlabIdToken(variable.clone()),
         (None, None) => {
             let message = "expected --github-oidc AUDIENCE or --gitlab-id-token VARIABLE".to_owned();
-            return Err(Error::CommandLine { message, tip: None });
+            return Err(CliError::CommandLine { message, tip: None }.into());
         }
     };
-    let tokens = Tokens::open(&source).map_err(Error::Token)?;
-    let token = block_on(&Settings::default(), async |deadline| tokens.current(deadline).await.map_err(Error::Token))?;
+    let tokens = Tokens::open(&source)?;
+    let token =
+        block_on(&Settings::default(), async |deadline| tokens.current(deadline).await.map_err(AnyFault::from))?;
     let mut output = Zeroizing::new(token.expose().to_vec());
     if stdout().is_terminal() {
         output.push(b'\n');

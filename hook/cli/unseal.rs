@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use zeroize::Zeroizing;
 
+use super::error::CliError;
 use super::{block_on, read_input, write_output};
-use crate::error::Error;
+use crate::fault::AnyFault;
 use crate::reference::Reference;
 use crate::seal::kek::Keks;
 use crate::seal::{SealError, SealedValue};
@@ -26,14 +27,14 @@ Example: look at a value as containers get it
 
   oci-secrets unseal --for op://AgentVault/db/password < password.sealed";
 
-pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode, Error> {
+pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode, AnyFault> {
     let input = read_input()?;
     let reference = &arguments.reference;
-    let unusable = |source| Error::Unseal { reference: reference.clone(), source };
+    let unusable = |source| CliError::Unseal { reference: reference.clone(), source };
     let text = std::str::from_utf8(&input).map_err(|_| unusable(SealError::Plaintext))?;
     let sealed: SealedValue = text.parse().map_err(unusable)?;
     let unsealed = block_on(settings, async |deadline| {
-        sealed.unseal(reference, &Keks::new(settings), deadline).await.map_err(unusable)
+        Ok(sealed.unseal(reference, &Keks::new(settings), deadline).await.map_err(unusable)?)
     })?;
     let mut output = Zeroizing::new(unsealed.secret.expose().to_vec());
     if stdout().is_terminal() {

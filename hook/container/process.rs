@@ -10,6 +10,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{Mounts, MountsError, Owner, Procfs, ProcfsError};
 use crate::errno::{SyscallError, failed};
+use crate::fault::{Class, Fault};
 
 /// What a process is called that CRIU makes into that of a checkpoint, until it is done.
 const RESTORER: &[u8] = b"criu\n";
@@ -210,6 +211,29 @@ pub enum ProcessError {
     /// The list of mounts is not what the manual describes.
     #[error(transparent)]
     Mounts(#[from] MountsError),
+}
+
+impl Fault for ProcessError {
+    fn class(&self) -> Class {
+        match self {
+            ProcessError::OwnMountNamespace | ProcessError::Restored => Class::NotPermitted,
+            ProcessError::Gone | ProcessError::UnmappedUid { .. } | ProcessError::UnmappedGid { .. } => Class::Data,
+            ProcessError::IdMap | ProcessError::Procfs(_) | ProcessError::Syscall(_) | ProcessError::Mounts(_) => {
+                Class::Kernel
+            }
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            ProcessError::OwnMountNamespace => "give the spec a namespace of type \"mount\"",
+            ProcessError::UnmappedUid { .. } | ProcessError::UnmappedGid { .. } => {
+                "map the id in the container's user namespace, or run its process as one that is mapped"
+            }
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use std::str::FromStr;
 use super::FileName;
 use super::key::{Key, KeyError, OPTIONAL, OWNER};
 use crate::excerpt::Excerpt;
+use crate::fault::{Class, Fault};
 use crate::reference::{Reference, ReferenceError};
 
 /// The most files that one container may request.
@@ -195,6 +196,12 @@ pub enum RequestError {
         /// How many there are.
         found: usize,
     },
+}
+
+impl Fault for RequestError {
+    fn class(&self) -> Class {
+        Class::Data
+    }
 }
 
 impl RequestError {

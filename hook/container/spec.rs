@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::{Owner, null_is_empty};
 use crate::errno::Errno;
+use crate::fault::{Class, Fault};
 
 /// The longest `config.json` that is read, in bytes.
 pub const SPEC_BYTES_MAX: u64 = 16 << 20;
@@ -171,6 +172,12 @@ pub enum SpecError {
         /// The file.
         path: PathBuf,
     },
+}
+
+impl Fault for SpecError {
+    fn class(&self) -> Class {
+        Class::Data
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ use serde::Deserialize;
 
 use super::null_is_empty;
 
+use crate::fault::{Class, Fault};
+
 /// The longest state that is read, in bytes.
 pub const STATE_BYTES_MAX: u64 = 4 << 20;
 
@@ -161,6 +163,18 @@ pub enum StateError {
     /// `bundle` does not begin with `/`.
     #[error("the state's bundle is not an absolute path")]
     RelativeBundle,
+}
+
+impl Fault for StateError {
+    fn class(&self) -> Class {
+        Class::Data
+    }
+
+    fn hint(&self) -> Option<String> {
+        matches!(self, StateError::NoPid).then(|| {
+            "runc, crun and youki from 0.6 tell a createRuntime hook the pid: use no other stage, and no older youki".into()
+        })
+    }
 }
 
 #[cfg(test)]

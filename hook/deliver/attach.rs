@@ -12,6 +12,7 @@ use super::tmpfs::is_frozen;
 use super::{Frozen, TARGET, TargetError};
 use crate::container::{Mounts, MountsError, Process, ProcessError, ProcfsError, Spec};
 use crate::errno::{SyscallError, failed};
+use crate::fault::{Class, Fault};
 
 impl Frozen {
     /// Mounts the tmpfs at `/run/secrets` of a container that is being created, and everything that is carried over in it.
@@ -112,6 +113,30 @@ pub enum AttachError {
     /// Our own list of mounts is not what the manual describes.
     #[error(transparent)]
     Mounts(#[from] MountsError),
+}
+
+impl Fault for AttachError {
+    fn class(&self) -> Class {
+        match self {
+            AttachError::Process(error) => error.class(),
+            AttachError::Carry(error) => error.class(),
+            AttachError::Target(error) => error.class(),
+            AttachError::Preflight(error) => error.class(),
+            AttachError::Shared | AttachError::NotInPlace => Class::NotPermitted,
+            AttachError::Syscall(_) | AttachError::Procfs(_) | AttachError::Mounts(_) => Class::Kernel,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            AttachError::Process(error) => error.hint(),
+            AttachError::Carry(error) => error.hint(),
+            AttachError::Target(error) => error.hint(),
+            AttachError::Preflight(error) => error.hint(),
+            AttachError::Shared => Some("make the container's root filesystem a private mount".into()),
+            _ => None,
+        }
+    }
 }
 
 impl From<SiteError> for AttachError {

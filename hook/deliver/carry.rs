@@ -27,6 +27,7 @@ use super::{TARGET, target};
 use crate::container::{FileName, Process, Procfs, ProcfsError};
 use crate::errno::{SyscallError, failed};
 use crate::excerpt::Excerpt;
+use crate::fault::{Class, Fault};
 
 /// The most mounts and entries that are carried over. Each takes a descriptor.
 const CARRIED_MAX: usize = 128;
@@ -273,6 +274,33 @@ pub enum CarryError {
     /// `/proc` did not answer.
     #[error(transparent)]
     Procfs(#[from] ProcfsError),
+}
+
+impl Fault for CarryError {
+    fn class(&self) -> Class {
+        match self {
+            CarryError::Site(error) => error.class(),
+            CarryError::Shared { .. }
+            | CarryError::Special { .. }
+            | CarryError::TooMany
+            | CarryError::Changed
+            | CarryError::NotInPlace { .. } => Class::NotPermitted,
+            CarryError::Syscall(_) | CarryError::Procfs(_) => Class::Kernel,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            CarryError::Site(error) => error.hint(),
+            CarryError::Shared { .. } => {
+                Some("leave rootfsPropagation out of the spec, or make it private or slave".into())
+            }
+            CarryError::Special { .. } | CarryError::TooMany => {
+                Some("leave the mount out, or give it another place than /run/secrets".into())
+            }
+            _ => None,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::{AttachError, TARGET, target};
 use crate::container::{Procfs, Spec};
 use crate::errno::failed;
+use crate::fault::{Class, Fault};
 
 /// Refuses a spec by which the runtime would hide or weaken the delivery after the hooks have run.
 ///
@@ -125,6 +126,24 @@ pub enum PreflightError {
         /// As the spec spells it.
         destination: PathBuf,
     },
+}
+
+impl Fault for PreflightError {
+    fn class(&self) -> Class {
+        Class::NotPermitted
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            PreflightError::JoinedMounts => "give the spec a mount namespace of its own, without `path`",
+            PreflightError::Masked { .. }
+            | PreflightError::ReadOnlyPath { .. }
+            | PreflightError::ReadOnlyTmpfs { .. } => {
+                "leave /run/secrets out of the spec: the hook makes and protects it"
+            }
+        };
+        Some(hint.to_owned())
+    }
 }
 
 #[cfg(test)]

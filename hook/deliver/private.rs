@@ -10,6 +10,7 @@ use rustix::process::{DumpableBehavior, getegid, geteuid, set_dumpable_behavior}
 use super::Frozen;
 use super::tmpfs::is_frozen;
 use crate::errno::{Errno, SyscallError, failed};
+use crate::fault::{Class, Fault};
 use crate::harden::hide_memory;
 
 /// This process, in a mount namespace that it shares only with what it becomes or starts. The host does not see what is mounted
@@ -99,4 +100,26 @@ pub enum PrivateError {
     /// A system call failed.
     #[error(transparent)]
     Syscall(#[from] SyscallError),
+}
+
+impl Fault for PrivateError {
+    fn class(&self) -> Class {
+        match self {
+            PrivateError::Directory { .. } => Class::CommandLine,
+            PrivateError::NoUserNamespace { .. } | PrivateError::NotInPlace { .. } | PrivateError::Syscall(_) => {
+                Class::Kernel
+            }
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            PrivateError::NoUserNamespace { .. } => {
+                "user namespaces are turned off here for users without root; without `--files` the command gets variables"
+            }
+            PrivateError::Directory { .. } => "make it first: an empty directory will do",
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
 }

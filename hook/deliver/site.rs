@@ -13,6 +13,7 @@ use super::{TARGET, TargetError, target};
 use crate::container::{Mount, Mounts, MountsError, Process, ProcessError, Procfs, ProcfsError};
 use crate::errno::{SyscallError, failed};
 use crate::excerpt::Excerpt;
+use crate::fault::{Class, Fault};
 
 /// What lists of mounts show as a delivery's source.
 pub(super) const SOURCE: &str = "oci-secrets";
@@ -190,6 +191,33 @@ pub enum SiteError {
     /// A list of mounts is not what the manual describes.
     #[error(transparent)]
     Mounts(#[from] MountsError),
+}
+
+impl Fault for SiteError {
+    fn class(&self) -> Class {
+        match self {
+            SiteError::Process(error) => error.class(),
+            SiteError::Target(error) => error.class(),
+            SiteError::NotMounted { .. } | SiteError::OtherRootfs { .. } => Class::NotPermitted,
+            SiteError::Thread { .. }
+            | SiteError::NoMount
+            | SiteError::Syscall(_)
+            | SiteError::Procfs(_)
+            | SiteError::Mounts(_) => Class::Kernel,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            SiteError::Process(error) => error.hint(),
+            SiteError::Target(error) => error.hint(),
+            SiteError::NotMounted { .. } => Some(
+                "the hook is for runtimes that share the host's kernel and call it before the container enters its root filesystem: runc, crun, youki from 0.6"
+                    .into(),
+            ),
+            _ => None,
+        }
+    }
 }
 
 #[cfg(test)]

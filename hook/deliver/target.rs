@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use crate::container::{Owner, Process, ProcessError};
 use crate::errno::{SyscallError, failed};
 use crate::excerpt::Excerpt;
+use crate::fault::{Class, Fault};
 
 /// The directory in which a container finds its files.
 pub const TARGET: &str = "/run/secrets";
@@ -169,6 +170,32 @@ pub enum TargetError {
     /// The container's root has no id here, and a directory must be made.
     #[error(transparent)]
     Process(#[from] ProcessError),
+}
+
+impl Fault for TargetError {
+    fn class(&self) -> Class {
+        match self {
+            TargetError::Process(error) => error.class(),
+            TargetError::NoOpenat2 | TargetError::Syscall(_) => Class::Kernel,
+            TargetError::Dangling { .. }
+            | TargetError::NotADirectory { .. }
+            | TargetError::Loop { .. }
+            | TargetError::OfTheKernel { .. }
+            | TargetError::ReadOnly { .. } => Class::NotPermitted,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            TargetError::Process(error) => return error.hint(),
+            TargetError::ReadOnly { .. } => "make /run/secrets in the image, or mount a tmpfs at /run",
+            TargetError::Dangling { .. } | TargetError::NotADirectory { .. } | TargetError::Loop { .. } => {
+                "/run/secrets must be a directory in the image, or missing"
+            }
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use super::site::SOURCE;
 use super::{Carried, TARGET};
 use crate::container::{FileName, Owner, Procfs, ProcfsError};
 use crate::errno::{SyscallError, failed};
+use crate::fault::{Class, Fault};
 use crate::secret::Secret;
 use crate::settings::Noswap;
 
@@ -252,6 +253,30 @@ pub enum TmpfsError {
     /// `/proc` could not say whether the kernel runs SELinux.
     #[error(transparent)]
     Procfs(#[from] ProcfsError),
+}
+
+impl Fault for TmpfsError {
+    fn class(&self) -> Class {
+        match self {
+            TmpfsError::Taken { .. } => Class::Data,
+            TmpfsError::NoMountApi
+            | TmpfsError::NoNoswap
+            | TmpfsError::NotFrozen
+            | TmpfsError::Syscall(_)
+            | TmpfsError::Procfs(_) => Class::Kernel,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            TmpfsError::Taken { .. } => "request another file name, or leave the container's own file out",
+            TmpfsError::NoNoswap => {
+                "noswap = \"prefer\" under [deliver] in the settings goes on without; then keep swap off or encrypted"
+            }
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use super::file::replace;
 use super::{Hook, hooks_d, is_hook};
 use crate::container::{Requests, SpecError, read_spec};
 use crate::errno::Errno;
+use crate::fault::{Class, Fault};
 
 /// Makes the runtime call the hook for the container of a bundle, if its annotations, or those that are added, ask for anything.
 ///
@@ -99,6 +100,16 @@ pub enum BundleError {
         #[source]
         errno: Errno,
     },
+}
+
+impl Fault for BundleError {
+    fn class(&self) -> Class {
+        match self {
+            BundleError::Spec(error) => error.class(),
+            BundleError::Json { .. } => Class::Data,
+            BundleError::Write { .. } => Class::Kernel,
+        }
+    }
 }
 
 #[cfg(test)]

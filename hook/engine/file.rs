@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use crate::errno::Errno;
+use crate::fault::{Class, Fault};
 
 /// A file as it shall be.
 #[derive(Debug, PartialEq, Eq)]
@@ -86,6 +87,21 @@ pub enum InstallError {
         #[source]
         errno: Errno,
     },
+}
+
+impl Fault for InstallError {
+    fn class(&self) -> Class {
+        match self {
+            InstallError::Exists { .. } => Class::Settings,
+            InstallError::Write { .. } => Class::Kernel,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        matches!(self, InstallError::Exists { .. }).then(|| {
+            "without `--write`, `oci-secrets install` shows the content: merge it, or remove the file first".into()
+        })
+    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ pub use self::bundle::{BundleError, add_hook, has_hook};
 pub use self::file::{File, InstallError, Written};
 use crate::errno::Errno;
 use crate::excerpt::Excerpt;
+use crate::fault::{Class, Fault};
 use crate::settings::FileError;
 
 /// Where the hook is installed.
@@ -236,4 +237,37 @@ pub enum EngineError {
         /// The file.
         path: PathBuf,
     },
+}
+
+impl Fault for EngineError {
+    fn class(&self) -> Class {
+        match self {
+            EngineError::Hook { source, .. } => source.class(),
+            EngineError::NotDescribed { .. } => Class::NotFound,
+            _ => Class::Settings,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            EngineError::Hook { source, .. } => {
+                return source.hint().or_else(|| {
+                    Some(
+                        "install the hook where the file says, or change the file: `oci-secrets install --hook PATH`"
+                            .into(),
+                    )
+                });
+            }
+            EngineError::Stage { .. } | EngineError::When { .. } | EngineError::Annotations { .. } => {
+                "`oci-secrets install` shows the file as it should be"
+            }
+            EngineError::Taken { .. } => "merge it by hand: packaging/docs/engines.md tells what is needed",
+            EngineError::NoBaseSpec { .. } => "ctr comes with containerd, and must be on the PATH",
+            EngineError::NotDescribed { program: "ctr", .. } => {
+                "`ctr containers ls` shows them; CONTAINERD_NAMESPACE=k8s.io is where those of Kubernetes are"
+            }
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
 }

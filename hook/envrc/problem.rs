@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::{ENVRC_BYTES_MAX, Expansion, Place};
 use crate::container::{FILES_MAX, FileName};
 use crate::errno::Errno;
+use crate::fault::{Class, Fault};
 use crate::reference::{Reference, ReferenceError};
 
 /// Why the variables of a file, or of several, cannot be used.
@@ -98,6 +99,30 @@ pub enum EnvrcError {
     },
 }
 
+impl Fault for EnvrcError {
+    fn class(&self) -> Class {
+        match self {
+            EnvrcError::Read { .. } | EnvrcError::Argument | EnvrcError::Value { .. } => Class::CommandLine,
+            _ => Class::Data,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            EnvrcError::Line { problem, .. } | EnvrcError::Value { problem } => problem.hint()?,
+            EnvrcError::SameFile { .. } => "rename one of them",
+            EnvrcError::Differs { .. } => "leave one of them out",
+            EnvrcError::Space { .. } => {
+                "make each line one argument: mapfile -t annotations < <(oci-secrets annotate --lines …), and \"${annotations[@]}\""
+            }
+            EnvrcError::Nul { .. } => "take it as a file: oci-secrets run --files DIR",
+            EnvrcError::NotText { .. } => "take it without `--json`, or as a file: oci-secrets run --files DIR",
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
 /// What a line has that cannot be used. It names variables, never what is in them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
@@ -181,24 +206,6 @@ pub enum Problem {
     /// Bytes that are no text.
     #[error("it is not UTF-8")]
     NotUtf8,
-}
-
-impl EnvrcError {
-    /// The one thing that can be done about it now, if it is known.
-    pub fn hint(&self) -> Option<String> {
-        let hint = match self {
-            EnvrcError::Line { problem, .. } | EnvrcError::Value { problem } => problem.hint()?,
-            EnvrcError::SameFile { .. } => "rename one of them",
-            EnvrcError::Differs { .. } => "leave one of them out",
-            EnvrcError::Space { .. } => {
-                "make each line one argument: mapfile -t annotations < <(oci-secrets annotate --lines …), and \"${annotations[@]}\""
-            }
-            EnvrcError::Nul { .. } => "take it as a file: oci-secrets run --files DIR",
-            EnvrcError::NotText { .. } => "take it without `--json`, or as a file: oci-secrets run --files DIR",
-            _ => return None,
-        };
-        Some(hint.to_owned())
-    }
 }
 
 impl Problem {

@@ -20,6 +20,7 @@ use super::denial::Denial;
 use super::key::Key;
 use super::limit::Bucket;
 use super::settings::{IssuerSettings, Signature};
+use crate::fault::{Class, Fault};
 use crate::settings::{FileError, Permission, ServerUrl, file};
 
 /// After this time keys are asked for again before one is used: so long is one believed that was withdrawn.
@@ -230,6 +231,22 @@ pub enum IssuerError {
         /// The library's account.
         source: reqwest::Error,
     },
+}
+
+impl Fault for IssuerError {
+    fn class(&self) -> Class {
+        match self {
+            IssuerError::File { source } => source.class(),
+            IssuerError::Client { .. } => Class::Settings,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            IssuerError::File { source } => source.hint(),
+            IssuerError::Client { .. } => None,
+        }
+    }
 }
 
 /// Why an issuer's keys are not known.

@@ -40,8 +40,7 @@ use tls::TlsError;
 use tokio::task::LocalSet;
 
 use crate::errno::{Errno, SyscallError};
-use crate::error::class::{Class, of_file};
-use crate::error::hint::file_hint;
+use crate::fault::{Class, Fault};
 use crate::settings::{FileError, SettingsError};
 use crate::source::SourceError;
 use crate::{harden, report};
@@ -87,10 +86,7 @@ pub fn run() -> ExitCode {
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            report::complain(PROGRAM, &report::chain(&error), error.hint().as_deref());
-            ExitCode::from(error.class() as u8)
-        }
+        Err(error) => report::failed(PROGRAM, None, &error),
     }
 }
 
@@ -205,16 +201,16 @@ pub enum GatewayError {
     },
 }
 
-impl GatewayError {
-    /// Whose fault it is: the exit code.
+impl Fault for GatewayError {
     fn class(&self) -> Class {
         match self {
             GatewayError::Argument { .. } | GatewayError::NoValue => Class::CommandLine,
             GatewayError::NoListen => Class::Settings,
-            GatewayError::Settings(_) | GatewayError::Tls(_) | GatewayError::Connect(_) | GatewayError::Issuer(_) => {
-                self.file().map_or(Class::Settings, of_file)
-            }
-            GatewayError::Audit { source } => of_file(source),
+            GatewayError::Settings(error) => error.class(),
+            GatewayError::Tls(error) => error.class(),
+            GatewayError::Connect(error) => error.class(),
+            GatewayError::Issuer(error) => error.class(),
+            GatewayError::Audit { source } => source.class(),
             GatewayError::Output { .. }
             | GatewayError::Environment { .. }
             | GatewayError::Listen { .. }
@@ -224,31 +220,17 @@ impl GatewayError {
         }
     }
 
-    /// The one thing that can be done about it now, if it is known.
     fn hint(&self) -> Option<String> {
         match self {
             GatewayError::Argument { .. } | GatewayError::NoValue => {
                 Some("`oci-secrets-gateway --help` shows the arguments".to_owned())
             }
-            GatewayError::Settings(SettingsError::File(FileError::Open { .. })) => {
-                Some("config/gateway.toml is an example to begin with".to_owned())
-            }
-            GatewayError::Settings(SettingsError::Invalid { .. } | SettingsError::NotUtf8 { .. }) => {
-                Some("config/gateway.toml explains every key".to_owned())
-            }
             GatewayError::NoListen => Some("add `listen = \"0.0.0.0:8443\"`, or start it by its socket".to_owned()),
-            _ => self.file().and_then(file_hint),
-        }
-    }
-
-    /// The file that is at fault, if one is.
-    fn file(&self) -> Option<&FileError> {
-        match self {
-            GatewayError::Settings(SettingsError::File(source))
-            | GatewayError::Tls(TlsError::File { source })
-            | GatewayError::Connect(SourceError::File { source })
-            | GatewayError::Issuer(IssuerError::File { source })
-            | GatewayError::Audit { source } => Some(source),
+            GatewayError::Settings(error) => error.hint_with(&settings::DOCUMENTS),
+            GatewayError::Tls(error) => error.hint(),
+            GatewayError::Connect(error) => error.hint(),
+            GatewayError::Issuer(error) => error.hint(),
+            GatewayError::Audit { source } => source.hint(),
             _ => None,
         }
     }

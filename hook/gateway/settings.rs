@@ -11,10 +11,16 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 
 use super::rule::{Rule, RuleError};
-use crate::settings::{self, AbsolutePath, Connect, Permission, ServerUrl, ServerUrlError, SettingsError};
+use crate::settings::{self, AbsolutePath, Connect, Documents, Permission, ServerUrl, ServerUrlError, SettingsError};
 
 /// Where the settings are, unless the command line says otherwise.
 pub const SETTINGS_PATH: &str = "/etc/oci-secrets/gateway.toml";
+
+/// Where the keys are documented.
+pub const DOCUMENTS: Documents = Documents {
+    example: "config/gateway.toml is an example to begin with",
+    keys: "config/gateway.toml explains every key",
+};
 
 const LEEWAY_MAX: Duration = Duration::from_secs(300);
 const LIFETIME_MIN: Duration = Duration::from_secs(60);

@@ -9,6 +9,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
 
 use super::settings::Tls;
+use crate::fault::{Class, Fault};
 use crate::settings::FileError;
 use crate::settings::file::{self, Kind};
 
@@ -64,4 +65,20 @@ pub enum TlsError {
         /// The library's account.
         source: rustls::Error,
     },
+}
+
+impl Fault for TlsError {
+    fn class(&self) -> Class {
+        match self {
+            TlsError::File { source } => source.class(),
+            _ => Class::Settings,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            TlsError::File { source } => source.hint(),
+            _ => None,
+        }
+    }
 }

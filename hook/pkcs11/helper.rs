@@ -13,7 +13,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use zeroize::Zeroizing;
 
 use super::token::Module;
-use super::{Answer, LINE_BYTES_MAX, Reply, Request, Trouble};
+use super::{Answer, LINE_BYTES_MAX, Pkcs11Error, Reply, Request};
 use crate::harden;
 use crate::settings::file::{self, Kind};
 
@@ -53,14 +53,18 @@ fn serve(module: &str, pin_file: Option<&str>) -> io::Result<()> {
 }
 
 /// Answers one request after another, beside threads that do the same.
-fn answer(input: &Mutex<BufReader<Stdin>>, module: &Result<Module, Trouble>, output: &Mutex<File>) -> io::Result<()> {
+fn answer(
+    input: &Mutex<BufReader<Stdin>>,
+    module: &Result<Module, Pkcs11Error>,
+    output: &Mutex<File>,
+) -> io::Result<()> {
     loop {
         let mut line = Zeroizing::new(Vec::new());
         if lock(input).by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)? == 0 {
             return Ok(());
         }
         let request: Request = serde_json::from_slice(&line)?;
-        let answer = module.as_ref().map_err(Trouble::clone).and_then(|module| module.answer(&request));
+        let answer = module.as_ref().map_err(Pkcs11Error::clone).and_then(|module| module.answer(&request));
         let reply = Reply { id: request.id, answer: answer.unwrap_or_else(Answer::Failed) };
         let mut line = Zeroizing::new(serde_json::to_vec(&reply)?);
         line.push(b'\n');
@@ -88,9 +92,9 @@ fn take_output() -> io::Result<File> {
 }
 
 /// The PIN, which is what the file's first line says.
-fn pin(path: Option<&str>) -> Result<Option<AuthPin>, Trouble> {
+fn pin(path: Option<&str>) -> Result<Option<AuthPin>, Pkcs11Error> {
     let Some(path) = path else { return Ok(None) };
-    let unusable = |why: String| Trouble::PinFile { why };
+    let unusable = |why: String| Pkcs11Error::PinFile { why };
     let bytes =
         file::read(Path::new(path), Kind::Credential, PIN_BYTES_MAX).map_err(|error| unusable(error.to_string()))?;
     let text = str::from_utf8(&bytes).map_err(|_| unusable("it is not UTF-8".into()))?;

@@ -16,7 +16,7 @@ mod uri;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-pub use error::Trouble;
+pub use error::Pkcs11Error;
 pub use uri::KeyUri;
 
 /// The longest line, in bytes: a wrapped data key is at most 4 KiB.
@@ -73,5 +73,5 @@ pub enum Answer {
     /// The key is made.
     Created,
     /// It is not done.
-    Failed(Trouble),
+    Failed(Pkcs11Error),
 }

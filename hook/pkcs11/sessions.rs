@@ -9,7 +9,7 @@ use cryptoki::session::{Session, UserType};
 use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
 
-use super::Trouble;
+use super::Pkcs11Error;
 use super::token::trouble;
 
 /// The sessions of a module, logged in.
@@ -28,7 +28,7 @@ struct Open {
     idle: Vec<Session>,
     under_way: usize,
     /// All sessions are logged in with the first. A token that refused the PIN is not asked again: it counts.
-    login: Option<Result<(), Trouble>>,
+    login: Option<Result<(), Pkcs11Error>>,
 }
 
 impl Sessions {
@@ -37,15 +37,19 @@ impl Sessions {
     }
 
     /// Makes a call in a session that no other call has. Where the token has no more of them, it waits for one.
-    pub(super) fn call<T>(&self, slot: Slot, call: impl FnOnce(&Session) -> Result<T, Trouble>) -> Result<T, Trouble> {
+    pub(super) fn call<T>(
+        &self,
+        slot: Slot,
+        call: impl FnOnce(&Session) -> Result<T, Pkcs11Error>,
+    ) -> Result<T, Pkcs11Error> {
         let session = self.take(slot)?;
         let outcome = call(&session);
-        let is_usable = !matches!(outcome, Err(Trouble::Gone { .. }));
+        let is_usable = !matches!(outcome, Err(Pkcs11Error::Gone { .. }));
         self.end(slot, is_usable.then_some(session));
         outcome
     }
 
-    fn take(&self, slot: Slot) -> Result<Session, Trouble> {
+    fn take(&self, slot: Slot) -> Result<Session, Pkcs11Error> {
         let mut all = self.lock();
         loop {
             let open = all.entry(slot.id()).or_default();
@@ -79,21 +83,21 @@ impl Sessions {
     }
 
     /// Logs in, unless a wrong PIN could be the last: every container that starts would try it.
-    fn log_in(&self, slot: Slot, session: &Session) -> Result<(), Trouble> {
+    fn log_in(&self, slot: Slot, session: &Session) -> Result<(), Pkcs11Error> {
         let Some(pin) = &self.pin else { return Ok(()) };
         let info = self.module.get_token_info(slot).map_err(trouble)?;
         if info.user_pin_locked() {
-            return Err(Trouble::PinLocked);
+            return Err(Pkcs11Error::PinLocked);
         }
         if info.user_pin_final_try() {
-            return Err(Trouble::LastTry);
+            return Err(Pkcs11Error::LastTry);
         }
         match session.login(UserType::User, Some(pin)) {
             Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
             Err(Error::Pkcs11(RvError::PinIncorrect | RvError::PinInvalid | RvError::PinLenRange, _)) => {
-                Err(Trouble::Pin)
+                Err(Pkcs11Error::Pin)
             }
-            Err(Error::Pkcs11(RvError::PinLocked, _)) => Err(Trouble::PinLocked),
+            Err(Error::Pkcs11(RvError::PinLocked, _)) => Err(Pkcs11Error::PinLocked),
             Err(error) => Err(trouble(error)),
         }
     }

@@ -21,7 +21,7 @@ use cryptoki::types::AuthPin;
 use zeroize::Zeroizing;
 
 use super::sessions::Sessions;
-use super::{Answer, Bytes, Job, KeyUri, Request, Trouble};
+use super::{Answer, Bytes, Job, KeyUri, Pkcs11Error, Request};
 
 const IV_BYTES: usize = 12;
 const TAG_BYTES: usize = 16;
@@ -38,11 +38,11 @@ pub(super) struct Module {
 
 impl Module {
     /// Loads and starts the module. Tokens are not looked at yet.
-    pub(super) fn load(path: &str, pin: Option<AuthPin>) -> Result<Module, Trouble> {
+    pub(super) fn load(path: &str, pin: Option<AuthPin>) -> Result<Module, Pkcs11Error> {
         let told = |error| match error {
             // The loader says which file and why; the module's own functions are told by their names.
-            Error::LibraryLoading(error) => Trouble::Module { why: error.to_string() },
-            error => Trouble::Module { why: call(&error) },
+            Error::LibraryLoading(error) => Pkcs11Error::Module { why: error.to_string() },
+            error => Pkcs11Error::Module { why: call(&error) },
         };
         let module = Pkcs11::new(path).map_err(told)?;
         let start = |flags| module.initialize(CInitializeArgs::new(flags));
@@ -60,7 +60,7 @@ impl Module {
     }
 
     /// Does what a request asks for.
-    pub(super) fn answer(&self, request: &Request) -> Result<Answer, Trouble> {
+    pub(super) fn answer(&self, request: &Request) -> Result<Answer, Pkcs11Error> {
         let slot = self.slot(&request.key)?;
         let mechanisms = self.module.get_mechanism_list(slot).map_err(trouble)?;
         self.sessions.call(slot, |session| {
@@ -79,7 +79,7 @@ impl Module {
     }
 
     /// The slot whose token is meant.
-    fn slot(&self, key: &KeyUri) -> Result<Slot, Trouble> {
+    fn slot(&self, key: &KeyUri) -> Result<Slot, Pkcs11Error> {
         let slots = self.module.get_slots_with_initialized_token().map_err(trouble)?;
         let mut found = Vec::new();
         for slot in &slots {
@@ -90,8 +90,8 @@ impl Module {
         }
         match (found.pop(), found.len()) {
             (Some(slot), 0) => Ok(slot),
-            (Some(_), others) => Err(Trouble::ManyTokens { tokens: others + 1 }),
-            (None, _) => Err(Trouble::NoToken { slots: slots.len() }),
+            (Some(_), others) => Err(Pkcs11Error::ManyTokens { tokens: others + 1 }),
+            (None, _) => Err(Pkcs11Error::NoToken { slots: slots.len() }),
         }
     }
 
@@ -102,15 +102,15 @@ impl Module {
         session: &Session,
         mechanisms: &[MechanismType],
         key: &KeyUri,
-    ) -> Result<Answer, Trouble> {
+    ) -> Result<Answer, Pkcs11Error> {
         match find(session, key) {
-            Err(Trouble::NoKey) => {}
-            Ok(_) | Err(Trouble::ManyKeys { .. }) => return Err(Trouble::Exists),
+            Err(Pkcs11Error::NoKey) => {}
+            Ok(_) | Err(Pkcs11Error::ManyKeys { .. }) => return Err(Pkcs11Error::Exists),
             Err(trouble) => return Err(trouble),
         }
         let encrypts = mechanisms.contains(&MechanismType::AES_GCM);
         if !encrypts && !mechanisms.contains(&MechanismType::AES_KEY_WRAP_PAD) {
-            return Err(Trouble::NoMechanism);
+            return Err(Pkcs11Error::NoMechanism);
         }
         let mut template = vec![
             Attribute::Token(true),
@@ -167,14 +167,14 @@ impl Token<'_> {
         uses.into_iter().find(|(mechanism, used)| self.mechanisms.contains(mechanism) && allowed(*used)).map(|(m, _)| m)
     }
 
-    fn wrap(&self, bytes: &[u8]) -> Result<Bytes, Trouble> {
-        let mechanism = self.mechanism(true).ok_or(Trouble::NoMechanism)?;
+    fn wrap(&self, bytes: &[u8]) -> Result<Bytes, Pkcs11Error> {
+        let mechanism = self.mechanism(true).ok_or(Pkcs11Error::NoMechanism)?;
         let wrapped = if mechanism == MechanismType::AES_GCM { self.encrypt(bytes)? } else { self.wrap_key(bytes)? };
         Ok(Zeroizing::new([&number(mechanism)[..], &wrapped].concat()))
     }
 
-    fn unwrap(&self, wrapped: &[u8]) -> Result<Bytes, Trouble> {
-        let unknown = || Trouble::NotWrapped { call: "it names no mechanism of ours".into() };
+    fn unwrap(&self, wrapped: &[u8]) -> Result<Bytes, Pkcs11Error> {
+        let unknown = || Pkcs11Error::NotWrapped { call: "it names no mechanism of ours".into() };
         let (mechanism, body) = wrapped.split_first_chunk().ok_or_else(unknown)?;
         if *mechanism == number(MechanismType::AES_GCM) {
             self.decrypt(body)
@@ -186,7 +186,7 @@ impl Token<'_> {
     }
 
     /// AES-GCM. Tokens that choose the IV themselves write theirs over the random one that they are offered.
-    fn encrypt(&self, bytes: &[u8]) -> Result<Vec<u8>, Trouble> {
+    fn encrypt(&self, bytes: &[u8]) -> Result<Vec<u8>, Pkcs11Error> {
         let mut iv = [0; IV_BYTES];
         self.session.generate_random_slice(&mut iv).map_err(trouble)?;
         let parameters = GcmParams::new(&mut iv, &[], (TAG_BYTES as u64 * 8).into()).map_err(trouble)?;
@@ -194,7 +194,7 @@ impl Token<'_> {
         Ok([&iv[..], &ciphertext].concat())
     }
 
-    fn decrypt(&self, body: &[u8]) -> Result<Bytes, Trouble> {
+    fn decrypt(&self, body: &[u8]) -> Result<Bytes, Pkcs11Error> {
         let (iv, ciphertext) =
             body.split_first_chunk::<IV_BYTES>().filter(|(_, rest)| rest.len() > TAG_BYTES).ok_or_else(cut)?;
         let mut iv = *iv;
@@ -206,30 +206,30 @@ impl Token<'_> {
     }
 
     /// AES key wrap, which wraps objects: the bytes become one for as long as it takes.
-    fn wrap_key(&self, bytes: &[u8]) -> Result<Vec<u8>, Trouble> {
+    fn wrap_key(&self, bytes: &[u8]) -> Result<Vec<u8>, Pkcs11Error> {
         let mut template = passing();
         template.push(Attribute::Value(bytes.to_vec()));
         let object = self.session.create_object(&template).map_err(trouble)?;
         let wrapped = self.session.wrap_key(&Mechanism::AesKeyWrapPad, self.key, object).map_err(trouble);
         self.session.destroy_object(object).map_err(trouble)?;
         let length =
-            u8::try_from(bytes.len()).map_err(|_| Trouble::Refused { call: "the data key is too long".into() })?;
+            u8::try_from(bytes.len()).map_err(|_| Pkcs11Error::Refused { call: "the data key is too long".into() })?;
         Ok([&[length], wrapped?.as_slice()].concat())
     }
 
-    fn unwrap_key(&self, body: &[u8]) -> Result<Bytes, Trouble> {
+    fn unwrap_key(&self, body: &[u8]) -> Result<Bytes, Pkcs11Error> {
         let (length, body) = body.split_first().ok_or_else(cut)?;
         let mechanism = Mechanism::AesKeyWrapPad;
         let object = self.session.unwrap_key(&mechanism, self.key, body, &passing()).map_err(not_wrapped)?;
         let value = self.session.get_attributes(object, &[AttributeType::Value]).map_err(trouble);
         self.session.destroy_object(object).map_err(trouble)?;
         let Some(Attribute::Value(bytes)) = value?.pop() else {
-            return Err(Trouble::Refused { call: "the unwrapped key has no value".into() });
+            return Err(Pkcs11Error::Refused { call: "the unwrapped key has no value".into() });
         };
         let mut bytes = Zeroizing::new(bytes);
         let padding = bytes.get(usize::from(*length)..).ok_or_else(cut)?;
         if padding.len() >= WRAP_BLOCK_BYTES || padding.iter().any(|byte| *byte != 0) {
-            return Err(Trouble::NotWrapped { call: "its length is another".into() });
+            return Err(Pkcs11Error::NotWrapped { call: "its length is another".into() });
         }
         bytes.truncate((*length).into());
         Ok(bytes)
@@ -247,14 +247,14 @@ fn passing() -> Vec<Attribute> {
     ]
 }
 
-fn find(session: &Session, key: &KeyUri) -> Result<ObjectHandle, Trouble> {
+fn find(session: &Session, key: &KeyUri) -> Result<ObjectHandle, Pkcs11Error> {
     let mut template = vec![Attribute::Class(ObjectClass::SECRET_KEY), Attribute::KeyType(KeyType::AES)];
     template.extend(names(key));
     let mut found = session.find_objects(&template).map_err(trouble)?;
     match (found.pop(), found.len()) {
         (Some(key), 0) => Ok(key),
-        (Some(_), others) => Err(Trouble::ManyKeys { keys: others + 1 }),
-        (None, _) => Err(Trouble::NoKey),
+        (Some(_), others) => Err(Pkcs11Error::ManyKeys { keys: others + 1 }),
+        (None, _) => Err(Pkcs11Error::NoKey),
     }
 }
 
@@ -271,7 +271,7 @@ fn is_meant(key: &KeyUri, info: &TokenInfo) -> bool {
         && is(&key.serial, info.serial_number())
 }
 
-pub(super) fn trouble(error: Error) -> Trouble {
+pub(super) fn trouble(error: Error) -> Pkcs11Error {
     use RvError::{
         DeviceError, DeviceRemoved, SessionClosed, SessionHandleInvalid, TokenNotPresent, TokenNotRecognized,
     };
@@ -280,13 +280,13 @@ pub(super) fn trouble(error: Error) -> Trouble {
         Error::Pkcs11(
             DeviceError | DeviceRemoved | SessionClosed | SessionHandleInvalid | TokenNotPresent | TokenNotRecognized,
             _,
-        ) => Trouble::Gone { call },
-        _ => Trouble::Refused { call },
+        ) => Pkcs11Error::Gone { call },
+        _ => Pkcs11Error::Refused { call },
     }
 }
 
 /// What a refusal to decrypt or unwrap means. Which code says so is not agreed on; SoftHSM calls it a general error.
-fn not_wrapped(error: Error) -> Trouble {
+fn not_wrapped(error: Error) -> Pkcs11Error {
     use RvError as E;
     let call = call(&error);
     match error {
@@ -302,13 +302,13 @@ fn not_wrapped(error: Error) -> Trouble {
             Function::Decrypt | Function::UnwrapKey,
         )
         // A key that may not do what was done with the one that wrapped it is another.
-        | Error::Pkcs11(E::KeyFunctionNotPermitted, _) => Trouble::NotWrapped { call },
+        | Error::Pkcs11(E::KeyFunctionNotPermitted, _) => Pkcs11Error::NotWrapped { call },
         error => trouble(error),
     }
 }
 
-fn cut() -> Trouble {
-    Trouble::NotWrapped { call: "it is cut short".into() }
+fn cut() -> Pkcs11Error {
+    Pkcs11Error::NotWrapped { call: "it is cut short".into() }
 }
 
 /// A failed call as PKCS#11 writes it: `C_Login: CKR_PIN_INCORRECT`.

@@ -14,6 +14,7 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, MAX_TAG_LEN, NONCE_LEN, Nonce, U
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
+use crate::fault::{Class, Fault};
 use crate::secret::Secret;
 
 /// The longest wrapped data key that Tink reads.
@@ -193,6 +194,19 @@ pub enum EnvelopeError {
     /// The kernel gave no random bytes.
     #[error("the kernel gives no random bytes")]
     NoRandom,
+}
+
+impl Fault for EnvelopeError {
+    fn class(&self) -> Class {
+        match self {
+            EnvelopeError::NoRandom => Class::Kernel,
+            EnvelopeError::Truncated
+            | EnvelopeError::WrappedLength
+            | EnvelopeError::DataKeyKind
+            | EnvelopeError::Authentication
+            | EnvelopeError::TooLong => Class::Data,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use std::str::FromStr;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
+use crate::fault::{Class, Fault};
 use crate::reference::Reference;
 use crate::retry::Deadline;
 use crate::secret::Secret;
@@ -273,6 +274,52 @@ pub enum SealError {
         /// Which step refused.
         source: KekError,
     },
+}
+
+impl Fault for SealError {
+    fn class(&self) -> Class {
+        match self {
+            SealError::Kek { source } => source.class(),
+            SealError::Envelope { source } => source.class(),
+            SealError::NotTheSame => Class::Unavailable,
+            SealError::Plaintext
+            | SealError::Version { .. }
+            | SealError::Form
+            | SealError::Base64
+            | SealError::KekUri { .. } => Class::Data,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            SealError::Version { .. } => Some("a newer oci-secrets may have sealed it".into()),
+            SealError::Form
+            | SealError::Base64
+            | SealError::Envelope { source: EnvelopeError::Truncated | EnvelopeError::WrappedLength } => {
+                Some("store the whole line that `oci-secrets seal` prints".into())
+            }
+            SealError::Kek { source } => source.hint(),
+            SealError::Plaintext | SealError::KekUri { .. } | SealError::NotTheSame | SealError::Envelope { .. } => {
+                None
+            }
+        }
+    }
+}
+
+impl SealError {
+    /// The hint for a value of this reference.
+    pub fn hint_for(&self, reference: &Reference) -> Option<String> {
+        let reference = reference.as_str();
+        match self {
+            SealError::Plaintext => {
+                Some(format!("seal it for this reference: oci-secrets seal --kek URI --for \"{reference}\""))
+            }
+            SealError::Envelope { source: EnvelopeError::Authentication } => Some(format!(
+                "a value opens only by the reference it was sealed for, in the same spelling: here \"{reference}\""
+            )),
+            other => other.hint(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use nix::fcntl::OFlag;
 use zeroize::Zeroizing;
 
 use crate::errno::Errno;
+use crate::fault::{Class, Fault};
 use crate::harden::is_initial_user_namespace;
 
 const WRITE_BY_OTHERS: u32 = 0o022;
@@ -287,6 +288,49 @@ pub enum FileError {
         /// The most that would have been read.
         bytes_max: usize,
     },
+}
+
+impl Fault for FileError {
+    fn class(&self) -> Class {
+        match self {
+            FileError::Open { .. }
+            | FileError::Read { .. }
+            | FileError::NotRegular { .. }
+            | FileError::NotExecutable { .. }
+            | FileError::TooLarge { .. } => Class::Settings,
+            FileError::Owner { .. }
+            | FileError::Writable { .. }
+            | FileError::Readable { .. }
+            | FileError::DirectoryOwner { .. }
+            | FileError::DirectoryWritable { .. } => Class::NotPermitted,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            FileError::Writable { path, .. } => Some(format!("chmod go-w {}", path.display())),
+            FileError::Readable { path, .. } if is_projected(path) => {
+                Some("set `runAsUser` or `fsGroup` for the pod: Kubernetes then gives the token to it alone".into())
+            }
+            FileError::Readable { path, .. } => Some(format!("chmod 0600 {}", path.display())),
+            FileError::Owner { .. } | FileError::DirectoryOwner { .. } if !is_initial_user_namespace() => {
+                Some("without root, an engine needs settings, credentials and directories of its user's own".into())
+            }
+            FileError::Owner { path, .. } => Some(format!("chown root {}", path.display())),
+            FileError::DirectoryWritable { directory, .. } => Some(format!("chmod go-w {}", directory.display())),
+            FileError::DirectoryOwner { directory, .. } => Some(format!("chown root {}", directory.display())),
+            FileError::NotExecutable { path } => Some(format!("chmod 0755 {}", path.display())),
+            FileError::Open { .. }
+            | FileError::Read { .. }
+            | FileError::NotRegular { .. }
+            | FileError::TooLarge { .. } => None,
+        }
+    }
+}
+
+/// Whether a file is one of a volume that Kubernetes projects: its mode cannot be changed on the host.
+fn is_projected(path: &Path) -> bool {
+    path.parent().is_some_and(|volume| volume.join("..data").is_symlink())
 }
 
 #[cfg(test)]

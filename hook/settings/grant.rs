@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Deserializer, de};
 
 use super::{Pattern, PatternError, Permission};
+use crate::fault::{Class, Fault};
 use crate::reference::{Reference, ReferenceError};
 
 const SHOWN_CHARS_MAX: usize = 120;
@@ -218,6 +219,26 @@ pub enum Refusal {
         /// What was asked for.
         reference: Reference,
     },
+}
+
+impl Fault for Refusal {
+    fn class(&self) -> Class {
+        Class::NotPermitted
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Refusal::NoGrant { reference } => Some(format!(
+                "a grant in the settings must list \"{}\" or \"op://{}/*\" under `references`",
+                reference.as_str(),
+                reference.vault()
+            )),
+            Refusal::Annotation { .. } => {
+                Some("the grant is for other containers; see its `to` in the settings".into())
+            }
+            Refusal::Owner { .. } => Some("drop the annotation, or add owner = \"allow\" to the grant".into()),
+        }
+    }
 }
 
 /// Two grants of one name, of which a command could mean either.

@@ -27,6 +27,8 @@ use std::time::Duration;
 use serde::de::{self, DeserializeOwned};
 use serde::{Deserialize, Deserializer};
 
+use crate::fault::{Class, Fault};
+
 pub use self::audit::Audit;
 pub use self::aws::{AwsIdentity, AwsKms};
 pub use self::break_glass::{BreakGlass, Channel, ChannelCommand, Facility, NamespaceName, Overdue, Rotation};
@@ -164,6 +166,20 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, SettingsError> {
     parse(text).map_err(|source| SettingsError::Invalid { path: path.into(), source })
 }
 
+/// Where a settings file is documented: hints that end an error about it.
+#[derive(Debug)]
+pub struct Documents {
+    /// For a file that cannot be read.
+    pub example: &'static str,
+    /// For a file that is not valid.
+    pub keys: &'static str,
+}
+
+const DOCUMENTS: Documents = Documents {
+    example: "config/settings.toml is an example to begin with",
+    keys: "`oci-secrets check` tests the settings; config/settings.toml explains every key",
+};
+
 /// Where the keys of `local-kek:<name>` are.
 #[derive(Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -289,6 +305,35 @@ pub enum SettingsError {
         /// The table.
         table: &'static str,
     },
+}
+
+impl Fault for SettingsError {
+    fn class(&self) -> Class {
+        match self {
+            SettingsError::File(error) => error.class(),
+            SettingsError::NotUtf8 { .. } | SettingsError::Invalid { .. } | SettingsError::NoJob { .. } => {
+                Class::Settings
+            }
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        self.hint_with(&DOCUMENTS)
+    }
+}
+
+impl SettingsError {
+    /// The hint, with the documents of the program whose settings they are.
+    pub fn hint_with(&self, documents: &Documents) -> Option<String> {
+        let hint = match self {
+            SettingsError::File(error) => return error.hint().or_else(|| Some(documents.example.to_owned())),
+            SettingsError::NotUtf8 { .. } | SettingsError::Invalid { .. } => documents.keys,
+            SettingsError::NoJob { .. } => {
+                "name a file on a tmpfs, token = { file = … }, and let the job's step write it: `oci-secrets token --help`"
+            }
+        };
+        Some(hint.to_owned())
+    }
 }
 
 /// A relative path where only an absolute one will do.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::op::OpError;
+use crate::fault::{Class, Fault};
 use crate::retry::{Seconds, Tries};
 use crate::settings::FileError;
 use crate::token::{Origin, TokenError};
@@ -224,6 +225,79 @@ pub enum SourceError {
     /// What `op` says, or how it fails.
     #[error(transparent)]
     Op(#[from] OpError),
+}
+
+impl Fault for SourceError {
+    fn class(&self) -> Class {
+        match self {
+            SourceError::NoVault { .. }
+            | SourceError::NoItem { .. }
+            | SourceError::ArchivedItem { .. }
+            | SourceError::NoSection { .. }
+            | SourceError::NoField { .. }
+            | SourceError::NoValue { .. } => Class::NotFound,
+            SourceError::ManyVaults { .. }
+            | SourceError::ManyItems { .. }
+            | SourceError::ManyFields { .. }
+            | SourceError::NotText { .. }
+            | SourceError::NoKeyFormats
+            | SourceError::Changed { .. } => Class::Data,
+            SourceError::Unauthorized { .. } | SourceError::Forbidden { .. } => Class::NotPermitted,
+            SourceError::File { source } => source.class(),
+            SourceError::Op(error) => error.class(),
+            SourceError::Token { source } => source.class(),
+            SourceError::NoSource
+            | SourceError::NotChosen
+            | SourceError::NoConnect
+            | SourceError::UnusableCertificates { .. } => Class::Settings,
+            SourceError::NoAnswer { .. }
+            | SourceError::Unreachable { .. }
+            | SourceError::Limited { .. }
+            | SourceError::Redirected { .. }
+            | SourceError::Status { .. }
+            | SourceError::TooLarge { .. }
+            | SourceError::NotConnect { .. }
+            | SourceError::NotStored { .. }
+            | SourceError::NoClient { .. } => Class::Unavailable,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            SourceError::File { source } => return source.hint(),
+            SourceError::Op(error) => return error.hint(),
+            SourceError::Token { source } => return source.hint(),
+            SourceError::NoSource => {
+                "add [connect] with `url` and `token-file`, or [op]; `oci-secrets` also takes OP_CONNECT_HOST and OP_CONNECT_TOKEN"
+            }
+            SourceError::NotChosen => {
+                "add source = \"connect\" or source = \"op\" to the settings, above the first table"
+            }
+            SourceError::NoConnect => "add [connect] with `url` and `token-file`",
+            SourceError::NoVault { .. } => {
+                "names are case-sensitive; `oci-secrets check` shows which vaults the token can see"
+            }
+            SourceError::NoItem { .. } | SourceError::NoSection { .. } | SourceError::NoField { .. } => {
+                "names are case-sensitive, and ids work in their place"
+            }
+            SourceError::ArchivedItem { .. } => "restore the item in 1Password, or ask for another",
+            SourceError::ManyVaults { .. } | SourceError::ManyItems { .. } | SourceError::ManyFields { .. } => {
+                "use the id in the place of the name: 1Password shows it under \"Copy UUID\""
+            }
+            SourceError::NoValue { .. } => "store a sealed value in the field: `oci-secrets seal` makes one",
+            SourceError::Unauthorized { origin, .. } => return Some(origin.unauthorized_hint()),
+            SourceError::Forbidden { origin, .. } => return Some(origin.forbidden_hint()),
+            SourceError::NoAnswer { .. } | SourceError::Unreachable { .. } => {
+                "`url` under [connect] in the settings names the server; `curl URL/heartbeat` tests the way there"
+            }
+            SourceError::Redirected { .. } => {
+                "set `url` under [connect] in the settings to where Connect itself answers"
+            }
+            SourceError::NotConnect { .. } => "`url` under [connect] in the settings may lead to something else",
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
 }
 
 fn status_line(status: u16) -> String {

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use super::static_token::OutdatedError;
 use super::{Origin, TOKEN_BYTES_MAX};
 use crate::errno::Errno;
+use crate::fault::{Class, Fault};
 use crate::retry::{Seconds, Tries};
 use crate::settings::FileError;
 
@@ -130,4 +131,110 @@ pub enum TokenError {
         /// The program.
         program: PathBuf,
     },
+}
+
+impl Fault for TokenError {
+    fn class(&self) -> Class {
+        match self {
+            TokenError::File { source } | TokenError::Program { source } => source.class(),
+            TokenError::NotALine
+            | TokenError::NoGithubVariable { .. }
+            | TokenError::GithubUrl { .. }
+            | TokenError::NoGitlabVariable { .. }
+            | TokenError::Start { .. } => Class::Settings,
+            TokenError::Outdated(error) => error.class(),
+            TokenError::Expired { .. } | TokenError::GithubRefused { .. } => Class::NotPermitted,
+            TokenError::NoAnswer { .. }
+            | TokenError::Unreachable { .. }
+            | TokenError::Status { .. }
+            | TokenError::NotGithub { .. }
+            | TokenError::NoClient { .. }
+            | TokenError::Failed { .. }
+            | TokenError::TooMuch { .. } => Class::Unavailable,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            TokenError::File { source } | TokenError::Program { source } => return source.hint(),
+            TokenError::NoGithubVariable { .. } => {
+                "add `permissions: { id-token: write }` to the job in the workflow file; pull requests from forks cannot have it"
+            }
+            TokenError::GithubRefused { .. } => {
+                "a job may ask for tokens until it ends, and only with `id-token: write`"
+            }
+            TokenError::NoGitlabVariable { name } => {
+                return Some(format!(
+                    "add `id_tokens: {{ {name}: {{ aud: \"URL OF THE GATEWAY\" }} }}` to the job in .gitlab-ci.yml"
+                ));
+            }
+            TokenError::Expired { origin, .. } => return Some(origin.expired_hint()),
+            TokenError::Outdated(error) => return error.hint(),
+            TokenError::Failed { .. } | TokenError::TooMuch { .. } => {
+                "run it by hand: it must print the token and nothing else, and has no variable but PATH and HOME"
+            }
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+/// What can be done about a token, by where it comes from.
+impl Origin {
+    /// The hint for a token that the server does not accept.
+    pub fn unauthorized_hint(&self) -> String {
+        match self {
+            Origin::Static(_) => "put a valid token into the token-file: `op connect token create` makes one".into(),
+            Origin::Environment(name) => format!("put a valid token into {name}: `op connect token create` makes one"),
+            Origin::File(path) => format!(
+                "issuer and audience of the token in {} must be among those that the server takes, and clocks be right",
+                path.display()
+            ),
+            Origin::Github => {
+                "`audience` of github-oidc in the settings must be the one that the gateway expects for GitHub's tokens"
+                    .into()
+            }
+            Origin::Gitlab(name) => {
+                format!(
+                    "`id_tokens: {name}: aud:` of the job in .gitlab-ci.yml must be the audience that the gateway expects"
+                )
+            }
+            Origin::Command(program) => {
+                format!(
+                    "issuer and audience of what {} prints must be among those that the server takes",
+                    program.display()
+                )
+            }
+        }
+    }
+
+    /// The hint for a token that the server accepts, but not for this request.
+    pub fn forbidden_hint(&self) -> String {
+        match self {
+            Origin::Static(_) | Origin::Environment(_) => "give the token access to the vault: `op connect token create --vault`",
+            Origin::Github => {
+                "no rule of the gateway is for this repository, ref, workflow and `environment:` of the job; pull requests have a ref of their own"
+            }
+            Origin::Gitlab(_) => {
+                "no rule of the gateway is for this project, ref and `environment:` of the job; merge requests have a ref of their own"
+            }
+            Origin::File(_) | Origin::Command(_) => "no rule of the gateway is for what the token claims",
+        }
+        .to_owned()
+    }
+
+    /// The hint for a token that has expired.
+    fn expired_hint(&self) -> String {
+        match self {
+            Origin::Static(_) => "put a new token into the token-file: `op connect token create` makes one".into(),
+            Origin::Environment(name) => format!("put a new token into {name}: `op connect token create` makes one"),
+            Origin::File(path) => format!("what writes {} must write a new one in time", path.display()),
+            Origin::Github => "this host's clock may be wrong".into(),
+            Origin::Gitlab(_) => {
+                "it lasts as long as `timeout:` of the job in .gitlab-ci.yml, else 5 minutes: set it, or resolve earlier"
+                    .into()
+            }
+            Origin::Command(program) => format!("{} must print a new one", program.display()),
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::sync::OnceLock;
 use std::thread;
 
-use oci_secrets::error::class::Class;
+use oci_secrets::fault::{Class, Fault as _};
 
 use crate::gcp::nobody;
 use crate::support::host::run;

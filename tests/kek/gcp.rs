@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use oci_secrets::error::class::Class;
+use oci_secrets::fault::{Class, Fault as _};
 
 use crate::support::host::{KEY_RING, run};
 use crate::support::{StandIn, python};

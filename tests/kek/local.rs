@@ -1,6 +1,6 @@
 //! Key files. They are reached where they are readable, and cannot make anyone wait.
 
-use oci_secrets::error::class::Class;
+use oci_secrets::fault::Class;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tempfile::TempDir;
 

@@ -26,8 +26,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use futures_util::future::join_all;
 use libtest_mimic::{Arguments, Trial};
-use oci_secrets::error::Error;
-use oci_secrets::error::class::Class;
+use oci_secrets::fault::{Class, Fault};
 use oci_secrets::reference::Reference;
 use oci_secrets::report;
 use oci_secrets::retry::Deadline;
@@ -157,7 +156,7 @@ fn opens_nothing_that_another_key_wrapped(place: &dyn Place) {
     assert_blames_the_value(place, &unwrap(&place.settings(), &other, &wrapped(&line)).unwrap_err());
 }
 
-fn assert_blames_the_value(place: &dyn Place, error: &Error) {
+fn assert_blames_the_value(place: &dyn Place, error: &dyn Fault) {
     let hidden = error.class() == Class::NotPermitted && place.hides_which_keys_there_are();
     assert!(error.class() == Class::Data || hidden, "{}", report::chain(error));
 }
@@ -172,7 +171,7 @@ fn place_is_troubled(place: &dyn Place, trouble: Trouble) {
     let key = DataKey::generate().unwrap();
     let not_wrapped = with_keks(&settings, async |keks, deadline| keks.wrap(&uri(&kek), &key, deadline).await);
     assert!(begin.elapsed() < DEADLINE + SLACK, "wrap took {:?}", begin.elapsed());
-    for error in [unwrapped, Error::Kek(not_wrapped.err().unwrap())] {
+    for error in [unwrapped, not_wrapped.err().unwrap()] {
         let told = format!("{} {}", report::chain(&error), error.hint().unwrap_or_default());
         assert_eq!(error.class(), class, "{told}");
         assert!(place.secrets().iter().all(|secret| !told.contains(secret)), "{told}");
@@ -211,7 +210,7 @@ fn serves_many_at_the_same_time(place: &dyn Place) {
 fn tells_what_it_can_do(place: &dyn Place) {
     for kek in place.keks() {
         let abilities = with_keks(&place.settings(), async |keks, deadline| keks.describe(&uri(&kek), deadline).await);
-        let abilities = abilities.map_err(Error::Kek).map_err(|error| report::chain(&error)).unwrap();
+        let abilities = abilities.map_err(|error| report::chain(&error)).unwrap();
         assert!(abilities.wrap && abilities.unwrap, "{kek}");
     }
     let error = unwrap("keks = []", &place.keks()[0], b"x").unwrap_err();
@@ -223,21 +222,20 @@ fn seal(place: &dyn Place, kek: &str, reference: &str) -> String {
     let sealed = with_keks(&place.settings(), async |keks, deadline| {
         SealedValue::seal(&secret, uri(kek), &reference, keks, deadline).await
     });
-    sealed.unwrap_or_else(|source| panic!("{}", report::chain(&Error::Seal { reference, source }))).to_string()
+    sealed.unwrap_or_else(|source| panic!("{}", report::chain(&source))).to_string()
 }
 
-fn unseal(place: &dyn Place, line: &str, reference: &str) -> Result<Vec<u8>, Error> {
+fn unseal(place: &dyn Place, line: &str, reference: &str) -> Result<Vec<u8>, SealError> {
     let reference: Reference = reference.parse().unwrap();
     let unsealed = with_keks(&place.settings(), async |keks, deadline| {
         line.parse::<SealedValue>()?.unseal(&reference, keks, deadline).await
     });
-    let told = |source: SealError| Error::Unseal { reference: reference.clone(), source };
-    unsealed.map(|unsealed| unsealed.secret.expose().to_vec()).map_err(told)
+    unsealed.map(|unsealed| unsealed.secret.expose().to_vec())
 }
 
-fn unwrap(settings: &str, kek: &str, wrapped: &[u8]) -> Result<Vec<u8>, Error> {
+fn unwrap(settings: &str, kek: &str, wrapped: &[u8]) -> Result<Vec<u8>, KekError> {
     let unwrapped = with_keks(settings, async |keks, deadline| keks.unwrap(&uri(kek), wrapped, deadline).await);
-    unwrapped.map(|unwrapped| unwrapped.data_key.serialized().to_vec()).map_err(Error::Kek)
+    unwrapped.map(|unwrapped| unwrapped.data_key.serialized().to_vec())
 }
 
 fn with_keks<T>(settings: &str, work: impl AsyncFnOnce(&Keks<'_>, Deadline) -> T) -> T {

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use oci_secrets::error::class::Class;
+use oci_secrets::fault::{Class, Fault as _};
 use oci_secrets::seal::envelope::DataKey;
 use oci_secrets::seal::kek::KekError;
 use tempfile::TempDir;

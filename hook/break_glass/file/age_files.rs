@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::identity::Identity;
 use super::recipient::Recipient;
 use crate::excerpt::Excerpt;
+use crate::fault::{Class, Fault};
 
 /// Encrypts to all of these recipients, as text.
 pub(super) fn encrypt<'a>(
@@ -63,6 +64,27 @@ pub enum AgeError {
     /// Recipients that age does not mix, such as those that are safe from quantum computers with others.
     #[error("age does not encrypt to these recipients together")]
     Incompatible,
+}
+
+impl Fault for AgeError {
+    fn class(&self) -> Class {
+        match self {
+            // What a plugin says is as a rule that its card is not there, or that the PIN is wrong.
+            AgeError::NoMatch | AgeError::Passphrase | AgeError::Plugin { .. } => Class::NotPermitted,
+            AgeError::Damaged => Class::Data,
+            AgeError::NoPlugin { .. } => Class::Settings,
+            AgeError::Incompatible => Class::CommandLine,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            AgeError::NoMatch => "`oci-secrets break-glass inspect` shows for whom it is",
+            AgeError::NoPlugin { .. } => "install the plugin on this host, or use a key that needs none",
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
 }
 
 impl From<EncryptError> for AgeError {

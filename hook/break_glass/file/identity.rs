@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::age_files::AgeError;
 use super::recipient::Recipient;
 use crate::excerpt::Excerpt;
+use crate::fault::{Class, Fault};
 
 /// The most work, as a power of two, that a passphrase of an identity file may ask for: some ten seconds.
 const WORK_FACTOR_MAX: u8 = 22;
@@ -119,4 +120,20 @@ pub enum IdentityError {
         /// Why.
         source: AgeError,
     },
+}
+
+impl Fault for IdentityError {
+    fn class(&self) -> Class {
+        match self {
+            IdentityError::None { .. } => Class::Data,
+            IdentityError::Age { source, .. } => source.class(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            IdentityError::None { .. } => None,
+            IdentityError::Age { source, .. } => source.hint(),
+        }
+    }
 }

@@ -39,6 +39,7 @@ pub use self::identity::{Ask, Identity, IdentityError, identities};
 pub use self::recipient::{Recipient, RecipientError};
 use super::Kept;
 use crate::excerpt::Excerpt;
+use crate::fault::{Class, Fault};
 use crate::reference::Reference;
 use crate::secret::Secret;
 
@@ -243,6 +244,29 @@ pub enum SealedError {
         /// The library's account.
         source: serde_json::Error,
     },
+}
+
+impl Fault for SealedError {
+    fn class(&self) -> Class {
+        match self {
+            SealedError::Age(error) => error.class(),
+            SealedError::Threshold { .. } => Class::CommandLine,
+            SealedError::TooFew { .. } => Class::NotPermitted,
+            SealedError::Form
+            | SealedError::Version { .. }
+            | SealedError::OtherHeader
+            | SealedError::OtherShares
+            | SealedError::Encode { .. } => Class::Data,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            SealedError::Age(error) => error.hint(),
+            SealedError::TooFew { .. } => Some("`--identity` takes the key file of each operator".into()),
+            _ => None,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use super::age_files::AgeError;
 use super::identity::{Ask, Asking};
 use crate::excerpt::Excerpt;
+use crate::fault::{Class, Fault};
 
 /// One recipient, and how it was named.
 pub struct Recipient {
@@ -61,4 +62,20 @@ pub enum RecipientError {
     /// Its plugin cannot be used.
     #[error(transparent)]
     Age(AgeError),
+}
+
+impl Fault for RecipientError {
+    fn class(&self) -> Class {
+        match self {
+            RecipientError::Unknown { .. } => Class::CommandLine,
+            RecipientError::Age(error) => error.class(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            RecipientError::Unknown { .. } => None,
+            RecipientError::Age(error) => error.hint(),
+        }
+    }
 }

@@ -10,7 +10,8 @@ use std::process::ExitCode;
 
 use super::load;
 use crate::audit::AuditError;
-use crate::error::Error;
+use crate::cli::error::CliError;
+use crate::fault::AnyFault;
 
 /// Standard input, in the place of a file.
 const STDIN: &str = "-";
@@ -30,7 +31,7 @@ struct Files {
     paths: Vec<PathBuf>,
 }
 
-pub(super) fn run(verb: &Verb, settings: &Path) -> Result<ExitCode, Error> {
+pub(super) fn run(verb: &Verb, settings: &Path) -> Result<ExitCode, AnyFault> {
     match verb {
         Verb::Show(arguments) => show::run(arguments, settings),
         Verb::Verify(arguments) => verify::run(arguments, settings),
@@ -38,21 +39,22 @@ pub(super) fn run(verb: &Verb, settings: &Path) -> Result<ExitCode, Error> {
 }
 
 impl Files {
-    fn paths(&self, settings: &Path) -> Result<Vec<PathBuf>, Error> {
+    fn paths(&self, settings: &Path) -> Result<Vec<PathBuf>, AnyFault> {
         if !self.paths.is_empty() {
             return Ok(self.paths.clone());
         }
-        let file = load(settings)?.audit.file.ok_or(Error::Audit(AuditError::NoFile))?;
+        let file = load(settings)?.audit.file.ok_or(AnyFault::from(AuditError::NoFile))?;
         Ok(vec![file.to_path_buf()])
     }
 }
 
 /// The whole of a file. It is locked meanwhile, so that no line is seen in the making.
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    let cannot_read = |error: io::Error| Error::Audit(AuditError::Read { path: path.to_owned(), errno: error.into() });
+fn read(path: &Path) -> Result<Vec<u8>, AnyFault> {
+    let cannot_read =
+        |error: io::Error| AnyFault::from(AuditError::Read { path: path.to_owned(), errno: error.into() });
     let mut bytes = Vec::new();
     if path == Path::new(STDIN) {
-        io::stdin().read_to_end(&mut bytes).map_err(|error| Error::Input { errno: error.into() })?;
+        io::stdin().read_to_end(&mut bytes).map_err(|error| CliError::Input { errno: error.into() })?;
         return Ok(bytes);
     }
     let mut file = File::open(path).map_err(cannot_read)?;

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Files, plain, read};
 use crate::audit::{AuditError, Entry, Filter, Line, Reading, compare};
 use crate::cli::{PROGRAM, block_on, load, write_output};
-use crate::error::Error;
+use crate::fault::AnyFault;
 use crate::report;
 use crate::settings::{Pattern, PatternError};
 use crate::source::connect::Connect;
@@ -54,7 +54,7 @@ pub(in crate::cli) struct Arguments {
     activity: bool,
 }
 
-pub(super) fn run(arguments: &Arguments, settings: &Path) -> Result<ExitCode, Error> {
+pub(super) fn run(arguments: &Arguments, settings: &Path) -> Result<ExitCode, AnyFault> {
     let filter = Filter {
         container: arguments.container.clone(),
         reference: arguments.reference.clone(),
@@ -79,7 +79,7 @@ pub(super) fn run(arguments: &Arguments, settings: &Path) -> Result<ExitCode, Er
 }
 
 /// The records of a file that are looked for, each with its line.
-fn records_of(path: &Path, filter: &Filter) -> Result<Vec<(String, Entry)>, Error> {
+fn records_of(path: &Path, filter: &Filter) -> Result<Vec<(String, Entry)>, AnyFault> {
     let (mut records, mut unreadable) = (Vec::new(), 0_usize);
     for line in String::from_utf8_lossy(&read(path)?).lines() {
         match Line::parse(line) {
@@ -121,21 +121,23 @@ fn table(entries: &[Entry]) -> String {
     text
 }
 
-fn with_activity(entries: &[Entry], arguments: &Arguments, settings: &Path) -> Result<ExitCode, Error> {
+fn with_activity(entries: &[Entry], arguments: &Arguments, settings: &Path) -> Result<ExitCode, AnyFault> {
     let settings = load(settings)?;
-    let connect = Connect::open(settings.connect.as_ref().ok_or(Error::NoSource)?).map_err(Error::Source)?;
+    let connect = Connect::of(&settings)?;
     let first = entries.iter().map(|entry| entry.time).min();
     let since = arguments.since.or_else(|| first?.checked_sub(CLOCK_SKEW).ok()).unwrap_or_else(Timestamp::now);
     let (mut seen, token) = block_on(&settings, async |deadline| {
-        let seen = connect.activity(since, deadline).await.map_err(Error::Source)?;
-        Ok((seen, connect.token(deadline).await.map_err(Error::Source)?.id()))
+        let seen = connect.activity(since, deadline).await?;
+        Ok((seen, connect.token(deadline).await?.id()))
     })?;
     seen.retain(|seen| arguments.until.is_none_or(|until| seen.timestamp < until));
     let comparison = compare(entries, &seen, token.as_deref());
     let mut text = String::new();
     for difference in &comparison.differences {
         let line = match arguments.json {
-            true => serde_json::to_string(difference).map_err(|source| Error::Audit(AuditError::Encode { source }))?,
+            true => {
+                serde_json::to_string(difference).map_err(|source| AnyFault::from(AuditError::Encode { source }))?
+            }
             false => plain(&difference.to_string()),
         };
         let _ = writeln!(text, "{line}");
@@ -146,7 +148,7 @@ fn with_activity(entries: &[Entry], arguments: &Arguments, settings: &Path) -> R
     let code = write_output(text.as_bytes())?;
     match comparison.differences.len() {
         0 => Ok(code),
-        differences => Err(Error::Audit(AuditError::Differ { differences })),
+        differences => Err(AnyFault::from(AuditError::Differ { differences })),
     }
 }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{Files, read};
 use crate::audit::{AuditError, Hash, Verdict, Verification};
 use crate::cli::{write_json, write_output};
-use crate::error::Error;
+use crate::fault::AnyFault;
 
 const EXAMPLE: &str = "\
 Example: the file before the last rotation, and the one after it
@@ -51,7 +51,7 @@ struct OfFile {
     verdict: Verdict,
 }
 
-pub(super) fn run(arguments: &Arguments, settings: &Path) -> Result<ExitCode, Error> {
+pub(super) fn run(arguments: &Arguments, settings: &Path) -> Result<ExitCode, AnyFault> {
     let paths = arguments.files.paths(settings)?;
     let mut verification = Verification::with_head(arguments.head);
     let mut files = Vec::with_capacity(paths.len());
@@ -63,7 +63,7 @@ pub(super) fn run(arguments: &Arguments, settings: &Path) -> Result<ExitCode, Er
     let code = if arguments.json { write_json(&report) } else { write_output(table(&report).as_bytes()) }?;
     match report.files.iter().map(|file| file.verdict.problems.len()).sum() {
         0 => Ok(code),
-        problems => Err(Error::Audit(AuditError::NotAsWritten { problems })),
+        problems => Err(AnyFault::from(AuditError::NotAsWritten { problems })),
     }
 }
 

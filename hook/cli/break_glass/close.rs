@@ -8,7 +8,7 @@ use crate::break_glass::ledger::Ledger;
 use crate::break_glass::store::Emergency;
 use crate::break_glass::time;
 use crate::cli::write_output;
-use crate::error::Error;
+use crate::fault::AnyFault;
 use crate::settings::Settings;
 
 const EXAMPLE: &str = "\
@@ -23,16 +23,16 @@ Example: 1Password answers again
 #[command(after_help = EXAMPLE)]
 pub(in crate::cli) struct Arguments {}
 
-pub(super) fn run(_: &Arguments, settings: &Settings) -> Result<ExitCode, Error> {
-    let found = Emergency::at_place().map_err(|error| Error::BreakGlass(error.into()))?;
+pub(super) fn run(_: &Arguments, settings: &Settings) -> Result<ExitCode, AnyFault> {
+    let found = Emergency::at_place()?;
     let mut text = match found {
         None => "no emergency is open\n".to_owned(),
         Some(emergency) => {
-            end(&emergency, settings).map_err(Error::BreakGlass)?;
+            end(&emergency, settings)?;
             format!("emergency {} is over\n", emergency.account().id)
         }
     };
-    let ledger = Ledger::read(&settings.break_glass.directory).map_err(|error| Error::BreakGlass(error.into()))?;
+    let ledger = Ledger::read(&settings.break_glass.directory)?;
     for (reference, owed) in &ledger.owed {
         let due = owed.due.as_ref().map(|due| format!(" before {}", time(due))).unwrap_or_default();
         let _ = writeln!(text, "to be changed{due}: {reference}");

@@ -13,7 +13,7 @@ use crate::break_glass::file::SealedFile;
 use crate::break_glass::lock::Locked;
 use crate::break_glass::{BreakGlassError, Kept};
 use crate::cli::{block_on, in_colour, write_table};
-use crate::error::Error;
+use crate::fault::{AnyFault, Class, Fault};
 use crate::reference::Reference;
 use crate::report;
 use crate::settings::Settings;
@@ -54,16 +54,16 @@ enum Live {
     Gone(SourceError),
 }
 
-pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode, Error> {
-    let max_age = duration(&arguments.max_age, AGE_HOURS_MAX, AGE_MAX).map_err(Error::BreakGlass)?;
-    let file = read(&arguments.file).map_err(Error::BreakGlass)?;
+pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode, AnyFault> {
+    let max_age = duration(&arguments.max_age, AGE_HOURS_MAX, AGE_MAX)?;
+    let file = read(&arguments.file)?;
     let mut text = String::new();
     let (stale, outcome) = match rehearse(arguments, &file, settings, &mut text) {
-        Ok(stale) => (stale, judge(arguments, &file, stale, max_age).map_err(Error::BreakGlass)),
+        Ok(stale) => (stale, judge(arguments, &file, stale, max_age).map_err(AnyFault::from)),
         Err(error) => (0, Err(error)),
     };
     let failure = outcome.as_ref().err().map(|error| report::chain(error));
-    record(&file, stale, failure, settings).map_err(Error::BreakGlass)?;
+    record(&file, stale, failure, settings)?;
     if outcome.is_ok() {
         let _ = writeln!(text, "the file opens, and is as 1Password is now");
     }
@@ -72,11 +72,16 @@ pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode
 }
 
 /// Opens the file, forgets what is in it, and counts what 1Password shows otherwise.
-fn rehearse(arguments: &Arguments, file: &SealedFile, settings: &Settings, text: &mut String) -> Result<usize, Error> {
-    admit(file, &arguments.file).map_err(Error::BreakGlass)?;
+fn rehearse(
+    arguments: &Arguments,
+    file: &SealedFile,
+    settings: &Settings,
+    text: &mut String,
+) -> Result<usize, AnyFault> {
+    admit(file, &arguments.file)?;
     let identities = identity::read(&arguments.identity, file.header.operators())?;
     let opened = file.open(&identities).map_err(|source| {
-        Error::BreakGlass(BreakGlassError::Sealed { file: arguments.file.display().to_string(), source })
+        AnyFault::from(BreakGlassError::Sealed { file: arguments.file.display().to_string(), source })
     })?;
     drop(opened);
     let _ = writeln!(text, "{} {}", in_colour("opens", AnsiColor::Green), arguments.file.display());
@@ -96,9 +101,9 @@ fn rehearse(arguments: &Arguments, file: &SealedFile, settings: &Settings, text:
 }
 
 /// What 1Password shows, in the order of what is kept.
-fn live(secrets: &[Kept], settings: &Settings) -> Result<Vec<Live>, Error> {
+fn live(secrets: &[Kept], settings: &Settings) -> Result<Vec<Live>, AnyFault> {
     crate::tls::install();
-    let connect = Connect::open(settings.connect.as_ref().ok_or(Error::NoSource)?).map_err(Error::Source)?;
+    let connect = Connect::of(settings)?;
     let references: Vec<Reference> = secrets.iter().filter_map(|kept| kept.reference.parse().ok()).collect();
     let references: Vec<&Reference> = references.iter().collect();
     block_on(settings, async |deadline| {
@@ -111,13 +116,8 @@ fn live(secrets: &[Kept], settings: &Settings) -> Result<Vec<Live>, Error> {
                     Live::Same
                 }
                 Ok(field) => Live::Newer(field.version.unwrap_or_default()),
-                Err(error) => {
-                    let error = Error::Source(error);
-                    match (error.class(), error) {
-                        (crate::error::class::Class::NotFound, Error::Source(error)) => Live::Gone(error),
-                        (_, error) => return Err(error),
-                    }
-                }
+                Err(error) if error.class() == Class::NotFound => Live::Gone(error),
+                Err(error) => return Err(error.into()),
             };
             live.push((index, seen));
         }

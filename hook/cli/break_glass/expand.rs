@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::break_glass::BreakGlassError;
 use crate::cli::PROGRAM;
-use crate::error::Error;
+use crate::cli::error::CliError;
+use crate::fault::{AnyFault, Class, Fault};
 use crate::reference::Reference;
 use crate::report;
 use crate::retry::Deadline;
@@ -40,11 +41,11 @@ pub(super) async fn of_grants(
     settings: &Settings,
     connect: &Connect,
     keks: &Keks<'_>,
-) -> Result<BTreeSet<Reference>, Error> {
+) -> Result<BTreeSet<Reference>, AnyFault> {
     let grant = |name: &String| {
-        settings.grants.named(name).ok_or_else(|| Error::BreakGlass(BreakGlassError::NoGrant { name: name.clone() }))
+        settings.grants.named(name).ok_or_else(|| AnyFault::from(BreakGlassError::NoGrant { name: name.clone() }))
     };
-    let grants = names.iter().map(grant).collect::<Result<Vec<&Grant>, Error>>()?;
+    let grants = names.iter().map(grant).collect::<Result<Vec<&Grant>, AnyFault>>()?;
     let patterns: Vec<&Pattern> = grants.into_iter().flat_map(Grant::references).collect();
     // A pattern without `*` is a reference itself.
     let mut references: BTreeSet<Reference> =
@@ -55,7 +56,7 @@ pub(super) async fn of_grants(
         return Ok(references);
     }
     let patience = settings.deliver.deadline;
-    for vault in connect.vaults(Deadline::after(patience)).await.map_err(Error::Source)? {
+    for vault in connect.vaults(Deadline::after(patience)).await? {
         for name in [&vault.name, &vault.id] {
             // A vault is looked into only if a pattern can mean it.
             let is_meant = |pattern: &&Pattern| {
@@ -65,7 +66,7 @@ pub(super) async fn of_grants(
             if patterns.is_empty() || name.is_empty() {
                 continue;
             }
-            let fields = connect.fields_of(&vault.id, is_sealed, patience).await.map_err(Error::Source)?;
+            let fields = connect.fields_of(&vault.id, is_sealed, patience).await?;
             for field in fields {
                 references.extend(spelling(&field, &vault.id, name, &patterns, keks, patience).await?);
             }
@@ -82,7 +83,7 @@ async fn spelling(
     patterns: &[&Pattern],
     keks: &Keks<'_>,
     patience: std::time::Duration,
-) -> Result<Option<Reference>, Error> {
+) -> Result<Option<Reference>, AnyFault> {
     let (from, to) = (format!("op://{vault_id}/"), format!("op://{vault}/"));
     let spelled = |reference: &Reference| reference.as_str().replacen(&from, &to, 1).parse::<Reference>().ok();
     let spellings: BTreeSet<Reference> = field.spellings.iter().filter_map(spelled).collect();
@@ -97,9 +98,9 @@ async fn spelling(
             Ok(_) => return Ok(Some(reference)),
             Err(SealError::Envelope { source }) => failure = failure.or(Some(SealError::Envelope { source })),
             Err(source) => {
-                let error = Error::Stored { name: field.name.clone(), source };
-                if error.class() == crate::error::class::Class::Unavailable {
-                    return Err(error);
+                let error = CliError::Stored { name: field.name.clone(), source };
+                if error.class() == Class::Unavailable {
+                    return Err(error.into());
                 }
                 report::note(PROGRAM, &format!("left out: {}", report::chain(&error)));
                 return Ok(None);
@@ -107,7 +108,7 @@ async fn spelling(
         }
     }
     if let Some(source) = failure {
-        let error = Error::Stored { name: field.name.clone(), source };
+        let error = CliError::Stored { name: field.name.clone(), source };
         report::note(PROGRAM, &format!("left out: {}", report::chain(&error)));
     }
     Ok(None)

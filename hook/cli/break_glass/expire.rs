@@ -6,22 +6,22 @@ use std::time::Duration;
 
 use crate::break_glass::ending::end;
 use crate::break_glass::store::Emergency;
-use crate::error::Error;
+use crate::fault::AnyFault;
 use crate::settings::Settings;
 
 /// A clock may be set, and an emergency be closed by others: how often one looks.
 const LOOK: Duration = Duration::from_secs(60);
 
-pub(super) fn run(settings: &Settings) -> Result<ExitCode, Error> {
+pub(super) fn run(settings: &Settings) -> Result<ExitCode, AnyFault> {
     // The terminal on which the emergency was opened may be closed.
     let _ = rustix::process::setsid();
-    let find = || Emergency::at_place().map_err(|error| Error::BreakGlass(error.into()));
+    let find = || Emergency::at_place().map_err(AnyFault::from);
     let Some(first) = find()? else { return Ok(ExitCode::SUCCESS) };
     let id = first.account().id.clone();
     drop(first);
     while let Some(emergency) = find()?.filter(|emergency| emergency.account().id == id) {
         if emergency.is_over() {
-            end(&emergency, settings).map_err(Error::BreakGlass)?;
+            end(&emergency, settings)?;
             break;
         }
         let remaining = emergency.remaining();

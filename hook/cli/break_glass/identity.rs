@@ -9,7 +9,8 @@ use zeroize::Zeroizing;
 use crate::break_glass::BreakGlassError;
 use crate::break_glass::file::{Ask, Identity, identities};
 use crate::cli::PROGRAM;
-use crate::error::Error;
+use crate::cli::error::CliError;
+use crate::fault::AnyFault;
 use crate::report;
 
 /// Standard input, or a terminal.
@@ -36,7 +37,7 @@ impl Ask for Terminal {
 }
 
 /// Reads the keys of one or more operators; without files, as many as it takes are asked for.
-pub(super) fn read(files: &[PathBuf], operators: usize) -> Result<Vec<Identity>, Error> {
+pub(super) fn read(files: &[PathBuf], operators: usize) -> Result<Vec<Identity>, AnyFault> {
     let mut all = Vec::new();
     if files.is_empty() {
         for number in 1..=operators {
@@ -48,21 +49,21 @@ pub(super) fn read(files: &[PathBuf], operators: usize) -> Result<Vec<Identity>,
             all.extend(typed(1, 1)?);
             continue;
         }
-        let bytes = super::read_file(file, IDENTITY_BYTES_MAX).map_err(Error::BreakGlass)?;
+        let bytes = super::read_file(file, IDENTITY_BYTES_MAX)?;
         let mode = std::fs::metadata(file).map(|metadata| metadata.mode()).unwrap_or_default();
         if mode & READ_BY_OTHERS != 0 {
             // Not an error: on a stick with a FAT filesystem it is so, and an outage is no time to argue.
             report::note(PROGRAM, &format!("others can read {}", file.display()));
         }
         let name = file.display().to_string();
-        all.extend(identities(&bytes, &name, Terminal).map_err(|error| Error::BreakGlass(error.into()))?);
+        all.extend(identities(&bytes, &name, Terminal)?);
     }
     Ok(all)
 }
 
 /// A key from the terminal, without echo, or from standard input.
-fn typed(number: usize, of: usize) -> Result<Vec<Identity>, Error> {
-    let input = |error: std::io::Error| Error::Input { errno: error.into() };
+fn typed(number: usize, of: usize) -> Result<Vec<Identity>, AnyFault> {
+    let input = |error: std::io::Error| CliError::Input { errno: error.into() };
     let mut bytes = Zeroizing::new(Vec::new());
     if stdin().is_terminal() {
         let which = if of > 1 { format!(" {number} of {of}") } else { String::new() };
@@ -71,7 +72,7 @@ fn typed(number: usize, of: usize) -> Result<Vec<Identity>, Error> {
     } else {
         stdin().take(IDENTITY_BYTES_MAX as u64).read_to_end(&mut bytes).map_err(input)?;
     }
-    identities(&bytes, "that was typed", Terminal).map_err(|error| Error::BreakGlass(BreakGlassError::from(error)))
+    identities(&bytes, "that was typed", Terminal).map_err(|error| AnyFault::from(BreakGlassError::from(error)))
 }
 
 /// Asks for a line on the terminal.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::{describe, read};
 use crate::cli::write_output;
-use crate::error::Error;
+use crate::fault::AnyFault;
 
 const EXAMPLE: &str = "\
 Example: what is in a file, and until when it is good
@@ -26,8 +26,8 @@ pub(in crate::cli) struct Arguments {
     json: bool,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
-    let file = read(&arguments.file).map_err(Error::BreakGlass)?;
+pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, AnyFault> {
+    let file = read(&arguments.file)?;
     if !arguments.json {
         return write_output(describe(&file).as_bytes());
     }

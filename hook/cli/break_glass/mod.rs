@@ -22,8 +22,8 @@ use crate::break_glass::channel::host_name;
 use crate::break_glass::file::{SEALED_BYTES_MAX, SealedFile};
 use crate::break_glass::{BreakGlassError, time};
 use crate::container::Request;
-use crate::error::Error;
 use crate::excerpt::Excerpt;
+use crate::fault::AnyFault;
 use crate::harden;
 use crate::reference::Reference;
 
@@ -51,11 +51,11 @@ pub(super) enum Verb {
     Expire,
 }
 
-pub(super) fn run(verb: &Verb, settings: &Path) -> Result<ExitCode, Error> {
+pub(super) fn run(verb: &Verb, settings: &Path) -> Result<ExitCode, AnyFault> {
     // Nothing that is unsealed or typed goes to a disk by way of swap.
     harden::lock_memory();
     if !matches!(verb, Verb::Seal(_) | Verb::Inspect(_)) && !is_root() {
-        return Err(Error::BreakGlass(BreakGlassError::NotRoot));
+        return Err(AnyFault::from(BreakGlassError::NotRoot));
     }
     match verb {
         Verb::Seal(arguments) => seal::run(arguments, &load(settings)?),

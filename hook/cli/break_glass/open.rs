@@ -15,8 +15,8 @@ use crate::break_glass::lock::Locked;
 use crate::break_glass::store::{Account, Emergency, StoreError, new_id};
 use crate::break_glass::{BreakGlassError, Kept, time};
 use crate::cli::{PROGRAM, write_output};
-use crate::error::Error;
 use crate::excerpt::Excerpt;
+use crate::fault::AnyFault;
 use crate::reference::Reference;
 use crate::report;
 use crate::secret::Secret;
@@ -64,8 +64,8 @@ pub(in crate::cli) struct Arguments {
     yes: bool,
 }
 
-pub(super) fn run(arguments: &Arguments, settings: &Settings, settings_path: &Path) -> Result<ExitCode, Error> {
-    let duration = duration(&arguments.duration, OPEN_HOURS_MAX, OPEN_MAX).map_err(Error::BreakGlass)?;
+pub(super) fn run(arguments: &Arguments, settings: &Settings, settings_path: &Path) -> Result<ExitCode, AnyFault> {
+    let duration = duration(&arguments.duration, OPEN_HOURS_MAX, OPEN_MAX)?;
     let emergency = open(arguments, duration, settings)?;
     let account = emergency.account();
     let text = format!(
@@ -78,26 +78,26 @@ pub(super) fn run(arguments: &Arguments, settings: &Settings, settings_path: &Pa
     write_output(text.as_bytes())
 }
 
-fn open(arguments: &Arguments, duration: Duration, settings: &Settings) -> Result<Emergency, Error> {
-    let sealed = read(&arguments.file).map_err(Error::BreakGlass)?;
-    admit(&sealed, &arguments.file).map_err(Error::BreakGlass)?;
-    let operators = operators(arguments, &sealed).map_err(Error::BreakGlass)?;
+fn open(arguments: &Arguments, duration: Duration, settings: &Settings) -> Result<Emergency, AnyFault> {
+    let sealed = read(&arguments.file)?;
+    admit(&sealed, &arguments.file)?;
+    let operators = operators(arguments, &sealed)?;
     // What would stop it later is found before anybody is asked for a key.
-    if find(settings).map_err(Error::BreakGlass)?.is_some() {
-        return Err(Error::BreakGlass(StoreError::IsOpen.into()));
+    if find(settings)?.is_some() {
+        return Err(BreakGlassError::from(StoreError::IsOpen).into());
     }
-    let lock = Locked::take(&settings.break_glass.directory).map_err(|error| Error::BreakGlass(error.into()))?;
-    Channel::open(settings, &lock).map_err(|error| Error::BreakGlass(error.into()))?;
+    let lock = Locked::take(&settings.break_glass.directory)?;
+    Channel::open(settings, &lock)?;
     // Somebody who types must not hold up containers that start meanwhile.
     drop(lock);
-    confirm(arguments, &sealed).map_err(Error::BreakGlass)?;
+    confirm(arguments, &sealed)?;
     let identities = identity::read(&arguments.identity, sealed.header.operators())?;
     let secrets = sealed.open(&identities).map_err(|source| {
-        Error::BreakGlass(BreakGlassError::Sealed { file: arguments.file.display().to_string(), source })
+        AnyFault::from(BreakGlassError::Sealed { file: arguments.file.display().to_string(), source })
     })?;
     drop(identities);
-    let (kept, secrets) = chosen(arguments, &sealed, secrets).map_err(Error::BreakGlass)?;
-    begin(arguments, operators, &sealed, kept, &secrets, duration, settings).map_err(Error::BreakGlass)
+    let (kept, secrets) = chosen(arguments, &sealed, secrets)?;
+    begin(arguments, operators, &sealed, kept, &secrets, duration, settings).map_err(AnyFault::from)
 }
 
 /// Records the act, and does it.

@@ -12,7 +12,7 @@ use crate::break_glass::rotation::{check, waive};
 use crate::break_glass::time;
 use crate::cli::{block_on, in_colour, write_output, write_table};
 use crate::container::{FILES_MAX, Request};
-use crate::error::Error;
+use crate::fault::AnyFault;
 use crate::reference::Reference;
 use crate::report;
 use crate::resolve::resolve_each;
@@ -51,20 +51,20 @@ pub(in crate::cli) enum Verb {
     },
 }
 
-pub(super) fn run(verb: &Verb, settings: &Settings) -> Result<ExitCode, Error> {
+pub(super) fn run(verb: &Verb, settings: &Settings) -> Result<ExitCode, AnyFault> {
     match verb {
         Verb::Check => check_all(settings),
         Verb::Waive { reference, reason } => {
-            waive(reference, reason, settings).map_err(Error::BreakGlass)?;
+            waive(reference, reason, settings)?;
             write_output(format!("nothing is owed for {reference} any longer\n").as_bytes())
         }
     }
 }
 
-fn check_all(settings: &Settings) -> Result<ExitCode, Error> {
+fn check_all(settings: &Settings) -> Result<ExitCode, AnyFault> {
     crate::tls::install();
-    let ledger = Ledger::read(&settings.break_glass.directory).map_err(|error| Error::BreakGlass(error.into()))?;
-    let connect = Connect::open(settings.connect.as_ref().ok_or(Error::NoSource)?).map_err(Error::Source)?;
+    let ledger = Ledger::read(&settings.break_glass.directory)?;
+    let connect = Connect::of(settings)?;
     let requests: Vec<Request> = ledger.owed.keys().filter_map(|reference| request(reference.parse().ok()?)).collect();
     let (mut text, mut failure) = (String::new(), None);
     let mut resolved = Vec::new();
@@ -79,7 +79,7 @@ fn check_all(settings: &Settings) -> Result<ExitCode, Error> {
                     Err(error) => {
                         let verdict = in_colour("unknown", AnsiColor::Red);
                         let _ = writeln!(text, "{verdict} {}: {}", request.reference, report::chain(&error));
-                        failure.get_or_insert(Error::Resolve(error));
+                        failure.get_or_insert(AnyFault::from(error));
                     }
                 }
             }
@@ -87,7 +87,7 @@ fn check_all(settings: &Settings) -> Result<ExitCode, Error> {
         Ok(())
     })?;
     // Nothing is delivered here, so nothing is refused.
-    let findings = check(&resolved, Overdue::Warn, settings).map_err(Error::BreakGlass)?;
+    let findings = check(&resolved, Overdue::Warn, settings)?;
     for reference in &findings.changed {
         let _ = writeln!(text, "{} {reference}", in_colour("changed", AnsiColor::Green));
     }
@@ -100,7 +100,7 @@ fn check_all(settings: &Settings) -> Result<ExitCode, Error> {
     }
     write_table(&text)?;
     let unrecorded: Option<BreakGlassError> = findings.unrecorded;
-    match unrecorded.map(Error::BreakGlass).or(failure) {
+    match unrecorded.map(AnyFault::from).or(failure) {
         Some(error) => Err(error),
         None => Ok(ExitCode::SUCCESS),
     }

@@ -14,7 +14,7 @@ use crate::break_glass::file::{Header, Recipient, SealedFile, seal};
 use crate::break_glass::{BreakGlassError, Kept};
 use crate::cli::{block_on, write_output};
 use crate::container::{FILES_MAX, Request};
-use crate::error::Error;
+use crate::fault::AnyFault;
 use crate::resolve::{Resolved, resolve};
 use crate::retry::Deadline;
 use crate::seal::kek::Keks;
@@ -58,9 +58,9 @@ pub(in crate::cli) struct Arguments {
     out: PathBuf,
 }
 
-pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode, Error> {
-    let recipients = recipients(&arguments.recipients).map_err(Error::BreakGlass)?;
-    let lifetime = duration(&arguments.expires_in, EXPIRES_HOURS_MAX, EXPIRES_MAX).map_err(Error::BreakGlass)?;
+pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode, AnyFault> {
+    let recipients = recipients(&arguments.recipients)?;
+    let lifetime = duration(&arguments.expires_in, EXPIRES_HOURS_MAX, EXPIRES_MAX)?;
     let secrets = fetch(arguments, settings)?;
     let created = Timestamp::now();
     let lifetime = SignedDuration::try_from(lifetime).unwrap_or(SignedDuration::ZERO);
@@ -74,10 +74,10 @@ pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode
     };
     let plain: Vec<Secret> = secrets.into_iter().map(|(_, secret)| secret).collect();
     let file = || arguments.out.display().to_string();
-    let unusable = |source| Error::BreakGlass(BreakGlassError::Sealed { file: file(), source });
+    let unusable = |source| AnyFault::from(BreakGlassError::Sealed { file: file(), source });
     let text = seal(&header, &plain, &recipients).map_err(unusable)?;
     drop(plain);
-    write(&arguments.out, text.as_bytes()).map_err(Error::BreakGlass)?;
+    write(&arguments.out, text.as_bytes())?;
     let sealed = SealedFile::parse(text.as_bytes()).map_err(unusable)?;
     write_output(describe(&sealed).as_bytes())
 }
@@ -95,28 +95,28 @@ fn recipients(names: &[String]) -> Result<Vec<Recipient>, BreakGlassError> {
 }
 
 /// Fetches and unseals everything, sorted by reference.
-fn fetch(arguments: &Arguments, settings: &Settings) -> Result<Vec<(Kept, Secret)>, Error> {
+fn fetch(arguments: &Arguments, settings: &Settings) -> Result<Vec<(Kept, Secret)>, AnyFault> {
     crate::tls::install();
-    let connect = Connect::open(settings.connect.as_ref().ok_or(Error::NoSource)?).map_err(Error::Source)?;
+    let connect = Connect::of(settings)?;
     let keks = Keks::new(settings);
     block_on(settings, async |_| {
         let mut references = match &arguments.references {
             None => BTreeSet::new(),
-            Some(path) => expand::of_file(path).map_err(Error::BreakGlass)?,
+            Some(path) => expand::of_file(path)?,
         };
         references.extend(expand::of_grants(&arguments.grants, settings, &connect, &keks).await?);
         if let Some(computed) = references.iter().find(|reference| reference.query().is_some()) {
-            return Err(Error::BreakGlass(BreakGlassError::Computed { reference: computed.clone() }));
+            return Err(AnyFault::from(BreakGlassError::Computed { reference: computed.clone() }));
         }
         if references.is_empty() {
-            return Err(Error::BreakGlass(BreakGlassError::Nothing));
+            return Err(AnyFault::from(BreakGlassError::Nothing));
         }
         let requests: Vec<Request> = references.into_iter().filter_map(request).collect();
         let mut secrets = Vec::with_capacity(requests.len());
         for some in requests.chunks(FILES_MAX) {
             let deadline = Deadline::after(settings.deliver.deadline);
             let resolved = resolve(some, &connect, &keks, settings.deliver.plaintext, deadline).await;
-            secrets.extend(resolved.map_err(Error::Resolve)?.into_iter().map(kept));
+            secrets.extend(resolved?.into_iter().map(kept));
         }
         secrets.sort_by(|(one, _), (other, _)| one.reference.cmp(&other.reference));
         Ok(secrets)

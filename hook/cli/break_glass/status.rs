@@ -12,8 +12,8 @@ use crate::break_glass::ledger::{Ledger, Owed};
 use crate::break_glass::store::Emergency;
 use crate::break_glass::time;
 use crate::cli::{in_colour, write_json, write_table};
-use crate::error::Error;
 use crate::excerpt::Excerpt;
+use crate::fault::AnyFault;
 use crate::settings::Settings;
 
 /// What monitoring makes of an exit code.
@@ -37,13 +37,13 @@ pub(in crate::cli) struct Arguments {
     json: bool,
 }
 
-pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode, Error> {
+pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode, AnyFault> {
     // What is owed is shown even where the end of an emergency cannot be recorded.
     let (emergency, failure) = match find(settings) {
         Ok(emergency) => (emergency, None),
-        Err(error) => (None, Some(Error::BreakGlass(error))),
+        Err(error) => (None, Some(AnyFault::from(error))),
     };
-    let ledger = Ledger::read(&settings.break_glass.directory).map_err(|error| Error::BreakGlass(error.into()))?;
+    let ledger = Ledger::read(&settings.break_glass.directory)?;
     let now = Timestamp::now();
     match arguments.json {
         true => write_json(&as_json(emergency.as_ref(), &ledger, now))?,

@@ -9,9 +9,8 @@ use crate::break_glass::{BreakGlassError, time};
 use crate::cli::break_glass::{admit, read};
 use crate::cli::finding::Finding;
 use crate::cli::is_root;
-use crate::error::Error;
-use crate::error::class::Class;
 use crate::excerpt::Excerpt;
+use crate::fault::Class;
 use crate::settings::{self, Overdue, Settings};
 
 /// How long before its end a sealed file is worth a word.
@@ -93,5 +92,5 @@ fn owed(settings: &Settings) -> Option<Finding> {
 }
 
 fn problem(error: BreakGlassError) -> Finding {
-    Finding::problem(SUBJECT, &Error::BreakGlass(error))
+    Finding::problem(SUBJECT, &error)
 }

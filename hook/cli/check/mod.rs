@@ -10,14 +10,14 @@ use std::process::{Command, ExitCode};
 
 use jiff::Timestamp;
 
+use super::error::CliError;
 use super::finding::Finding;
 use super::source::Choice;
 use super::{block_on, is_root, load, own_settings, write_json, write_table};
 use crate::audit::Trail;
 use crate::deliver::{Carried, Tmpfs, TmpfsOptions};
 use crate::engine::{Calls, Engine, Host};
-use crate::error::Error;
-use crate::error::class::Class;
+use crate::fault::{AnyFault, Class};
 use crate::harden::is_initial_user_namespace;
 use crate::retry::Deadline;
 use crate::seal::kek::{KekUri, Keks, Kind};
@@ -62,7 +62,7 @@ const PROGRAMS: [(&str, [u32; 2], Option<Engine>); 7] = [
 /// How long before its end a token is worth a word.
 const TOKEN_WARNING_DAYS: i64 = 14;
 
-pub(super) fn run(arguments: &Arguments, told: &Path) -> Result<ExitCode, Error> {
+pub(super) fn run(arguments: &Arguments, told: &Path) -> Result<ExitCode, AnyFault> {
     let mut findings = vec![kernel()];
     let host = super::host();
     let own = own_settings(told, &host);
@@ -70,7 +70,7 @@ pub(super) fn run(arguments: &Arguments, told: &Path) -> Result<ExitCode, Error>
     findings.extend(PROGRAMS.iter().filter_map(|(name, minimum, engine)| program(name, *minimum, *engine, &host)));
     findings.extend(device(&host));
     match load(path).map(|settings| arguments.choice.over(settings)) {
-        Err(error) => findings.push(Finding::problem("settings", &error)),
+        Err(error) => findings.push(Finding::problem("settings", &*error)),
         Ok(settings) => {
             let whose = if is_root() { "" } else { ": yours to change, so its grants guard against mistakes alone" };
             findings.push(Finding::ok("settings", format!("{}{whose}", path.display())));
@@ -78,11 +78,11 @@ pub(super) fn run(arguments: &Arguments, told: &Path) -> Result<ExitCode, Error>
             findings.extend(source::choice(&settings));
             findings.extend(source::op(&settings));
             if let Some(connect) = &settings.connect {
-                let failed = |error| vec![Finding::problem("connect", &error)];
+                let failed = |error: AnyFault| vec![Finding::problem("connect", &*error)];
                 findings.extend(self::connect(&settings, connect).unwrap_or_else(failed));
                 if arguments.values {
                     findings
-                        .extend(values(&settings, connect).unwrap_or_else(|e| vec![Finding::problem("values", &e)]));
+                        .extend(values(&settings, connect).unwrap_or_else(|e| vec![Finding::problem("values", &*e)]));
                 }
             }
             findings.extend(audit(&settings));
@@ -98,7 +98,7 @@ pub(super) fn run(arguments: &Arguments, told: &Path) -> Result<ExitCode, Error>
     let mut problems = findings.iter().filter_map(Finding::class);
     match problems.next() {
         None => Ok(ExitCode::SUCCESS),
-        Some(class) => Err(Error::Check { problems: 1 + problems.count(), checks: findings.len(), class }),
+        Some(class) => Err(CliError::Check { problems: 1 + problems.count(), checks: findings.len(), class }.into()),
     }
 }
 
@@ -132,7 +132,7 @@ fn kernel() -> Finding {
             };
             Finding::warning("kernel", detail, advice.into())
         }
-        Err(error) => Finding::problem("kernel", &Error::Tmpfs(error)),
+        Err(error) => Finding::problem("kernel", &error),
     }
 }
 
@@ -148,7 +148,7 @@ fn program(name: &str, minimum: [u32; 2], engine: Option<Engine>, host: &Host) -
     }
     Some(match engine.map(|engine| (engine, engine.calls(host))) {
         None => Finding::ok(name, version),
-        Some((_, Err(error))) => Finding::problem(name, &Error::Engine(error)),
+        Some((_, Err(error))) => Finding::problem(name, &error),
         Some((engine, Ok(calls))) if calls.by.is_empty() => {
             let advice = format!("oci-secrets install --engine {} --write", engine.name());
             Finding::warning(name, format!("{version}: does not call the hook"), advice)
@@ -176,7 +176,7 @@ fn device(host: &Host) -> Option<Finding> {
     match Engine::Cdi.calls(host) {
         Ok(calls) if calls.by.is_empty() => None,
         Ok(calls) => Some(Finding::ok("cdi", format!("the device of {} calls the hook", list(&calls.by)))),
-        Err(error) => Some(Finding::problem("cdi", &Error::Engine(error))),
+        Err(error) => Some(Finding::problem("cdi", &error)),
     }
 }
 
@@ -185,12 +185,12 @@ fn list(paths: &[PathBuf]) -> String {
 }
 
 /// Whether Connect answers and takes the token, and what the token can see.
-fn connect(settings: &Settings, connect: &settings::Connect) -> Result<Vec<Finding>, Error> {
+fn connect(settings: &Settings, connect: &settings::Connect) -> Result<Vec<Finding>, AnyFault> {
     crate::tls::install();
-    let client = Connect::open(connect).map_err(Error::Source)?;
+    let client = Connect::open(connect)?;
     let (vaults, expires) = block_on(settings, async |deadline: Deadline| {
-        let vaults = client.vaults(deadline).await.map_err(Error::Source)?;
-        Ok((vaults, client.token(deadline).await.map_err(Error::Source)?.expires()))
+        let vaults = client.vaults(deadline).await?;
+        Ok((vaults, client.token(deadline).await?.expires()))
     })?;
     let mut names: Vec<&str> = vaults.iter().map(|vault| vault.name.as_str()).collect();
     names.sort_unstable();
@@ -214,19 +214,19 @@ fn connect(settings: &Settings, connect: &settings::Connect) -> Result<Vec<Findi
 }
 
 /// What is to be said of the sealed values that the token sees: a line for each that could be better, and one for all.
-fn values(settings: &Settings, connect: &settings::Connect) -> Result<Vec<Finding>, Error> {
-    let client = Connect::open(connect).map_err(Error::Source)?;
+fn values(settings: &Settings, connect: &settings::Connect) -> Result<Vec<Finding>, AnyFault> {
+    let client = Connect::open(connect)?;
     let patience = settings.deliver.deadline;
     block_on(settings, async |deadline| {
         let (keks, mut findings, mut all) = (Keks::new(settings), Vec::new(), 0);
-        let vaults = client.vaults(deadline).await.map_err(Error::Source)?;
+        let vaults = client.vaults(deadline).await?;
         for vault in &vaults {
             let is_unique = vaults.iter().filter(|other| other.name == vault.name).count() == 1;
             let vault = if is_unique { &vault.name } else { &vault.id };
-            let fields = client.fields_of(vault, is_sealed, patience).await.map_err(Error::Source)?;
+            let fields = client.fields_of(vault, is_sealed, patience).await?;
             all += fields.len();
             for StoredField { name, value, .. } in fields {
-                let unusable = |source| Error::Stored { name: name.clone(), source };
+                let unusable = |source| CliError::Stored { name: name.clone(), source };
                 let sealed: SealedValue = match value.parse() {
                     Ok(sealed) => sealed,
                     Err(error) => {
@@ -261,15 +261,15 @@ fn kek(settings: &Settings, listed: &str) -> Finding {
     if listed.contains('*') {
         return pattern(settings, listed);
     }
-    let tested: Result<KekUri, Error> = listed.parse().map_err(Error::KekUri);
+    let tested: Result<KekUri, AnyFault> = listed.parse().map_err(AnyFault::from);
     let abilities = tested.and_then(|kek| {
         let abilities = block_on(settings, async |deadline| {
-            Keks::new(settings).describe(&kek, deadline).await.map_err(Error::Kek)
+            Keks::new(settings).describe(&kek, deadline).await.map_err(AnyFault::from)
         })?;
         Ok((kek, abilities))
     });
     match abilities {
-        Err(error) => Finding::problem(listed, &error),
+        Err(error) => Finding::problem(listed, &*error),
         Ok((kek, abilities)) if !abilities.unwrap => {
             let advice = kek.kind().to_unwrap.into();
             Finding::told(Class::NotPermitted, listed, "our identity may not unwrap".into(), advice)
@@ -285,10 +285,12 @@ fn kek(settings: &Settings, listed: &str) -> Finding {
 /// Whether there is an identity for the keys of a pattern, which names none that could be tested.
 fn pattern(settings: &Settings, listed: &str) -> Finding {
     let prepared = Kind::of(listed).map(|kind| {
-        block_on(settings, async |deadline| Keks::new(settings).prepare_kind(kind, deadline).await.map_err(Error::Kek))
+        block_on(settings, async |deadline| {
+            Keks::new(settings).prepare_kind(kind, deadline).await.map_err(AnyFault::from)
+        })
     });
     match prepared {
-        Some(Err(error)) => Finding::problem(listed, &error),
+        Some(Err(error)) => Finding::problem(listed, &*error),
         Some(Ok(())) => Finding::ok(listed, "we have an identity; no key is named, none was tested".into()),
         None => Finding::ok(listed, "no key is named, none was tested".into()),
     }
@@ -303,7 +305,7 @@ fn audit(settings: &Settings) -> Option<Finding> {
     Some(match is_there.then(|| Trail::open(&settings.audit, settings.deliver.deadline)) {
         None => Finding::ok("audit", format!("{} will be made", name())),
         Some(Ok(_)) => Finding::ok("audit", name()),
-        Some(Err(error)) => Finding::problem("audit", &Error::Audit(error)),
+        Some(Err(error)) => Finding::problem("audit", &error),
     })
 }
 

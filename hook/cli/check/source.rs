@@ -3,7 +3,7 @@
 use super::static_token;
 use crate::cli::block_on;
 use crate::cli::finding::Finding;
-use crate::error::Error;
+use crate::fault::AnyFault;
 use crate::retry::Deadline;
 use crate::settings::{OpUnlock, Settings, SourceName};
 use crate::source::connect::Vault;
@@ -17,25 +17,25 @@ pub(super) fn choice(settings: &Settings) -> Option<Finding> {
         (Ok(SourceName::Connect), None) => SourceError::NoConnect,
         (Ok(_), _) => return None,
     };
-    Some(Finding::problem("source", &Error::Source(error)))
+    Some(Finding::problem("source", &error))
 }
 
 /// Whether `op` can be run and trusted. It is not asked for anything: that would cost a share of its limit, or call a person.
 pub(super) fn op(settings: &Settings) -> Vec<Finding> {
     let is_chosen = matches!(chosen(settings), Ok(SourceName::Op));
     let Some(op) = settings.op.clone().or_else(|| is_chosen.then(Default::default)) else { return Vec::new() };
-    let failed = |error| vec![Finding::problem("op", &Error::Source(SourceError::Op(error)))];
+    let failed = |error| vec![Finding::problem("op", &SourceError::Op(error))];
     let program = match Op::open(&op, Some(Session::of(|_| None))) {
         Ok(program) => program,
         Err(error) => return failed(error),
     };
     let version = block_on(settings, async |_: Deadline| {
         let patience = Deadline::after(settings.deliver.deadline);
-        program.version(patience).await.map_err(|error| Error::Source(SourceError::Op(error)))
+        program.version(patience).await.map_err(|error| AnyFault::from(SourceError::Op(error)))
     });
     let version = match version {
         Ok(version) => version,
-        Err(error) => return vec![Finding::problem("op", &error)],
+        Err(error) => return vec![Finding::problem("op", &*error)],
     };
     let mut detail = format!("{} {version}", op.program.display());
     detail.push_str(match &op.unlock {

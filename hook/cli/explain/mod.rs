@@ -15,8 +15,9 @@ use serde::Serialize;
 use super::finding::Finding;
 use super::source::Choice;
 use super::{block_on, load_own, source, write_json, write_table};
+use crate::cli::error::CliError;
 use crate::container::FileName;
-use crate::error::Error;
+use crate::fault::AnyFault;
 use crate::reference::Reference;
 use crate::resolve::is_missing;
 use crate::retry::Deadline;
@@ -92,7 +93,7 @@ struct Explained {
     findings: Vec<Finding>,
 }
 
-pub(super) fn run(arguments: &Arguments, told: &Path) -> Result<ExitCode, Error> {
+pub(super) fn run(arguments: &Arguments, told: &Path) -> Result<ExitCode, AnyFault> {
     let subject = Subject::find(&arguments.target, arguments.engine)?;
     let settings = load_own(told).map(|settings| arguments.choice.over(settings));
     let explanation = explain(subject, settings, arguments.open);
@@ -104,24 +105,24 @@ pub(super) fn run(arguments: &Arguments, told: &Path) -> Result<ExitCode, Error>
     let mut problems = explanation.findings().filter_map(Finding::class);
     match problems.next() {
         None => Ok(ExitCode::SUCCESS),
-        Some(class) => Err(Error::Explain { problems: 1 + problems.count(), class }),
+        Some(class) => Err(CliError::Explain { problems: 1 + problems.count(), class }.into()),
     }
 }
 
-fn explain(subject: Subject, settings: Result<Settings, Error>, open: bool) -> Explanation {
+fn explain(subject: Subject, settings: Result<Settings, AnyFault>, open: bool) -> Explanation {
     let mut requests: Vec<Explained> = subject.wishes.iter().map(|wish| Explained::of(wish, &subject)).collect();
     let Subject { name, annotations, wishes, wants_owner, mut findings, .. } = subject;
     if wishes.is_empty() && findings.is_empty() {
         findings.push(Finding::ok("hook", "nothing is asked for, and the container starts without us".into()));
     }
     match settings {
-        Err(error) => findings.push(Finding::problem("settings", &error)),
+        Err(error) => findings.push(Finding::problem("settings", &*error)),
         Ok(settings) => {
             for (explained, wish) in requests.iter_mut().zip(&wishes) {
                 explained.grant(&wish.reference, annotations.as_ref(), wants_owner, &settings);
             }
             if let Err(error) = fetch(&mut requests, &wishes, &settings, open) {
-                findings.push(Finding::problem("source", &error));
+                findings.push(Finding::problem("source", &*error));
             }
         }
     }
@@ -132,7 +133,7 @@ fn explain(subject: Subject, settings: Result<Settings, Error>, open: bool) -> E
 }
 
 /// Asks the source for every reference, and looks at what it has.
-fn fetch(requests: &mut [Explained], wishes: &[Wish], settings: &Settings, open: bool) -> Result<(), Error> {
+fn fetch(requests: &mut [Explained], wishes: &[Wish], settings: &Settings, open: bool) -> Result<(), AnyFault> {
     let references: Vec<&Reference> = wishes.iter().map(|wish| &wish.reference).collect();
     if references.is_empty() {
         return Ok(());
@@ -196,7 +197,7 @@ impl Explained {
                 self.findings.extend(given);
             }
             (Err(refusal), _) => {
-                self.findings.push(Finding::problem("grant", &Error::Grant(refusal)));
+                self.findings.push(Finding::problem("grant", &refusal));
                 self.findings.extend(naming().map(|(position, grant)| Finding::note("grant", told(position, grant))));
             }
         }
@@ -219,7 +220,7 @@ impl Explained {
             self.findings.push(Finding::ok("seal", "none: the settings allow a value that is not sealed".into()));
             return;
         }
-        let unusable = |source| Error::Unseal { reference: reference.clone(), source };
+        let unusable = |source| CliError::Unseal { reference: reference.clone(), source };
         let sealed: SealedValue = match value.parse() {
             Ok(sealed) => sealed,
             Err(error) => return self.findings.push(Finding::problem("seal", &unusable(error))),
@@ -248,7 +249,7 @@ impl Explained {
                 self.is_left_out = true;
                 Finding::ok("source", format!("left out, as it is optional: {missing}"))
             }
-            _ => Finding::problem("source", &Error::Source(error)),
+            _ => Finding::problem("source", &error),
         });
     }
 

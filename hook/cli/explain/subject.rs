@@ -7,13 +7,14 @@ use std::str::FromStr;
 use clap::ValueEnum;
 use serde::Deserialize;
 
+use crate::cli::error::CliError;
 use crate::cli::finding::Finding;
 use crate::container::{FileName, Owner, Requests, Spec, is_sandbox, read_spec};
 use crate::deliver::preflight;
 use crate::engine::inspect::{self, Described};
 use crate::engine::{BundleError, has_hook};
 use crate::envrc::{self, EnvrcError, Variable};
-use crate::error::Error;
+use crate::fault::AnyFault;
 use crate::reference::{Reference, ReferenceError};
 
 /// The engines that describe their containers.
@@ -65,11 +66,11 @@ pub(super) struct Wish {
 
 impl Subject {
     /// Finds out who that is.
-    pub(super) fn find(target: &Target, engine: Option<Whose>) -> Result<Subject, Error> {
+    pub(super) fn find(target: &Target, engine: Option<Whose>) -> Result<Subject, AnyFault> {
         let described = match (target, engine) {
             (Target::Reference(reference), _) => return Ok(Subject::of_reference(reference.clone())),
             (Target::Name(file), None) if Path::new(file).is_file() => {
-                return Subject::of_envrc(Path::new(file)).map_err(Error::Envrc);
+                return Subject::of_envrc(Path::new(file)).map_err(AnyFault::from);
             }
             (Target::Name(bundle), None) => {
                 return Ok(Subject::of_bundle(format!("bundle {bundle}"), Path::new(bundle)));
@@ -78,7 +79,7 @@ impl Subject {
             (Target::Name(container), Some(Whose::Docker)) => inspect::docker(container),
             (Target::Name(container), Some(Whose::Containerd)) => inspect::containerd(container),
         };
-        described.map(Subject::of_container).map_err(Error::Engine)
+        described.map(Subject::of_container).map_err(AnyFault::from)
     }
 
     fn of_reference(reference: Reference) -> Subject {
@@ -108,20 +109,20 @@ impl Subject {
         let Fields { annotations, calls_hook } = match Fields::read(&bundle.join("config.json")) {
             Ok(fields) => fields,
             Err(error) => {
-                subject.findings.push(Finding::problem("spec", &Error::Bundle(error)));
+                subject.findings.push(Finding::problem("spec", &error));
                 return subject;
             }
         };
         match Spec::load(&bundle) {
             Ok(spec) => {
                 subject.owner = spec.user;
-                subject.findings.extend(preflight(&spec).err().map(|e| Finding::problem("spec", &Error::Preflight(e))));
+                subject.findings.extend(preflight(&spec).err().map(|e| Finding::problem("spec", &e)));
             }
-            Err(error) => subject.findings.push(Finding::problem("spec", &Error::Spec(error))),
+            Err(error) => subject.findings.push(Finding::problem("spec", &error)),
         }
         let mut subject = subject.asks(annotations);
         if !subject.wishes.is_empty() && !calls_hook {
-            let error = Error::NotCalled { path: bundle.join("config.json") };
+            let error = CliError::NotCalled { path: bundle.join("config.json") };
             subject.findings.push(Finding::problem("hook", &error));
         }
         subject
@@ -143,7 +144,7 @@ impl Subject {
                 Ok(requests) => break requests,
                 Err(error) => {
                     let left = error.key().is_some_and(|key| usable.remove(key).is_some());
-                    self.findings.push(Finding::problem("annotations", &Error::Request(error)));
+                    self.findings.push(Finding::problem("annotations", &error));
                     if !left {
                         break None;
                     }

@@ -15,7 +15,8 @@ use futures_util::future::ready;
 use super::aws_identity::{Identity, Refusal};
 use super::ramp::Ramp;
 use super::service::ServiceError;
-use super::{Abilities, Answer, Decrypted, Fault, Kek, KekError, Kind, KindError, Unwrapped, Version};
+use super::{Abilities, Answer, Decrypted, Kek, KekError, Kind, Unwrapped, Version};
+use crate::fault::{Class, Fault};
 use crate::retry::{Deadline, Failure, GaveUp, Tries};
 use crate::seal::envelope::DataKey;
 use crate::secret::Secret;
@@ -298,20 +299,22 @@ pub enum AwsError {
     Service(#[from] ServiceError),
 }
 
-impl KindError for AwsError {
-    fn fault(&self) -> Fault<'_> {
+impl Fault for AwsError {
+    fn class(&self) -> Class {
         match self {
-            AwsError::File { source } => Fault::File(source),
-            AwsError::Token { source } => Fault::Token(source),
-            AwsError::Identity { refusal: Refusal::Lost, .. } => Fault::Unavailable,
-            AwsError::Identity { refusal: Refusal::Profile, .. } => Fault::Settings,
-            AwsError::Identity { .. } => Fault::NotPermitted,
-            AwsError::Service(error) => error.fault(),
+            AwsError::File { source } => source.class(),
+            AwsError::Token { source } => source.class(),
+            AwsError::Identity { refusal: Refusal::Lost, .. } => Class::Unavailable,
+            AwsError::Identity { refusal: Refusal::Profile, .. } => Class::Settings,
+            AwsError::Identity { .. } => Class::NotPermitted,
+            AwsError::Service(error) => error.class(),
         }
     }
 
     fn hint(&self) -> Option<String> {
         let hint = match self {
+            AwsError::File { source } => return source.hint(),
+            AwsError::Token { source } => return source.hint(),
             AwsError::Service(ServiceError::Denied { .. }) => {
                 "allow kms:Decrypt (to seal: kms:Encrypt) on the key to our role, in the key's policy or in IAM"
             }
@@ -323,5 +326,11 @@ impl KindError for AwsError {
             _ => return None,
         };
         Some(hint.to_owned())
+    }
+}
+
+impl From<AwsError> for KekError {
+    fn from(error: AwsError) -> KekError {
+        KekError::OfKind(error.into())
     }
 }

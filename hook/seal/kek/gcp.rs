@@ -20,7 +20,8 @@ use zeroize::Zeroizing;
 use super::gcp_identity::{Identity, IdentityError, Refusal};
 use super::ramp::Ramp;
 use super::service::ServiceError;
-use super::{Abilities, Answer, Decrypted, Fault, Kek, KekError, Kind, KindError, Unwrapped, Version};
+use super::{Abilities, Answer, Decrypted, Kek, KekError, Kind, Unwrapped, Version};
+use crate::fault::{Class, Fault};
 use crate::retry::{Deadline, Failure, GaveUp, Seconds, Tries};
 use crate::seal::envelope::DataKey;
 use crate::secret::Secret;
@@ -375,24 +376,25 @@ pub enum CloudKmsError {
     },
 }
 
-impl KindError for CloudKmsError {
-    fn fault(&self) -> Fault<'_> {
+impl Fault for CloudKmsError {
+    fn class(&self) -> Class {
         match self {
-            CloudKmsError::Identity(error) => error.fault(),
-            CloudKmsError::Service(error) => error.fault(),
+            CloudKmsError::Identity(error) => error.class(),
+            CloudKmsError::Service(error) => error.class(),
             CloudKmsError::Refused { .. }
             | CloudKmsError::Disabled { .. }
             | CloudKmsError::Destroyed { .. }
-            | CloudKmsError::ApiDisabled { .. } => Fault::NotPermitted,
-            CloudKmsError::Location { .. } => Fault::Data,
+            | CloudKmsError::ApiDisabled { .. } => Class::NotPermitted,
+            CloudKmsError::Location { .. } => Class::Data,
             CloudKmsError::Client | CloudKmsError::NoIdentity { .. } | CloudKmsError::Corrupt { .. } => {
-                Fault::Unavailable
+                Class::Unavailable
             }
         }
     }
 
     fn hint(&self) -> Option<String> {
         let hint = match self {
+            CloudKmsError::Identity(error) => return error.hint(),
             CloudKmsError::Service(ServiceError::Denied { key }) => {
                 let command = gcloud(key, "keys add-iam-policy-binding");
                 let role = "--role roles/cloudkms.cryptoKeyDecrypter (to seal: cryptoKeyEncrypter) --member US";
@@ -420,6 +422,12 @@ impl KindError for CloudKmsError {
             _ => return None,
         };
         Some(hint.to_owned())
+    }
+}
+
+impl From<CloudKmsError> for KekError {
+    fn from(error: CloudKmsError) -> KekError {
+        KekError::OfKind(error.into())
     }
 }
 

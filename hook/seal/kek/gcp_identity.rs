@@ -14,8 +14,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::Fault;
 use super::remembered::Remembered;
+use crate::fault::{Class, Fault};
 use crate::retry::Failure;
 use crate::settings::file::{self, FileError};
 use crate::settings::{Federation, GcpKms};
@@ -260,23 +260,30 @@ pub enum IdentityError {
     Exchange,
 }
 
+impl Fault for IdentityError {
+    fn class(&self) -> Class {
+        match self {
+            IdentityError::File { source } => source.class(),
+            IdentityError::Token { source } => source.class(),
+            IdentityError::Credentials { .. } | IdentityError::CredentialsKind { .. } => Class::Settings,
+            IdentityError::MetadataServer | IdentityError::Exchange => Class::Unavailable,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            IdentityError::File { source } => source.hint(),
+            IdentityError::Token { source } => source.hint(),
+            _ => None,
+        }
+    }
+}
+
 impl From<TokenError> for IdentityError {
     fn from(error: TokenError) -> IdentityError {
         match error {
             TokenError::File { source } => IdentityError::File { source },
             source => IdentityError::Token { source },
-        }
-    }
-}
-
-impl IdentityError {
-    /// Whose fault it is.
-    pub(super) fn fault(&self) -> Fault<'_> {
-        match self {
-            IdentityError::File { source } => Fault::File(source),
-            IdentityError::Token { source } => Fault::Token(source),
-            IdentityError::Credentials { .. } | IdentityError::CredentialsKind { .. } => Fault::Settings,
-            IdentityError::MetadataServer | IdentityError::Exchange => Fault::Unavailable,
         }
     }
 }

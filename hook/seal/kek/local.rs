@@ -13,8 +13,9 @@ use futures_util::FutureExt;
 use futures_util::future::ready;
 use zeroize::Zeroizing;
 
-use super::{Abilities, Answer, Fault, Kek, KekError, Kind, KindError, Unwrapped, Version};
+use super::{Abilities, Answer, Kek, KekError, Kind, Unwrapped, Version};
 use crate::errno::Errno;
+use crate::fault::{Class, Fault};
 use crate::retry::Deadline;
 use crate::seal::envelope::{DataKey, EnvelopeError, decrypt, encrypt, random};
 use crate::settings::Settings;
@@ -144,17 +145,27 @@ pub enum LocalKekError {
     },
 }
 
-impl KindError for LocalKekError {
-    fn fault(&self) -> Fault<'_> {
+impl Fault for LocalKekError {
+    fn class(&self) -> Class {
         match self {
-            LocalKekError::File { source } => Fault::File(source),
-            LocalKekError::OtherKey { .. } | LocalKekError::Wrap { .. } => Fault::Data,
-            LocalKekError::Length { .. } | LocalKekError::Create { .. } => Fault::Settings,
+            LocalKekError::File { source } => source.class(),
+            LocalKekError::OtherKey { .. } | LocalKekError::Wrap { .. } => Class::Data,
+            LocalKekError::Length { .. } | LocalKekError::Create { .. } => Class::Settings,
         }
     }
 
     fn hint(&self) -> Option<String> {
-        let missing = matches!(self, LocalKekError::File { source: FileError::Open { .. } });
-        missing.then(|| "`oci-secrets kek new` makes a key file".to_owned())
+        match self {
+            LocalKekError::File { source } => {
+                source.hint().or_else(|| Some("`oci-secrets kek new` makes a key file".to_owned()))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl From<LocalKekError> for KekError {
+    fn from(error: LocalKekError) -> KekError {
+        KekError::OfKind(error.into())
     }
 }

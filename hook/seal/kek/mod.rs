@@ -16,7 +16,6 @@ mod service;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::fmt;
 use std::future::ready;
 use std::rc::Rc;
@@ -27,10 +26,10 @@ use futures_util::future::{LocalBoxFuture, join_all};
 use tokio::sync::OnceCell;
 
 use super::envelope::DataKey;
+use crate::fault::{AnyFault, Class, Fault};
 use crate::retry::Deadline;
 use crate::secret::Secret;
-use crate::settings::{FileError, Settings};
-use crate::token::TokenError;
+use crate::settings::Settings;
 
 /// The kinds of KEK.
 pub const KINDS: [&Kind; 4] = [&gcp::KIND, &aws::KIND, &pkcs11::KIND, &local::KIND];
@@ -297,6 +296,12 @@ pub enum KekUriError {
     },
 }
 
+impl Fault for KekUriError {
+    fn class(&self) -> Class {
+        Class::Settings
+    }
+}
+
 fn schemes() -> String {
     KINDS.map(|kind| format!("{:?}", kind.scheme)).join(", ")
 }
@@ -318,63 +323,26 @@ pub enum KekError {
     EnvelopesOnly,
     /// What a kind says.
     #[error(transparent)]
-    OfKind(OfKind),
+    OfKind(AnyFault),
 }
 
-/// An error of one kind.
-pub trait KindError: Error + Send + Sync {
-    /// Whose fault it is.
-    fn fault(&self) -> Fault<'_>;
-
-    /// The one thing that can be done about it now, if it is known. What is wrong with a file has a hint of its own.
-    fn hint(&self) -> Option<String>;
-}
-
-/// Whose fault it is that a KEK cannot be used.
-#[derive(Clone, Copy, Debug)]
-pub enum Fault<'a> {
-    /// The sealed value's.
-    Data,
-    /// The KMS's, for now.
-    Unavailable,
-    /// The kernel's.
-    Kernel,
-    /// Nobody's: it is not permitted.
-    NotPermitted,
-    /// The settings'.
-    Settings,
-    /// A file's that the settings name.
-    File(&'a FileError),
-    /// That of whoever gives us tokens.
-    Token(&'a TokenError),
-}
-
-/// An error of whichever kind.
-#[derive(Debug)]
-pub struct OfKind(Box<dyn KindError>);
-
-impl OfKind {
-    /// The error itself.
-    pub fn error(&self) -> &dyn KindError {
-        &*self.0
+impl Fault for KekError {
+    fn class(&self) -> Class {
+        match self {
+            KekError::NotListed { .. } => Class::NotPermitted,
+            KekError::EnvelopesOnly => Class::Data,
+            KekError::MadeElsewhere => Class::CommandLine,
+            KekError::OfKind(error) => error.class(),
+        }
     }
-}
 
-impl<E: KindError + 'static> From<E> for KekError {
-    fn from(error: E) -> KekError {
-        KekError::OfKind(OfKind(Box::new(error)))
-    }
-}
-
-impl fmt::Display for OfKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl Error for OfKind {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.0.source()
+    fn hint(&self) -> Option<String> {
+        match self {
+            KekError::NotListed { kek } => Some(format!("add \"{kek}\" to `keks` in the settings, if it is yours")),
+            KekError::EnvelopesOnly => None,
+            KekError::MadeElsewhere => Some("`oci-secrets kek new --help` tells which are made here".into()),
+            KekError::OfKind(error) => error.hint(),
+        }
     }
 }
 

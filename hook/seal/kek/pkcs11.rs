@@ -21,9 +21,10 @@ use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::{Mutex, oneshot};
 use zeroize::Zeroizing;
 
-use super::{Abilities, Answer, Fault, Kek, Kind, KindError, Unwrapped, Version};
+use super::{Abilities, Answer, Kek, KekError, Kind, Unwrapped, Version};
 use crate::errno::Errno;
-use crate::pkcs11::{self, Job, KeyUri, Reply, Request, Trouble};
+use crate::fault::{Class, Fault};
+use crate::pkcs11::{self, Job, KeyUri, Pkcs11Error, Reply, Request};
 use crate::retry::{Deadline, Failure, GaveUp, Seconds};
 use crate::seal::envelope::DataKey;
 use crate::settings::Settings;
@@ -64,7 +65,7 @@ impl Hsm<'_> {
         line.push(b'\n');
         let asked = deadline.retry(async || self.exchange(id, &line).await.map_err(Failure::Final)).await;
         match asked {
-            Ok(pkcs11::Answer::Failed(trouble)) => Err(HsmError::Token { key, trouble }),
+            Ok(pkcs11::Answer::Failed(error)) => Err(HsmError::Token { key, error }),
             Ok(answer) => Ok(answer),
             Err(GaveUp { last: Some(error), .. }) => Err(error),
             Err(GaveUp { within, .. }) => Err(HsmError::NoAnswer { key, within }),
@@ -298,53 +299,37 @@ pub enum HsmError {
         key: String,
         /// What it says.
         #[source]
-        trouble: Trouble,
+        error: Pkcs11Error,
     },
 }
 
-impl KindError for HsmError {
-    fn fault(&self) -> Fault<'_> {
+const FILES_HINT: &str = "`helper`, `module` and `pin-file` under [pkcs11] in the settings name files of this host";
+
+impl Fault for HsmError {
+    fn class(&self) -> Class {
         match self {
-            HsmError::File { source } => Fault::File(source),
-            HsmError::NoModule | HsmError::Start { .. } | HsmError::Exited { .. } | HsmError::Lost => Fault::Settings,
-            HsmError::NoAnswer { .. } | HsmError::Killed { .. } => Fault::Unavailable,
-            HsmError::Token { trouble, .. } => match trouble {
-                Trouble::Module { .. } | Trouble::PinFile { .. } | Trouble::Exists => Fault::Settings,
-                Trouble::NoToken { .. } | Trouble::Gone { .. } | Trouble::Refused { .. } => Fault::Unavailable,
-                Trouble::ManyTokens { .. } | Trouble::ManyKeys { .. } => Fault::Data,
-                Trouble::NoKey | Trouble::NotWrapped { .. } => Fault::Data,
-                Trouble::Pin | Trouble::PinLocked | Trouble::LastTry | Trouble::NoMechanism => Fault::NotPermitted,
-            },
+            HsmError::File { source } => source.class(),
+            HsmError::NoModule | HsmError::Start { .. } | HsmError::Exited { .. } | HsmError::Lost => Class::Settings,
+            HsmError::NoAnswer { .. } | HsmError::Killed { .. } => Class::Unavailable,
+            HsmError::Token { error, .. } => error.class(),
         }
     }
 
     fn hint(&self) -> Option<String> {
         let hint = match self {
             HsmError::NoModule => "name the vendor's library: `module` under [pkcs11] in the settings",
-            HsmError::File { source: FileError::Open { .. } } | HsmError::Start { .. } => {
-                "`helper`, `module` and `pin-file` under [pkcs11] in the settings name files of this host"
-            }
+            HsmError::File { source } => return source.hint().or_else(|| Some(FILES_HINT.to_owned())),
+            HsmError::Start { .. } => FILES_HINT,
             HsmError::Exited { .. } | HsmError::Lost => "install oci-secrets-pkcs11 of the hook's own version",
-            HsmError::Token { trouble, .. } => match trouble {
-                Trouble::Module { .. } => {
-                    "`pkcs11-tool --module MODULE --list-slots` tests it; what it needs in its environment stands under [pkcs11] in the settings"
-                }
-                Trouble::NoToken { .. } | Trouble::Gone { .. } => {
-                    "`pkcs11-tool --module MODULE --list-token-slots` shows which tokens are there"
-                }
-                Trouble::ManyTokens { .. } => "add the token's `serial` to the URI",
-                Trouble::ManyKeys { .. } => "add the key's `id` to the URI",
-                Trouble::Pin => "put the user PIN into `pin-file`; each wrong try counts",
-                Trouble::PinLocked => "the token's security officer can set a new PIN",
-                Trouble::LastTry => {
-                    "log in once with the right PIN, by `pkcs11-tool --login`, and put it into `pin-file`"
-                }
-                Trouble::NoKey => "`oci-secrets kek new` makes one; without a `pin-file`, private keys are not seen",
-                Trouble::NoMechanism => "use a key that may encrypt and decrypt, or wrap and unwrap",
-                _ => return None,
-            },
+            HsmError::Token { error, .. } => return error.hint(),
             _ => return None,
         };
         Some(hint.to_owned())
+    }
+}
+
+impl From<HsmError> for KekError {
+    fn from(error: HsmError) -> KekError {
+        KekError::OfKind(error.into())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Fault;
+use crate::fault::{Class, Fault};
 use crate::retry::{Seconds, Tries};
 
 /// Why the KMS does not do what it is asked.
@@ -84,19 +84,18 @@ pub enum ServiceError {
     },
 }
 
-impl ServiceError {
-    /// Whose fault it is.
-    pub(super) fn fault(&self) -> Fault<'static> {
+impl Fault for ServiceError {
+    fn class(&self) -> Class {
         match self {
             ServiceError::Unauthenticated { .. } | ServiceError::Denied { .. } | ServiceError::NotEnabled { .. } => {
-                Fault::NotPermitted
+                Class::NotPermitted
             }
-            ServiceError::NoKey { .. } | ServiceError::NotWrappedByKey { .. } => Fault::Data,
+            ServiceError::NoKey { .. } | ServiceError::NotWrappedByKey { .. } => Class::Data,
             ServiceError::NoAnswer { .. }
             | ServiceError::Unreachable { .. }
             | ServiceError::Quota { .. }
             | ServiceError::Status { .. }
-            | ServiceError::NotKms { .. } => Fault::Unavailable,
+            | ServiceError::NotKms { .. } => Class::Unavailable,
         }
     }
 }

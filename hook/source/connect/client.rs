@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::activity;
 use crate::retry::{Deadline, Failure, GaveUp};
-use crate::settings::{self, ServerUrl, file};
+use crate::settings::{self, ServerUrl, Settings, file};
 use crate::source::SourceError;
 use crate::token::static_token::Shown;
 use crate::token::{Token, TokenError, Tokens};
@@ -38,6 +38,14 @@ pub struct Connect {
 }
 
 impl Connect {
+    /// The server of these settings.
+    ///
+    /// # Errors
+    /// As for [`Connect::open`], and if the settings have no `[connect]`.
+    pub fn of(settings: &Settings) -> Result<Connect, SourceError> {
+        Connect::open(settings.connect.as_ref().ok_or(SourceError::NoConnect)?)
+    }
+
     /// Looks for the token, and reads the certificates if the settings name any, else takes the system's. Nothing is sent yet.
     ///
     /// # Errors

@@ -31,6 +31,7 @@ use super::{Fetched, Field, Source, SourceError};
 use crate::child::{self, Answer};
 use crate::errno::Errno;
 use crate::excerpt::Excerpt;
+use crate::fault::{Class, Fault};
 use crate::reference::Reference;
 use crate::retry::{Deadline, Seconds};
 use crate::settings::{self, FileError, OpUnlock, file};
@@ -380,6 +381,65 @@ pub enum OpError {
         /// What it says.
         said: String,
     },
+}
+
+impl Fault for OpError {
+    fn class(&self) -> Class {
+        match self {
+            OpError::File { source } => source.class(),
+            OpError::Outdated(error) => error.class(),
+            OpError::UnusableToken | OpError::NoPerson | OpError::OnDisk { .. } | OpError::Run { .. } => {
+                Class::Settings
+            }
+            OpError::NoHome { .. } | OpError::NoRandom => Class::Kernel,
+            OpError::NotSignedIn { .. } | OpError::NotLetIn { .. } | OpError::Unauthorized { .. } => {
+                Class::NotPermitted
+            }
+            OpError::Many => Class::Data,
+            OpError::NoAnswer { .. }
+            | OpError::TooLarge { .. }
+            | OpError::Shape
+            | OpError::Killed { .. }
+            | OpError::Limited { .. }
+            | OpError::Server { .. }
+            | OpError::Unreachable { .. }
+            | OpError::Failed { .. } => Class::Unavailable,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            OpError::File { source } => {
+                return source.hint().or_else(|| {
+                    Some(
+                        "`program` and `service-account-token-file` under [op] in the settings name files of this host"
+                            .into(),
+                    )
+                });
+            }
+            OpError::Outdated(error) => {
+                return Some(error.hint_with("`op service-account create` makes an account with one"));
+            }
+            OpError::UnusableToken => "store the line that `op service-account create` prints",
+            OpError::NoPerson => "name a `service-account-token-file` under [op] in the settings, or use [connect]",
+            OpError::NoAnswer { app: true, .. } | OpError::NotLetIn { .. } => {
+                "unlock the 1Password app and let the command line in when it asks; `timeout` under [op] in the settings gives more time"
+            }
+            OpError::NotSignedIn { .. } => {
+                "start the 1Password app, and turn on \"Integrate with 1Password CLI\" in its settings; `op account list` tests it"
+            }
+            OpError::Unauthorized { .. } => {
+                "put a valid token into the service-account-token-file, of an account that reads the vault"
+            }
+            OpError::Many => "use ids in the place of names: 1Password shows them under \"Copy UUID\"",
+            OpError::Limited { .. } => {
+                "references by the ids of vault and item cost a third of the requests; 1Password Connect has no such limit"
+            }
+            OpError::Shape => "`op --version` must be 2.32.1 or newer: older ones can end well when 1Password failed",
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
 }
 
 #[cfg(test)]

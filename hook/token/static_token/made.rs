@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::fault::{Class, Fault};
 use crate::token::{Origin, SKEW};
 
 /// When a token was made, as far as can be told.
@@ -71,6 +72,30 @@ pub enum OutdatedError {
         /// Who gave it.
         origin: Origin,
     },
+}
+
+impl Fault for OutdatedError {
+    fn class(&self) -> Class {
+        Class::NotPermitted
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(self.hint_with("`op connect token create` makes one"))
+    }
+}
+
+impl OutdatedError {
+    /// The hint, with the command that makes a new token.
+    pub fn hint_with(&self, command: &str) -> String {
+        match self {
+            OutdatedError::TooOld { origin, .. } => format!("put a new token into {origin}: {command}"),
+            OutdatedError::ToCome { .. } => "the clock of this host, or of who wrote the file, is wrong".into(),
+            OutdatedError::Unknown { .. } => {
+                "put it into a file, whose time tells: `token-file` under [connect] or `service-account-token-file` under [op]"
+                    .into()
+            }
+        }
+    }
 }
 
 fn told_max(max: Duration) -> String {
