@@ -139,31 +139,23 @@ fn check_segment(segment: &str) -> Result<(), ReferenceError> {
 
 /// Why a text is not a reference.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum ReferenceError {
     /// Another scheme, or `OP://`.
     #[error("it does not begin with \"op://\"")]
     Prefix,
     /// Fewer than three segments or more than four.
     #[error("expected op://vault/item/[section/]field, found {found} segments")]
-    Segments {
-        /// How many there are.
-        found: usize,
-    },
+    Segments { found: usize },
     /// `//`, or a `/` at the end.
     #[error("a segment is empty")]
     EmptySegment,
     /// A segment that is too long to be anyone's name.
     #[error("a segment is {bytes} bytes long, at most {SEGMENT_BYTES_MAX} are allowed")]
-    LongSegment {
-        /// Its length.
-        bytes: usize,
-    },
+    LongSegment { bytes: usize },
     /// A character outside 1Password's set.
     #[error("character {character:?} is not allowed in a reference, only A-Z a-z 0-9 . _ - and space")]
-    Character {
-        /// The first such character.
-        character: char,
-    },
+    Character { character: char },
     /// `.` or `..`.
     #[error("a segment is \".\" or \"..\"")]
     DotSegment,

@@ -145,29 +145,14 @@ pub fn is_missing(error: &SourceError) -> bool {
 
 /// Why a request has no secret.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum ResolveError {
     /// Its field could not be fetched.
     #[error("cannot resolve \"{file}\": {reference}")]
-    Fetch {
-        /// The file that was asked for.
-        file: FileName,
-        /// The reference that was asked for.
-        reference: Reference,
-        /// What may have been meant, where somebody has looked for it.
-        meant: Option<String>,
-        /// What the source says.
-        source: SourceError,
-    },
+    Fetch { file: FileName, reference: Reference, meant: Option<String>, source: SourceError },
     /// Its value does not open.
     #[error("cannot unseal \"{file}\"")]
-    Unseal {
-        /// The file that was asked for.
-        file: FileName,
-        /// The reference that was asked for.
-        reference: Reference,
-        /// What the seal says.
-        source: SealError,
-    },
+    Unseal { file: FileName, reference: Reference, source: SealError },
 }
 
 impl Fault for ResolveError {

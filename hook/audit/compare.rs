@@ -14,51 +14,19 @@ use crate::source::connect::activity::Seen;
 /// One place where the two accounts differ.
 #[derive(Debug, PartialEq, Serialize, thiserror::Error)]
 #[serde(tag = "difference", rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum Difference {
     /// We say that we read an item, Connect does not.
     #[error("{time} start {start} of container {container} read item {item}: Connect does not say so")]
-    OursAlone {
-        /// When the start began.
-        time: Timestamp,
-        /// Its id.
-        start: String,
-        /// The container's id.
-        container: String,
-        /// The item's id.
-        item: String,
-    },
+    OursAlone { time: Timestamp, start: String, container: String, item: String },
     /// Both say so, but not of the same version.
     #[error(
         "{time} start {start} read item {item}: version {ours} by our account, {theirs} by Connect's (request {request})"
     )]
-    OtherVersion {
-        /// When the start began.
-        time: Timestamp,
-        /// Its id.
-        start: String,
-        /// The item's id.
-        item: String,
-        /// As it is recorded.
-        ours: u64,
-        /// As Connect says.
-        theirs: u64,
-        /// Connect's id of the request.
-        request: String,
-    },
+    OtherVersion { time: Timestamp, start: String, item: String, ours: u64, theirs: u64, request: String },
     /// Connect says that our token, or a start, read an item, no record does.
     #[error("{time} {user_agent:?} at {ip} read item {item}: no record says so (request {request})")]
-    TheirsAlone {
-        /// When it was read.
-        time: Timestamp,
-        /// What the program calls itself.
-        user_agent: String,
-        /// Where it asked from.
-        ip: String,
-        /// The item's id.
-        item: String,
-        /// Connect's id of the request.
-        request: String,
-    },
+    TheirsAlone { time: Timestamp, user_agent: String, ip: String, item: String, request: String },
 }
 
 /// What a comparison came to.

@@ -29,60 +29,40 @@ pub use self::verify::{Finding, Note, Problem, Verdict, Verification};
 
 /// Why the audit trail cannot be kept.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum AuditError {
     /// The file cannot be opened.
     #[error("cannot keep the audit file")]
-    Open {
-        /// What is wrong with it.
-        source: FileError,
-    },
+    Open { source: FileError },
     /// The file does not take a line.
     #[error("cannot write to the audit file {}", path.display())]
     Write {
-        /// The file.
         path: PathBuf,
-        /// What the kernel answered.
         #[source]
         errno: Errno,
     },
     /// The file's last line cannot be read, and so not vouched for.
     #[error("cannot read the audit file {}", path.display())]
     Read {
-        /// The file.
         path: PathBuf,
-        /// What the kernel answered.
         #[source]
         errno: Errno,
     },
     /// Someone holds the file's lock.
     #[error("cannot write to the audit file {}: others held its lock for {}", path.display(), Seconds(*patience))]
-    Busy {
-        /// The file.
-        path: PathBuf,
-        /// How long we waited.
-        patience: Duration,
-    },
+    Busy { path: PathBuf, patience: Duration },
     /// No file to read is known.
     #[error("the settings name no audit file")]
     NoFile,
     /// A chain is not as it was written; the places are told already.
     #[error("{problems} {} in the audit trail {} not as written", if *problems == 1 { "place" } else { "places" }, if *problems == 1 { "is" } else { "are" })]
-    NotAsWritten {
-        /// How many places.
-        problems: usize,
-    },
+    NotAsWritten { problems: usize },
     /// Our account and Connect's differ; the differences are told already.
     #[error("our account and 1Password Connect's differ in {differences} {}", if *differences == 1 { "place" } else { "places" })]
-    Differ {
-        /// How many places.
-        differences: usize,
-    },
+    Differ { differences: usize },
     /// The record is not JSON.
     #[error("cannot encode the audit record")]
-    Encode {
-        /// The library's account.
-        source: serde_json::Error,
-    },
+    Encode { source: serde_json::Error },
 }
 
 impl Fault for AuditError {

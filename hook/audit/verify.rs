@@ -49,34 +49,22 @@ pub struct Finding<T> {
 /// What was done to a chain.
 #[derive(Debug, PartialEq, Serialize, thiserror::Error)]
 #[serde(tag = "problem", rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum Problem {
     /// Numbers are missing.
     #[error("lines removed before it: {count}")]
-    Removed {
-        /// How many.
-        count: u64,
-    },
+    Removed { count: u64 },
     /// A number is out of order.
     #[error("it is out of order: it has number {found} of the chain where {expected} is expected")]
-    Reordered {
-        /// The number that its place has.
-        expected: u64,
-        /// The number that it has.
-        found: u64,
-    },
+    Reordered { expected: u64, found: u64 },
     /// A line is not the one whose hash the next one has.
     #[error("it, or line {next}, which has its hash, was changed")]
-    Changed {
-        /// The line that has its hash.
-        next: Line,
-    },
+    Changed { next: Line },
     /// Something is not of the chain, and no mark says so.
     #[error("{} is not of the chain", lines(*.line, *.last))]
     Foreign {
-        /// The first line.
         #[serde(skip)]
         line: Line,
-        /// The last line.
         last: Line,
     },
     /// What a mark closed off is not as it was.
@@ -93,24 +81,19 @@ pub enum Problem {
 /// What a mark closed off.
 #[derive(Debug, PartialEq, Serialize, thiserror::Error)]
 #[serde(tag = "note", rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum Note {
     /// Lines that are not of the chain, or a write that was cut off.
     #[error("{} is not of the chain, as line {mark} says: cut off, or written without the chain", lines(*.line, *.last))]
     ClosedOff {
-        /// The first line.
         #[serde(skip)]
         line: Line,
-        /// The last line.
         last: Line,
-        /// The mark.
         mark: Line,
     },
     /// A line is there once more. Where lines are sent, as to a command or a journal, one may come twice; nothing is lost by it.
     #[error("it is line {before} once more")]
-    Twice {
-        /// The line before it.
-        before: Line,
-    },
+    Twice { before: Line },
     /// The file does not say where it begins.
     #[error("it does not say which file came before")]
     Unjoined,

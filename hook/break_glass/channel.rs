@@ -277,16 +277,14 @@ fn login_uid() -> Option<u32> {
 
 /// Why a record is not where it shall be.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum ChannelError {
     /// The settings name none.
     #[error("the settings have no `audit` under [break-glass]")]
     None,
     /// It would not be a separate one.
     #[error("{} is the audit file of starts, too", path.display())]
-    Same {
-        /// The file.
-        path: PathBuf,
-    },
+    Same { path: PathBuf },
     /// The chain cannot be kept.
     #[error(transparent)]
     Chain(#[from] AuditError),
@@ -296,57 +294,39 @@ pub enum ChannelError {
     /// What is to be sent cannot be read.
     #[error("cannot read {}", path.display())]
     Kept {
-        /// The file.
         path: PathBuf,
-        /// What the kernel answered.
         #[source]
         errno: Errno,
     },
     /// The journal does not take it.
     #[error("the journal namespace \"{namespace}\" takes no record")]
     Journal {
-        /// Its name.
         namespace: String,
-        /// What the kernel answered.
         #[source]
         errno: Errno,
     },
     /// The system log does not take it.
     #[error("{} takes no record", syslog::SYSLOG)]
     Syslog {
-        /// What the kernel answered.
         #[source]
         errno: Errno,
     },
     /// The program cannot be trusted.
     #[error("cannot use the command")]
-    Program {
-        /// What is wrong with it.
-        source: FileError,
-    },
+    Program { source: FileError },
     /// The program does not run.
     #[error("cannot run {}", program.display())]
     Run {
-        /// Its path.
         program: PathBuf,
-        /// What the kernel answered.
         #[source]
         errno: Errno,
     },
     /// The program says no.
     #[error("{} took no record: {status}", program.display())]
-    Command {
-        /// Its path.
-        program: PathBuf,
-        /// How it ended.
-        status: String,
-    },
+    Command { program: PathBuf, status: String },
     /// The program says nothing.
     #[error("{} did not end within {} s", program.display(), PATIENCE.as_secs())]
-    Slow {
-        /// Its path.
-        program: PathBuf,
-    },
+    Slow { program: PathBuf },
 }
 
 impl Fault for ChannelError {

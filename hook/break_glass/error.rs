@@ -12,87 +12,46 @@ use crate::reference::Reference;
 
 /// Why break-glass does not do what it was called for.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum BreakGlassError {
     /// Not the host's root.
     #[error("refusing to break the glass: it takes root of the host")]
     NotRoot,
     /// Neither a terminal to ask, nor `--yes`.
     #[error("refusing to open {}: nobody confirmed it", Excerpt(file))]
-    NotConfirmed {
-        /// The sealed file.
-        file: String,
-    },
+    NotConfirmed { file: String },
     /// A sealed file.
     #[error("cannot use {}", Excerpt(file))]
-    Sealed {
-        /// Its path.
-        file: String,
-        /// What is wrong with it.
-        source: SealedError,
-    },
+    Sealed { file: String, source: SealedError },
     /// A sealed file whose time is over.
     #[error("refusing to use {}: it expired on {}", Excerpt(file), expired.strftime("%Y-%m-%d"))]
-    Expired {
-        /// Its path.
-        file: String,
-        /// When.
-        expired: jiff::Timestamp,
-    },
+    Expired { file: String, expired: jiff::Timestamp },
     /// A sealed file of other hosts.
     #[error("refusing to use {}: it is for {}, and this host is {}", Excerpt(file), Excerpt(&hosts.join(", ")), Excerpt(host))]
-    OtherHost {
-        /// Its path.
-        file: String,
-        /// The hosts that it is for.
-        hosts: Vec<String>,
-        /// This one.
-        host: String,
-    },
+    OtherHost { file: String, hosts: Vec<String>, host: String },
     /// A recipient.
     #[error("cannot seal for a recipient")]
-    Recipient {
-        /// What is wrong with it.
-        source: RecipientError,
-    },
+    Recipient { source: RecipientError },
     /// Two recipients are one.
     #[error("recipient {} is named twice", Excerpt(name))]
-    SameRecipient {
-        /// As it was named.
-        name: String,
-    },
+    SameRecipient { name: String },
     /// Nothing to seal.
     #[error("refusing to seal nothing: no sealed value matches")]
     Nothing,
     /// A grant that the settings do not have.
     #[error("the settings have no grant named {}", Excerpt(name))]
-    NoGrant {
-        /// Its name.
-        name: String,
-    },
+    NoGrant { name: String },
     /// A line that is no reference.
     #[error("cannot use {} line {line}", Excerpt(file))]
-    References {
-        /// The file of references.
-        file: String,
-        /// Which line.
-        line: usize,
-        /// What is wrong with it.
-        source: crate::reference::ReferenceError,
-    },
+    References { file: String, line: usize, source: crate::reference::ReferenceError },
     /// A secret that is computed, and so cannot be kept.
     #[error("cannot keep {reference}: with a query it is not what is stored")]
-    Computed {
-        /// What was asked for.
-        reference: Reference,
-    },
+    Computed { reference: Reference },
     /// A file that cannot be read or written.
     #[error("cannot {verb} {}", Excerpt(file))]
     File {
-        /// What was to be done.
         verb: &'static str,
-        /// Its path.
         file: String,
-        /// What the kernel answered.
         #[source]
         errno: crate::errno::Errno,
     },
@@ -101,87 +60,38 @@ pub enum BreakGlassError {
     Identity(#[from] IdentityError),
     /// Too few people.
     #[error("refusing to open {}: it takes {expected} operators, {found} are named", Excerpt(file))]
-    Operators {
-        /// The sealed file.
-        file: String,
-        /// How many it takes.
-        expected: usize,
-        /// How many there are.
-        found: usize,
-    },
+    Operators { file: String, expected: usize, found: usize },
     /// A reference that the sealed file does not hold.
     #[error("{} does not hold {reference}", Excerpt(file))]
-    NotInFile {
-        /// The sealed file.
-        file: String,
-        /// What was asked for.
-        reference: Reference,
-    },
+    NotInFile { file: String, reference: Reference },
     /// A duration that is none, or too long.
     #[error("cannot use {}: expected a duration from \"1s\" to \"{max}\"", Excerpt(found))]
-    Duration {
-        /// What was asked for.
-        found: String,
-        /// The longest.
-        max: &'static str,
-    },
+    Duration { found: String, max: &'static str },
     /// A reference that the open store does not hold.
     #[error("the emergency that is open does not hold {reference}")]
-    NotKept {
-        /// What was asked for.
-        reference: Reference,
-        /// Why it did not come the normal way.
-        source: crate::resolve::ResolveError,
-    },
+    NotKept { reference: Reference, source: crate::resolve::ResolveError },
     /// A secret that was to be changed.
     #[error(
         "refusing to deliver {reference}: an emergency used it on {}, and it was to be changed by {}",
         time(used),
         time(due)
     )]
-    Overdue {
-        /// Which.
-        reference: Reference,
-        /// When it was used last.
-        used: jiff::Timestamp,
-        /// When it was due.
-        due: jiff::Timestamp,
-    },
+    Overdue { reference: Reference, used: jiff::Timestamp, due: jiff::Timestamp },
     /// Nothing is owed for it.
     #[error("{reference} is not in the ledger")]
-    NotOwed {
-        /// Which.
-        reference: Reference,
-    },
+    NotOwed { reference: Reference },
     /// A sealed file that is not fresh.
     #[error("{stale} of {secrets} secrets in {} are not those of 1Password", Excerpt(file))]
-    Stale {
-        /// The sealed file.
-        file: String,
-        /// How many differ.
-        stale: usize,
-        /// Of how many.
-        secrets: usize,
-    },
+    Stale { file: String, stale: usize, secrets: usize },
     /// A sealed file that is older than it shall be.
     #[error("{} is {days} days old, at most {max} are wanted", Excerpt(file))]
-    Old {
-        /// The sealed file.
-        file: String,
-        /// Its age.
-        days: i64,
-        /// The most.
-        max: i64,
-    },
+    Old { file: String, days: i64, max: i64 },
     /// The record.
     #[error("refusing to break the glass without a record")]
     Channel(#[from] ChannelError),
     /// The record of an end.
     #[error("the emergency is over, but cannot record it")]
-    Unrecorded {
-        /// Why the channel does not take it.
-        source: ChannelError,
-    },
+    Unrecorded { source: ChannelError },
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),

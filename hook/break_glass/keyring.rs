@@ -74,10 +74,7 @@ pub enum KeyringError {
     NoRandom,
     /// No keyring, or none for us.
     #[error("the kernel keeps no key for root: {answer}")]
-    Kernel {
-        /// What it answers, in the library's word.
-        answer: String,
-    },
+    Kernel { answer: String },
 }
 
 impl From<KeyError> for KeyringError {

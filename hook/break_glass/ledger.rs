@@ -212,34 +212,24 @@ pub(super) fn replace(lock: &Locked, name: &str, content: &[u8]) -> Result<(), L
 
 /// Why the ledger cannot be kept.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum LedgerError {
     /// It, or its key, cannot be read or trusted.
     #[error("cannot tell what is owed")]
-    File {
-        /// What is wrong with the file.
-        source: FileError,
-    },
+    File { source: FileError },
     /// It is not what we write.
     #[error("cannot tell what is owed: {} is damaged", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-    },
+    Damaged { path: PathBuf },
     /// It cannot be written.
     #[error("cannot write {}", path.display())]
     Write {
-        /// The file.
         path: PathBuf,
-        /// What the kernel answered.
         #[source]
         errno: Errno,
     },
     /// It is no JSON.
     #[error("cannot encode the ledger")]
-    Encode {
-        /// The library's account.
-        source: serde_json::Error,
-    },
+    Encode { source: serde_json::Error },
     /// No randomness.
     #[error("the kernel gives no random bytes")]
     NoRandom,

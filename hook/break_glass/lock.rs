@@ -57,28 +57,21 @@ impl Locked {
 
 /// Why there is no lock.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum LockError {
     /// The directory cannot be made, or nothing in it.
     #[error("cannot use {}", path.display())]
     Open {
-        /// The directory.
         path: PathBuf,
-        /// What the kernel answered.
         #[source]
         errno: Errno,
     },
     /// Others could have put something into it.
     #[error(transparent)]
-    File {
-        /// What is wrong with it.
-        source: FileError,
-    },
+    File { source: FileError },
     /// Somebody else has it.
     #[error("another process works on {} for too long", path.display())]
-    Busy {
-        /// The directory.
-        path: PathBuf,
-    },
+    Busy { path: PathBuf },
 }
 
 impl Fault for LockError {

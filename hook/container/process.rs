@@ -177,6 +177,7 @@ fn is_same(one: &File, other: &File) -> Result<bool, SyscallError> {
 
 /// Why the container's process cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum ProcessError {
     /// It has ended.
     #[error("the container's process has ended")]
@@ -189,16 +190,10 @@ pub enum ProcessError {
     Restored,
     /// A user id that the container's user namespace lacks.
     #[error("cannot map uid {uid}: the container's user namespace has no such id")]
-    UnmappedUid {
-        /// The id in the container.
-        uid: u32,
-    },
+    UnmappedUid { uid: u32 },
     /// A group id that the container's user namespace lacks.
     #[error("cannot map gid {gid}: the container's user namespace has no such id")]
-    UnmappedGid {
-        /// The id in the container.
-        gid: u32,
-    },
+    UnmappedGid { gid: u32 },
     /// A `uid_map` or `gid_map` that is not what user_namespaces(7) describes.
     #[error("cannot parse the id maps of the container's user namespace")]
     IdMap,

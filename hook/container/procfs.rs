@@ -81,6 +81,7 @@ impl Procfs {
 
 /// Why `/proc` could not be used.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum ProcfsError {
     /// A system call failed.
     #[error(transparent)]
@@ -90,10 +91,7 @@ pub enum ProcfsError {
     NotProcfs,
     /// The kernel's description of a descriptor has no mount id.
     #[error("cannot find mnt_id in /proc/{path}")]
-    NoMountId {
-        /// The file, below `/proc`.
-        path: String,
-    },
+    NoMountId { path: String },
 }
 
 #[cfg(test)]

@@ -146,56 +146,32 @@ impl FromStr for Owner {
 
 /// Why annotations cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum RequestError {
     /// A key under `run.secrets` that is none of ours.
     #[error("cannot use annotation {}", Excerpt(.key))]
-    Key {
-        /// The key.
-        key: String,
-        /// What is wrong with it.
-        source: KeyError,
-    },
+    Key { key: String, source: KeyError },
     /// A value that is not a reference.
     #[error("cannot use annotation {}", Excerpt(.key))]
-    Reference {
-        /// The key.
-        key: String,
-        /// What is wrong with the value.
-        source: ReferenceError,
-    },
+    Reference { key: String, source: ReferenceError },
     /// A key for one container, from an engine that does not say which container this is.
     #[error(
         "cannot use annotation {}: no annotation says which container this is ({} or {})",
         Excerpt(.key), CONTAINER_NAME_KEYS[0], CONTAINER_NAME_KEYS[1]
     )]
-    NoContainerName {
-        /// The key.
-        key: String,
-    },
+    NoContainerName { key: String },
     /// An owner that is not two ids.
     #[error("cannot use annotation \"{OWNER}\": expected uid:gid in decimal, found {}", Excerpt(.value))]
-    Owner {
-        /// The value.
-        value: String,
-    },
+    Owner { value: String },
     /// An optional file that nothing requests.
     #[error("cannot use annotation \"{OPTIONAL}\": {} is not a requested file", Excerpt(.name))]
-    Optional {
-        /// The name in the list.
-        name: String,
-    },
+    Optional { name: String },
     /// An owner or a list of optional files, but no files.
     #[error("cannot use annotation \"{key}\": no file is requested")]
-    NoFiles {
-        /// The key.
-        key: &'static str,
-    },
+    NoFiles { key: &'static str },
     /// More files than anyone needs.
     #[error("cannot use annotations: {found} files are requested, at most {FILES_MAX} are allowed")]
-    TooManyFiles {
-        /// How many there are.
-        found: usize,
-    },
+    TooManyFiles { found: usize },
 }
 
 impl Fault for RequestError {

@@ -133,6 +133,7 @@ pub fn read_spec(path: &Path) -> Result<Vec<u8>, SpecError> {
 
 /// Why a spec cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum SpecError {
     /// There is no `/config.json`, and nobody's bundle is `/`.
     #[error("cannot read /config.json: there is none; crun before 1.27 may report \"/\" as the bundle")]
@@ -140,38 +141,22 @@ pub enum SpecError {
     /// The file cannot be opened or read.
     #[error("cannot read {}", .path.display())]
     Read {
-        /// The file.
         path: PathBuf,
-        /// What the kernel answered.
         #[source]
         errno: Errno,
     },
     /// A directory, a FIFO, a device.
     #[error("refusing to read {}: it is not a regular file", .path.display())]
-    NotAFile {
-        /// The file.
-        path: PathBuf,
-    },
+    NotAFile { path: PathBuf },
     /// A longer file than any container's spec.
     #[error("refusing to read {}: it is longer than {} MiB", .path.display(), SPEC_BYTES_MAX >> 20)]
-    TooLong {
-        /// The file.
-        path: PathBuf,
-    },
+    TooLong { path: PathBuf },
     /// Not JSON, or a field of another type than the specification's.
     #[error("cannot parse {}", .path.display())]
-    Json {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        source: serde_json::Error,
-    },
+    Json { path: PathBuf, source: serde_json::Error },
     /// `root.path` is missing or empty.
     #[error("cannot use {}: it has no root.path", .path.display())]
-    NoRootfs {
-        /// The file.
-        path: PathBuf,
-    },
+    NoRootfs { path: PathBuf },
 }
 
 impl Fault for SpecError {

@@ -132,13 +132,11 @@ impl Read for Patient<'_> {
 
 /// Why a state cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum StateError {
     /// Standard input failed.
     #[error("cannot read the state")]
-    Read {
-        /// What the system said.
-        source: io::Error,
-    },
+    Read { source: io::Error },
     /// The input has not come to its end.
     #[error("cannot read the state: it has no end after {} s", STATE_DEADLINE.as_secs())]
     Late,
@@ -147,10 +145,7 @@ pub enum StateError {
     TooLong,
     /// Not JSON, or a field of another type than the specification's.
     #[error("cannot parse the state")]
-    Json {
-        /// Where and why.
-        source: serde_json::Error,
-    },
+    Json { source: serde_json::Error },
     /// `id` is missing or empty.
     #[error("the state has no id")]
     NoId,

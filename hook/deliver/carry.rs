@@ -240,22 +240,17 @@ fn in_container(path: &Path) -> String {
 
 /// Why something cannot be carried over.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum CarryError {
     /// The container has no site for a delivery.
     #[error(transparent)]
     Site(#[from] SiteError),
     /// The mount below the target lies on a shared mount.
     #[error("cannot carry over the container's {}: it is mounted on a shared mount", Excerpt(&in_container(.path)))]
-    Shared {
-        /// Its path below the target.
-        path: PathBuf,
-    },
+    Shared { path: PathBuf },
     /// What is mounted at the target holds something that is no file or directory.
     #[error("refusing to hide the container's {}: it is neither a file nor a directory", Excerpt(&in_container(.path)))]
-    Special {
-        /// Its path below the target.
-        path: PathBuf,
-    },
+    Special { path: PathBuf },
     /// More than anybody needs.
     #[error("refusing to hide what is mounted at the container's {TARGET}: more than {CARRIED_MAX} entries")]
     TooMany,
@@ -264,10 +259,7 @@ pub enum CarryError {
     Changed,
     /// Something else is in its place after attaching.
     #[error("refusing to start the container: after attaching, {} is not what was there", Excerpt(&in_container(.path)))]
-    NotInPlace {
-        /// Its path below the target.
-        path: PathBuf,
-    },
+    NotInPlace { path: PathBuf },
     /// A system call failed.
     #[error(transparent)]
     Syscall(#[from] SyscallError),

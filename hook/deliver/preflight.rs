@@ -104,28 +104,20 @@ fn normal(path: &Path) -> PathBuf {
 
 /// Why a spec cannot have a delivery.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum PreflightError {
     /// The mount namespace is that of others, who would see the files, and keep them when the container has ended.
     #[error("refusing to deliver to {TARGET}: the spec joins a mount namespace of others")]
     JoinedMounts,
     /// A masked path over, at or below the target.
     #[error("refusing to deliver to {TARGET}: linux.maskedPaths has {}, which would hide the files", .path.display())]
-    Masked {
-        /// As the spec spells it.
-        path: PathBuf,
-    },
+    Masked { path: PathBuf },
     /// A read-only path over, at or below the target.
     #[error("refusing to deliver to {TARGET}: linux.readonlyPaths has {}, which would mount over the files", .path.display())]
-    ReadOnlyPath {
-        /// As the spec spells it.
-        path: PathBuf,
-    },
+    ReadOnlyPath { path: PathBuf },
     /// A read-only tmpfs exactly at the target.
     #[error("refusing to deliver to {TARGET}: the spec mounts a read-only tmpfs at {}", .destination.display())]
-    ReadOnlyTmpfs {
-        /// As the spec spells it.
-        destination: PathBuf,
-    },
+    ReadOnlyTmpfs { destination: PathBuf },
 }
 
 impl Fault for PreflightError {

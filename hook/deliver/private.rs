@@ -74,29 +74,24 @@ fn enter_user_namespace() -> Result<(), PrivateError> {
 
 /// Why a process did not get a delivery of its own.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum PrivateError {
     /// Without root, the kernel gives no mount namespace.
     #[error("cannot make a mount namespace without root: unshare(CLONE_NEWUSER | CLONE_NEWNS)")]
     NoUserNamespace {
-        /// What the kernel answered.
         #[source]
         errno: Errno,
     },
     /// There is no such directory.
     #[error("cannot mount files at {}", path.display())]
     Directory {
-        /// The directory.
         path: PathBuf,
-        /// What the kernel answered.
         #[source]
         errno: Errno,
     },
     /// Something else is at the directory after attaching.
     #[error("refusing to go on: after attaching, {} is not our tmpfs", path.display())]
-    NotInPlace {
-        /// The directory.
-        path: PathBuf,
-    },
+    NotInPlace { path: PathBuf },
     /// A system call failed.
     #[error(transparent)]
     Syscall(#[from] SyscallError),

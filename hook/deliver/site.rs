@@ -148,13 +148,11 @@ fn identity(directory: &OwnedFd) -> Result<(u64, u64), SyscallError> {
 
 /// Why a container has no site for a delivery.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum SiteError {
     /// There was no thread to be had.
     #[error("cannot start a thread")]
-    Thread {
-        /// What the system said.
-        source: io::Error,
-    },
+    Thread { source: io::Error },
     /// The container's process has ended, or its mounts cannot be read.
     #[error(transparent)]
     Process(#[from] ProcessError),
@@ -166,19 +164,13 @@ pub enum SiteError {
         "refusing to deliver to {}: it is not a mount point in the container's mount namespace",
         Excerpt(&.rootfs.to_string_lossy())
     )]
-    NotMounted {
-        /// The root filesystem on the host.
-        rootfs: PathBuf,
-    },
+    NotMounted { rootfs: PathBuf },
     /// What the container's mount namespace has at the root filesystem's path is something else than what the host has there.
     #[error(
         "refusing to deliver to {}: the process in the state has another root filesystem there",
         Excerpt(&.rootfs.to_string_lossy())
     )]
-    OtherRootfs {
-        /// The root filesystem on the host.
-        rootfs: PathBuf,
-    },
+    OtherRootfs { rootfs: PathBuf },
     /// The target's mount went away while it was looked at.
     #[error("cannot find the mount of the container's {TARGET}")]
     NoMount,

@@ -130,40 +130,26 @@ fn not_made(path: &'static str, errno: Errno) -> TargetError {
 
 /// Why the container has no target.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum TargetError {
     /// The kernel cannot resolve a path inside a root.
     #[error("cannot resolve {TARGET}: openat2 is not implemented; Linux 5.6 is the oldest that is supported")]
     NoOpenat2,
     /// A symlink of the image leads to nothing.
     #[error("refusing to use the container's {path}: it is a symlink that leads nowhere")]
-    Dangling {
-        /// The path in the container.
-        path: &'static str,
-    },
+    Dangling { path: &'static str },
     /// The image has a file or device there, or on the way.
     #[error("refusing to use the container's {path}: it is not a directory")]
-    NotADirectory {
-        /// The path in the container.
-        path: &'static str,
-    },
+    NotADirectory { path: &'static str },
     /// The image's symlinks go in circles, or lead through `/proc` to some process's files.
     #[error("refusing to use the container's {path}: its symlinks lead in a circle or through /proc")]
-    Loop {
-        /// The path in the container.
-        path: &'static str,
-    },
+    Loop { path: &'static str },
     /// The image's symlinks, or the spec's mounts, lead into a filesystem in which the kernel shows itself.
     #[error("refusing to use the container's {path}: it leads into /proc, /sys or a cgroup")]
-    OfTheKernel {
-        /// The path in the container.
-        path: &'static str,
-    },
+    OfTheKernel { path: &'static str },
     /// The directory is missing on a filesystem that cannot get it.
     #[error("cannot make the container's {path}: it is missing, and the filesystem is read-only")]
-    ReadOnly {
-        /// The path in the container.
-        path: &'static str,
-    },
+    ReadOnly { path: &'static str },
     /// A system call failed.
     #[error(transparent)]
     Syscall(#[from] SyscallError),

@@ -231,6 +231,7 @@ fn set_noswap(context: &OwnedFd, wish: Noswap) -> Result<bool, TmpfsError> {
 
 /// Why a tmpfs could not be made, filled or frozen.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum TmpfsError {
     /// The kernel has no mount API.
     #[error("cannot create a tmpfs: fsopen is not implemented; Linux 5.6 is the oldest that is supported")]
@@ -240,10 +241,7 @@ pub enum TmpfsError {
     NoNoswap,
     /// The container has a file or directory of its own where a secret was to be written.
     #[error("refusing to deliver \"{name}\": the container has a {TARGET}/{name} of its own")]
-    Taken {
-        /// The name that is requested.
-        name: FileName,
-    },
+    Taken { name: FileName },
     /// The kernel said that the tmpfs is read-only, and it is not.
     #[error("refusing to deliver a tmpfs that is not ro,nosuid,nodev,noexec")]
     NotFrozen,

@@ -79,24 +79,18 @@ fn is_ours(entry: &RawValue) -> bool {
 
 /// Why a bundle did not get the hook.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum BundleError {
     /// There is no `config.json` that can be read.
     #[error(transparent)]
     Spec(#[from] SpecError),
     /// Not JSON, or a field of another type than the specification's.
     #[error("cannot parse {}", .path.display())]
-    Json {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        source: serde_json::Error,
-    },
+    Json { path: PathBuf, source: serde_json::Error },
     /// A system call failed.
     #[error("cannot replace {}", .path.display())]
     Write {
-        /// The file.
         path: PathBuf,
-        /// What the kernel answered.
         #[source]
         errno: Errno,
     },

@@ -71,19 +71,15 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
 
 /// Why a file was not written.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum InstallError {
     /// Another one is in its place.
     #[error("refusing to replace {}: it is not what would be written", .path.display())]
-    Exists {
-        /// The file.
-        path: PathBuf,
-    },
+    Exists { path: PathBuf },
     /// A system call failed.
     #[error("cannot write {}", .path.display())]
     Write {
-        /// The file.
         path: PathBuf,
-        /// What the kernel answered.
         #[source]
         errno: Errno,
     },

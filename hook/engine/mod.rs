@@ -167,76 +167,39 @@ fn read(path: &Path) -> Result<Option<String>, EngineError> {
 
 /// Why an engine that should call the hook will not.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum EngineError {
     /// A file or directory of its configuration.
     #[error("cannot read {}", .path.display())]
     Read {
-        /// The file or directory.
         path: PathBuf,
-        /// What the kernel answered.
         #[source]
         errno: Errno,
     },
     /// A file of its configuration is not in the format that it should be in.
     #[error("cannot use {}: {reason}", .path.display())]
-    Format {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
+    Format { path: PathBuf, reason: String },
     /// A file of its configuration names a hook that does not run.
     #[error("{} names a hook that cannot be called", .path.display())]
-    Hook {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with the hook.
-        source: FileError,
-    },
+    Hook { path: PathBuf, source: FileError },
     /// A file of its configuration names the hook at a time that is too early or too late.
     #[error("{} calls the hook at {found}, not at createRuntime alone", .path.display())]
-    Stage {
-        /// The file.
-        path: PathBuf,
-        /// The stages that it names.
-        found: String,
-    },
+    Stage { path: PathBuf, found: String },
     /// A file of its configuration says otherwise than what would be written.
     #[error("refusing to change {}: its {key} says otherwise", .path.display())]
-    Taken {
-        /// The file.
-        path: PathBuf,
-        /// Which key.
-        key: String,
-    },
+    Taken { path: PathBuf, key: String },
     /// containerd does not tell its own spec, of which the base spec is made.
     #[error("cannot make a base spec of what `ctr oci spec` prints: {reason}")]
-    NoBaseSpec {
-        /// Why not.
-        reason: String,
-    },
+    NoBaseSpec { reason: String },
     /// It does not describe a container.
     #[error("cannot learn of the container from {program}: {}", Excerpt(reason))]
-    NotDescribed {
-        /// Its program.
-        program: &'static str,
-        /// Why not.
-        reason: String,
-    },
+    NotDescribed { program: &'static str, reason: String },
     /// The annotations that ask for secrets do not reach the containers.
     #[error("{} calls the hook, but pod_annotations of the runtime {handler} do not let run.secrets/*, *.run.secrets/* and run.secrets.* through", .path.display())]
-    Annotations {
-        /// The file.
-        path: PathBuf,
-        /// The runtime's name.
-        handler: String,
-    },
+    Annotations { path: PathBuf, handler: String },
     /// A file of its configuration calls the hook for others than the containers that need it.
     #[error("{} does not call the hook for every container with an annotation run.secrets/…", .path.display())]
-    When {
-        /// The file.
-        path: PathBuf,
-    },
+    When { path: PathBuf },
 }
 
 impl Fault for EngineError {

@@ -10,30 +10,23 @@ use crate::reference::{Reference, ReferenceError};
 
 /// Why the variables of a file, or of several, cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum EnvrcError {
     /// The file cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
-        /// The file.
         path: PathBuf,
-        /// What the kernel answered.
         #[source]
         errno: Errno,
     },
     /// More than anyone writes.
     #[error("refusing to use {}: it is larger than {ENVRC_BYTES_MAX} bytes", path.display())]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-    },
+    TooLarge { path: PathBuf },
     /// Something in the file.
     #[error("refusing to use {}: line {line}", path.display())]
     Line {
-        /// The file.
         path: PathBuf,
-        /// From 1.
         line: usize,
-        /// What is there.
         #[source]
         problem: Problem,
     },
@@ -45,58 +38,29 @@ pub enum EnvrcError {
     /// An argument that cannot be used.
     #[error("cannot use an argument")]
     Value {
-        /// What is wrong with it.
         #[source]
         problem: Problem,
     },
     /// One variable, two references.
     #[error("refusing to choose one of two references of {name}: {first}, and {second}")]
-    Differs {
-        /// The variable.
-        name: String,
-        /// Where it has one.
-        first: Place,
-        /// Where it has the other.
-        second: Place,
-    },
+    Differs { name: String, first: Place, second: Place },
     /// Two variables, one file.
     #[error("refusing to make the file \"{file}\" of two variables: {} ({}) and {} ({})", first.0, first.1, second.0, second.1)]
-    SameFile {
-        /// The file.
-        file: FileName,
-        /// A variable, and where it is.
-        first: (String, Place),
-        /// The other one.
-        second: (String, Place),
-    },
+    SameFile { file: FileName, first: (String, Place), second: (String, Place) },
     /// A reference that a shell would split.
     #[error(
         "refusing to print {reference} for {name} as one word: it has a space, at which a shell splits what $(…) prints"
     )]
-    Space {
-        /// The variable.
-        name: String,
-        /// The reference.
-        reference: Reference,
-    },
+    Space { name: String, reference: Reference },
     /// A secret that no variable can hold.
     #[error("cannot put the secret of {name} into a variable: it has a NUL byte")]
-    Nul {
-        /// The variable.
-        name: String,
-    },
+    Nul { name: String },
     /// A secret that JSON cannot hold.
     #[error("cannot put the secret of {name} into JSON: it is not UTF-8")]
-    NotText {
-        /// The variable.
-        name: String,
-    },
+    NotText { name: String },
     /// More than a container may have.
     #[error("{found} variables hold references, at most {FILES_MAX} are allowed")]
-    TooMany {
-        /// How many there are.
-        found: usize,
-    },
+    TooMany { found: usize },
 }
 
 impl Fault for EnvrcError {
@@ -125,43 +89,23 @@ impl Fault for EnvrcError {
 
 /// What a line has that cannot be used. It names variables, never what is in them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum Problem {
     /// A value that is meant to be a reference, and is none.
     #[error("{name} holds no valid reference: {reason}")]
-    Reference {
-        /// The variable.
-        name: String,
-        /// Why not.
-        reason: ReferenceError,
-    },
+    Reference { name: String, reason: ReferenceError },
     /// A value that only a shell can tell, and that may be a reference.
     #[error("{name} may hold a reference, which only a shell can tell: it has {expansion}")]
-    Unknown {
-        /// The variable.
-        name: String,
-        /// What the shell would put there.
-        expansion: Expansion,
-    },
+    Unknown { name: String, expansion: Expansion },
     /// A variable whose name cannot be that of a file.
     #[error("{name} would be the file {file:?}, which no container can have")]
-    FileName {
-        /// The variable.
-        name: String,
-        /// The file.
-        file: String,
-    },
+    FileName { name: String, file: String },
     /// A value within which `op://` stands.
     #[error("{name} has op:// in the middle")]
-    Middle {
-        /// The variable.
-        name: String,
-    },
+    Middle { name: String },
     /// A reference that is added to what a variable holds.
     #[error("{name} is added to, and a reference must be all of a value")]
-    Appended {
-        /// The variable.
-        name: String,
-    },
+    Appended { name: String },
     /// A reference in a block, whose commands may run or not.
     #[error("op:// in a block, which may run or not")]
     Block,
@@ -179,12 +123,7 @@ pub enum Problem {
     Continued,
     /// A variable with a reference that is set to something else, or unset.
     #[error("{name} holds a reference, and is set or unset once more on line {other}")]
-    Changed {
-        /// The variable.
-        name: String,
-        /// The other line.
-        other: usize,
-    },
+    Changed { name: String, other: usize },
     /// Text for a command.
     #[error("a here-document, whose end is not looked for")]
     Heredoc,
@@ -193,10 +132,7 @@ pub enum Problem {
     Substitution,
     /// Something that has no end.
     #[error("{what} that is never closed")]
-    Unclosed {
-        /// What.
-        what: &'static str,
-    },
+    Unclosed { what: &'static str },
     /// Blocks that do not fit into each other.
     #[error("the end of a block that did not begin")]
     Unopened,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 /// Why a request gets nothing. What is out of scope and what does not exist is one and the same here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum Denial {
     /// No token.
     #[error("no bearer token provided")]
@@ -58,16 +59,10 @@ pub enum Denial {
     Busy,
     /// It does not exist, or is not in scope.
     #[error("{what} not found")]
-    NotFound {
-        /// What is not there, with its id.
-        what: String,
-    },
+    NotFound { what: String },
     /// It could not even exist.
     #[error("{what}")]
-    Invalid {
-        /// What is wrong with it.
-        what: &'static str,
-    },
+    Invalid { what: &'static str },
     /// Reading is all that there is.
     #[error("method not allowed")]
     Method,
@@ -76,12 +71,7 @@ pub enum Denial {
     TooLarge,
     /// 1Password Connect asks us to come back later.
     #[error("1Password Connect answered {status}")]
-    ConnectBusy {
-        /// The status it answered with.
-        status: u16,
-        /// When to come back.
-        after: Option<Duration>,
-    },
+    ConnectBusy { status: u16, after: Option<Duration> },
     /// 1Password Connect does not answer.
     #[error("1Password Connect does not answer")]
     ConnectDown,

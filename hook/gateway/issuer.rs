@@ -218,19 +218,14 @@ impl Issuer {
 
 /// Why an issuer cannot be asked for anything.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum IssuerError {
     /// The file of certificates.
     #[error("cannot use the certificates of an issuer")]
-    File {
-        /// What is wrong with it.
-        source: FileError,
-    },
+    File { source: FileError },
     /// The certificates in it.
     #[error("cannot use the certificates of an issuer")]
-    Client {
-        /// The library's account.
-        source: reqwest::Error,
-    },
+    Client { source: reqwest::Error },
 }
 
 impl Fault for IssuerError {

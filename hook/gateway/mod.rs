@@ -126,29 +126,23 @@ impl Call {
 
 /// Why the gateway does not run, or not with new settings.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum GatewayError {
     /// An argument that it does not have.
     #[error("unknown argument {found:.120?}")]
-    Argument {
-        /// The argument.
-        found: String,
-    },
+    Argument { found: String },
     /// `--settings` at the end of the command line.
     #[error("--settings needs a path")]
     NoValue,
     /// Standard output.
     #[error("cannot write the output")]
     Output {
-        /// What the kernel answered.
         #[source]
         errno: Errno,
     },
     /// The environment cannot be left behind.
     #[error("refusing to go on with an environment of others")]
-    Environment {
-        /// What the kernel answered.
-        source: SyscallError,
-    },
+    Environment { source: SyscallError },
     /// The settings.
     #[error(transparent)]
     Settings(#[from] SettingsError),
@@ -163,39 +157,29 @@ pub enum GatewayError {
     Issuer(#[from] IssuerError),
     /// The audit file.
     #[error("cannot keep the audit file")]
-    Audit {
-        /// What is wrong with it.
-        source: FileError,
-    },
+    Audit { source: FileError },
     /// There is nowhere to listen.
     #[error("there is nowhere to listen: the settings have no listen, and systemd passed no socket")]
     NoListen,
     /// The address cannot be listened on.
     #[error("cannot listen on {address}")]
     Listen {
-        /// The address.
         address: SocketAddr,
-        /// What the kernel answered.
         #[source]
         errno: Errno,
     },
     /// What systemd passed is not a socket that listens.
     #[error("cannot use the socket that systemd passed: {reason}")]
-    Passed {
-        /// The library's account.
-        reason: io::Error,
-    },
+    Passed { reason: io::Error },
     /// Signals cannot be waited for.
     #[error("cannot wait for signals")]
     Signals {
-        /// What the kernel answered.
         #[source]
         errno: Errno,
     },
     /// The asynchronous runtime.
     #[error("cannot prepare for the network")]
     Runtime {
-        /// What the kernel answered.
         #[source]
         errno: Errno,
     },

@@ -125,13 +125,11 @@ fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Reach>
 
 /// Why a rule is refused.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum RuleError {
     /// It is for no repository, project or subject in particular.
     #[error("claims: it is for everybody: expected one of {} that does not begin with \"*\"", pins.join(", "))]
-    Anybody {
-        /// Claims of which one would do.
-        pins: &'static [&'static str],
-    },
+    Anybody { pins: &'static [&'static str] },
 }
 
 #[cfg(test)]

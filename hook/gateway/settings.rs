@@ -281,44 +281,29 @@ pub(super) fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String,
 
 /// Why settings do not hold together. Of several issuers or rules the first has the number 1.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum GatewaySettingsError {
     /// Which of the two should be believed?
     #[error("issuer {number}: another has the same url")]
-    IssuerTwice {
-        /// The second one.
-        number: usize,
-    },
+    IssuerTwice { number: usize },
     /// The audit could not tell them apart.
     #[error("rule {number}: another has the same name")]
-    RuleTwice {
-        /// The second one.
-        number: usize,
-    },
+    RuleTwice { number: usize },
     /// A rule for tokens that nobody believes.
     #[error("rule {number}: no [[issuer]] has this url")]
-    NoIssuer {
-        /// The rule.
-        number: usize,
-    },
+    NoIssuer { number: usize },
     /// A rule that is refused.
     #[error("rule {number}: {reason}")]
-    Rule {
-        /// The rule.
-        number: usize,
-        /// Why.
-        reason: RuleError,
-    },
+    Rule { number: usize, reason: RuleError },
 }
 
 /// Why an issuer's keys do not hold together.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum IssuerKeysError {
     /// It has no address that is safe.
     #[error("url: {reason}")]
-    Url {
-        /// Why not.
-        reason: ServerUrlError,
-    },
+    Url { reason: ServerUrlError },
     /// No audience.
     #[error("audience: a token that is for nobody in particular would be for everyone")]
     NoAudience,

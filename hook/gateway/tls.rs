@@ -38,33 +38,20 @@ pub fn acceptor(settings: &Tls) -> Result<TlsAcceptor, TlsError> {
 
 /// Why there is no certificate to show.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum TlsError {
     /// A file cannot be read, or is not trusted.
     #[error("cannot use the files of [tls]")]
-    File {
-        /// What is wrong with it.
-        source: FileError,
-    },
+    File { source: FileError },
     /// The certificate file has none.
     #[error("cannot find a certificate in {}: expected PEM", path.display())]
-    NoCertificate {
-        /// The file.
-        path: PathBuf,
-    },
+    NoCertificate { path: PathBuf },
     /// The key file has none.
     #[error("cannot find a private key in {}: expected PEM", path.display())]
-    NoKey {
-        /// The file.
-        path: PathBuf,
-    },
+    NoKey { path: PathBuf },
     /// The key is of another certificate, or of a kind that is not known.
     #[error("cannot use the certificate in {}", path.display())]
-    Unusable {
-        /// The file.
-        path: PathBuf,
-        /// The library's account.
-        source: rustls::Error,
-    },
+    Unusable { path: PathBuf, source: rustls::Error },
 }
 
 impl Fault for TlsError {

@@ -6,31 +6,20 @@ use crate::fault::{Class, Fault};
 
 /// Why the token did not do what it was asked for. `call` is the function of PKCS#11 and what it returned.
 #[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum Pkcs11Error {
     /// The module is no library that can be loaded, or does not start.
     #[error("the module cannot be loaded: {why}")]
-    Module {
-        /// What the loader or the module says.
-        why: String,
-    },
+    Module { why: String },
     /// The PIN file cannot be used.
     #[error("the PIN cannot be read: {why}")]
-    PinFile {
-        /// What is wrong with it.
-        why: String,
-    },
+    PinFile { why: String },
     /// No slot has such a token.
     #[error("no slot has this token ({slots} hold another)")]
-    NoToken {
-        /// How many slots hold a token.
-        slots: usize,
-    },
+    NoToken { slots: usize },
     /// Several slots have.
     #[error("{tokens} tokens go by this name")]
-    ManyTokens {
-        /// How many.
-        tokens: usize,
-    },
+    ManyTokens { tokens: usize },
     /// The token refuses the PIN.
     #[error("the token refuses the PIN")]
     Pin,
@@ -45,10 +34,7 @@ pub enum Pkcs11Error {
     NoKey,
     /// The token has several.
     #[error("{keys} AES keys of the token go by this name")]
-    ManyKeys {
-        /// How many.
-        keys: usize,
-    },
+    ManyKeys { keys: usize },
     /// There is such a key already.
     #[error("the token has a key of this name already")]
     Exists,
@@ -57,22 +43,13 @@ pub enum Pkcs11Error {
     NoMechanism,
     /// Another key wrapped it, or it was changed.
     #[error("it did not wrap this value's data key, or it was changed since ({call})")]
-    NotWrapped {
-        /// The refusal.
-        call: String,
-    },
+    NotWrapped { call: String },
     /// The token, or the connection to it, went away.
     #[error("the token does not respond ({call})")]
-    Gone {
-        /// The refusal.
-        call: String,
-    },
+    Gone { call: String },
     /// Anything else.
     #[error("the token refuses: {call}")]
-    Refused {
-        /// The refusal.
-        call: String,
-    },
+    Refused { call: String },
 }
 
 impl Fault for Pkcs11Error {

@@ -237,16 +237,14 @@ fn associated_data(kek: &KekUri, reference: &Reference) -> String {
 
 /// Why a sealed value could not be made or opened.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum SealError {
     /// The field holds something that is not sealed.
     #[error("the field holds a value that is not sealed")]
     Plaintext,
     /// A format of the future, or a typing error.
     #[error("the sealed value is of version {found:.40?}, this program knows \"sealed:v1\" and \"sealed:v1/direct\"")]
-    Version {
-        /// Its first word.
-        found: String,
-    },
+    Version { found: String },
     /// Not three words.
     #[error("the sealed value is not of the form \"sealed:v1 <KEK URI> <base64>\"")]
     Form,
@@ -255,25 +253,16 @@ pub enum SealError {
     Base64,
     /// The second word is not the URI of a KEK.
     #[error("the sealed value names no KEK that this program knows")]
-    KekUri {
-        /// What is wrong with it.
-        source: KekUriError,
-    },
+    KekUri { source: KekUriError },
     /// The envelope cannot be read or opened.
     #[error("the sealed value does not open")]
-    Envelope {
-        /// Which step refused.
-        source: EnvelopeError,
-    },
+    Envelope { source: EnvelopeError },
     /// What a KEK gave back is not what it was given.
     #[error("what was wrapped anew does not open to the same")]
     NotTheSame,
     /// The KEK cannot be used.
     #[error(transparent)]
-    Kek {
-        /// Which step refused.
-        source: KekError,
-    },
+    Kek { source: KekError },
 }
 
 impl Fault for SealError {

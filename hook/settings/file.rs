@@ -205,89 +205,46 @@ fn trusted_owners() -> String {
 
 /// Why a file was not used.
 #[derive(Clone, Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum FileError {
     /// It, or its directory, is not there or may not be opened by us.
     #[error("cannot open {}", path.display())]
     Open {
-        /// The file.
         path: PathBuf,
-        /// What `open`, `stat` or `realpath` said.
         #[source]
         errno: Errno,
     },
     /// Reading failed after the checks.
     #[error("cannot read {}", path.display())]
     Read {
-        /// The file.
         path: PathBuf,
-        /// What `read` said.
         #[source]
         errno: Errno,
     },
     /// A directory, FIFO, socket or device.
     #[error("refusing to use {}: it is not a regular file", path.display())]
-    NotRegular {
-        /// The file.
-        path: PathBuf,
-    },
+    NotRegular { path: PathBuf },
     /// Someone else's file: its owner could change it at any time.
     #[error("refusing to use {}: owner is {}, expected {}", path.display(), owner(*uid), trusted_owners())]
-    Owner {
-        /// The file.
-        path: PathBuf,
-        /// Its owner.
-        uid: u32,
-    },
+    Owner { path: PathBuf, uid: u32 },
     /// Its group or everyone can write to it.
     #[error("refusing to use {}: mode is {mode:04o}, others can write to it", path.display())]
-    Writable {
-        /// The file; `chmod go-w` makes it usable.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
+    Writable { path: PathBuf, mode: u32 },
     /// It holds a credential and its group or everyone can read it.
     #[error("refusing to use {}: mode is {mode:04o}, others can read it", path.display())]
-    Readable {
-        /// The file; `chmod 0600` makes it usable.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
+    Readable { path: PathBuf, mode: u32 },
     /// Someone else's directory: its owner could put another file in its place.
     #[error("refusing to use {}: owner of {} is {}, expected {}", path.display(), directory.display(), owner(*uid), trusted_owners())]
-    DirectoryOwner {
-        /// The file.
-        path: PathBuf,
-        /// The directory that holds it, or a link to it.
-        directory: PathBuf,
-        /// The directory's owner.
-        uid: u32,
-    },
+    DirectoryOwner { path: PathBuf, directory: PathBuf, uid: u32 },
     /// Others could put another file in its place.
     #[error("refusing to use {}: mode of {} is {mode:04o}, others can replace files in it", path.display(), directory.display())]
-    DirectoryWritable {
-        /// The file.
-        path: PathBuf,
-        /// The directory that holds it, or a link to it; `chmod go-w` makes it usable.
-        directory: PathBuf,
-        /// The directory's permission bits.
-        mode: u32,
-    },
+    DirectoryWritable { path: PathBuf, directory: PathBuf, mode: u32 },
     /// A program that nobody may run.
     #[error("refusing to use {}: it is not executable", path.display())]
-    NotExecutable {
-        /// The file; `chmod 0755` makes it usable.
-        path: PathBuf,
-    },
+    NotExecutable { path: PathBuf },
     /// Larger than anything of its kind.
     #[error("refusing to use {}: it is larger than {bytes_max} bytes", path.display())]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-        /// The most that would have been read.
-        bytes_max: usize,
-    },
+    TooLarge { path: PathBuf, bytes_max: usize },
 }
 
 impl Fault for FileError {

@@ -194,31 +194,17 @@ fn shown(found: Option<&str>) -> String {
 
 /// Why a container may not have a reference.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum Refusal {
     /// It is in nobody's grant, in this spelling.
     #[error("refusing to grant {reference}: no grant names it")]
-    NoGrant {
-        /// What was asked for.
-        reference: Reference,
-    },
+    NoGrant { reference: Reference },
     /// A grant names it, but for other containers.
     #[error("refusing to grant {reference}: expected annotation {key} = \"{expected}\", found {}", shown(found.as_deref()))]
-    Annotation {
-        /// What was asked for.
-        reference: Reference,
-        /// The first annotation that does not fit.
-        key: String,
-        /// What the grant expects of it.
-        expected: Pattern,
-        /// What the container has: outside text.
-        found: Option<String>,
-    },
+    Annotation { reference: Reference, key: String, expected: Pattern, found: Option<String> },
     /// A grant gives it to this container, but only to its own user.
     #[error("refusing to grant {reference}: its grant does not allow run.secrets.owner")]
-    Owner {
-        /// What was asked for.
-        reference: Reference,
-    },
+    Owner { reference: Reference },
 }
 
 impl Fault for Refusal {
@@ -248,16 +234,14 @@ pub struct SameName;
 
 /// Why a text is not a pattern over references.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum ReferencePatternError {
     /// It is no pattern.
     #[error(transparent)]
     Pattern(#[from] PatternError),
     /// No reference has this form.
     #[error("it can match no reference: {reason}")]
-    Reference {
-        /// Why its shortest match is none.
-        reason: ReferenceError,
-    },
+    Reference { reason: ReferenceError },
     /// It ends in a query.
     #[error("grants match references without their query")]
     Query,

@@ -279,32 +279,20 @@ pub fn duration<'de, D: Deserializer<'de>>(
 
 /// Why there are no settings.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum SettingsError {
     /// The file cannot be read or trusted.
     #[error(transparent)]
     File(#[from] FileError),
     /// The file is not text.
     #[error("cannot parse {}: it is not UTF-8", path.display())]
-    NotUtf8 {
-        /// The settings file.
-        path: PathBuf,
-    },
+    NotUtf8 { path: PathBuf },
     /// What the file says is not TOML, or not settings.
     #[error("cannot parse {}", path.display())]
-    Invalid {
-        /// The settings file.
-        path: PathBuf,
-        /// Where, and why.
-        source: ParseError,
-    },
+    Invalid { path: PathBuf, source: ParseError },
     /// They take a token from where only a job of a CI system can be.
     #[error("refusing to use {}: [{table}] takes its token from the environment of a job, and here is none", path.display())]
-    NoJob {
-        /// The settings file.
-        path: PathBuf,
-        /// The table.
-        table: &'static str,
-    },
+    NoJob { path: PathBuf, table: &'static str },
 }
 
 impl Fault for SettingsError {

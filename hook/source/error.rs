@@ -11,6 +11,7 @@ use crate::token::{Origin, TokenError};
 
 /// Why a field could not be fetched.
 #[derive(Clone, Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum SourceError {
     /// The settings name no source.
     #[error("the settings have neither [connect] nor [op]")]
@@ -23,205 +24,82 @@ pub enum SourceError {
     NoConnect,
     /// No vault of this name or id, or none that the token may see.
     #[error("no vault \"{vault}\"")]
-    NoVault {
-        /// As the reference names it.
-        vault: String,
-    },
+    NoVault { vault: String },
     /// Several vaults of one name.
     #[error("{count} vaults are named \"{vault}\"")]
-    ManyVaults {
-        /// As the reference names it.
-        vault: String,
-        /// How many there are.
-        count: usize,
-    },
+    ManyVaults { vault: String, count: usize },
     /// No item of this title or id.
     #[error("no item \"{item}\" in vault \"{vault}\"")]
-    NoItem {
-        /// As the reference names it.
-        item: String,
-        /// As the reference names it.
-        vault: String,
-    },
+    NoItem { item: String, vault: String },
     /// Only archived or deleted items have this title or id.
     #[error("item \"{item}\" in vault \"{vault}\" is archived or deleted")]
-    ArchivedItem {
-        /// As the reference names it.
-        item: String,
-        /// As the reference names it.
-        vault: String,
-    },
+    ArchivedItem { item: String, vault: String },
     /// Several items of one title.
     #[error("{count} items in vault \"{vault}\" are titled \"{item}\"")]
-    ManyItems {
-        /// As the reference names it.
-        item: String,
-        /// As the reference names it.
-        vault: String,
-        /// How many there are.
-        count: usize,
-    },
+    ManyItems { item: String, vault: String, count: usize },
     /// No section of this label or id in the item.
     #[error("no section \"{section}\" in item \"{item}\"")]
-    NoSection {
-        /// As the reference names it.
-        section: String,
-        /// As the reference names it.
-        item: String,
-    },
+    NoSection { section: String, item: String },
     /// No field or file of this label or id in the item (or its section).
     #[error("no field \"{field}\" in item \"{item}\"")]
-    NoField {
-        /// As the reference names it.
-        field: String,
-        /// As the reference names it.
-        item: String,
-    },
+    NoField { field: String, item: String },
     /// Several fields or files of one label.
     #[error("{count} fields in item \"{item}\" are labelled \"{field}\"")]
-    ManyFields {
-        /// As the reference names it.
-        field: String,
-        /// As the reference names it.
-        item: String,
-        /// How many there are.
-        count: usize,
-    },
+    ManyFields { field: String, item: String, count: usize },
     /// The field exists, but nothing is stored in it.
     #[error("field \"{field}\" of item \"{item}\" is empty")]
-    NoValue {
-        /// As the reference names it.
-        field: String,
-        /// As the reference names it.
-        item: String,
-    },
+    NoValue { field: String, item: String },
     /// The field is a file whose content is not text, and so no sealed value.
     #[error("file \"{file}\" of item \"{item}\" is not text")]
-    NotText {
-        /// As the reference names it.
-        file: String,
-        /// As the reference names it.
-        item: String,
-    },
+    NotText { file: String, item: String },
     /// The source cannot do what the reference's query asks.
     #[error("1Password Connect cannot convert keys, so ?ssh-format is not supported")]
     NoKeyFormats,
     /// The source has not heard of our token.
     #[error("{server} refuses the token: 401 Unauthorized")]
-    Unauthorized {
-        /// The source's address.
-        server: String,
-        /// Who gave the token.
-        origin: Origin,
-    },
+    Unauthorized { server: String, origin: Origin },
     /// The token is good, but not for this.
     #[error("the token may not read {what}: 403 Forbidden")]
-    Forbidden {
-        /// A vault or an item of one.
-        what: String,
-        /// Who gave the token.
-        origin: Origin,
-    },
+    Forbidden { what: String, origin: Origin },
     /// Nobody answered in time.
     #[error("{server} did not answer within {}{}", Seconds(*within), Tries(*tries))]
-    NoAnswer {
-        /// The source's address.
-        server: String,
-        /// The deadline for everything.
-        within: Duration,
-        /// How often it was asked.
-        tries: u32,
-    },
+    NoAnswer { server: String, within: Duration, tries: u32 },
     /// Someone else changed the field after it was read.
     #[error("{field} has changed since it was read")]
-    Changed {
-        /// Where it is.
-        field: String,
-    },
+    Changed { field: String },
     /// Connect says yes, and does not do it.
     #[error("{field} is not what was stored in it")]
-    NotStored {
-        /// Where it is.
-        field: String,
-    },
+    NotStored { field: String },
     /// The connection could not be made, or broke.
     #[error("cannot reach {server}: {cause}{}", Tries(*tries))]
-    Unreachable {
-        /// The source's address.
-        server: String,
-        /// What broke in the end.
-        cause: String,
-        /// How often it was tried.
-        tries: u32,
-    },
+    Unreachable { server: String, cause: String, tries: u32 },
     /// Too many requests, for longer than we can wait.
     #[error("{server} limits our requests: 429 Too Many Requests{}", Tries(*tries))]
-    Limited {
-        /// The source's address.
-        server: String,
-        /// How often it was asked.
-        tries: u32,
-    },
+    Limited { server: String, tries: u32 },
     /// A redirection, which is never followed: it would take the token to another place.
     #[error("refusing to follow {server} elsewhere: it answered {status}")]
-    Redirected {
-        /// The source's address.
-        server: String,
-        /// The status it answered with.
-        status: u16,
-    },
+    Redirected { server: String, status: u16 },
     /// A status that leaves nothing to be done here.
     #[error("{server} answered {}{}", status_line(*status), Tries(*tries))]
-    Status {
-        /// The source's address.
-        server: String,
-        /// The status it answered with.
-        status: u16,
-        /// How often it was asked.
-        tries: u32,
-    },
+    Status { server: String, status: u16, tries: u32 },
     /// More bytes than any item has.
     #[error("{server} answered with more than {limit} bytes")]
-    TooLarge {
-        /// The source's address.
-        server: String,
-        /// The most that is read.
-        limit: usize,
-    },
+    TooLarge { server: String, limit: usize },
     /// Something that is not Connect's JSON.
     #[error("{server} did not answer with the JSON of 1Password Connect, at line {line} column {column}")]
-    NotConnect {
-        /// The source's address.
-        server: String,
-        /// Where it stops to be.
-        line: usize,
-        /// Where it stops to be.
-        column: usize,
-    },
+    NotConnect { server: String, line: usize, column: usize },
     /// The token file or the file of certificates cannot be read, or others can.
     #[error("cannot use the files of [connect]")]
-    File {
-        /// What is wrong with it.
-        source: FileError,
-    },
+    File { source: FileError },
     /// There is no token.
     #[error("cannot show 1Password Connect who we are")]
-    Token {
-        /// Why.
-        source: TokenError,
-    },
+    Token { source: TokenError },
     /// The certificates in `ca-file` cannot be used.
     #[error("cannot use the certificates in ca-file")]
-    UnusableCertificates {
-        /// The library's account.
-        source: Arc<reqwest::Error>,
-    },
+    UnusableCertificates { source: Arc<reqwest::Error> },
     /// The HTTP client cannot be made.
     #[error("cannot prepare TLS")]
-    NoClient {
-        /// The library's account.
-        source: Arc<reqwest::Error>,
-    },
+    NoClient { source: Arc<reqwest::Error> },
     /// What `op` says, or how it fails.
     #[error(transparent)]
     Op(#[from] OpError),

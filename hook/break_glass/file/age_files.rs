@@ -39,6 +39,7 @@ pub(super) fn decrypt(armored: &str, identities: &[Identity]) -> Result<Zeroizin
 
 /// What age does not do.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum AgeError {
     /// None of the identities is of a recipient.
     #[error("none of the identities opens it")]
@@ -51,16 +52,10 @@ pub enum AgeError {
     Damaged,
     /// A plugin that is not on the PATH.
     #[error("cannot find the plugin {} on the PATH", Excerpt(program))]
-    NoPlugin {
-        /// Its program.
-        program: String,
-    },
+    NoPlugin { program: String },
     /// What a plugin says.
     #[error("a plugin of age says {}", Excerpt(message))]
-    Plugin {
-        /// In its words.
-        message: String,
-    },
+    Plugin { message: String },
     /// Recipients that age does not mix, such as those that are safe from quantum computers with others.
     #[error("age does not encrypt to these recipients together")]
     Incompatible,

@@ -105,21 +105,14 @@ impl<A: Ask> Callbacks for Asking<A> {
 
 /// Why there are no identities.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum IdentityError {
     /// Nothing that age knows.
     #[error("{} holds no identity that age knows", Excerpt(name))]
-    None {
-        /// The file.
-        name: String,
-    },
+    None { name: String },
     /// age cannot use it.
     #[error("cannot use the identity {}", Excerpt(name))]
-    Age {
-        /// The file.
-        name: String,
-        /// Why.
-        source: AgeError,
-    },
+    Age { name: String, source: AgeError },
 }
 
 impl Fault for IdentityError {

@@ -203,16 +203,14 @@ impl SealedFile {
 
 /// Why a sealed file was not made or opened.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum SealedError {
     /// Not what `break-glass seal` writes, or cut off.
     #[error("it is not a whole file of `oci-secrets break-glass seal`")]
     Form,
     /// A format of the future.
     #[error("it is of version {}, this program knows \"{MAGIC}\"", Excerpt(found))]
-    Version {
-        /// Its first line.
-        found: String,
-    },
+    Version { found: String },
     /// A header that someone changed.
     #[error("what it says of itself is not what was sealed in it")]
     OtherHeader,
@@ -221,29 +219,16 @@ pub enum SealedError {
     OtherShares,
     /// Operators are missing.
     #[error("the identities open {found} of the {threshold} shares that it takes")]
-    TooFew {
-        /// How many shares the identities open.
-        found: usize,
-        /// How many it takes.
-        threshold: u8,
-    },
+    TooFew { found: usize, threshold: u8 },
     /// A threshold that nobody, or anybody, reaches.
     #[error("a threshold is from 2 to the number of recipients: found {threshold} of {recipients}")]
-    Threshold {
-        /// What was asked for.
-        threshold: u8,
-        /// How many recipients there are.
-        recipients: usize,
-    },
+    Threshold { threshold: u8, recipients: usize },
     /// age does not do its part.
     #[error(transparent)]
     Age(#[from] AgeError),
     /// The header is not JSON.
     #[error("cannot encode the header")]
-    Encode {
-        /// The library's account.
-        source: serde_json::Error,
-    },
+    Encode { source: serde_json::Error },
 }
 
 impl Fault for SealedError {

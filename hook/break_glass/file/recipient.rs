@@ -52,13 +52,11 @@ impl Recipient {
 
 /// Why nothing is sealed for someone.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum RecipientError {
     /// No recipient that age knows.
     #[error("{} is no recipient: expected age1…, ssh-ed25519 … or ssh-rsa …", Excerpt(found))]
-    Unknown {
-        /// The text.
-        found: String,
-    },
+    Unknown { found: String },
     /// Its plugin cannot be used.
     #[error(transparent)]
     Age(AgeError),

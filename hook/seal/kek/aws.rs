@@ -273,27 +273,17 @@ fn told(name: &str, GaveUp { tries, within, last }: GaveUp<CallError>, identifie
 
 /// Why AWS KMS cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum AwsError {
     /// A file that says who we are cannot be read, or others can.
     #[error("cannot use the AWS credentials")]
-    File {
-        /// What is wrong with it.
-        source: FileError,
-    },
+    File { source: FileError },
     /// There is no token of the other issuer.
     #[error("cannot show AWS who we are")]
-    Token {
-        /// Why.
-        source: TokenError,
-    },
+    Token { source: TokenError },
     /// There are no credentials.
     #[error("cannot get credentials from AWS: {refusal}{}", Tries(*tries))]
-    Identity {
-        /// Why.
-        refusal: Refusal,
-        /// How often it was tried.
-        tries: u32,
-    },
+    Identity { refusal: Refusal, tries: u32 },
     /// What every KMS can answer.
     #[error(transparent)]
     Service(#[from] ServiceError),

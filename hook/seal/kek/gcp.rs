@@ -318,6 +318,7 @@ fn told(name: &str, GaveUp { tries, within, last }: GaveUp<CallError>, identifie
 
 /// Why Cloud KMS cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum CloudKmsError {
     /// The settings do not tell who we are.
     #[error(transparent)]
@@ -327,53 +328,28 @@ pub enum CloudKmsError {
     Client,
     /// The service that hands out access tokens was not reached.
     #[error("cannot get an access token from Google: no answer{}{}", Within(*within), Tries(*tries))]
-    NoIdentity {
-        /// The deadline, if there was silence until then.
-        within: Option<Duration>,
-        /// How often it was tried.
-        tries: u32,
-    },
+    NoIdentity { within: Option<Duration>, tries: u32 },
     /// The service that hands out access tokens refused.
     #[error("cannot get an access token from Google: {refusal}")]
-    Refused {
-        /// Why.
-        refusal: Refusal,
-    },
+    Refused { refusal: Refusal },
     /// What every KMS can answer.
     #[error(transparent)]
     Service(#[from] ServiceError),
     /// The version that wrapped the data key is disabled; to wrap, the primary one.
     #[error("{key} is disabled in the version that is needed")]
-    Disabled {
-        /// The KEK.
-        key: String,
-    },
+    Disabled { key: String },
     /// That version is destroyed, or about to be.
     #[error("{key} is destroyed in the version that is needed, or will be")]
-    Destroyed {
-        /// The KEK.
-        key: String,
-    },
+    Destroyed { key: String },
     /// The key is elsewhere.
     #[error("{key} is asked for in another location than its name says")]
-    Location {
-        /// The KEK.
-        key: String,
-    },
+    Location { key: String },
     /// The project does not use Cloud KMS.
     #[error("{key} is used by a project in which Cloud KMS is not turned on")]
-    ApiDisabled {
-        /// The KEK.
-        key: String,
-    },
+    ApiDisabled { key: String },
     /// Bytes were changed on the way.
     #[error("the answer of {key} does not agree with its CRC32C sum{}", Tries(*tries))]
-    Corrupt {
-        /// The KEK.
-        key: String,
-        /// How often it was asked.
-        tries: u32,
-    },
+    Corrupt { key: String, tries: u32 },
 }
 
 impl Fault for CloudKmsError {

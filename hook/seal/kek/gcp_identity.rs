@@ -226,32 +226,20 @@ pub enum IdentityError {
     /// The credentials file, or the subject token that it names, cannot be read, or others can.
     #[error("cannot use the Google credentials")]
     File {
-        /// What is wrong with it.
         #[from]
         source: FileError,
     },
     /// There is no token of the other issuer.
     #[error("cannot show Google who we are")]
-    Token {
-        /// Why.
-        source: TokenError,
-    },
+    Token { source: TokenError },
     /// The file is not what Google's tools write.
     #[error("{path} is not a Google credentials file that can be used")]
-    Credentials {
-        /// The file.
-        path: String,
-    },
+    Credentials { path: String },
     /// A kind of credentials that belongs to a person, or is not known.
     #[error(
         "{path} holds credentials of type {found:.40?}, expected service_account, external_account or impersonated_service_account"
     )]
-    CredentialsKind {
-        /// The file.
-        path: String,
-        /// The type.
-        found: String,
-    },
+    CredentialsKind { path: String, found: String },
     /// No credentials file, and no use for the metadata server.
     #[error("cannot use the metadata server for credentials")]
     MetadataServer,

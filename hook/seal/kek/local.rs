@@ -109,40 +109,27 @@ fn is_name(name: &str) -> bool {
 
 /// Why a key file cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum LocalKekError {
     /// It cannot be read, or others can.
     #[error("cannot use its key file")]
-    File {
-        /// What is wrong with it.
-        source: FileError,
-    },
+    File { source: FileError },
     /// It is not a key.
     #[error("key file {} does not hold {KEY_BYTES} bytes", path.display())]
-    Length {
-        /// The file.
-        path: PathBuf,
-    },
+    Length { path: PathBuf },
     /// A new key cannot be written.
     #[error("cannot make the key file {}", path.display())]
     Create {
-        /// The file.
         path: PathBuf,
-        /// What the kernel answered: that the file exists, if it does.
         #[source]
         errno: Errno,
     },
     /// Another key wrapped the value, or its wrapped data key was changed.
     #[error("local-kek:{name} did not wrap this value's data key, or it was changed since")]
-    OtherKey {
-        /// The key's name.
-        name: String,
-    },
+    OtherKey { name: String },
     /// The data key cannot be wrapped.
     #[error("cannot wrap the data key")]
-    Wrap {
-        /// Which step refused.
-        source: EnvelopeError,
-    },
+    Wrap { source: EnvelopeError },
 }
 
 impl Fault for LocalKekError {

@@ -277,23 +277,14 @@ impl<'a> Keks<'a> {
 
 /// Why a text is not the URI of a KEK.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum KekUriError {
     /// No kind of this name.
     #[error("{found:.120?} begins with none of {schemes}")]
-    Kind {
-        /// The text.
-        found: String,
-        /// What it could begin with. Told here: who prints errors, as the wrapper does, needs none of the kinds for it.
-        schemes: String,
-    },
+    Kind { found: String, schemes: String },
     /// The kind is known, but its names look different.
     #[error("{found:.120?} is not of the form {form}")]
-    Form {
-        /// The text.
-        found: String,
-        /// How URIs of this kind look.
-        form: &'static str,
-    },
+    Form { found: String, form: &'static str },
 }
 
 impl Fault for KekUriError {
@@ -308,13 +299,11 @@ fn schemes() -> String {
 
 /// Why a KEK cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum KekError {
     /// The settings do not name it.
     #[error("{kek} is not listed under `keks` in the settings")]
-    NotListed {
-        /// Its URI.
-        kek: String,
-    },
+    NotListed { kek: String },
     /// Keys of its kind are made elsewhere.
     #[error("keys of this kind are made by the tools of their KMS")]
     MadeElsewhere,

@@ -250,54 +250,37 @@ fn end(child: &mut Child) {
 
 /// Why a key in an HSM cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum HsmError {
     /// The settings name no module.
     #[error("the settings have no `module` under [pkcs11]")]
     NoModule,
     /// The helper, the module or the PIN file cannot be trusted.
     #[error("cannot use the files of [pkcs11]")]
-    File {
-        /// What is wrong with it.
-        source: FileError,
-    },
+    File { source: FileError },
     /// The helper is no program that runs here.
     #[error("cannot start {}", path.display())]
     Start {
-        /// The helper.
         path: PathBuf,
-        /// What the kernel answered.
         #[source]
         errno: Errno,
     },
     /// The module ended its process.
     #[error("the PKCS#11 module ended its process by signal {signal}")]
-    Killed {
-        /// The signal.
-        signal: i32,
-    },
+    Killed { signal: i32 },
     /// The helper gave up.
     #[error("oci-secrets-pkcs11 ended with exit code {code}")]
-    Exited {
-        /// The exit code.
-        code: i32,
-    },
+    Exited { code: i32 },
     /// The helper is not ours, or not of this version.
     #[error("oci-secrets-pkcs11 does not answer as this version does")]
     Lost,
     /// The token did not answer in time.
     #[error("{key} did not answer within {}", Seconds(*within))]
-    NoAnswer {
-        /// The KEK.
-        key: String,
-        /// The deadline for everything.
-        within: Duration,
-    },
+    NoAnswer { key: String, within: Duration },
     /// The module or the token refused.
     #[error("{key}")]
     Token {
-        /// The KEK.
         key: String,
-        /// What it says.
         #[source]
         error: Pkcs11Error,
     },

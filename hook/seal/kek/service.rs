@@ -10,78 +10,34 @@ use crate::retry::{Seconds, Tries};
 pub enum ServiceError {
     /// Nobody answered in time.
     #[error("{key} did not answer within {}{}", Seconds(*within), Tries(*tries))]
-    NoAnswer {
-        /// The KEK.
-        key: String,
-        /// The deadline for everything.
-        within: Duration,
-        /// How often it was asked.
-        tries: u32,
-    },
+    NoAnswer { key: String, within: Duration, tries: u32 },
     /// The connection could not be made, or broke.
     #[error("cannot reach {key}{}", Tries(*tries))]
-    Unreachable {
-        /// The KEK.
-        key: String,
-        /// How often it was tried.
-        tries: u32,
-    },
+    Unreachable { key: String, tries: u32 },
     /// What says who we are is not accepted.
     #[error("{key} refuses our credentials")]
-    Unauthenticated {
-        /// The KEK.
-        key: String,
-    },
+    Unauthenticated { key: String },
     /// The identity may not use the key.
     #[error("{key} may not be used by our identity")]
-    Denied {
-        /// The KEK.
-        key: String,
-    },
+    Denied { key: String },
     /// There is no such key.
     #[error("{key} does not exist")]
-    NoKey {
-        /// The KEK.
-        key: String,
-    },
+    NoKey { key: String },
     /// It, or the version that wrapped the data key, is disabled or about to be destroyed.
     #[error("{key} is not enabled")]
-    NotEnabled {
-        /// The KEK.
-        key: String,
-    },
+    NotEnabled { key: String },
     /// Another key wrapped the data key, or it was changed.
     #[error("{key} did not wrap this value's data key, or it was changed since")]
-    NotWrappedByKey {
-        /// The KEK.
-        key: String,
-    },
+    NotWrappedByKey { key: String },
     /// Too many requests, for longer than we can wait.
     #[error("{key} is over its quota{}", Tries(*tries))]
-    Quota {
-        /// The KEK.
-        key: String,
-        /// How often it was asked.
-        tries: u32,
-    },
+    Quota { key: String, tries: u32 },
     /// Any other error.
     #[error("{key} answered {status:.60}{}", Tries(*tries))]
-    Status {
-        /// The KEK.
-        key: String,
-        /// The cloud's name of the error, or an HTTP status.
-        status: String,
-        /// How often it was asked.
-        tries: u32,
-    },
+    Status { key: String, status: String, tries: u32 },
     /// Something else answered.
     #[error("{key} did not answer with the JSON of {kms}")]
-    NotKms {
-        /// The KEK.
-        key: String,
-        /// The KMS that was expected.
-        kms: &'static str,
-    },
+    NotKms { key: String, kms: &'static str },
 }
 
 impl Fault for ServiceError {

@@ -269,11 +269,11 @@ fn home_in_memory(memory: &Path) -> Result<TempDir, OpError> {
 
 /// Why `op` gives no values.
 #[derive(Clone, Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum OpError {
     /// The program or the token file cannot be trusted, or is not there.
     #[error("cannot use the files of [op]")]
     File {
-        /// What is wrong with it.
         #[from]
         source: FileError,
     },
@@ -289,98 +289,59 @@ pub enum OpError {
     /// There is no memory in which `op` could have its home.
     #[error("cannot make a directory in {} for op", directory.display())]
     NoHome {
-        /// Where it was to be.
         directory: PathBuf,
-        /// What the kernel answered.
         #[source]
         errno: Errno,
     },
     /// What `op` writes would reach a disk.
     #[error("refusing to let op write below {}: it is not a tmpfs", directory.display())]
-    OnDisk {
-        /// Where it was to be.
-        directory: PathBuf,
-    },
+    OnDisk { directory: PathBuf },
     /// The system has no random bytes.
     #[error("cannot get random bytes")]
     NoRandom,
     /// The program cannot be started, or its pipes broke.
     #[error("cannot run {}", path.display())]
     Run {
-        /// The program.
         path: PathBuf,
-        /// What the kernel answered.
         #[source]
         errno: Errno,
     },
     /// It was ended because it did not end by itself.
     #[error("op did not answer within {}{}", Seconds(*within), if *app { ", while it waited for the 1Password app" } else { "" })]
-    NoAnswer {
-        /// How long that is.
-        within: Duration,
-        /// Whether it was the app's turn.
-        app: bool,
-    },
+    NoAnswer { within: Duration, app: bool },
     /// More bytes than any secrets have.
     #[error("op printed more than {limit} bytes")]
-    TooLarge {
-        /// The most that is read.
-        limit: usize,
-    },
+    TooLarge { limit: usize },
     /// It ended as if all was well, and printed something else than it was asked for.
     #[error("op ended well, but did not print what it was asked for")]
     Shape,
     /// A signal ended it.
     #[error("op was ended by signal {signal}")]
-    Killed {
-        /// The signal.
-        signal: i32,
-    },
+    Killed { signal: i32 },
     /// Nobody has signed in, or the app is not connected to.
     #[error("op is not signed in: {}", Excerpt(said))]
-    NotSignedIn {
-        /// What it says.
-        said: String,
-    },
+    NotSignedIn { said: String },
     /// The person said no, or nothing.
     #[error("the 1Password app did not let op in: {}", Excerpt(said))]
-    NotLetIn {
-        /// What it says.
-        said: String,
-    },
+    NotLetIn { said: String },
     /// 1Password does not take the service account's token.
     #[error("1Password refuses the service account's token: {}", Excerpt(said))]
-    Unauthorized {
-        /// What it says.
-        said: String,
-    },
+    Unauthorized { said: String },
     /// Several vaults, items or fields answer to a reference.
     #[error("more than one vault, item or field matches")]
     Many,
     /// Too many requests, for longer than we can wait.
     #[error("1Password limits our requests: 429 Too Many Requests{}", retry.as_ref().map(|when| format!(", retry in {when}")).unwrap_or_default())]
-    Limited {
-        /// When to come back, in its words.
-        retry: Option<String>,
-    },
+    Limited { retry: Option<String> },
     /// 1Password's server fails.
     #[error("1Password failed: {}", Excerpt(said))]
-    Server {
-        /// What `op` says.
-        said: String,
-    },
+    Server { said: String },
     /// There is no way to 1Password.
     #[error("cannot reach 1Password: {}", Excerpt(said))]
-    Unreachable {
-        /// What `op` says.
-        said: String,
-    },
+    Unreachable { said: String },
     /// Something that this program does not know.
     #[error("op failed: {}", Excerpt(said))]
-    Failed {
-        /// What it says.
-        said: String,
-    },
+    Failed { said: String },
 }
 
 impl Fault for OpError {

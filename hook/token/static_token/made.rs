@@ -47,31 +47,17 @@ pub fn told(duration: SignedDuration) -> String {
 
 /// Why a token is not used on account of its age.
 #[derive(Clone, Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum OutdatedError {
     /// It should have been changed by now.
     #[error("refusing to use the token of {origin}: it is {} old, expected at most {}", told(*age), told_max(*max))]
-    TooOld {
-        /// Who gave it.
-        origin: Origin,
-        /// How old it is.
-        age: SignedDuration,
-        /// How old it may be.
-        max: Duration,
-    },
+    TooOld { origin: Origin, age: SignedDuration, max: Duration },
     /// It would stay new for ever.
     #[error("refusing to use the token of {origin}: it is of {made:.0}, which is still to come")]
-    ToCome {
-        /// Who gave it.
-        origin: Origin,
-        /// When it says that it was made.
-        made: Timestamp,
-    },
+    ToCome { origin: Origin, made: Timestamp },
     /// It says nothing, and is in no file.
     #[error("refusing to use the token of {origin}: nothing tells how old it is")]
-    Unknown {
-        /// Who gave it.
-        origin: Origin,
-    },
+    Unknown { origin: Origin },
 }
 
 impl Fault for OutdatedError {
