@@ -1,4 +1,4 @@
-//! What an operator installs from `config/` does what it says.
+//! The files in `config/` are valid, complete, and agree with the code and the documents.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, its helpers too")]
 
@@ -24,10 +24,10 @@ const SYSUSERS: &str = include_str!("../packaging/systemd/oci-secrets-gateway.sy
 const UNIT: &str = include_str!("../packaging/systemd/oci-secrets-gateway.service");
 const INSTALL: &str = include_str!("../packaging/docs/install.md");
 
-/// The directory of hook files that podman and CRI-O read unless they are told otherwise.
+/// The directory of hook files that podman and CRI-O read by default.
 const HOOKS_DIR: &str = "/usr/share/containers/oci/hooks.d";
 
-/// Where containerd 1.6 to 2 look for what concerns Kubernetes, in version 2 of their format.
+/// The table of containerd's CRI plugin, in version 2 of the configuration format.
 const CRI: &str = "io.containerd.grpc.v1.cri";
 
 #[test]
@@ -101,7 +101,7 @@ fn the_hook_runs_once_with_its_own_environment_and_enough_time() {
     let hook: Value = serde_json::from_str(HOOK).unwrap();
     assert_eq!(hook["version"], "1.0.0");
     assert_eq!(hook["stages"], serde_json::json!(["createRuntime"]));
-    // Without an environment of its own, runc and crun hand on theirs.
+    // Without `env`, runc and crun pass their own environment to the hook.
     assert!(!hook["hook"]["env"].as_array().unwrap().is_empty());
     assert!(hook["hook"]["timeout"].as_u64().unwrap() > DEADLINE.as_secs());
     assert!(hook["hook"]["path"].as_str().unwrap().starts_with('/'));
@@ -109,12 +109,12 @@ fn the_hook_runs_once_with_its_own_environment_and_enough_time() {
 }
 
 #[test]
-fn the_hook_runs_for_every_key_of_ours_however_it_is_spelled() {
+fn the_hook_runs_for_every_run_secrets_key_in_any_spelling() {
     let hook: Value = serde_json::from_str(HOOK).unwrap();
     let annotations = hook["when"]["annotations"].as_object().unwrap();
-    assert_eq!(annotations.len(), 1, "engines want every pair to match");
+    assert_eq!(annotations.len(), 1, "engines require every pair to match");
     let (key, value) = annotations.iter().next().unwrap();
-    // Go's and this crate's syntax are the same for what is used here, and neither is anchored.
+    // For these patterns, the syntax of Go and of this crate is the same, and neither is anchored.
     let (key, value) = (Regex::new(key).unwrap(), Regex::new(value.as_str().unwrap()).unwrap());
     assert!(value.is_match("op://AgentVault/database/password") && value.is_match(""));
     for ours in [
@@ -158,14 +158,15 @@ fn containerd_begins_every_container_with_the_base_spec() {
     let handler = &runtimes["runtimes"]["oci-secrets"];
     assert_eq!(handler["runtime_type"].as_str(), Some("io.containerd.runc.v2"));
     let base = handler["base_runtime_spec"].as_str().unwrap();
-    assert!(ENGINES.contains(&format!("shows two files: `{base}`, which is the output of")), "{base}");
+    let engines = ENGINES.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(engines.contains(&format!("shows two files: `{base}`, which is the output of")), "{base}");
 }
 
 #[test]
-fn containerd_passes_on_every_annotation_of_ours_and_no_other() {
+fn containerd_passes_every_run_secrets_annotation_and_no_other() {
     let containerd: toml::Table = toml::from_str(CONTAINERD).unwrap();
     let globs = containerd["plugins"][CRI]["containerd"]["runtimes"]["oci-secrets"]["pod_annotations"].as_array();
-    // Of Go's path.Match, only `*` is used: any text without a slash.
+    // The globs use only `*` of Go's path.Match: any text without a slash.
     let pattern = |glob: &str| Regex::new(&format!("^{}$", regex::escape(glob).replace(r"\*", "[^/]*"))).unwrap();
     let globs: Vec<Regex> = globs.unwrap().iter().map(|glob| pattern(glob.as_str().unwrap())).collect();
     let passes = |key: &str| globs.iter().any(|glob| glob.is_match(key));
@@ -177,7 +178,7 @@ fn containerd_passes_on_every_annotation_of_ours_and_no_other() {
     }
 }
 
-/// The keys are those of crio.conf(5), in its table `crio.runtime`.
+/// The key is one of the table `crio.runtime` in crio.conf(5).
 #[test]
 fn crio_looks_for_hooks_where_the_hook_is_installed() {
     let crio: toml::Table = toml::from_str(CRIO).unwrap();
@@ -240,12 +241,12 @@ fn optional(line: &str) -> Option<&str> {
     line.strip_prefix('#').filter(|rest| !rest.is_empty() && !rest.starts_with(' '))
 }
 
-/// A line with a key, optional or not, or with one that goes together with no other (`# key = value`).
+/// A line without its comment sign: a key, an optional key (`#key = value`) or an alternative (`# key = value`).
 fn shown(line: &str) -> &str {
     line.strip_prefix("# ").or(optional(line)).unwrap_or(line)
 }
 
-/// The keys that a section has, as the error about one that it has not tells them.
+/// The keys of a section, from the error message about an unknown one.
 fn keys_expected_instead_of(text: &str) -> Vec<String> {
     let error = text.parse::<Settings>().unwrap_err().to_string();
     let (_, expected) = error.rsplit_once(", expected ").unwrap();
