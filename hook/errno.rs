@@ -1,9 +1,9 @@
-//! Failed system calls, told like the call: `fsopen("tmpfs"): Operation not permitted (EPERM)`.
+//! Failed system calls, printed like the call: `fsopen("tmpfs"): Operation not permitted (EPERM)`.
 
 use std::fmt;
 use std::io;
 
-/// What the kernel answered, as a sentence and by the name that manual pages use: `Operation not permitted (EPERM)`.
+/// An errno, printed as a sentence and by its name in the manual pages: `Operation not permitted (EPERM)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Errno(nix::errno::Errno);
 
@@ -14,18 +14,18 @@ impl Errno {
     }
 }
 
-/// A system call that failed: it prints the call, its source prints the answer.
+/// A failed system call: it prints the call, and its source the errno.
 #[derive(Debug, thiserror::Error)]
 #[error("{call}")]
 pub struct SyscallError {
-    /// The call and the arguments that tell it from others, never a secret or a length.
+    /// The call and the arguments that identify it, never a secret or a length.
     pub call: String,
-    /// What the kernel answered.
+    /// The errno.
     #[source]
     pub errno: Errno,
 }
 
-/// Gives an answer its call: `fsopen(…).map_err(failed("fsopen(\"tmpfs\")"))?`.
+/// Adds the call to an errno: `fsopen(…).map_err(failed("fsopen(\"tmpfs\")"))?`.
 pub fn failed<E: Into<Errno>>(call: impl Into<String>) -> impl FnOnce(E) -> SyscallError {
     move |errno| SyscallError { call: call.into(), errno: errno.into() }
 }
@@ -51,15 +51,43 @@ impl From<rustix::io::Errno> for Errno {
 }
 
 impl From<io::Error> for Errno {
-    /// An error of the standard library's own, which no call answered, becomes `EIO`.
+    /// Libraries that add a path to an error, such as tempfile, keep its kind but not its errno. An error without either, of the standard
+    /// library itself, becomes `EIO`.
     fn from(error: io::Error) -> Errno {
-        Errno(error.raw_os_error().map_or(nix::errno::Errno::EIO, nix::errno::Errno::from_raw))
+        Errno(error.raw_os_error().map_or_else(|| errno_of(error.kind()), nix::errno::Errno::from_raw))
+    }
+}
+
+/// The errno that the standard library maps to this kind.
+fn errno_of(kind: io::ErrorKind) -> nix::errno::Errno {
+    use io::ErrorKind as Kind;
+    use nix::errno::Errno;
+    match kind {
+        Kind::NotFound => Errno::ENOENT,
+        Kind::PermissionDenied => Errno::EACCES,
+        Kind::AlreadyExists => Errno::EEXIST,
+        Kind::NotADirectory => Errno::ENOTDIR,
+        Kind::IsADirectory => Errno::EISDIR,
+        Kind::DirectoryNotEmpty => Errno::ENOTEMPTY,
+        Kind::ReadOnlyFilesystem => Errno::EROFS,
+        Kind::StorageFull => Errno::ENOSPC,
+        Kind::QuotaExceeded => Errno::EDQUOT,
+        Kind::FileTooLarge => Errno::EFBIG,
+        Kind::CrossesDevices => Errno::EXDEV,
+        Kind::TooManyLinks => Errno::EMLINK,
+        Kind::InvalidFilename => Errno::ENAMETOOLONG,
+        Kind::ResourceBusy => Errno::EBUSY,
+        Kind::OutOfMemory => Errno::ENOMEM,
+        Kind::Interrupted => Errno::EINTR,
+        Kind::BrokenPipe => Errno::EPIPE,
+        _ => Errno::EIO,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::errno::Errno as Kernel;
     use std::error::Error;
 
     #[test]
@@ -70,8 +98,19 @@ mod tests {
     }
 
     #[test]
-    fn keeps_the_answer_of_the_standard_librarys_calls() {
+    fn keeps_the_errno_of_an_io_error() {
         let error = std::fs::File::open("/nowhere").unwrap_err();
         assert_eq!(Errno::from(error).to_string(), "No such file or directory (ENOENT)");
+    }
+
+    #[test]
+    fn keeps_the_errno_of_an_error_with_a_path() {
+        let missing = tempfile::tempdir_in("/nowhere").unwrap_err();
+        assert_eq!(missing.raw_os_error(), None, "then the table is not needed any more");
+        assert_eq!(Errno::from(missing).to_string(), "No such file or directory (ENOENT)");
+        for errno in [Kernel::EACCES, Kernel::EROFS, Kernel::ENOSPC, Kernel::EDQUOT, Kernel::ENAMETOOLONG] {
+            let kind = io::Error::from_raw_os_error(errno as i32).kind();
+            assert_eq!(Errno::from(io::Error::new(kind, "with a path")), Errno::from(errno));
+        }
     }
 }

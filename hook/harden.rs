@@ -1,4 +1,4 @@
-//! What a process that will hold secrets does first.
+//! Hardening of a process that will hold secrets.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -9,22 +9,23 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, chdir, getrlimit, set_
 
 use crate::errno::{SyscallError, failed};
 
-/// The one variable that a hook's configuration gives it, so that its environment is not empty: runtimes that see none pass on
+/// The one variable that the hook's configuration sets, so that its environment is not empty: for an empty one, runtimes pass on
 /// their own.
 const EXPECTED_VARIABLE: &str = "PATH";
 
-/// Leaves the environment, the working directory and every way to the process's memory behind.
+/// Drops the environment and the working directory, and hides the process's memory.
 ///
-/// The environment comes from whoever started the runtime, and libraries take proxies, certificates and credentials from it. If
-/// there is any, the process begins anew without it: one more `execve`, which a hook that is configured as documented does not pay.
+/// The environment comes from the process that started the runtime, and libraries take proxies, certificates and credentials from
+/// it. If it is not empty, the process executes itself again without it. A hook that is configured as documented does not pay for
+/// that `execve`.
 ///
 /// # Errors
-/// If it cannot begin anew: going on with that environment would be to trust it.
+/// The `execve` failed. Continuing with that environment would mean to trust it.
 pub fn harden() -> Result<(), SyscallError> {
     harden_but_keep(&[])
 }
 
-/// The same, with these variables kept: by them a service manager tells its services what they need.
+/// The same, but keeps these variables, through which a service manager passes sockets and addresses.
 ///
 /// # Errors
 /// As [`harden`].
@@ -39,7 +40,7 @@ pub fn harden_but_keep(variables: &[&str]) -> Result<(), SyscallError> {
     }
     hide_memory();
     umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
-    // Where a runtime starts a hook is not agreed on, and may be inside the image. No path of ours is relative.
+    // The working directory of a hook is not specified, and may be inside the image. No path is relative.
     let _ = chdir("/");
     Ok(())
 }
@@ -50,7 +51,7 @@ pub fn hide_memory() {
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
 }
 
-/// Keeps memory from being swapped out, where that is allowed without a limit that would later break an allocation.
+/// Locks memory, where no limit can make a later allocation fail.
 pub fn lock_memory() {
     let unlimited = getrlimit(Resource::Memlock).current.is_none();
     if unlimited || is_root_of_the_host() {
@@ -58,13 +59,12 @@ pub fn lock_memory() {
     }
 }
 
-/// Whether we are root, and root of the host: then the kernel has no limit on locked memory.
+/// Whether this process is root in the initial user namespace: the kernel then does not limit locked memory.
 pub fn is_root_of_the_host() -> bool {
     rustix::process::geteuid().is_root() && is_initial_user_namespace()
 }
 
-/// Whether ids are those of the host, so that root is the host's root and every user has an id. Not so for what podman starts
-/// without root.
+/// Whether this is the initial user namespace, where every id is mapped. Rootless podman starts hooks in another one.
 pub fn is_initial_user_namespace() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     map.split_whitespace().eq(["0", "0", "4294967295"])

@@ -38,7 +38,7 @@ Usage: oci-secrets-hook [--settings PATH] < state.json
 
 /// Runs the hook that the process was started as.
 pub fn run() -> ExitCode {
-    report::own_up_to_bugs(PROGRAM);
+    report::install_panic_hook(PROGRAM);
     if let Err(source) = harden::harden() {
         return report::failed(PROGRAM, None, &HookError::Environment { source });
     }

@@ -9,7 +9,7 @@
 //!          container/          settings/ source/                    seal/             deliver/
 //! ```
 //!
-//! [`hook`] tells one container start from its first line to its last. A module uses only modules of lower layers; the layers
+//! [`hook`] reads as the story of one container start. A module uses only modules of lower layers; the layers
 //! and the test that keeps them are in `tests/layers.rs`.
 
 pub mod audit;

@@ -1,4 +1,4 @@
-//! What is said to people: one error line and at most one hint, on standard error and in the system log.
+//! Messages: one error line and at most one hint, on standard error and in the system log.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -8,13 +8,13 @@ use std::process::ExitCode;
 use crate::fault::{Class, Fault};
 use crate::syslog::{self, CONTAINER, Field, Severity};
 
-/// The most that is written to standard error. Runtimes hold a hook's output in a pipe that nobody may be reading.
+/// The most that is written to standard error. Runtimes may not read the pipe of a hook before it ends.
 pub const OUTPUT_BYTES_MAX: usize = 4096;
 
-/// As much of a container's id as people know it by.
+/// The length of a short container id.
 const ID_CHARACTERS: usize = 12;
 
-/// Reports why the program ends, and gives the exit code to end with.
+/// Reports the error that ends the program, and returns the exit code.
 pub fn failed(program: &str, container: Option<&str>, error: &dyn Fault) -> ExitCode {
     let mut message = String::new();
     if let Some(id) = container {
@@ -27,14 +27,13 @@ pub fn failed(program: &str, container: Option<&str>, error: &dyn Fault) -> Exit
     ExitCode::from(error.class() as u8)
 }
 
-/// Tells what went wrong, and what can be done about it.
-pub fn complain(program: &str, message: &str, hint: Option<&str>) {
+/// Prints and logs an error that does not end the program, and its hint.
+pub fn print_error(program: &str, message: &str, hint: Option<&str>) {
     say_with_hint(program, message, hint, &[]);
 }
 
-/// Makes a bug end the program with its own exit code, and with where it is instead of what the library would print: a panic's
-/// message can quote what it was working on.
-pub fn own_up_to_bugs(program: &'static str) {
+/// Makes a panic end the program with its own exit code. The location is printed, but not the message, which can quote a secret.
+pub fn install_panic_hook(program: &'static str) {
     std::panic::set_hook(Box::new(move |panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         say(program, "error", &format!("this is a bug of ours, in {place}"), &[]);
@@ -43,12 +42,12 @@ pub fn own_up_to_bugs(program: &'static str) {
     }));
 }
 
-/// Tells the system log of something that should not stay as it is. Standard error stays silent on success.
+/// Logs a warning. Nothing is written to standard error on success.
 pub fn warn(program: &str, message: &str) {
     syslog::log(Severity::Warning, program, &printable(message), &[]);
 }
 
-/// Tells the person at the terminal of something that may not be meant.
+/// Prints a note on standard error.
 pub fn note(program: &str, message: &str) {
     write_line(program, "note", &printable(message));
 }
@@ -83,7 +82,7 @@ fn write_line(program: &str, label: &str, message: &str) {
     let _ = io::stderr().lock().write_all(line.as_bytes());
 }
 
-/// One line, whatever is in it, of at most half of what may be written: an error and a hint make two.
+/// The message as one line, of at most half of what may be written: an error and a hint make two lines.
 fn printable(message: &str) -> String {
     const MESSAGE_BYTES_MAX: usize = OUTPUT_BYTES_MAX / 2 - 64;
     let mut line = String::with_capacity(message.len());
@@ -116,7 +115,7 @@ mod tests {
     fn a_bug_ends_with_its_own_code_and_does_not_quote() {
         const CHILD: &str = "OCI_SECRETS_TEST_PANICS";
         if std::env::var_os(CHILD).is_some() {
-            own_up_to_bugs("test");
+            install_panic_hook("test");
             panic!("canary");
         }
         let name = "report::tests::a_bug_ends_with_its_own_code_and_does_not_quote";
@@ -129,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_cut_where_a_runtime_would_hang() {
+    fn a_message_never_fills_the_pipe_of_a_runtime() {
         let long = printable(&"ü".repeat(10_000));
         assert!(long.len() <= OUTPUT_BYTES_MAX / 2 && long.ends_with("ü…"));
     }

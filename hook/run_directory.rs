@@ -9,7 +9,7 @@ use crate::harden;
 const DIRECTORY: &str = "/run/oci-secrets";
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 
-/// Opens it, or makes it. There is none unless it is on a tmpfs and nobody but root can look into it, and for nobody else.
+/// Opens or creates it. It must be on a tmpfs and accessible to root only.
 pub fn open() -> Option<OwnedFd> {
     if !harden::is_root_of_the_host() {
         return None;

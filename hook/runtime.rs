@@ -66,7 +66,7 @@ const OTHER_SPEC: [&str; 2] = ["--config", "-f"];
 
 /// Runs the wrapper that the process was started as.
 pub fn run() -> ExitCode {
-    report::own_up_to_bugs(PROGRAM);
+    report::install_panic_hook(PROGRAM);
     let call = match Call::parse(std::env::args_os().skip(1)) {
         Ok(call) => call,
         Err(error) => return report::failed(PROGRAM, None, &error),

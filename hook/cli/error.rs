@@ -71,7 +71,7 @@ pub(crate) enum CliError {
         #[source]
         errno: Errno,
     },
-    /// The hook that an engine shall call.
+    /// The hook that the engine would call.
     #[error("refusing to make an engine call a hook that does not run")]
     Hook { source: FileError },
     /// A bundle whose container requests secrets, and whose runtime will not call the hook.

@@ -1,4 +1,4 @@
-//! One line of what is found out, and what to do about it.
+//! One line of a table of checks, with advice.
 
 use std::fmt::Write as _;
 
@@ -20,7 +20,7 @@ pub(super) struct Finding {
 
 enum Verdict {
     Ok,
-    /// It decides nothing, but tells more.
+    /// For information only.
     Note,
     Warning,
     Problem(Class),
@@ -44,12 +44,12 @@ impl Finding {
         Finding { verdict: Verdict::Problem(error.class()), subject: subject.to_owned(), detail, advice: error.hint() }
     }
 
-    /// A problem that is no error.
-    pub(super) fn told(class: Class, subject: &str, detail: String, advice: String) -> Finding {
+    /// A problem that no error describes.
+    pub(super) fn problem_with(class: Class, subject: &str, detail: String, advice: String) -> Finding {
         Finding { verdict: Verdict::Problem(class), subject: subject.to_owned(), detail, advice: Some(advice) }
     }
 
-    /// Whose fault it is, if it is a problem.
+    /// The class, if it is a problem.
     pub(super) fn class(&self) -> Option<Class> {
         match self.verdict {
             Verdict::Problem(class) => Some(class),

@@ -27,7 +27,7 @@ pub(super) fn variables(listed: &[String]) -> Result<Vec<Variable>, AnyFault> {
     envrc::unite(found).map_err(AnyFault::from)
 }
 
-/// Whether an argument is no file. One with `=` in its name is told by a path: `./a=b`.
+/// Whether an argument is a variable and not a file. A file with `=` in its name needs a path: `./a=b`.
 fn is_variable(text: &str) -> bool {
     text.split_once('=').is_some_and(|(name, _)| !name.contains('/'))
 }

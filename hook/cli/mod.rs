@@ -41,16 +41,16 @@ use crate::{harden, report, tls};
 use error::CliError;
 use source::{patience, source};
 
-/// How the command calls itself in messages.
+/// The name of the command in messages.
 pub const PROGRAM: &str = "oci-secrets";
 
 /// The most that is read from standard input: a secret or a sealed value is far smaller.
 const INPUT_BYTES_MAX: u64 = 1024 * 1024;
 
 /// How long threads may take to end.
-const THREADS_PATIENCE: Duration = Duration::from_millis(100);
+const THREADS_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Seals secrets for 1Password, and tells whether this host can deliver them.
+/// Seals secrets for 1Password, and checks whether this host can deliver them.
 #[derive(Parser)]
 #[command(name = PROGRAM, version, max_term_width = 100, after_help = EXAMPLE)]
 struct Arguments {
@@ -91,11 +91,11 @@ Example: seal a password for one field, and store the line that is printed there
 /// Runs the command that the process was started with.
 pub fn run() -> ExitCode {
     harden::hide_memory();
-    report::own_up_to_bugs(PROGRAM);
+    report::install_panic_hook(PROGRAM);
     tls::install();
     let outcome = match Arguments::try_parse() {
         Ok(arguments) => arguments.verb.run(&arguments.settings),
-        Err(usage) => return told_by_clap(&usage),
+        Err(usage) => return report_usage(&usage),
     };
     match outcome {
         Ok(code) => code,
@@ -125,8 +125,8 @@ impl Verb {
     }
 }
 
-/// Help and version are answers; everything else is a mistake on the command line, told as every other error is.
-fn told_by_clap(usage: &clap::Error) -> ExitCode {
+/// Prints help and version; everything else is a usage error, reported like any other error.
+fn report_usage(usage: &clap::Error) -> ExitCode {
     if matches!(usage.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         let _ = usage.print();
         return ExitCode::SUCCESS;
@@ -150,7 +150,7 @@ fn is_root() -> bool {
     is_root_of_the_host()
 }
 
-/// Where the engines of whoever runs this have their configuration: root's are the host's, another user's run without root.
+/// Where the caller's engines have their configuration: those of root are the host's, those of another user are rootless.
 fn host() -> Host {
     let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let config = || variable("XDG_CONFIG_HOME").or_else(|| Some(variable("HOME")?.join(".config")));
@@ -158,30 +158,30 @@ fn host() -> Host {
     Host { root: PathBuf::from("/"), user }
 }
 
-/// The settings of a user without root, unless others are told.
-fn own_settings(told: &Path, host: &Host) -> Option<PathBuf> {
+/// The settings of a user without root, unless `--settings` names a file.
+fn own_settings(settings_path: &Path, host: &Host) -> Option<PathBuf> {
     let own = host.user.as_ref().map(|user| user.join("oci-secrets/settings.toml"));
-    own.filter(|_| told == Path::new(SETTINGS_PATH))
+    own.filter(|_| settings_path == Path::new(SETTINGS_PATH))
 }
 
 fn load(path: &Path) -> Result<Settings, AnyFault> {
     Settings::load_in_job(path).map_err(AnyFault::from)
 }
 
-/// The settings of whoever runs this, unless others are told.
-fn load_own(told: &Path) -> Result<Settings, AnyFault> {
-    load(own_settings(told, &host()).as_deref().unwrap_or(told))
+/// The caller's settings, unless `--settings` names a file.
+fn load_own(settings_path: &Path) -> Result<Settings, AnyFault> {
+    load(own_settings(settings_path, &host()).as_deref().unwrap_or(settings_path))
 }
 
-/// Runs what talks to the network, on this thread, under the settings' deadline; and longer where a person has to unlock an app.
+/// Runs network requests on this thread, within the settings' deadline, or longer where a person has to unlock an app.
 fn block_on<T>(settings: &Settings, work: impl AsyncFnOnce(Deadline) -> Result<T, AnyFault>) -> Result<T, AnyFault> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| CliError::Runtime { errno: error.into() })?;
     let outcome = runtime.block_on(async { work(Deadline::after(patience(settings))).await });
-    // Threads end at once, but for one that waits for a name server, which must not hold up whoever waits for us.
-    runtime.shutdown_timeout(THREADS_PATIENCE);
+    // Threads end at once, except one that waits for a name server: the caller does not wait for it.
+    runtime.shutdown_timeout(THREADS_TIMEOUT);
     outcome
 }
 
@@ -196,7 +196,7 @@ fn read_input() -> Result<Zeroizing<Vec<u8>>, AnyFault> {
     Ok(bytes)
 }
 
-/// Writes what is laid out for people; colours only reach a terminal, and none with `NO_COLOR` in the environment.
+/// Writes a table for people. Colours are written to terminals only, and not with `NO_COLOR` in the environment.
 fn write_table(text: &str) -> Result<ExitCode, AnyFault> {
     let mut output = anstream::AutoStream::auto(io::stdout().lock());
     let written = output.write_all(text.as_bytes()).and_then(|()| output.flush());
@@ -204,14 +204,14 @@ fn write_table(text: &str) -> Result<ExitCode, AnyFault> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes what is for programs.
+/// Writes output for programs.
 fn write_json(value: &impl Serialize) -> Result<ExitCode, AnyFault> {
     let mut text = serde_json::to_string_pretty(value).map_err(|source| CliError::Json { source })?;
     text.push('\n');
     write_output(text.as_bytes())
 }
 
-/// A word in a table that is good, worth a look, or bad.
+/// The first word of a table's line.
 fn in_colour(word: &str, colour: AnsiColor) -> String {
     let style = colour.on_default();
     format!("{style}{word:<8}{style:#}")
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn every_help_ends_with_an_example_that_is_understood() {
+    fn every_help_ends_with_an_example_that_parses() {
         for (words, command) in all().into_iter().filter(|(_, command)| !command.has_subcommands()) {
             let help = command.get_after_help().unwrap_or_else(|| panic!("{words}: no example")).to_string();
             let example = help

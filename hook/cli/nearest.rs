@@ -1,4 +1,4 @@
-//! What a reference that leads nowhere may have been meant to be.
+//! Suggests the nearest reference for one that does not exist.
 
 use crate::fault::AnyFault;
 use crate::reference::Reference;
@@ -6,10 +6,10 @@ use crate::resolve::ResolveError;
 use crate::retry::Deadline;
 use crate::source::{Source, SourceError};
 
-/// How alike two names are that may be one, mistyped; 1 is the same.
-const ALIKE_MIN: f64 = 0.8;
+/// The least similarity of a name and its misspelling; 1 means equal.
+const SIMILARITY_MIN: f64 = 0.8;
 
-/// The error of a reference that leads nowhere, with the nearest one that does not, if there is one.
+/// Adds the nearest existing reference, if there is one, to the error of one that does not exist.
 pub(super) async fn with_nearest(error: ResolveError, source: &dyn Source, deadline: Deadline) -> AnyFault {
     AnyFault::from(match error {
         ResolveError::Fetch { file, reference, source: missing, .. } => {
@@ -21,7 +21,7 @@ pub(super) async fn with_nearest(error: ResolveError, source: &dyn Source, deadl
     })
 }
 
-/// The reference with the nearest of these names in the place of the one that was not found.
+/// The reference with the nearest of these names instead of the one that was not found.
 fn nearest(missing: &SourceError, reference: &Reference, names: &[String]) -> Option<String> {
     let mut segments = [Some(reference.vault()), Some(reference.item()), reference.section(), Some(reference.field())];
     let [vault, item, section, field] = &mut segments;
@@ -33,9 +33,9 @@ fn nearest(missing: &SourceError, reference: &Reference, names: &[String]) -> Op
         _ => return None,
     };
     let mistyped = wrong.as_ref()?.to_lowercase();
-    let likeness = |name: &str| strsim::jaro_winkler(&name.to_lowercase(), &mistyped);
-    let nearest = names.iter().max_by(|one, other| likeness(one).total_cmp(&likeness(other)))?;
-    *wrong = Some(nearest.as_str()).filter(|name| likeness(name) >= ALIKE_MIN);
+    let similarity = |name: &str| strsim::jaro_winkler(&name.to_lowercase(), &mistyped);
+    let nearest = names.iter().max_by(|one, other| similarity(one).total_cmp(&similarity(other)))?;
+    *wrong = Some(nearest.as_str()).filter(|name| similarity(name) >= SIMILARITY_MIN);
     wrong.as_ref()?;
     Some(format!("op://{}", segments.into_iter().flatten().collect::<Vec<_>>().join("/")))
 }

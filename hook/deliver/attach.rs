@@ -1,4 +1,4 @@
-//! The last step: a frozen tmpfs gets its place in the container.
+//! The last step: a frozen tmpfs is mounted in the container.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -17,7 +17,7 @@ use crate::fault::{Class, Fault};
 impl Frozen {
     /// Mounts the tmpfs at `/run/secrets` of a container that is being created, and everything that is carried over in it.
     ///
-    /// From here on it lives and dies with the container's mount namespace.
+    /// From then on it exists as long as the container's mount namespace.
     ///
     /// # Errors
     /// When the process has ended, when the image, a mount or the spec stands in the way, or when the kernel refuses. Nothing stays
@@ -36,7 +36,7 @@ impl Frozen {
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         move_mount(&self.mount, "", &site.target, "", flags).map_err(failed(format!(r#"move_mount("{TARGET}")"#)))?;
         self.carry_over(inside, spec).or_else(|error| {
-            // What cannot be put back is lost with the container, which will not start.
+            // Mounts that cannot be put back are lost with the container, which will not start.
             let _ = self.carried.put_back(&site);
             self.detach()?;
             Err(error)
@@ -48,8 +48,8 @@ impl Frozen {
         self.verify(inside, spec)
     }
 
-    /// Looks the target up again, from the host's path on: what is found there must be this tmpfs, still frozen, with everything
-    /// that was carried over, and nothing in the spec that the runtime will cover it by.
+    /// Looks the target up again, starting at the host's path: it must be this tmpfs, still frozen, with every mount that was
+    /// carried over, and no mount of the spec may cover it afterwards.
     fn verify(&self, inside: &Inside<'_>, spec: &Spec) -> Result<(), AttachError> {
         let procfs = &inside.procfs;
         let (rootfs, found) = inside.reopen()?;
@@ -63,9 +63,9 @@ impl Frozen {
         require_uncovered(procfs, rootfs.as_fd(), &procfs.path(&found)?, spec)
     }
 
-    /// Takes the tmpfs away again, by descriptor, wherever it has come to be, and the files with it.
+    /// Unmounts the tmpfs by descriptor, wherever it is mounted now, and destroys the files.
     fn detach(&self) -> Result<(), SyscallError> {
-        // Without it, only what somebody has mounted a second time still holds them.
+        // If this fails, only a second mount of the tmpfs still holds them.
         let _ = self.destroy();
         rustix::process::fchdir(&self.mount).map_err(failed("fchdir(tmpfs)"))?;
         unmount(".", UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).map_err(failed(r#"umount2(".", MNT_DETACH)"#))
@@ -74,7 +74,7 @@ impl Frozen {
 
 /// Refuses a target where attaching would show the files to the host.
 fn require_private(site: &Site<'_>) -> Result<(), AttachError> {
-    // This process's own list: that of its first thread, which stays on the host.
+    // The mounts of the process's first thread, which stays in the host's mount namespace.
     let host = Mounts::parse(&site.procfs.read("self/mountinfo")?)?;
     let group = site.mount.peer_group;
     if group.is_some() && host.iter().any(|mount| mount.peer_group == group || mount.master == group) {
@@ -89,13 +89,13 @@ pub enum AttachError {
     /// The container's process has ended.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// The container has no site for a delivery, or has there what cannot be carried over.
+    /// The container has no site for a delivery, or a mount there cannot be carried over.
     #[error(transparent)]
     Carry(#[from] CarryError),
     /// The target is gone after attaching.
     #[error(transparent)]
     Target(#[from] TargetError),
-    /// What is mounted at the target would be mounted on the host, too.
+    /// A mount at the target would also appear on the host.
     #[error("refusing to deliver to the container's {TARGET}: it shares its mounts with the host")]
     Shared,
     /// The runtime would hide or weaken the files after the hooks have run.
@@ -110,7 +110,7 @@ pub enum AttachError {
     /// `/proc` did not answer.
     #[error(transparent)]
     Procfs(#[from] ProcfsError),
-    /// Our own list of mounts is not what the manual describes.
+    /// `/proc/self/mountinfo` is not in the documented format.
     #[error(transparent)]
     Mounts(#[from] MountsError),
 }
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn leaves_nothing_to_whoever_mounted_it_elsewhere_or_has_it_open() {
+    fn a_second_mount_or_an_open_file_holds_no_secret_after_a_refusal() {
         if !is_root() {
             return;
         }

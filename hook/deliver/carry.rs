@@ -251,10 +251,10 @@ pub enum CarryError {
     /// What is mounted at the target holds something that is no file or directory.
     #[error("refusing to hide the container's {}: it is neither a file nor a directory", Excerpt(&in_container(.path)))]
     Special { path: PathBuf },
-    /// More than anybody needs.
+    /// More entries than the limit.
     #[error("refusing to hide what is mounted at the container's {TARGET}: more than {CARRIED_MAX} entries")]
     TooMany,
-    /// Something was mounted or unmounted meanwhile.
+    /// Something was mounted or unmounted between the search and the delivery.
     #[error("refusing to deliver to the container's {TARGET}: what is mounted there has changed")]
     Changed,
     /// Something else is in its place after attaching.
@@ -307,7 +307,7 @@ mod tests {
 
     use nix::sched::{CloneFlags, unshare};
 
-    /// The container's own mounts at and below the target as `mountinfo` tells them, without what they are mounted on.
+    /// The container's own mounts at and below the target as `mountinfo` lists them, without their parents.
     fn own_mounts(container: &Container) -> BTreeSet<String> {
         let target = format!("{}/run/secrets", container.rootfs().display());
         let mountinfo = read_to_string(container.proc("mountinfo")).unwrap();

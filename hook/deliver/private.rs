@@ -19,8 +19,8 @@ use crate::harden::hide_memory;
 pub struct Private(());
 
 impl Private {
-    /// Enters a new mount namespace. Without the right to do so it enters a new user namespace, too, in which the process keeps its
-    /// uid and gid, and nobody else has any: programs that become another user, as `sudo` does, do not work there.
+    /// Enters a new mount namespace. Without CAP_SYS_ADMIN it also enters a new user namespace, in which the process keeps its
+    /// uid and gid, and no other id is mapped: programs that change the user, such as `sudo`, do not work there.
     ///
     /// # Errors
     /// When the kernel refuses, or this process has more than one thread.
@@ -29,7 +29,7 @@ impl Private {
             Err(nix::errno::Errno::EPERM) => enter_user_namespace()?,
             other => other.map_err(failed("unshare(CLONE_NEWNS)"))?,
         }
-        // What the host mounts later shall be seen here, but not the other way round.
+        // Later mounts of the host propagate into this namespace, but not the other way round.
         let downstream = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
         mount_change("/", downstream).map_err(failed(r#"mount("/", MS_SLAVE | MS_REC)"#))?;
         Ok(Private(()))
@@ -57,7 +57,7 @@ fn enter_user_namespace() -> Result<(), PrivateError> {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     let both = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS;
     unshare(both).map_err(|errno| PrivateError::NoUserNamespace { errno: errno.into() })?;
-    // What /proc has of a process whose memory is hidden is root's, and we are not.
+    // The files in /proc of a process that is not dumpable belong to root.
     let _ = set_dumpable_behavior(DumpableBehavior::Dumpable);
     let written = [
         ("setgroups", "deny".to_owned()),

@@ -15,7 +15,7 @@ use crate::errno::{SyscallError, failed};
 use crate::excerpt::Excerpt;
 use crate::fault::{Class, Fault};
 
-/// What lists of mounts show as a delivery's source.
+/// The source of a delivery's mount, as mountinfo shows it.
 pub(super) const SOURCE: &str = "oci-secrets";
 
 /// The inside of a container's mount namespace, for the thread that is there.
@@ -105,10 +105,10 @@ impl<'a> Inside<'a> {
     /// Opens a root filesystem that is mounted: every runtime mounts it, if need be onto itself, before its hooks run.
     ///
     /// Otherwise the runtime has already made it `/`, as youki did before 0.6, or keeps its container elsewhere, in a virtual machine;
-    /// the files would be delivered to a directory that nobody looks into, of the host's or of the image's, if there is one at all.
+    /// the files would be delivered to a directory that the container does not see.
     ///
-    /// If it is not the directory that the host has at this path, this is not the container: its process has ended, and somebody
-    /// else's got its number before we asked for it.
+    /// If it is not the directory that the host has at this path, this is another container: the process has ended, and its pid was
+    /// reused before the hook opened it.
     fn open_rootfs(&self) -> Result<(OwnedFd, Mounts), SiteError> {
         let rootfs = open_rootfs(self.rootfs)?;
         let mounts = self.container.mounts()?;
@@ -150,7 +150,7 @@ fn identity(directory: &OwnedFd) -> Result<(u64, u64), SyscallError> {
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum SiteError {
-    /// There was no thread to be had.
+    /// No thread could be started.
     #[error("cannot start a thread")]
     Thread { source: io::Error },
     /// The container's process has ended, or its mounts cannot be read.
@@ -180,7 +180,7 @@ pub enum SiteError {
     /// `/proc` did not answer.
     #[error(transparent)]
     Procfs(#[from] ProcfsError),
-    /// A list of mounts is not what the manual describes.
+    /// A list of mounts is not in the documented format.
     #[error(transparent)]
     Mounts(#[from] MountsError),
 }
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_process_that_has_something_else_in_the_place_of_the_root_filesystem() {
+    fn refuses_a_process_with_another_root_filesystem() {
         if !is_root() {
             return;
         }

@@ -24,7 +24,7 @@ pub const TARGET: &str = "/run/secrets";
 /// ended well.
 const OF_THE_KERNEL: [FsWord; 4] = [PROC_SUPER_MAGIC, 0x6265_6572, 0x0027_e0eb, 0x6367_7270];
 
-/// How often a path is resolved anew when something was renamed meanwhile (`EAGAIN`).
+/// How often a path is resolved again if a rename raced with it (`EAGAIN`).
 const ATTEMPTS: usize = 64;
 
 /// Opens the root filesystem: a path of the host's, in the mount namespace of this thread.
@@ -85,7 +85,7 @@ fn make(parent: BorrowedFd<'_>, name: &str, user: Option<Owner>) -> Result<(), E
     let mkdir = || mkdirat(parent, name, Mode::from(0o755));
     let made = match user {
         None => mkdir(),
-        // Of this thread alone. A filesystem of the container's user namespace has no room for users it does not know.
+        // For this thread only. A filesystem of the container's user namespace cannot store ids that are not mapped there.
         Some(user) => {
             let group = setfsgid(Gid::from_raw(user.gid));
             let previous = setfsuid(Uid::from_raw(user.uid));

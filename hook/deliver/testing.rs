@@ -26,7 +26,7 @@ pub(super) fn frozen() -> Frozen {
     frozen_for(Carried::default()).unwrap()
 }
 
-/// The same, with room for what is carried over.
+/// The same, with placeholders for carried mounts.
 pub(super) fn frozen_for(carried: Carried) -> Result<Frozen, TmpfsError> {
     let options = TmpfsOptions { files: 1, bytes: 16, label: None, noswap: Noswap::Prefer };
     let tmpfs = Tmpfs::create(&options, carried)?;

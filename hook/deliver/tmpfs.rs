@@ -35,7 +35,7 @@ pub struct Tmpfs {
     carried: Carried,
 }
 
-/// What a tmpfs must have room for, and how it is kept.
+/// The size and mount options of a tmpfs.
 #[derive(Clone, Copy, Debug)]
 pub struct TmpfsOptions<'a> {
     /// How many files it will hold.
@@ -62,7 +62,7 @@ pub struct Frozen {
 
 impl Tmpfs {
     /// Creates a tmpfs: nosuid, nodev, noexec, a root directory of mode 0555, a place for everything that will be carried over
-    /// into it, and room for what the options say.
+    /// into it, of the size that the options give.
     ///
     /// # Errors
     /// When the kernel refuses or is too old. Nothing is left behind.
@@ -109,7 +109,7 @@ impl Tmpfs {
         self.noswap
     }
 
-    /// Writes one file of mode 0400. The owner is told in ids of our own user namespace.
+    /// Writes one file of mode 0400. The owner's ids are those of the hook's user namespace.
     ///
     /// # Errors
     /// When the container has something of its own by that name, when the file exists, or when the kernel refuses. The tmpfs may
@@ -143,7 +143,7 @@ impl Tmpfs {
 }
 
 impl Frozen {
-    /// Destroys the files wherever they can be seen: whoever was in the container meanwhile may have mounted the tmpfs a second time, or
+    /// Destroys the files in every mount of the tmpfs: a process in the container may have mounted it a second time, or
     /// hold a file open.
     ///
     /// # Errors
@@ -152,7 +152,7 @@ impl Frozen {
         let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
         let context = fspick(&self.mount, "", flags).map_err(failed("fspick(tmpfs)"))?;
         reconfigure(&context, "rw", self.noswap)?;
-        // Another view of it, in which nobody can have mounted anything.
+        // A new mount of the same tmpfs, in which no other process can have mounted anything.
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
         let view = open_tree(&self.mount, "", flags).map_err(failed("open_tree(tmpfs)"))?;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
@@ -160,7 +160,7 @@ impl Frozen {
         let directory = open(c".", OFlags::RDONLY | OFlags::DIRECTORY).and_then(Dir::new);
         for entry in directory.map_err(failed("openat2(tmpfs)"))? {
             let entry = entry.map_err(failed("getdents(tmpfs)"))?;
-            // Whoever has it open is left with nothing, too.
+            // Open descriptors then read nothing either.
             let _ = open(entry.file_name(), OFlags::WRONLY | OFlags::TRUNC);
             let _ = unlinkat(&view, entry.file_name(), AtFlags::empty());
         }
@@ -203,7 +203,7 @@ pub(super) fn is_frozen(descriptor: impl AsFd) -> Result<bool, SyscallError> {
 }
 
 fn set(context: &OwnedFd, key: &str, value: &str) -> Result<(), SyscallError> {
-    // Without the value: the size would tell how long the secrets are.
+    // Without the value: the size would reveal the length of the secrets.
     fsconfig_set_string(context, key, value).map_err(failed(format!(r#"fsconfig("{key}")"#)))
 }
 
@@ -299,9 +299,9 @@ mod tests {
     #[test]
     fn has_room_for_whole_pages_and_never_for_nothing() {
         let page = rustix::param::page_size();
-        let room = |files, bytes| TmpfsOptions { files, bytes, ..OPTIONS }.size_bytes();
-        assert_eq!(room(0, 0), page);
-        assert!(room(3, 3 * page) >= 3 * page && room(2, page + 1) >= 3 * page);
+        let size = |files, bytes| TmpfsOptions { files, bytes, ..OPTIONS }.size_bytes();
+        assert_eq!(size(0, 0), page);
+        assert!(size(3, 3 * page) >= 3 * page && size(2, page + 1) >= 3 * page);
         assert_eq!(TmpfsOptions { files: usize::MAX, ..OPTIONS }.inodes(1), usize::MAX);
     }
 

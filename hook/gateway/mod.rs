@@ -64,7 +64,7 @@ SIGHUP reads the settings anew; SIGTERM ends it when requests that are under way
 
 /// Runs the gateway until it is told to end.
 pub fn run() -> ExitCode {
-    report::own_up_to_bugs(PROGRAM);
+    report::install_panic_hook(PROGRAM);
     let outcome = Call::parse(std::env::args_os().skip(1)).and_then(|call| match call {
         Call::Print(text) => {
             io::stdout().write_all(text.as_bytes()).map_err(|e| GatewayError::Output { errno: e.into() })
@@ -97,7 +97,7 @@ fn note(message: &str) {
 
 /// Tells them of something that went wrong, and what follows from it.
 fn complain(consequence: &str, error: &GatewayError) {
-    report::complain(PROGRAM, &format!("{consequence}: {}", report::chain(error)), error.hint().as_deref());
+    report::print_error(PROGRAM, &format!("{consequence}: {}", report::chain(error)), error.hint().as_deref());
 }
 
 /// What the command line asks for.

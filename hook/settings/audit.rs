@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::AbsolutePath;
 
-/// Where the record of each start goes besides the system log.
+/// Where the record of each start is written in addition to the system log.
 #[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(try_from = "Keys")]
 pub struct Audit {

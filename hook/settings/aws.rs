@@ -38,7 +38,7 @@ pub enum AwsIdentity {
         /// Where it is assumed.
         region: String,
     },
-    /// The agent beside a container.
+    /// The agent next to a container.
     Container {
         /// Its address.
         url: ServerUrl,

@@ -15,11 +15,11 @@ const GRACE: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BreakGlass {
-    /// Where every act is recorded, apart from the audit trail of starts. Without it there is no break-glass.
+    /// The channel that records every use, separate from the audit trail. Without it, break-glass is disabled.
     pub audit: Option<Channel>,
     /// What becomes of secrets that an emergency used.
     pub rotation: Rotation,
-    /// The sealed file, where it stays on this host: `oci-secrets check` tells in time that it ends.
+    /// The sealed file, if it is kept on this host: `oci-secrets check` warns before it expires.
     pub sealed: Option<AbsolutePath>,
     /// Where the ledger of these secrets is.
     pub directory: AbsolutePath,

@@ -1,6 +1,6 @@
 //! Files that the host trusts: the settings, and every file that they name.
 //!
-//! Whoever can write one of them decides who gets which secret, so a file is used only if nobody but root and the user who runs the
+//! A user who can write one of them decides who gets which secret, so a file is used only if no user but root and the one who runs the
 //! hook could have written it, or have put it, or a link to it, where it is. Links are followed: Kubernetes projects a volume as
 //! links. POSIX ACLs need no look of their own: their mask shows as the group's bits of the mode.
 //!
@@ -55,7 +55,7 @@ pub fn read(path: &Path, kind: Kind, bytes_max: usize) -> Result<Zeroizing<Vec<u
     read_dated(path, kind, bytes_max).map(|(bytes, _)| bytes)
 }
 
-/// The same, and when the file was written last, as far as its file system tells.
+/// The same, and the file's modification time.
 ///
 /// # Errors
 /// As for [`read`].
@@ -65,7 +65,7 @@ pub fn read_dated(
     bytes_max: usize,
 ) -> Result<(Zeroizing<Vec<u8>>, Option<SystemTime>), FileError> {
     let (file, metadata) = open(path, kind, OpenOptions::new().read(true))?;
-    // One byte more than allowed tells a file that is too large; room for all of it avoids copies that stay behind in memory.
+    // One byte more than allowed detects a file that is too large; the full capacity avoids copies that stay in memory.
     let limit = bytes_max as u64 + 1;
     let mut bytes = Zeroizing::new(Vec::with_capacity(metadata.len().min(limit) as usize + 1));
     match file.take(limit).read_to_end(&mut bytes) {
@@ -207,7 +207,7 @@ fn trusted_owners() -> String {
 #[derive(Clone, Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum FileError {
-    /// It, or its directory, is not there or may not be opened by us.
+    /// The file or its directory is missing or may not be opened.
     #[error("cannot open {}", path.display())]
     Open {
         path: PathBuf,
@@ -224,7 +224,7 @@ pub enum FileError {
     /// A directory, FIFO, socket or device.
     #[error("refusing to use {}: it is not a regular file", path.display())]
     NotRegular { path: PathBuf },
-    /// Someone else's file: its owner could change it at any time.
+    /// The file belongs to another user, who could change it at any time.
     #[error("refusing to use {}: owner is {}, expected {}", path.display(), owner(*uid), trusted_owners())]
     Owner { path: PathBuf, uid: u32 },
     /// Its group or everyone can write to it.
@@ -233,13 +233,13 @@ pub enum FileError {
     /// It holds a credential and its group or everyone can read it.
     #[error("refusing to use {}: mode is {mode:04o}, others can read it", path.display())]
     Readable { path: PathBuf, mode: u32 },
-    /// Someone else's directory: its owner could put another file in its place.
+    /// The directory belongs to another user, who could replace the file.
     #[error("refusing to use {}: owner of {} is {}, expected {}", path.display(), directory.display(), owner(*uid), trusted_owners())]
     DirectoryOwner { path: PathBuf, directory: PathBuf, uid: u32 },
-    /// Others could put another file in its place.
+    /// Other users could replace the file.
     #[error("refusing to use {}: mode of {} is {mode:04o}, others can replace files in it", path.display(), directory.display())]
     DirectoryWritable { path: PathBuf, directory: PathBuf, mode: u32 },
-    /// A program that nobody may run.
+    /// A program that is not executable.
     #[error("refusing to use {}: it is not executable", path.display())]
     NotExecutable { path: PathBuf },
     /// Larger than anything of its kind.

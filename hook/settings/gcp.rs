@@ -139,8 +139,8 @@ mod tests {
             (format!("workload-identity-provider = 'hunter2'\n{token}"), "expected projects/<number>/"),
             (format!("{provider}\n{token}\nservice-account = 'hunter2/../x@y'"), "expected the email"),
         ] {
-            let told = gcp(&keys).unwrap_err();
-            assert!(told.contains(reason) && !told.contains("hunter2"), "{keys}: {told}");
+            let message = gcp(&keys).unwrap_err();
+            assert!(message.contains(reason) && !message.contains("hunter2"), "{keys}: {message}");
         }
     }
 }

@@ -70,7 +70,7 @@ pub struct Settings {
     pub connect: Option<Connect>,
     /// `[op]`: the 1Password CLI; absent on a host with another source.
     pub op: Option<Op>,
-    /// `[static-token]`: the conditions under which a token that stays the same is used, if there are any.
+    /// `[static-token]`: the conditions on static tokens, if there are any.
     pub static_token: Option<StaticToken>,
     /// `[gcp-kms]`: Google Cloud KMS.
     pub gcp_kms: GcpKms,
@@ -87,7 +87,7 @@ pub struct Settings {
     pub grants: Grants,
     /// `[requests.<name>]`: what containers of engines that cannot pass annotations on ask for.
     pub requests: BTreeMap<String, RequestSet>,
-    /// `[audit]`: where the record of each start goes besides the system log.
+    /// `[audit]`: where the record of each start is written in addition to the system log.
     pub audit: Audit,
     /// `[break-glass]`: what an outage of 1Password or the KMS allows, and what it owes.
     pub break_glass: BreakGlass,
@@ -133,7 +133,7 @@ impl Settings {
         .find_map(|(table, of_a_job)| of_a_job.then_some(table))
     }
 
-    /// Tells the files of tokens that stay the same how old these may be: what is said in one table is for all of them.
+    /// Applies the maximum age of [`StaticToken`] to every file with a static token.
     fn with_ages(mut self) -> Settings {
         let max_age = self.static_token.as_ref().and_then(|conditions| conditions.max_age);
         if let Some(Connect { token: TokenSource::Static(file), .. }) = &mut self.connect {
@@ -198,12 +198,12 @@ impl Default for LocalKek {
 #[derive(Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Deliver {
-    /// How long everything may take, network included; from 100 ms to 2 min.
+    /// The deadline of a start, network included; from 100 ms to 2 min.
     #[serde(deserialize_with = "deadline")]
     pub deadline: Duration,
     /// Whether a value that is not sealed may be delivered.
     pub plaintext: Permission,
-    /// Whether a kernel that may swap secrets out will do.
+    /// Whether a kernel without `noswap` is accepted.
     pub noswap: Noswap,
 }
 
@@ -224,18 +224,18 @@ pub enum Permission {
     Allow,
 }
 
-/// What to do on a kernel before 6.4, whose tmpfs cannot be kept out of swap.
+/// What to do before Linux 6.4, where a tmpfs can be swapped out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Noswap {
-    /// Deliver all the same.
+    /// Deliver without it.
     #[default]
     Prefer,
     /// Deliver nothing.
     Require,
 }
 
-/// A path that means the same wherever the hook was started.
+/// A path that does not depend on the working directory.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "PathBuf")]
 pub struct AbsolutePath(PathBuf);
@@ -260,7 +260,7 @@ fn deadline<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
     duration(deserializer, DEADLINE_MIN..=DEADLINE_MAX, "expected a duration from \"100ms\" to \"2m\"")
 }
 
-/// Reads a duration within bounds, which `expected` tells.
+/// Parses a duration within bounds; `expected` is the message if it is not.
 ///
 /// # Errors
 /// It is none, or out of bounds.
@@ -287,10 +287,10 @@ pub enum SettingsError {
     /// The file is not text.
     #[error("cannot parse {}: it is not UTF-8", path.display())]
     NotUtf8 { path: PathBuf },
-    /// What the file says is not TOML, or not settings.
+    /// The file is not TOML, or has invalid settings.
     #[error("cannot parse {}", path.display())]
     Invalid { path: PathBuf, source: ParseError },
-    /// They take a token from where only a job of a CI system can be.
+    /// A token comes from the environment of a CI job, which a hook does not have.
     #[error("refusing to use {}: [{table}] takes its token from the environment of a job, and here is none", path.display())]
     NoJob { path: PathBuf, table: &'static str },
 }

@@ -26,7 +26,7 @@ pub struct Op {
 /// Who lets the 1Password CLI in.
 #[derive(Clone, Debug, PartialEq)]
 pub enum OpUnlock {
-    /// The 1Password app on the desktop of whoever calls.
+    /// The 1Password app on the caller's desktop.
     App {
         /// Which of its accounts, as `op --account` takes it.
         account: Option<String>,

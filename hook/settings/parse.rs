@@ -1,4 +1,4 @@
-//! From text to settings, and how to tell what is wrong with a text without repeating it.
+//! Parses settings, with errors that never quote a value.
 
 use std::fmt;
 use std::str::FromStr;
@@ -23,7 +23,7 @@ pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, ParseError> {
     toml::from_str(text).map_err(|error| ParseError::new(text, error))
 }
 
-/// Where a text stops being settings, and why.
+/// The place and the reason of an error in a settings file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ParseError {
     line: Option<usize>,
@@ -34,7 +34,7 @@ pub struct ParseError {
 impl ParseError {
     fn new(text: &str, mut error: toml::de::Error) -> ParseError {
         let line = error.span().map(|span| text.bytes().take(span.start).filter(|b| *b == b'\n').count() + 1);
-        // With the text at hand the error would print the line; without it, its last line names the key.
+        // With its input, the error would print the line; without it, its last line names the key.
         error.set_input(None);
         let key =
             error.to_string().trim_end().rsplit_once("\nin `").map(|(_, key)| key.trim_end_matches('`').to_owned());
@@ -56,7 +56,7 @@ impl fmt::Display for ParseError {
 
 impl std::error::Error for ParseError {}
 
-/// serde quotes the value that it found before what it expected; only the latter is ours to print.
+/// serde quotes the value that it found before what it expected; only the latter is printed.
 fn without_value(message: &str) -> String {
     let quotes =
         ["invalid type: ", "invalid value: ", "unknown variant "].iter().any(|start| message.starts_with(start));

@@ -9,7 +9,7 @@ const ANY: &str = "*";
 /// A text that is compared segment by segment, `/` between them: exactly, except for `*`.
 ///
 /// `*` stands for one whole segment, and as the last segment for everything below: one segment or more. It never stands for an
-/// empty segment. A text with a `.` or `..` segment matches no pattern: whoever resolved it would end up elsewhere than where it
+/// empty segment. A text with a `.` or `..` segment matches no pattern: a program that resolves it would end up elsewhere than where it
 /// was allowed.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]

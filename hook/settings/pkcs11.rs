@@ -16,7 +16,7 @@ const LOADER_VARIABLES: [&str; 3] = ["LD_", "GLIBC_", "GCONV_"];
 pub struct Pkcs11 {
     /// The library. Without it there is no HSM.
     pub module: Option<AbsolutePath>,
-    /// The file with the user PIN: a credential. Without it nobody logs in.
+    /// The file with the user PIN: a credential. Without it, no login is made.
     pub pin_file: Option<AbsolutePath>,
     /// The program that loads the library.
     pub helper: AbsolutePath,

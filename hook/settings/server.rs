@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::Permission;
 
-/// The base address of a server: `https`, or plain `http` where nobody can listen or the settings allow it.
+/// The base URL of a server: `https`, or plain `http` to loopback or where the settings allow it.
 ///
 /// It has no user-info, query or fragment, so that it can be printed and joined to.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

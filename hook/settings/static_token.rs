@@ -1,4 +1,4 @@
-//! `[static-token]`: what makes a token bearable that stays the same until someone puts another in its place.
+//! `[static-token]`: conditions on tokens that do not expire by themselves.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -32,7 +32,7 @@ const DAYS: [(&str, Weekday); 7] = [
     ("sun", Weekday::Sunday),
 ];
 
-/// The conditions under which a token that stays the same is used. Its age decides; what is beyond the others is recorded.
+/// The conditions on a static token. One that is too old is refused; uses outside of the other conditions are recorded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct StaticToken {
@@ -140,7 +140,7 @@ pub struct Rate {
     pub within: Duration,
 }
 
-/// A file with a token that stays the same until someone puts another there: a credential.
+/// A file with a static token: a credential.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenFile {
     path: AbsolutePath,
@@ -274,8 +274,8 @@ mod tests {
             "mon +6:00-20:00",
             "mon 06:00-20:00 UTC",
         ] {
-            let told = conditions(&format!("schedule = ['{hours}']")).unwrap_err();
-            assert!(told.contains("expected hours in UTC") && !told.contains("canary"), "{hours}: {told}");
+            let message = conditions(&format!("schedule = ['{hours}']")).unwrap_err();
+            assert!(message.contains("expected hours in UTC") && !message.contains("canary"), "{hours}: {message}");
         }
     }
 
@@ -305,8 +305,8 @@ mod tests {
             ("rate = { starts = 10, within = '25h' }", "expected a duration from \"1m\" to \"24h\""),
             ("rate = { starts = 10 }", "missing field `within`"),
         ] {
-            let told = conditions(key).unwrap_err();
-            assert!(told.contains(reason), "{key}: {told}");
+            let message = conditions(key).unwrap_err();
+            assert!(message.contains(reason), "{key}: {message}");
         }
     }
 

@@ -11,14 +11,14 @@ const AUDIENCE_CHARACTERS_MAX: usize = 256;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum TokenSource {
-    /// A file whose token stays the same until someone puts another there. It is what `token-file` means.
+    /// A file with a static token, as `token-file` names it.
     #[serde(skip)]
     Static(TokenFile),
     /// A file whose token someone renews, as Kubernetes does with those that it projects: read at each use.
     File(AbsolutePath),
     /// The identity token of a job of GitHub Actions, which its runner asks for.
     GithubOidc {
-        /// Whom the token is for.
+        /// The audience.
         audience: Audience,
     },
     /// The identity token of a job of GitLab CI, in a variable of its environment.
@@ -43,7 +43,7 @@ pub(super) fn one_of(token_file: Option<AbsolutePath>, token: Option<TokenSource
     }
 }
 
-/// Whom a token is for: whoever checks it expects to find itself there.
+/// The audience of a token: the server that verifies it expects its own name there.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Audience(String);
@@ -184,8 +184,8 @@ mod tests {
             ("{ environment = 'hunter2' }", "expected one of `file`, `github-oidc`, `gitlab-id-token`, `command`"),
             ("'hunter2'", "expected"),
         ] {
-            let told = token(&format!("token = {source}")).unwrap_err();
-            assert!(told.contains(reason) && !told.contains("hunter2"), "{source}: {told}");
+            let message = token(&format!("token = {source}")).unwrap_err();
+            assert!(message.contains(reason) && !message.contains("hunter2"), "{source}: {message}");
         }
     }
 }

@@ -86,7 +86,7 @@ fn owed(settings: &Settings) -> Option<Finding> {
         }
         (overdue, _) => {
             let detail = format!("secrets that were to be changed by now, and are refused: {overdue}");
-            Some(Finding::told(Class::NotPermitted, SUBJECT, detail, advice))
+            Some(Finding::problem_with(Class::NotPermitted, SUBJECT, detail, advice))
         }
     }
 }

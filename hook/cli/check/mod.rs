@@ -33,7 +33,7 @@ use crate::source::connect::edit::StoredField;
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(super) struct Arguments {
-    /// Look at every sealed value that the token sees, too, and tell which are under an old version of their key.
+    /// Also check every sealed value that the token can read, and list those under an old version of their key.
     #[arg(long)]
     values: bool,
     /// Print JSON: a list of objects with `verdict` (ok, warning, problem), `subject`, `detail` and `advice`.
@@ -44,7 +44,7 @@ pub(super) struct Arguments {
 }
 
 const EXAMPLE: &str = "\
-Example: for a monitor, which is told by exit code 0 that containers can have their secrets
+Example: for a monitor; exit code 0 means that containers can have their secrets
 
   oci-secrets check --values --json";
 
@@ -62,11 +62,11 @@ const PROGRAMS: [(&str, [u32; 2], Option<Engine>); 7] = [
 /// How long before its end a token is worth a word.
 const TOKEN_WARNING_DAYS: i64 = 14;
 
-pub(super) fn run(arguments: &Arguments, told: &Path) -> Result<ExitCode, AnyFault> {
+pub(super) fn run(arguments: &Arguments, settings_path: &Path) -> Result<ExitCode, AnyFault> {
     let mut findings = vec![kernel()];
     let host = super::host();
-    let own = own_settings(told, &host);
-    let path = own.as_deref().unwrap_or(told);
+    let own = own_settings(settings_path, &host);
+    let path = own.as_deref().unwrap_or(settings_path);
     findings.extend(PROGRAMS.iter().filter_map(|(name, minimum, engine)| program(name, *minimum, *engine, &host)));
     findings.extend(device(&host));
     match load(path).map(|settings| arguments.choice.over(settings)) {
@@ -272,7 +272,7 @@ fn kek(settings: &Settings, listed: &str) -> Finding {
         Err(error) => Finding::problem(listed, &*error),
         Ok((kek, abilities)) if !abilities.unwrap => {
             let advice = kek.kind().to_unwrap.into();
-            Finding::told(Class::NotPermitted, listed, "our identity may not unwrap".into(), advice)
+            Finding::problem_with(Class::NotPermitted, listed, "our identity may not unwrap".into(), advice)
         }
         Ok((kek, _)) if kek.kind().for_trials => {
             Finding::warning(listed, "can unwrap".into(), "a key file on this host is for trials and tests only".into())

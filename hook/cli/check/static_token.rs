@@ -1,4 +1,4 @@
-//! Whether a token that stays the same is used under conditions that make it bearable.
+//! Whether a static token is used within the conditions of `[static-token]`.
 
 use crate::cli::finding::Finding;
 use crate::settings::{Settings, StaticToken};
@@ -7,15 +7,15 @@ use crate::token::static_token::{Anomaly, Outlook, made, outlook};
 
 const SUBJECT: &str = "static-token";
 
-/// How a start at this moment would stand to the conditions, if the source is shown such a token. That it is too old is told by
-/// whoever then does not open the source.
+/// Whether a start at this moment would meet the conditions, if the source uses a static token. One that is too old is reported where
+/// the source is opened.
 pub(super) fn conditions(settings: &Settings, source: &dyn Source) -> Vec<Finding> {
     let Some(shown) = source.static_token() else { return Vec::new() };
     let origin = &shown.origin;
     let Some(conditions) = &settings.static_token else {
         let detail = format!(
-            "the token of {origin} stays the same: [static-token] with max-age would end it, with addresses, schedule and rate tell \
-             of uses that nobody expects"
+            "the token of {origin} is static: [static-token] limits its age with max-age, and records unexpected uses with \
+             addresses, schedule and rate"
         );
         return vec![Finding::note(SUBJECT, detail)];
     };
