@@ -11,9 +11,9 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 /// The modules of the crate, lowest layer first. A module uses only modules of lower layers, and so none of its own layer.
 const LAYERS: &[&[&str]] = &[
     &["fault"],
-    &["child", "errno", "excerpt", "reference", "retry", "secret", "syslog", "tls"],
-    &["report"],
-    &["harden"],
+    &["child", "errno", "excerpt", "reference", "retry", "secret", "syslog"],
+    &["dns", "report", "tls"],
+    &["harden", "http_client"],
     &["container", "run_directory"],
     &["envrc", "settings"],
     &["pkcs11", "token"],
@@ -35,6 +35,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("aws_sdk_sts", &["seal"]),
     ("aws_smithy_async", &["seal"]),
     ("aws_smithy_http_client", &["seal"]),
+    ("aws_smithy_runtime_api", &["seal"]),
     ("blahaj", &["break_glass"]),
     ("clap", &["cli", "bin"]),
     ("clap_complete", &["cli"]),
@@ -46,6 +47,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("google_cloud_gax", &["seal"]),
     ("google_cloud_kms", &["seal"]),
     ("form_urlencoded", &["gateway"]),
+    ("hickory_resolver", &["dns"]),
     ("http_body_util", &["gateway"]),
     ("hyper", &["gateway"]),
     ("hyper_util", &["gateway", "source"]),

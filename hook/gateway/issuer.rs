@@ -9,7 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use reqwest::{Certificate, Client, Url, redirect};
+use reqwest::{Certificate, Client, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -21,6 +21,7 @@ use super::key::Key;
 use super::limit::Bucket;
 use super::settings::{IssuerSettings, Signature};
 use crate::fault::{Class, Fault};
+use crate::http_client;
 use crate::settings::{FileError, Permission, ServerUrl, file};
 
 /// After this time keys are asked for again before one is used: so long is one believed that was withdrawn.
@@ -82,12 +83,8 @@ impl Issuer {
     /// # Errors
     /// If its certificates cannot be used.
     pub fn new(settings: IssuerSettings) -> Result<Issuer, IssuerError> {
-        let mut client = Client::builder()
-            .user_agent(USER_AGENT)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(TIMEOUT)
-            .redirect(redirect::Policy::none())
-            .no_proxy();
+        let mut client =
+            http_client::builder().user_agent(USER_AGENT).connect_timeout(CONNECT_TIMEOUT).timeout(TIMEOUT);
         if let Some(path) = &settings.ca_file {
             let pem =
                 file::read(path, file::Kind::Plain, CA_BYTES_MAX).map_err(|source| IssuerError::File { source })?;

@@ -5,11 +5,12 @@
 use std::sync::Arc;
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue};
-use reqwest::{Client, StatusCode, Url, redirect};
+use reqwest::{Client, StatusCode, Url};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::{TOKEN_BYTES_MAX, Token, TokenError};
+use crate::http_client;
 use crate::retry::Failure;
 use crate::settings::{Audience, Permission, ServerUrl};
 
@@ -79,11 +80,7 @@ impl Endpoint {
 }
 
 fn client(url: &Url) -> Result<Client, Failure<TokenError>> {
-    crate::tls::install();
-    let mut client = Client::builder().redirect(redirect::Policy::none()).no_proxy();
-    if url.scheme() == "http" {
-        client = client.tls_certs_only([]);
-    }
+    let client = http_client::builder_for(url.scheme());
     client.build().map_err(|error| Failure::Final(TokenError::NoClient { source: Arc::new(error) }))
 }
 

@@ -52,6 +52,11 @@ impl Machine {
         writeln!(hosts, "{address} {host}").unwrap();
     }
 
+    /// Lets a file of the host have this content.
+    pub(crate) fn replace(&self, path: &str, content: &str) {
+        replace(path, content.as_bytes());
+    }
+
     /// Adds a certificate authority to the system's roots of trust.
     pub(crate) fn trust(&self, authority: &Path) {
         let mut roots = OpenOptions::new().append(true).open(ROOTS_PATH).unwrap();

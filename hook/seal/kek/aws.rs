@@ -9,6 +9,7 @@ use aws_sdk_kms::config::{BehaviorVersion, Region, SharedHttpClient, StalledStre
 use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kms::primitives::Blob;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError};
 use futures_util::FutureExt;
 use futures_util::future::ready;
 
@@ -16,6 +17,7 @@ use super::aws_identity::{Identity, Refusal};
 use super::ramp::Ramp;
 use super::service::ServiceError;
 use super::{Abilities, Answer, Decrypted, Kek, KekError, Kind, Unwrapped, Version};
+use crate::dns::Resolver;
 use crate::fault::{Class, Fault};
 use crate::retry::{Deadline, Failure, GaveUp, Tries};
 use crate::seal::envelope::DataKey;
@@ -52,12 +54,22 @@ struct Aws<'a> {
 fn open(settings: &Settings, _: Deadline) -> Answer<'_, Box<dyn Kek + '_>> {
     let opened = || {
         let settings = &settings.aws_kms;
-        let http =
-            aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
+        let http = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring));
+        let http = http.build_with_resolver(Names(Resolver::default()));
         let identity = Identity::of(settings, &http).map_err(no_token)?;
         Ok::<_, KekError>(Box::new(Aws { settings, http, identity, ramp: Ramp::default() }) as Box<dyn Kek>)
     };
     ready(opened()).boxed_local()
+}
+
+/// How AWS's client resolves names.
+#[derive(Clone, Debug)]
+struct Names(Resolver);
+
+impl ResolveDns for Names {
+    fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
+        DnsFuture::new(async move { self.0.resolve(name).await.map_err(ResolveDnsError::new) })
+    }
 }
 
 impl Aws<'_> {

@@ -24,6 +24,7 @@ use serde::Deserialize;
 use tokio::sync::OnceCell;
 use zeroize::Zeroizing;
 
+use crate::http_client;
 use crate::retry::Deadline;
 use crate::settings::file;
 use crate::settings::{AwsIdentity, AwsKms, ServerUrl};
@@ -167,11 +168,8 @@ struct Container {
 
 impl Container {
     async fn load(&self) -> Result<Credentials, CredentialsError> {
-        let mut client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
-        if self.url.is_plain() {
-            client = client.tls_certs_only([]);
-        }
-        let client = client.build().map_err(CredentialsError::provider_error)?;
+        let client =
+            http_client::builder_for(self.url.as_url().scheme()).build().map_err(CredentialsError::provider_error)?;
         let mut request = client.get(self.url.as_url().clone());
         if let Some(path) = &self.token_file {
             request = request.header(reqwest::header::AUTHORIZATION, credential(path)?.as_str());

@@ -21,6 +21,7 @@ use super::gcp_identity::{Identity, IdentityError, Refusal};
 use super::ramp::Ramp;
 use super::service::ServiceError;
 use super::{Abilities, Answer, Decrypted, Kek, KekError, Kind, Unwrapped, Version};
+use crate::dns::{self, NoNameServer};
 use crate::fault::{Class, Fault};
 use crate::retry::{Deadline, Failure, GaveUp, Seconds, Tries};
 use crate::seal::envelope::DataKey;
@@ -64,6 +65,10 @@ fn open(settings: &Settings, deadline: Deadline) -> Answer<'_, Box<dyn Kek + '_>
 
 impl CloudKms {
     async fn new(settings: &GcpKms) -> Result<CloudKms, CloudKmsError> {
+        // An endpoint that is a stand-in on loopback is all that is asked.
+        if settings.sends_credentials() {
+            dns::require_name_server()?;
+        }
         let identity = Identity::of(settings)?;
         let mut builder = KeyManagementService::builder()
             .with_credentials(identity.credentials.clone())
@@ -323,6 +328,9 @@ pub enum CloudKmsError {
     /// The settings do not tell who we are.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// Names cannot be looked up.
+    #[error("cannot ask Google Cloud KMS")]
+    NoNameServer(#[from] NoNameServer),
     /// The client cannot be made.
     #[error("cannot prepare the Cloud KMS client")]
     Client,
@@ -357,6 +365,7 @@ impl Fault for CloudKmsError {
         match self {
             CloudKmsError::Identity(error) => error.class(),
             CloudKmsError::Service(error) => error.class(),
+            CloudKmsError::NoNameServer(_) => Class::Settings,
             CloudKmsError::Refused { .. }
             | CloudKmsError::Disabled { .. }
             | CloudKmsError::Destroyed { .. }
@@ -385,6 +394,7 @@ impl Fault for CloudKmsError {
                     "{command} VERSION, while it is only scheduled; then nothing opens the value any more"
                 ));
             }
+            CloudKmsError::NoNameServer(_) => "add a `nameserver` line for a server that this host may ask",
             CloudKmsError::Location { .. } => {
                 "`gcloud kms keys list --location LOCATION --keyring RING` shows where it is; `endpoint` under [gcp-kms] may be of one region"
             }

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use hyper_util::client::legacy::connect::HttpInfo;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use reqwest::{Certificate, Client, Method, Response, StatusCode, Url, redirect};
+use reqwest::{Certificate, Client, Method, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::activity;
+use crate::http_client;
 use crate::retry::{Deadline, Failure, GaveUp};
 use crate::settings::{self, ServerUrl, Settings, file};
 use crate::source::SourceError;
@@ -78,16 +79,12 @@ impl Connect {
         ca_file: Option<&Path>,
         user_agent: &str,
     ) -> Result<Connect, SourceError> {
-        let mut client = Client::builder().user_agent(user_agent).redirect(redirect::Policy::none()).no_proxy();
+        let mut client = http_client::builder_for(url.as_url().scheme()).user_agent(user_agent);
         if let Some(path) = ca_file {
             let pem =
                 file::read(path, file::Kind::Plain, CA_BYTES_MAX).map_err(|source| SourceError::File { source })?;
             let unusable = |error| SourceError::UnusableCertificates { source: Arc::new(error) };
             client = client.tls_certs_only(Certificate::from_pem_bundle(&pem).map_err(unusable)?);
-        }
-        if url.is_plain() {
-            // No certificate will be looked at, and a host that has none is no reason to fail.
-            client = client.tls_certs_only([]);
         }
         let client = client.build().map_err(|error| SourceError::NoClient { source: Arc::new(error) })?;
         let base = url.as_url().clone();
