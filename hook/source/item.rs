@@ -1,6 +1,8 @@
 //! The field of an item that a reference names.
 
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::SourceError;
@@ -8,22 +10,37 @@ use crate::reference::{Query, Reference};
 
 /// An item with its fields, as far as references can reach into it.
 ///
-/// 1Password leaves out what is empty and adds what is new, so everything but the id may be absent and unknown members are passed over.
+/// 1Password leaves out what is empty and adds what is new. So everything but the id may be absent, `null` means absent, and a member
+/// of another type is ignored: it must not hide the rest of the item.
 #[derive(Deserialize)]
 pub(super) struct Item {
     pub(super) id: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) title: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) version: u64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     state: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "usable")]
     sections: Vec<Section>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "usable")]
     fields: Vec<ItemField>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "usable")]
     files: Vec<ItemFile>,
+}
+
+/// A value of this type, or its default in place of any other.
+pub(super) fn or_default<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    Ok(T::deserialize(value).unwrap_or_default())
+}
+
+/// The elements of a list that are of this type; none in place of a `null`.
+pub(super) fn usable<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    let elements = Option::<Vec<Value>>::deserialize(deserializer)?.unwrap_or_default();
+    Ok(elements.into_iter().filter_map(|element| T::deserialize(element).ok()).collect())
 }
 
 /// What a reference's field segment turned out to name.
@@ -42,34 +59,38 @@ enum Found<'a> {
 
 #[derive(Deserialize)]
 struct Section {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     id: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     label: String,
 }
 
 #[derive(Deserialize)]
 struct ItemField {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     id: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     label: String,
+    #[serde(default, deserialize_with = "or_default")]
     section: Option<SectionRef>,
+    #[serde(default, deserialize_with = "or_default")]
     value: Option<Zeroizing<String>>,
+    #[serde(default, deserialize_with = "or_default")]
     totp: Option<Zeroizing<String>>,
 }
 
 #[derive(Deserialize)]
 struct ItemFile {
     id: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     name: String,
+    #[serde(default, deserialize_with = "or_default")]
     section: Option<SectionRef>,
 }
 
 #[derive(Deserialize)]
 struct SectionRef {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     id: String,
 }
 
@@ -126,6 +147,29 @@ impl Item {
             Found::Field(field) => field.read(reference).map(Named::Value),
             Found::File(file) => Ok(Named::File(file.id.clone())),
         }
+    }
+
+    /// Why the reference leads nowhere in this item, if it does, to a program that finds names whatever their case.
+    pub(super) fn missing_whatever_case(&self, reference: &Reference) -> Option<SourceError> {
+        let is = |found: &str, name: &str| found.to_lowercase() == name.to_lowercase();
+        let item = || reference.item().to_owned();
+        let sections = reference.section().map(|name| {
+            let named = self.sections.iter().filter(|section| is(&section.id, name) || is(&section.label, name));
+            (name, named.map(|section| section.id.as_str()).collect::<Vec<&str>>())
+        });
+        if let Some((name, ids)) = &sections
+            && ids.is_empty()
+        {
+            return Some(SourceError::NoSection { section: (*name).to_owned(), item: item() });
+        }
+        let within = |section: &Option<SectionRef>| match &sections {
+            None => true,
+            Some((_, ids)) => section.as_ref().is_some_and(|section| ids.contains(&section.id.as_str())),
+        };
+        let named = |id: &str, label: &str| is(id, reference.field()) || is(label, reference.field());
+        let is_there = self.fields.iter().any(|field| within(&field.section) && named(&field.id, &field.label))
+            || self.files.iter().any(|file| within(&file.section) && named(&file.id, &file.name));
+        (!is_there).then(|| SourceError::NoField { field: reference.field().to_owned(), item: item() })
     }
 
     /// The one field or file that the reference names: by id, else by exact label, in the section it gives, else in the whole item.
@@ -243,6 +287,27 @@ mod tests {
     fn an_empty_field_is_not_a_secret() {
         assert!(matches!(select("op://v/i/empty"), Err(SourceError::NoValue { .. })));
         assert!(matches!(select("op://v/i/absent"), Err(SourceError::NoValue { .. })));
+    }
+
+    #[test]
+    fn one_member_of_another_type_does_not_hide_the_rest() {
+        for unexpected in [
+            r#""sections":null"#,
+            r#""fields":null,"files":null"#,
+            r#""files":[null,{"id":7},"x"]"#,
+            r#""title":7,"version":"1","state":null"#,
+            r#""sections":[null,{"id":null,"label":7}]"#,
+        ] {
+            let item: Item = serde_json::from_str(&format!(r#"{{"id":"i",{unexpected}}}"#)).unwrap();
+            assert!(item.is_active(), "{unexpected}");
+        }
+        let item: Item = serde_json::from_str(
+            r#"{"id":"i","fields":[null,7,{"id":"a","label":null,"section":null,"value":null},
+                {"id":"b","label":"password","section":7,"value":"found","totp":{},"type":null}]}"#,
+        )
+        .unwrap();
+        let found = item.select(&"op://v/i/password".parse().unwrap());
+        assert!(matches!(found, Ok(Named::Value(value)) if *value == "found"));
     }
 
     #[test]

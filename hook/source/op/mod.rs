@@ -9,6 +9,7 @@
 //!
 //! [The CLI's reference](https://developer.1password.com/docs/cli/reference) is the source of commands and variables.
 
+mod missing;
 mod refusal;
 mod template;
 
@@ -125,11 +126,11 @@ impl Op {
         if is_version { Ok(text.to_owned()) } else { Err(OpError::Shape) }
     }
 
-    /// Asks for a group of references at once. Where one of them leads nowhere there is no answer for any, and the others have to be
-    /// asked for again.
-    async fn ask(&self, references: &[&Reference], group: Vec<usize>, deadline: Deadline) -> Step {
+    /// Asks for a group of references at once. If one of them leads nowhere there is no answer for any, and the others are asked for
+    /// again. After the second such run, `op` lists what there is.
+    async fn ask(&self, references: &[&Reference], group: Group, deadline: Deadline) -> Step {
         let wanted: Vec<(usize, &Reference)> =
-            group.iter().filter_map(|at| Some((*at, *references.get(*at)?))).collect();
+            group.indexes.iter().filter_map(|at| Some((*at, *references.get(*at)?))).collect();
         let refusal = match self.inject(&wanted, deadline).await {
             Ok(values) => {
                 let fields = wanted.iter().zip(values);
@@ -145,10 +146,31 @@ impl Op {
             Refusal::OfOne(missing) if wanted.len() > 1 => missing,
             _ => return Step { fetched: wanted.iter().map(refused).collect(), left: Vec::new() },
         };
+        if group.failures == 1
+            && let Some(found) = self.find_missing(&wanted, deadline).await
+            && !found.is_empty()
+        {
+            let is_there = |index: &usize| found.iter().all(|(missing, _)| missing != index);
+            let indexes: Vec<usize> = group.indexes.into_iter().filter(is_there).collect();
+            let left = Group { indexes, failures: 2 };
+            let fetched = found.into_iter().map(|(index, error)| Fetched { index, outcome: Err(error) }).collect();
+            return Step { fetched, left: Some(left).filter(|left| !left.indexes.is_empty()).into_iter().collect() };
+        }
         let (named, others): (Vec<_>, Vec<_>) = wanted.iter().partition(|(_, asked)| missing.names(asked));
-        let indexes = |of: &[(usize, &Reference)]| of.iter().map(|(index, _)| *index).collect::<Vec<usize>>();
+        let indexes = |of: &[(usize, &Reference)]| Group {
+            indexes: of.iter().map(|(index, _)| *index).collect(),
+            failures: group.failures + 1,
+        };
+        let is_one_item = named.windows(2).all(|pair| match pair {
+            [(_, one), (_, other)] => one.vault() == other.vault() && one.item() == other.item(),
+            _ => true,
+        });
         match named.as_slice() {
             [one] => Step { fetched: vec![refused(one)], left: vec![indexes(&others)] },
+            [_, ..] if missing.is_of_item() && is_one_item => {
+                let others = Some(indexes(&others)).filter(|others| !others.indexes.is_empty());
+                Step { fetched: named.iter().map(refused).collect(), left: others.into_iter().collect() }
+            }
             // It does not say which one it means.
             [] => {
                 let (first, second) = others.split_at(others.len() / 2);
@@ -157,7 +179,7 @@ impl Op {
             // It can mean any of these.
             several => {
                 let alone = several.iter().map(|one| indexes(std::slice::from_ref(one)));
-                let others = Some(indexes(&others)).filter(|others| !others.is_empty());
+                let others = Some(indexes(&others)).filter(|others| !others.indexes.is_empty());
                 Step { fetched: Vec::new(), left: others.into_iter().chain(alone).collect() }
             }
         }
@@ -219,9 +241,9 @@ impl Source for Op {
     }
 
     fn fetch<'a>(&'a self, references: &'a [&'a Reference], deadline: Deadline) -> LocalBoxStream<'a, Fetched> {
-        let all: Vec<usize> = (0..references.len()).collect();
-        let groups = [all].into_iter().filter(|group| !group.is_empty()).collect();
-        let steps = unfold(groups, move |mut groups: Vec<Vec<usize>>| async move {
+        let all = Group { indexes: (0..references.len()).collect(), failures: 0 };
+        let groups = [all].into_iter().filter(|group| !group.indexes.is_empty()).collect();
+        let steps = unfold(groups, move |mut groups: Vec<Group>| async move {
             let Step { fetched, left } = self.ask(references, groups.pop()?, deadline).await;
             groups.extend(left);
             Some((fetched, groups))
@@ -230,10 +252,18 @@ impl Source for Op {
     }
 }
 
-/// What one run brought, and which groups are still to be asked for; the last one next.
+/// References that are asked for by one run.
+struct Group {
+    /// By index.
+    indexes: Vec<usize>,
+    /// How many runs have failed because one of them led nowhere.
+    failures: u32,
+}
+
+/// What one run returned, and which groups are still to be asked for; the last one next.
 struct Step {
     fetched: Vec<Fetched>,
-    left: Vec<Vec<usize>>,
+    left: Vec<Group>,
 }
 
 fn field(value: Zeroizing<Vec<u8>>, reference: &Reference) -> Result<Field, SourceError> {

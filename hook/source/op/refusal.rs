@@ -126,6 +126,15 @@ impl From<OpError> for Refusal {
 }
 
 impl Missing {
+    pub(super) fn is_vault(&self) -> bool {
+        self.what == What::Vault
+    }
+
+    /// Whether everything below the item is missing with it.
+    pub(super) fn is_of_item(&self) -> bool {
+        matches!(self.what, What::Vault | What::Item)
+    }
+
     /// Whether it can be this reference that leads nowhere. `op` may name the vault by its id.
     pub(super) fn names(&self, reference: &Reference) -> bool {
         let names: &[&str] = match self.what {

@@ -12,7 +12,15 @@
 //! | `redirect` | 302 to another host, where every visit is counted |
 //! | `slow-<ms>` | the good answer, late |
 //!
-//! Each may end in `-once` or `-twice` and then anything (`status-503-once-my-test`): the fault happens so many times to that whole
+//! An item whose title is one of these is stored at once, and
+//!
+//! | title | what happens |
+//! |---|---|
+//! | `write-late-<ms>…` | the answer comes late |
+//! | `write-fails-<status>…` | the answer is that status |
+//! | `write-lags-<ms>…` | reads show what was there before, for that long |
+//!
+//! Each fault may end in `-once` or `-twice` and then anything (`status-503-once-my-test`): the fault happens so many times to that whole
 //! name, and the answer is good from then on.
 
 use std::collections::HashMap;
@@ -113,6 +121,27 @@ fn split_times(name: &str) -> (&str, Option<u32>) {
         }
     }
     (name, None)
+}
+
+/// What happens when an item is written.
+pub(crate) enum Write {
+    Late(Duration),
+    Fails(u16),
+    Lags(Duration),
+}
+
+impl Write {
+    /// What the title of an item asks for.
+    pub(crate) fn parse(title: &str) -> Option<Write> {
+        let (word, rest) = title.strip_prefix("write-")?.split_once('-')?;
+        let number: u16 = rest.split('-').next()?.parse().ok()?;
+        match word {
+            "late" => Some(Write::Late(Duration::from_millis(number.into()))),
+            "fails" => Some(Write::Fails(number)),
+            "lags" => Some(Write::Lags(Duration::from_millis(number.into()))),
+            _ => None,
+        }
+    }
 }
 
 impl Fault {

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use hyper::Method;
 use serde_json::json;
 
 use crate::connect;
 use crate::connect::Connect;
-use crate::fault::{self, Faults};
+use crate::fault::{self, Faults, Write};
 use crate::google::Refusal;
 use crate::http::{self, Request, Reset, Response};
 use crate::identity::issuer::Issuers;
@@ -54,7 +55,14 @@ impl StandIn {
             Some(name) => self.faults.serve(service, &name, request).await?,
             None => None,
         };
-        let response = response.unwrap_or_else(|| self.answer(service, request));
+        let mut response = response.unwrap_or_else(|| self.answer(service, request));
+        if service == Service::Connect && response.status().is_success() && request.method != Method::GET {
+            match self.connect.title_written(request).as_deref().and_then(Write::parse) {
+                Some(Write::Late(delay)) => tokio::time::sleep(delay).await,
+                Some(Write::Fails(status)) => response = service.error(status, "Something went wrong"),
+                _ => {}
+            }
+        }
         self.requests.finish(entry, response.status());
         Ok(response)
     }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::world::{self, Vault, World};
 use super::{Answer, Refusal, check_id, error, filter, patch, text};
-use crate::fault::is_fault;
+use crate::fault::{Write, is_fault};
 use crate::http::{self, Request};
 
 const CATEGORIES: &[&str] = &[
@@ -34,16 +34,15 @@ const CATEGORIES: &[&str] = &[
 
 pub(crate) fn list(world: &mut World, vault: usize, request: &Request) -> Answer {
     let filter = filter(request, &["title", "tag"])?;
-    let vault = &world.vaults[vault];
     let matches = |item: &&Value| {
         filter.as_ref().is_none_or(|filter| match filter.attribute.as_str() {
             "tag" => item["tags"].as_array().is_some_and(|tags| tags.iter().any(|tag| filter.matches(text(tag)))),
             _ => filter.matches(text(&item["title"])),
         })
     };
-    let mut list: Vec<Value> = vault.items.iter().filter(matches).map(summarize).collect();
+    let mut list: Vec<Value> = world.shown(vault).filter(matches).map(summarize).collect();
     if let Some(filter) = &filter
-        && vault.name == "Faults"
+        && world.vaults[vault].name == "Faults"
         && is_fault(&filter.value)
     {
         let id = world.fault_id(&filter.value);
@@ -81,7 +80,10 @@ pub(crate) fn answer(world: &mut World, vault: usize, id: &str, method: &str, re
     };
     let old = &world.vaults[vault].items[index];
     match method {
-        "GET" => return Ok(http::json(200, old)),
+        "GET" => {
+            let shown = world.shown(vault).find(|item| item["id"] == id);
+            return shown.map(|item| http::json(200, item)).ok_or_else(|| error(404, &format!("item {id} not found")));
+        }
         "DELETE" => {
             let vault = &mut world.vaults[vault];
             vault.items.remove(index);
@@ -131,6 +133,10 @@ fn store(world: &mut World, vault: usize, mut item: Value, index: Option<usize>)
         if field["generate"] == true && text(&field["value"]).is_empty() {
             field["value"] = "x".repeat(field["recipe"]["length"].as_u64().unwrap_or(32).min(64) as usize).into();
         }
+    }
+    if let Some(Write::Lags(for_now)) = Write::parse(text(&item["title"])) {
+        let before = index.map(|index| world.vaults[vault].items[index].clone());
+        world.lag(text(&item["id"]), before, for_now);
     }
     let vault = &mut world.vaults[vault];
     vault.content_version += 1;

@@ -62,6 +62,20 @@ impl Connect {
         }
     }
 
+    /// The title of the item that a request has written.
+    pub(crate) fn title_written(&self, request: &Request) -> Option<String> {
+        let title = match request.segments()[..] {
+            ["v1", "vaults", _, "items"] => request.json()["title"].as_str()?.to_owned(),
+            ["v1", "vaults", _, "items", id] => {
+                let world = self.world.lock().unwrap();
+                let item = world.vaults.iter().flat_map(|vault| &vault.items).find(|item| item["id"] == id)?;
+                item["title"].as_str()?.to_owned()
+            }
+            _ => return None,
+        };
+        Some(title)
+    }
+
     pub(crate) fn answer(&self, request: &Request, requests: &Requests) -> Response {
         let answer = match (request.method.as_str(), &request.segments()[..]) {
             ("GET", ["heartbeat"]) => Ok(http::content(200, "text/plain", ".")),

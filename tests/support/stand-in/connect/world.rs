@@ -10,6 +10,7 @@
 //! | `Faults` | any item whose title asks for a fault (see [`crate::fault`]) |
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use jiff::Timestamp;
@@ -27,6 +28,8 @@ pub(crate) struct World {
     pub(crate) files: HashMap<String, Vec<u8>>,
     created: usize,
     faults: Vec<String>,
+    /// What is shown of items that were written of late, by id, and until when.
+    lags: HashMap<String, (Instant, Option<Value>)>,
 }
 
 pub(crate) struct Vault {
@@ -38,6 +41,21 @@ pub(crate) struct Vault {
 }
 
 impl World {
+    /// Shows an item as it was before, for a while.
+    pub(crate) fn lag(&mut self, id: &str, before: Option<Value>, for_now: Duration) {
+        self.lags.insert(id.to_owned(), (Instant::now() + for_now, before));
+    }
+
+    /// The items of a vault, as a server shows them that lags behind.
+    pub(crate) fn shown(&self, vault: usize) -> impl Iterator<Item = &Value> {
+        self.vaults[vault].items.iter().filter_map(|item| {
+            match self.lags.get(item["id"].as_str().unwrap_or_default()) {
+                Some((until, before)) if *until > Instant::now() => before.as_ref(),
+                _ => Some(item),
+            }
+        })
+    }
+
     pub(crate) fn new() -> World {
         let vault = |id, name, items| Vault { id: self::id(id), name, content_version: 1, items };
         let mut world = World {
@@ -53,6 +71,7 @@ impl World {
             files: files(),
             created: 0,
             faults: Vec::new(),
+            lags: HashMap::new(),
         };
         for vault in &mut world.vaults {
             for item in &mut vault.items {
@@ -231,6 +250,15 @@ fn shapes() -> Vec<Value> {
         item("otp", "otp", "LOGIN", json!([otp])),
         item("values", "values", "LOGIN", values),
         item("nofields", "no fields", "SECURE_NOTE", json!([])),
+        with(
+            item(
+                "unexpected",
+                "unexpected",
+                "LOGIN",
+                json!([null, 7, field("password", "CONCEALED", "canary"), { "id": null }]),
+            ),
+            json!({ "sections": null, "files": null, "tags": 7, "urls": "none" }),
+        ),
         with(item("files", "files", "DOCUMENT", json!([])), json!({ "files": file_list() })),
     ]
 }
