@@ -163,7 +163,7 @@ fn secrets<'a>(
         let deadline = Deadline::after(normal_deadline(deadline));
         sort(resolve_each(requests, &*source, &keks, plaintext, deadline).await)
     });
-    // A thread that still waits for a name server must not hold up the container.
+    // What is still under way must not hold up the container.
     runtime.shutdown_background();
     if let Some(conditions) = &settings.static_token
         && let Some(shown) = source.static_token()
