@@ -58,7 +58,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("listenfd", &["gateway"]),
     ("oci_spec", &["container", "deliver"]),
     ("prometheus_client", &["gateway"]),
-    ("regex", &["engine"]),
+    ("regex", &["engine", "envrc"]),
     ("signature", &["gateway"]),
     ("tokio_rustls", &["gateway"]),
     ("toml", &["settings", "engine"]),

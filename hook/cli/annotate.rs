@@ -1,4 +1,4 @@
-//! `oci-secrets annotate`: the annotations by which a container asks for what a file lists.
+//! `oci-secrets annotate`: the annotations that request the references in a file.
 
 use std::io::{IsTerminal, stdout};
 use std::process::ExitCode;
@@ -6,35 +6,39 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
-use super::listed::variables;
+use super::listed::{listed_or_default, variables};
 use super::write_output;
-use crate::envrc::{Format, Split};
+use crate::envrc::{EnvrcError, Format, Split};
 use crate::fault::AnyFault;
 
-/// What is printed in the place of options that could not be made: what `$(…)` fails with, the shell does not look at, and the
-/// engine would start the container without its secrets.
+/// Printed instead of options after an error. The shell ignores the exit code of `$(…)`, and the engine would start the container
+/// without its secrets.
 const NO_OPTION: &str = "--oci-secrets-annotate-failed\n";
 
-/// Print the annotations by which a container asks for the references in .envrc.
+/// Print the annotations that request the references in .envrc.
 ///
-/// `export OPENAI_API_KEY="op://AgentVault/openai/api-key"` becomes the file openai-api-key. The file is read, not run: a reference
-/// must stand alone and in full, and what only a shell could tell is refused. A line that ends with the comment `# no reference` is
-/// passed over. If it fails, it prints an option that no engine has, so that the engine stops, too.
+/// `export OPENAI_API_KEY="op://AgentVault/openai/api-key"` becomes the file openai-api-key. Each reference needs a line of exactly this
+/// form; the quotes are optional, and a comment may follow. Any other line with op:// is an error unless it ends with the comment
+/// `# no reference`. All other lines are ignored, and bash is not emulated. After an error, annotate prints an option that no engine
+/// has, so that the engine stops, too.
 #[derive(clap::Args)]
 #[command(after_help = "\
-Example: start a container with the secrets that the shell has here
+Example: start a container with the secrets of this directory
 
   podman run $(oci-secrets annotate .envrc) docker.io/library/alpine ls /run/secrets")]
 pub(super) struct Arguments {
-    /// Files as direnv reads them, and variables; .envrc if there is none.
+    /// Files with lines `export NAME=op://…`, and variables; .envrc by default.
     #[arg(value_name = "FILE | NAME=op://…")]
     listed: Vec<String>,
-    /// Who shall read the annotations.
+    /// The engine or file that takes the annotations.
     #[arg(long, default_value = "podman")]
     format: Format,
-    /// Let references have spaces: each line is one argument, as `mapfile -t` and fish read them.
+    /// Allow spaces in references: each line is one argument, as `mapfile -t` and fish read them.
     #[arg(long)]
     lines: bool,
+    /// Print no annotation if there is no reference, instead of an error.
+    #[arg(long)]
+    allow_empty: bool,
 }
 
 impl ValueEnum for Format {
@@ -48,16 +52,22 @@ impl ValueEnum for Format {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, AnyFault> {
-    let split = if arguments.lines { Split::Lines } else { Split::Words };
-    let text = variables(&arguments.listed)
-        .and_then(|variables| arguments.format.text(&variables, split).map_err(AnyFault::from));
+    let text = annotations(arguments);
     if text.is_err() && arguments.format.is_options() {
         stop_engine();
     }
     write_output(text?.as_bytes())
 }
 
-/// Makes an engine fail that takes what is printed for options.
+fn annotations(arguments: &Arguments) -> Result<String, EnvrcError> {
+    let variables = variables(&arguments.listed)?;
+    if variables.is_empty() && !arguments.allow_empty {
+        return Err(EnvrcError::Empty { files: listed_or_default(&arguments.listed).join(", ") });
+    }
+    arguments.format.text(&variables, if arguments.lines { Split::Lines } else { Split::Words })
+}
+
+/// Prints an option that makes an engine fail, for a command line that contains the output.
 pub(super) fn stop_engine() {
     if !stdout().is_terminal() {
         let _ = write_output(NO_OPTION.as_bytes());

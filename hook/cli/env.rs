@@ -1,4 +1,4 @@
-//! `oci-secrets env`: references become variables of the shell that asks.
+//! `oci-secrets env`: assignments of secrets, for a shell to evaluate.
 
 use std::io::{IsTerminal, stdout};
 use std::path::Path;
@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
 use super::error::CliError;
-use super::listed::{requests, secrets, variables};
+use super::listed::{AllowedNames, requests, secrets, summary, variables};
 use super::source::Choice;
 use super::{load_own, write_output};
 use crate::envrc::Variable;
@@ -16,10 +16,11 @@ use crate::envrc::shell::{Shell, json};
 use crate::fault::AnyFault;
 use crate::secret::Secret;
 
-/// Print commands that set the variables in .envrc to the secrets that they refer to.
+/// Print commands that set the variables in .envrc to their secrets.
 ///
-/// All are fetched at once, or none is printed. Variables reach every program that the shell starts, and whoever may look at its
-/// environment: `oci-secrets run --files` gives one command files instead. It is what `use oci_secrets` calls in direnv.
+/// All are fetched at once, or none is printed. Every program that the shell starts inherits the variables, and other programs of the same
+/// user can read them in /proc: prefer `oci-secrets run --files`, which delivers files to one command. `use oci_secrets` in direnv calls
+/// env.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Example: in bash or zsh, and in fish
@@ -27,11 +28,11 @@ Example: in bash or zsh, and in fish
   eval \"$(oci-secrets env .envrc)\"
   oci-secrets env --shell fish .envrc | source")]
 pub(super) struct Arguments {
-    /// Files as direnv reads them, and variables; .envrc if there is none.
+    /// Files with lines `export NAME=op://…`, and variables; .envrc by default.
     #[arg(value_name = "FILE | NAME=op://…")]
     listed: Vec<String>,
-    /// The shell that shall read them.
-    #[arg(long, default_value = "bash")]
+    /// The shell that evaluates the output: bash (the default), zsh, fish or direnv.
+    #[arg(long, default_value = "bash", hide_default_value = true, hide_possible_values = true)]
     shell: Shell,
     /// Print one JSON object instead.
     #[arg(long, conflicts_with = "shell")]
@@ -39,6 +40,8 @@ pub(super) struct Arguments {
     /// Print secrets on a terminal, too.
     #[arg(long)]
     show: bool,
+    #[command(flatten)]
+    allowed: AllowedNames,
     #[command(flatten)]
     choice: Choice,
 }
@@ -53,37 +56,28 @@ impl ValueEnum for Shell {
     }
 }
 
-pub(super) fn run(arguments: &Arguments, told: &Path) -> Result<ExitCode, AnyFault> {
+pub(super) fn run(arguments: &Arguments, settings_path: &Path) -> Result<ExitCode, AnyFault> {
     if stdout().is_terminal() && !arguments.show {
         return Err(CliError::Terminal.into());
     }
     let variables = variables(&arguments.listed)?;
+    arguments.allowed.check(&variables)?;
     if variables.is_empty() && !arguments.json {
         return Ok(ExitCode::SUCCESS);
     }
-    let unset = |source| CliError::Unset { names: names(&variables), source };
-    Ok(print(arguments, told, &variables).map_err(unset)?)
+    let names = || summary(variables.iter().map(|variable| variable.name.clone()));
+    Ok(print(arguments, settings_path, &variables).map_err(|source| CliError::Unset { names: names(), source })?)
 }
 
-fn print(arguments: &Arguments, told: &Path, variables: &[Variable]) -> Result<ExitCode, AnyFault> {
+fn print(arguments: &Arguments, settings_path: &Path, variables: &[Variable]) -> Result<ExitCode, AnyFault> {
     let requests = requests(variables);
-    let secrets =
-        if requests.is_empty() { Vec::new() } else { secrets(&requests, &arguments.choice.over(load_own(told)?))? };
-    let values: Vec<(&str, &Secret)> = variables
-        .iter()
-        .map(|variable| variable.name.as_str())
-        .zip(secrets.iter().map(|found| &found.secret))
-        .collect();
+    let secrets = if requests.is_empty() {
+        Vec::new()
+    } else {
+        secrets(&requests, &arguments.choice.over(load_own(settings_path)?))?
+    };
+    let values: Vec<(&Variable, &Secret)> =
+        variables.iter().zip(secrets.iter().map(|resolved| &resolved.secret)).collect();
     let text = if arguments.json { json(&values) } else { arguments.shell.assignments(&values) };
     write_output(&text?)
-}
-
-/// The first of them by name, the rest by number.
-fn names(variables: &[Variable]) -> String {
-    const SHOWN_MAX: usize = 5;
-    let shown: Vec<&str> = variables.iter().take(SHOWN_MAX).map(|variable| variable.name.as_str()).collect();
-    match variables.len().saturating_sub(SHOWN_MAX) {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
-    }
 }

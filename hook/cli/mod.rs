@@ -134,6 +134,9 @@ fn report_usage(usage: &clap::Error) -> ExitCode {
     if std::env::args_os().any(|argument| argument == "annotate") {
         annotate::stop_engine();
     }
+    if usage.kind() == ErrorKind::UnknownArgument && run::lacks_separator() {
+        return report::failed(PROGRAM, None, &run::no_command());
+    }
     let text = usage.render().to_string();
     let message = match usage.kind() {
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "a subcommand is missing",

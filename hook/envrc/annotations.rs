@@ -1,4 +1,4 @@
-//! Variables as the annotations that ask for their files, in the form that each engine takes.
+//! Variables as the annotations that request their files, in the form that each engine takes.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{EnvrcError, Variable};
 
-/// Who shall read the annotations.
+/// The engine or file that takes the annotations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// `podman run`: options.
@@ -16,29 +16,29 @@ pub enum Format {
     Docker,
     /// `nerdctl run`: the same options.
     Nerdctl,
-    /// A pod's manifest: its `metadata`.
+    /// `metadata` of a pod's manifest.
     Kubernetes,
-    /// A bundle's `config.json`: an object to merge with it.
+    /// An object to merge with a bundle's `config.json`.
     Oci,
-    /// A compose file: what a service has.
+    /// A service of a compose file.
     Compose,
 }
 
-/// Which arguments may come from what is printed.
+/// How the output is split into arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split {
-    /// Each word is one: a shell splits what `$(…)` prints.
+    /// Each word is one: a shell splits the output of `$(…)`.
     Words,
     /// Each line is one.
     Lines,
 }
 
 impl Format {
-    /// All of them.
+    /// Every format.
     pub const ALL: [Format; 6] =
         [Format::Podman, Format::Docker, Format::Nerdctl, Format::Kubernetes, Format::Oci, Format::Compose];
 
-    /// What it is called.
+    /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Format::Podman => "podman",
@@ -50,12 +50,12 @@ impl Format {
         }
     }
 
-    /// Whether it is options of a command line.
+    /// Whether it consists of command line options.
     pub fn is_options(self) -> bool {
         matches!(self, Format::Podman | Format::Docker | Format::Nerdctl)
     }
 
-    /// The annotations that ask for the files of these variables.
+    /// The annotations that request the files of these variables.
     ///
     /// # Errors
     /// A reference has a space, at which a shell would split the option.
@@ -72,13 +72,12 @@ impl Format {
     }
 }
 
-/// Key and value.
 fn annotation(variable: &Variable) -> (String, String) {
     (format!("run.secrets/{}", variable.file), variable.reference.to_string())
 }
 
-/// Nothing in them means anything to a shell but a space, and the `?` of a query, to which no file answers. podman 4 splits values
-/// at commas, which no reference has.
+/// A shell expands nothing in them but a space, and the `?` of a query, which matches no file. podman 4 splits values at commas,
+/// which no reference has.
 fn options(variables: &[Variable], split: Split) -> Result<String, EnvrcError> {
     let mut text = String::new();
     for variable in variables {
@@ -91,7 +90,7 @@ fn options(variables: &[Variable], split: Split) -> Result<String, EnvrcError> {
     Ok(text)
 }
 
-/// Neither keys nor references have a character that would need an escape.
+/// Neither keys nor references have a character that needs an escape.
 fn yaml(variables: &[Variable]) -> String {
     if variables.is_empty() {
         return "annotations: {}\n".to_owned();

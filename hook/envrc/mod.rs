@@ -1,28 +1,26 @@
-//! `.envrc` as data: the variables in it that hold references, read without running any of it.
+//! `.envrc` as a list of references: a declared format, not an emulation of bash.
 //!
-//! direnv runs the file in bash; here it is read as bash would read it, as far as that is certain. What holds a reference must stand
-//! alone, in full and unconditionally:
+//! A reference is a line of exactly this form, from the first column. Quotes are optional, and a comment may follow:
 //!
 //! ```text
-//! export OPENAI_API_KEY="op://AgentVault/openai/api-key"     the file openai-api-key
-//! layout python                                              of no concern
-//! export NAME="$OTHER"                                       refused, as it may become a reference
+//! export OPENAI_API_KEY="op://AgentVault/openai/api-key"   # the file openai-api-key
 //! ```
 //!
-//! Everything else in the file is direnv's business and is passed over, but only where it surely brings no reference. A line that
-//! ends with the comment `# no reference` is passed over on the word of whoever wrote it.
+//! Any other line that contains `op://` is an error, unless it is a comment or ends with the comment `# no reference`. All other
+//! lines are ignored.
 
 mod annotations;
-mod lexer;
-mod problem;
-mod script;
+mod error;
+mod line;
+mod protected;
 pub mod shell;
-mod word;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
 use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -31,10 +29,10 @@ use crate::container::{FILES_MAX, FileName};
 use crate::reference::Reference;
 
 pub use self::annotations::{Format, Split};
-pub use self::problem::{EnvrcError, Problem};
-pub use self::word::Expansion;
+pub use self::error::{EnvrcError, Problem};
+pub use self::protected::check_names;
 
-/// How the file is called, unless another is named.
+/// The default file.
 pub const ENVRC: &str = ".envrc";
 
 /// The largest file, in bytes.
@@ -47,117 +45,130 @@ pub struct Variable {
     pub name: String,
     /// Its name as a file: in lower case, with `-` for `_`.
     pub file: FileName,
-    /// What it holds.
+    /// The reference.
     pub reference: Reference,
-    /// Where it says so.
+    /// The reference as it is written: `?attribute=totp` and `?attribute=otp` are one reference.
+    pub text: String,
+    /// Where it is declared.
     pub place: Place,
 }
 
-/// Where a variable was found.
+/// Where a variable is declared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// An argument.
     CommandLine,
-    /// A file.
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// From 1.
-        line: usize,
-    },
+    /// The environment of this process.
+    Environment,
+    /// A line of a file, from 1.
+    Line(PathBuf, usize),
 }
 
-/// Reads the variables of a file, in their order. One that is set twice, to the same reference, comes twice.
+/// What a file declares.
+#[derive(Debug, Default)]
+pub struct Envrc {
+    /// The references, in their order.
+    pub variables: Vec<Variable>,
+    /// The variables that other lines set, each with its line.
+    pub others: Vec<(usize, String)>,
+}
+
+/// Reads a file.
 ///
 /// # Errors
-/// The file cannot be read, or it cannot be told what bash would make of it.
-pub fn read(path: &Path) -> Result<Vec<Variable>, EnvrcError> {
-    let cannot_read = |error: std::io::Error| EnvrcError::Read { path: path.into(), errno: error.into() };
-    // Not only references may be in it: people put secrets there, too.
+/// The file cannot be read, or a line contains `op://` and declares no reference.
+pub fn read(path: &Path) -> Result<Envrc, EnvrcError> {
+    let cannot_read = |error: std::io::Error| EnvrcError::Read { path: path.into(), source: error.into() };
+    // People keep secrets in such files, too.
     let mut bytes = Zeroizing::new(Vec::new());
     let file = File::open(path).map_err(cannot_read)?;
     file.take(ENVRC_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(cannot_read)?;
-    if bytes.len() as u64 > ENVRC_BYTES_MAX {
-        return Err(EnvrcError::TooLarge { path: path.into() });
+    match bytes.len() as u64 > ENVRC_BYTES_MAX {
+        true => Err(EnvrcError::TooLarge { path: path.into() }),
+        false => parse(&bytes, path),
     }
-    parse(&bytes, path)
 }
 
-/// The same, of what the file holds.
-fn parse(bytes: &[u8], path: &Path) -> Result<Vec<Variable>, EnvrcError> {
-    let refused = |(line, problem)| EnvrcError::Line { path: path.into(), line, problem };
-    let text = text(bytes).map_err(refused)?;
-    let variables = script::variables(text).map_err(refused)?.into_iter();
-    let place = |line| Place::Line { path: path.into(), line };
-    Ok(variables.map(|(line, name, file, reference)| Variable { name, file, reference, place: place(line) }).collect())
+fn parse(bytes: &[u8], path: &Path) -> Result<Envrc, EnvrcError> {
+    let variable = |(line, declared): (usize, Result<(&str, &str), Problem>)| {
+        let variable = declared.and_then(|(name, text)| variable(name, text, Place::Line(path.into(), line)));
+        variable.map_err(|source| EnvrcError::Line { path: path.into(), line, source })
+    };
+    let others = line::other_assignments(bytes).map(|(line, name)| (line, name.to_owned()));
+    Ok(Envrc {
+        variables: line::declarations(bytes).map(variable).collect::<Result<_, _>>()?,
+        others: others.collect(),
+    })
 }
 
-/// Reads `NAME=op://…`, as it is written on a command line.
+/// Parses `NAME=op://…`, as it is written on a command line.
 ///
 /// # Errors
 /// It is not of this form.
 pub fn argument(text: &str) -> Result<Variable, EnvrcError> {
-    let (name, reference) = text.split_once('=').filter(|(name, _)| is_variable(name)).ok_or(EnvrcError::Argument)?;
-    let unusable = |problem| EnvrcError::Value { problem };
-    let reference =
-        reference.parse().map_err(|reason| unusable(Problem::Reference { name: name.to_owned(), reason }))?;
-    let file = file_of(name).map_err(unusable)?;
-    Ok(Variable { name: name.to_owned(), file, reference, place: Place::CommandLine })
+    let (name, text) = text.split_once('=').filter(|(name, _)| is_name(name)).ok_or(EnvrcError::Argument)?;
+    variable(name, text, Place::CommandLine).map_err(|source| EnvrcError::Value { source })
 }
 
-/// Puts together what was found in several places: each variable once.
+/// Parses the references in an environment.
 ///
 /// # Errors
-/// A variable has two references, two variables are one file, or there are more than a container may have.
-pub fn unite(found: Vec<Variable>) -> Result<Vec<Variable>, EnvrcError> {
-    let mut united: Vec<Variable> = Vec::new();
-    let mut by_file: BTreeMap<FileName, usize> = BTreeMap::new();
-    for variable in found {
-        let Some(known) = by_file.get(&variable.file).and_then(|index| united.get(*index)) else {
-            by_file.insert(variable.file.clone(), united.len());
-            united.push(variable);
-            continue;
+/// A value begins with `op://` and is no reference, or its name is not one that a shell could export.
+pub fn of_environment(environment: impl Iterator<Item = (OsString, OsString)>) -> Result<Vec<Variable>, EnvrcError> {
+    let holds_reference = |(_, value): &(OsString, OsString)| value.as_bytes().starts_with(b"op://");
+    let variable = |(name, value): (OsString, OsString)| {
+        let name = name.to_string_lossy().into_owned();
+        let found = match is_name(&name) {
+            true => variable(&name, &value.to_string_lossy(), Place::Environment),
+            false => Err(Problem::Name),
         };
-        let (first, second) = (known.place.clone(), variable.place.clone());
-        if known.name != variable.name {
-            let (first, second) = ((known.name.clone(), first), (variable.name, second));
-            return Err(EnvrcError::SameFile { file: variable.file, first, second });
-        }
-        if known.reference != variable.reference {
-            return Err(EnvrcError::Differs { name: variable.name, first, second });
+        found.map_err(|source| EnvrcError::Environment { name, source })
+    };
+    environment.filter(holds_reference).map(variable).collect()
+}
+
+/// Combines the variables of several places. Each name may be declared once.
+///
+/// # Errors
+/// A name is declared twice, two variables are one file, or there are more than a container may have.
+pub fn unite(found: Vec<Variable>) -> Result<Vec<Variable>, EnvrcError> {
+    let mut by_file: BTreeMap<&FileName, &Variable> = BTreeMap::new();
+    for second in &found {
+        if let Some(first) = by_file.insert(&second.file, second) {
+            let (first, second) = (Box::new(first.clone()), Box::new(second.clone()));
+            return Err(match first.name == second.name {
+                true => EnvrcError::Twice { first, second },
+                false => EnvrcError::SameFile { first, second },
+            });
         }
     }
-    match united.len() {
+    match found.len() {
         found if found > FILES_MAX => Err(EnvrcError::TooMany { found }),
-        _ => Ok(united),
+        _ => Ok(found),
     }
 }
 
-/// What bash could read without a complaint.
-fn text(bytes: &[u8]) -> Result<&str, (usize, Problem)> {
-    let line = |at: usize| 1 + bytes.iter().take(at).filter(|byte| **byte == b'\n').count();
-    if let Some(at) = bytes.iter().position(|byte| *byte == 0) {
-        return Err((line(at), Problem::Nul));
+fn variable(name: &str, text: &str, place: Place) -> Result<Variable, Problem> {
+    let reference = text.parse().map_err(|source| Problem::Reference { name: name.to_owned(), source })?;
+    let file = name.to_ascii_lowercase().replace('_', "-");
+    match file.parse() {
+        Ok(file) => Ok(Variable { name: name.to_owned(), file, reference, text: text.to_owned(), place }),
+        Err(_) => Err(Problem::FileName { name: name.to_owned(), file }),
     }
-    str::from_utf8(bytes).map_err(|error| (line(error.valid_up_to()), Problem::NotUtf8))
 }
 
 /// Whether a text can name a variable.
-fn is_variable(name: &str) -> bool {
-    !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()) && name.chars().all(lexer::is_name)
-}
-
-/// The file that a variable becomes.
-fn file_of(name: &str) -> Result<FileName, Problem> {
-    let file = name.to_ascii_lowercase().replace('_', "-");
-    file.parse().map_err(|_| Problem::FileName { name: name.to_owned(), file })
+fn is_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()) && name.bytes().all(allowed)
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Place::CommandLine => f.write_str("the command line"),
-            Place::Line { path, line } => write!(f, "{}, line {line}", path.display()),
+            Place::Environment => f.write_str("the environment"),
+            Place::Line(path, line) => write!(f, "{}, line {line}", path.display()),
         }
     }
 }
@@ -179,15 +190,17 @@ mod tests {
     }
 
     #[test]
-    fn unites_what_agrees_and_nothing_else() {
-        let found = |text: &str| parse(text.as_bytes(), Path::new("f")).unwrap();
-        let united = |text: &str| unite(found(text)).map_err(|error| error.to_string());
-        assert_eq!(united("A=op://v/i/f\nA=op://v/i/f").unwrap().len(), 1);
-        let differs = "refusing to choose one of two references of A: f, line 1, and f, line 2";
-        assert_eq!(united("A=op://v/i/f\nA=op://v/i/g").unwrap_err(), differs);
-        let same = "refusing to make the file \"a-b\" of two variables: A_B (f, line 1) and a_b (f, line 2)";
-        assert_eq!(united("A_B=op://v/i/f\na_b=op://v/i/f").unwrap_err(), same);
-        let many: String = (0..=FILES_MAX).map(|n| format!("A{n}=op://v/i/f\n")).collect();
-        assert!(matches!(unite(found(&many)), Err(EnvrcError::TooMany { found: 1025 })));
+    fn each_name_and_each_file_may_be_declared_once() {
+        let united = |text: &str| {
+            unite(parse(text.as_bytes(), Path::new("f")).unwrap().variables)
+                .map(drop)
+                .map_err(|error| error.to_string())
+        };
+        let twice = "A is declared twice: f, line 1, and f, line 2";
+        assert_eq!(united("export A=op://v/i/f\nexport A=op://v/i/f").unwrap_err(), twice);
+        let same = "A_B (f, line 1) and a_b (f, line 2) would be the same file \"a-b\"";
+        assert_eq!(united("export A_B=op://v/i/f\nexport a_b=op://v/i/f").unwrap_err(), same);
+        let many: String = (0..=FILES_MAX).map(|n| format!("export A{n}=op://v/i/f\n")).collect();
+        assert_eq!(united(&many).unwrap_err(), "1025 variables hold references, at most 1024 are allowed");
     }
 }

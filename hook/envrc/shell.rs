@@ -1,12 +1,12 @@
-//! Secrets as assignments of variables, which a shell takes for nothing else.
+//! Secrets as assignments of variables, for shells and as JSON.
 
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use super::EnvrcError;
+use super::{EnvrcError, Variable};
 use crate::secret::Secret;
 
-/// Who shall read the assignments.
+/// A shell that evaluates the assignments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shell {
     /// bash, and every shell that quotes as POSIX says.
@@ -15,37 +15,45 @@ pub enum Shell {
     Zsh,
     /// fish, which does not.
     Fish,
+    /// bash inside of direnv's functions.
+    Direnv,
 }
 
 impl Shell {
-    /// All of them.
-    pub const ALL: [Shell; 3] = [Shell::Bash, Shell::Zsh, Shell::Fish];
+    /// Every shell.
+    pub const ALL: [Shell; 4] = [Shell::Bash, Shell::Zsh, Shell::Fish, Shell::Direnv];
 
-    /// What it is called.
+    /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Shell::Bash => "bash",
             Shell::Zsh => "zsh",
             Shell::Fish => "fish",
+            Shell::Direnv => "direnv",
         }
     }
 
-    /// A command for each variable, that exports it.
+    /// A command for each variable that exports it.
     ///
     /// # Errors
     /// A secret has a NUL byte, which no variable can hold.
-    pub fn assignments(self, values: &[(&str, &Secret)]) -> Result<Zeroizing<Vec<u8>>, EnvrcError> {
+    pub fn assignments(self, values: &[(&Variable, &Secret)]) -> Result<Zeroizing<Vec<u8>>, EnvrcError> {
         let mut text = Zeroizing::new(Vec::new());
-        for (name, secret) in values {
+        for (Variable { name, text: declared, .. }, secret) in values {
             let command = match self {
                 Shell::Bash | Shell::Zsh => format!("export {name}='"),
                 Shell::Fish => format!("set --global --export {name} '"),
+                // The second time, when .envrc has ended, a variable is set only if it is the reference again. `-g` passes by the
+                // local variables of direnv's functions; `+i`, because bash evaluates what is assigned to an integer.
+                Shell::Direnv => {
+                    format!("[[ ${{_oci_secrets_again-}} && ${{{name}-}} != '{declared}' ]] || declare -gx +i {name}='")
+                }
             };
             text.extend_from_slice(command.as_bytes());
             for byte in variable_value(name, secret)? {
                 match (byte, self) {
-                    (b'\'', Shell::Bash | Shell::Zsh) => text.extend_from_slice(br"'\''"),
                     (b'\'' | b'\\', Shell::Fish) => text.extend_from_slice(&[b'\\', *byte]),
+                    (b'\'', _) => text.extend_from_slice(br"'\''"),
                     _ => text.push(*byte),
                 }
             }
@@ -59,20 +67,20 @@ impl Shell {
 ///
 /// # Errors
 /// A secret has a NUL byte, or is not UTF-8.
-pub fn json(values: &[(&str, &Secret)]) -> Result<Zeroizing<Vec<u8>>, EnvrcError> {
+pub fn json(values: &[(&Variable, &Secret)]) -> Result<Zeroizing<Vec<u8>>, EnvrcError> {
     let mut object = Map::new();
-    for (name, secret) in values {
+    for (Variable { name, .. }, secret) in values {
         let text = str::from_utf8(variable_value(name, secret)?);
-        let text = text.map_err(|_| EnvrcError::NotText { name: (*name).to_owned() })?;
-        object.insert((*name).to_owned(), Value::from(text));
+        let text = text.map_err(|_| EnvrcError::NotText { name: name.clone() })?;
+        object.insert(name.clone(), Value::from(text));
     }
     Ok(Zeroizing::new(format!("{:#}\n", Value::from(object)).into_bytes()))
 }
 
-/// The bytes that a variable shall have.
+/// The bytes of a variable.
 ///
 /// # Errors
-/// There is a NUL byte among them.
+/// One is NUL.
 pub fn variable_value<'a>(name: &str, secret: &'a Secret) -> Result<&'a [u8], EnvrcError> {
     match secret.expose().contains(&0) {
         true => Err(EnvrcError::Nul { name: name.to_owned() }),
@@ -91,17 +99,23 @@ mod tests {
     const AWKWARD: &[u8] =
         b" canary'\"\\ $HOME `id` $(id) !! ~ # * ? [a] {a,b} ''\\'' \\\n\n\t\x01\x1b\r\x7f \xc3\xa4 \xff\xfe \xed\xa0\x80 \\\xc3'\n\n";
 
+    fn variable(name: &str) -> Variable {
+        super::super::argument(&format!("{name}=op://v/i/f")).unwrap()
+    }
+
     #[test]
     fn every_byte_but_nul_comes_through_every_shell() {
         let all: Vec<u8> = (1..=255).collect();
         let secrets = [AWKWARD, &all, b"", b"'", b"\\"].map(|bytes| Secret::new(bytes.to_vec()));
         let expected: Vec<u8> = secrets.iter().flat_map(|secret| [secret.expose(), b"\0"].concat()).collect();
-        let values: Vec<(&str, &Secret)> = ["A", "B", "C", "D", "E"].into_iter().zip(&secrets).collect();
+        let variables = ["A", "B", "C", "D", "E"].map(variable);
+        let values: Vec<(&Variable, &Secret)> = variables.iter().zip(&secrets).collect();
         for (shell, source) in [
             (Shell::Bash, "bash --norc -c 'eval \"$(cat)\"; exec printenv -0 A B C D E'"),
             (Shell::Bash, "dash -c 'eval \"$(cat)\"; exec printenv -0 A B C D E'"),
             (Shell::Zsh, "zsh -f -c 'setopt rcquotes; eval \"$(cat)\"; exec printenv -0 A B C D E'"),
             (Shell::Fish, "fish --no-config -c 'source; exec printenv -0 A B C D E'"),
+            (Shell::Direnv, "bash --norc -euc 'f() { local A; eval \"$(cat)\"; }; f; exec printenv -0 A B C D E'"),
         ] {
             let program = source.split(' ').next().unwrap_or_default();
             if Command::new(program).arg("-c").arg("true").output().is_err() && std::env::var_os("CI").is_none() {
@@ -118,10 +132,11 @@ mod tests {
     }
 
     #[test]
-    fn what_a_form_cannot_hold_is_refused() {
+    fn refuses_bytes_that_a_form_cannot_hold() {
         let (nul, not_text) = (Secret::new(b"a\0".to_vec()), Secret::new(b"\xff".to_vec()));
-        assert!(matches!(Shell::Bash.assignments(&[("A", &nul)]), Err(EnvrcError::Nul { .. })));
-        assert!(matches!(json(&[("A", &nul)]), Err(EnvrcError::Nul { .. })));
-        assert!(matches!(json(&[("A", &not_text)]), Err(EnvrcError::NotText { .. })));
+        let variable = variable("A");
+        assert!(matches!(Shell::Bash.assignments(&[(&variable, &nul)]), Err(EnvrcError::Nul { .. })));
+        assert!(matches!(json(&[(&variable, &nul)]), Err(EnvrcError::Nul { .. })));
+        assert!(matches!(json(&[(&variable, &not_text)]), Err(EnvrcError::NotText { .. })));
     }
 }

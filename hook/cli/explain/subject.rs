@@ -90,7 +90,7 @@ impl Subject {
     fn of_envrc(path: &Path) -> Result<Subject, EnvrcError> {
         let wish =
             |variable: Variable| Wish { file: Some(variable.file), reference: variable.reference, optional: false };
-        let wishes = envrc::read(path).and_then(envrc::unite)?.into_iter().map(wish).collect();
+        let wishes = envrc::unite(envrc::read(path)?.variables)?.into_iter().map(wish).collect();
         Ok(Subject { wishes, ..Subject::nobody(path.display().to_string()) })
     }
 

@@ -101,7 +101,7 @@ pub(super) fn the_references_of_an_envrc_are_words_of_its_command_line(world: &W
     let lines = [
         format!("export OPENAI_API_KEY=\"op://AgentVault/{key}/password\""),
         "PATH_add bin".into(),
-        format!("DB='op://AgentVault/{db}/password' # of the agent"),
+        format!("export DB='op://AgentVault/{db}/password' # of the agent"),
     ];
     fs::write(&envrc, lines.join("\n")).unwrap();
     let annotations = world.oci_secrets(&["annotate", envrc.to_str().unwrap()], b"");
