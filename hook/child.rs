@@ -1,4 +1,4 @@
-//! One run of another program: through pipes alone, and in a process group of its own that does not outlive it.
+//! Runs another program: with pipes for its standard streams, and in a process group that ends with it.
 
 use std::cell::RefCell;
 use std::fs;
@@ -17,14 +17,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe::{Receiver, Sender};
 use zeroize::Zeroizing;
 
-/// The most that is kept of what it prints on standard error; the rest is read and dropped.
-const COMPLAINT_BYTES_MAX: usize = 16 * 1024;
+/// The most that is kept of its standard error. The rest is read and discarded.
+const STDERR_BYTES_MAX: usize = 16 * 1024;
 
 const CHUNK_BYTES: usize = 16 * 1024;
 
-/// What it did.
+/// The result of a program that ended.
 pub struct Answer {
-    /// How it ended.
+    /// Its exit status.
     pub status: ExitStatus,
     /// Its standard output.
     pub output: Zeroizing<Vec<u8>>,
@@ -32,25 +32,25 @@ pub struct Answer {
     pub complaint: Zeroizing<Vec<u8>>,
 }
 
-/// Runs a command to its end, with this input; `None` if it printed more than `bytes_max`. Whom it started and left behind in its
-/// group is ended with it. Whoever drops this ends all of them.
+/// Runs a command to its end, with this input. The result is `None` if it printed more than `bytes_max`. Processes that it left in
+/// its group are killed when it ends; all of them are killed if the future is dropped.
 ///
 /// # Errors
-/// If it cannot be started, its pipes break, or a signal came that would end us: nobody of it is left then.
+/// If it cannot be started, its pipes break, or this process received a signal that ends it. The whole group is killed then.
 pub async fn run(command: &mut Command, input: &[u8], bytes_max: usize) -> io::Result<Option<Answer>> {
-    // Declared first and so dropped last: a signal may end us only when the process is gone.
+    // Declared first and so dropped last: a signal may end this process only after the program is gone.
     let mut interrupts = Interrupts::prepare()?;
     let mut running = Running::start(command)?;
-    // Not before, as the process would hold them back, too. One that comes in between ends us alone.
+    // Not earlier, as the program would inherit the blocked signals. One that arrives in between ends this process alone.
     interrupts.hold()?;
     let answered = pin!(running.answer(input, bytes_max));
-    match select(answered, pin!(interrupts.come())).await {
+    match select(answered, pin!(interrupts.received())).await {
         Either::Left((answer, _)) => answer,
-        Either::Right((came, _)) => came.and(Err(rustix::io::Errno::INTR.into())),
+        Either::Right((received, _)) => received.and(Err(rustix::io::Errno::INTR.into())),
     }
 }
 
-/// A process and its group, for as long as this lives.
+/// A process and its group. Dropping it kills both.
 struct Running {
     child: Child,
     is_over: bool,
@@ -71,7 +71,7 @@ impl Running {
         let mut stderr = Receiver::from_owned_fd(OwnedFd::from(self.child.stderr.take().ok_or_else(broken)?))?;
 
         let write = async {
-            // Who ends before reading everything says on standard error why.
+            // A program that ends without reading everything says why on standard error.
             let _ = stdin.write_all(input).await;
             drop(stdin);
             Ok(())
@@ -79,7 +79,7 @@ impl Running {
         let complaint = async {
             let mut complaint = Zeroizing::new(Vec::new());
             while let Some(chunk) = chunk(&mut stderr).await? {
-                let room = COMPLAINT_BYTES_MAX.saturating_sub(complaint.len());
+                let room = STDERR_BYTES_MAX.saturating_sub(complaint.len());
                 complaint.extend(chunk.iter().take(room));
             }
             Ok(complaint)
@@ -96,7 +96,7 @@ impl Running {
         };
         let end = async {
             gone.readable().await?;
-            // Whom it left behind may hold the pipes open for ever.
+            // A process that it left behind may keep the pipes open.
             kill_group(pid);
             Ok(())
         };
@@ -107,7 +107,7 @@ impl Running {
         }
     }
 
-    /// Ends whoever is left of the group.
+    /// Kills what is left of the group.
     fn end(&mut self) -> io::Result<ExitStatus> {
         kill_group(Pid::from_child(&self.child));
         self.is_over = true;
@@ -123,7 +123,7 @@ impl Drop for Running {
     }
 }
 
-/// Until the process is waited for, nobody else can have its number.
+/// Until the leader is waited for, no other process can have its id.
 fn kill_group(leader: Pid) {
     let _ = kill_process_group(leader, rustix::process::Signal::KILL);
 }
@@ -147,34 +147,34 @@ async fn chunk(pipe: &mut Receiver) -> Result<Option<Zeroizing<Vec<u8>>>, Stop> 
     Ok((length > 0).then_some(chunk))
 }
 
-/// What Ctrl-C and `kill` send: another process group than ours does not hear of it.
+/// The signals of Ctrl-C and `kill`. The terminal does not send them to the program's process group.
 struct Interrupts {
     signals: SigSet,
-    /// No pipe, but as readable as one.
-    come: Receiver,
+    /// A signalfd, which is readable like a pipe.
+    queue: Receiver,
     held: Option<Arc<Held>>,
 }
 
 impl Interrupts {
     fn prepare() -> io::Result<Interrupts> {
         let signals = signals_that_end_us();
-        let come = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-        Ok(Interrupts { signals, come: Receiver::from_owned_fd_unchecked(come.into())?, held: None })
+        let queue = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        Ok(Interrupts { signals, queue: Receiver::from_owned_fd_unchecked(queue.into())?, held: None })
     }
 
-    /// Holds them back for as long as this lives, and then lets them through.
+    /// Blocks them until this is dropped.
     fn hold(&mut self) -> io::Result<()> {
         self.held = Some(Held::by_this_thread(&self.signals)?);
         Ok(())
     }
 
-    /// Waits for one, and leaves it to be let through.
-    async fn come(&self) -> io::Result<()> {
-        self.come.readable().await
+    /// Waits for one. It stays pending until the signals are unblocked.
+    async fn received(&self) -> io::Result<()> {
+        self.queue.readable().await
     }
 }
 
-/// The signals that this thread holds back, for all that it runs at the same time: the last of them lets them through.
+/// The blocked signals of this thread. Several programs that run at the same time share it; the last one unblocks them.
 struct Held {
     before: SigSet,
 }
@@ -201,7 +201,7 @@ impl Drop for Held {
     }
 }
 
-/// Who handles a signal, as a service does that ends in its own time, or was told to ignore it, is left to that.
+/// Signals that this process handles or ignores are left alone.
 fn signals_that_end_us() -> SigSet {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let set = |name: &str| {
@@ -232,25 +232,24 @@ mod tests {
     }
 
     #[test]
-    fn hands_over_input_and_takes_output_of_any_size() {
+    fn passes_input_and_output_of_any_size() {
         let input = vec![b'x'; 1 << 20];
         let answer = block_on(run(&mut shell("cat; echo no >&2; exit 3"), &input, 1 << 20)).unwrap().unwrap();
         assert!(*answer.output == input);
         assert_eq!((answer.complaint.as_slice(), answer.status.code()), (&b"no\n"[..], Some(3)));
         let answer = block_on(run(&mut shell("exec <&-; head -c 1000000 /dev/zero >&2"), &input, 0)).unwrap().unwrap();
-        assert_eq!(answer.complaint.len(), COMPLAINT_BYTES_MAX);
+        assert_eq!(answer.complaint.len(), STDERR_BYTES_MAX);
     }
 
     #[test]
-    fn stops_at_more_than_is_asked_for() {
+    fn stops_at_more_output_than_allowed() {
         assert!(block_on(run(&mut shell("cat /dev/zero"), b"", 1 << 20)).unwrap().is_none());
     }
 
     #[test]
-    fn leaves_nobody_behind() {
+    fn kills_the_whole_group() {
         let directory = tempfile::tempdir().unwrap();
         let pids = directory.path().join("pids");
-        // It is waited for by whoever started it, and that by the kernel.
         let script = format!("sleep 1000 & echo $$ $! >{0}.new && mv {0}.new {0} && wait", pids.display());
         block_on(async {
             let mut command = shell(&script);
@@ -270,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn is_not_held_up_by_whom_it_leaves_behind() {
+    fn a_process_left_behind_does_not_delay_the_end() {
         let patience = Duration::from_secs(60);
         let mut command = shell("sleep 1000 & echo canary");
         let ended = block_on(async { timeout(patience, run(&mut command, b"", 100)).await });
@@ -278,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn signals_are_held_back_until_the_last_of_several_has_ended() {
+    fn signals_are_blocked_until_the_last_of_several_programs_has_ended() {
         let end_is_held = || SigSet::thread_get_mask().unwrap().contains(Signal::SIGTERM);
         let hold = || {
             let mut interrupts = block_on(async { Interrupts::prepare().unwrap() });
@@ -296,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_that_is_handled_is_left_to_its_handler() {
+    fn handled_signals_are_left_to_their_handlers() {
         block_on(async {
             let _handler = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).unwrap();
             assert!(!signals_that_end_us().contains(Signal::SIGHUP));

@@ -1,4 +1,4 @@
-//! Requests become secrets: source and seal together, under one deadline.
+//! Resolves requests to secrets: fetches sealed values and unseals them, under one deadline.
 
 use std::future::{pending, ready};
 use std::pin::pin;
@@ -16,34 +16,41 @@ use crate::secret::Secret;
 use crate::settings::Permission;
 use crate::source::{Fetched, Field, Source, SourceError};
 
-/// One request's secret, and where it came from.
+/// The secret of one request, and its origin.
 pub struct Resolved<'a> {
-    /// What was asked for.
+    /// The request.
     pub request: &'a Request,
     /// The plaintext.
     pub secret: Secret,
-    /// The item's id, as far as the source tells.
+    /// The item's id, if the source reports it.
     pub item_id: Option<String>,
-    /// The item's version, as far as the source tells.
+    /// The item's version, if the source reports it.
     pub item_version: Option<u64>,
-    /// The KEK that opened it; `None` for a plain value.
+    /// The KEK that unsealed it. A plain value has none.
     pub kek: Option<KekUri>,
-    /// The KEK's version, as far as the KMS tells.
+    /// The KEK's version, if the KMS reports it.
     pub kek_version: Option<String>,
-    /// Whether it was kept for an emergency, and nobody could be asked.
+    /// Whether it came from an emergency.
     pub kept: bool,
 }
 
-/// A request, and what became of it; nothing where an optional one is missing.
+impl Resolved<'_> {
+    /// The file to deliver.
+    pub fn file(&self) -> (&FileName, &Secret) {
+        (&self.request.file, &self.secret)
+    }
+}
+
+/// A request and its outcome. A missing optional one has no secret.
 pub type Outcome<'a> = (&'a Request, Result<Option<Resolved<'a>>, ResolveError>);
 
-/// Fetches and unseals all requests, in no particular order. Each value is unsealed as it arrives, and the KEKs are made ready
-/// while the source is being asked, so that the time does not grow with the number of secrets.
+/// Fetches and unseals all requests, in any order. Each value is unsealed when it arrives, and the KEKs are prepared while the source
+/// is asked, so that the time does not grow with the number of secrets.
 ///
 /// Optional requests whose item or field is missing are left out.
 ///
 /// # Errors
-/// The first failure ends all: what was fetched by then is zeroed.
+/// The first failure. What was fetched by then is zeroed.
 pub async fn resolve<'a>(
     requests: &'a [Request],
     source: &dyn Source,
@@ -63,7 +70,7 @@ pub async fn resolve<'a>(
     while_preparing(keks, deadline, all).await
 }
 
-/// As [`resolve`], but goes on after a failure and tells what became of each request.
+/// The same, but after a failure it goes on, and returns the outcome of each request.
 pub async fn resolve_each<'a>(
     requests: &'a [Request],
     source: &dyn Source,
@@ -103,7 +110,7 @@ where
     opened.buffer_unordered(FILES_MAX).filter_map(ready)
 }
 
-/// Makes the KEKs ready until the work is done.
+/// Prepares the KEKs until the work is done.
 async fn while_preparing<T>(keks: &Keks<'_>, deadline: Deadline, work: impl Future<Output = T>) -> T {
     let prepared = async {
         keks.prepare(deadline).await;
@@ -132,7 +139,7 @@ async fn open<'a>(
     Ok(Resolved { request, secret: unsealed.secret, item_id, item_version, kek, kek_version, kept: false })
 }
 
-/// Whether there is nothing where the reference points. A vault that is not there is a mistake, not an absence.
+/// Whether the item or its field does not exist. A missing vault is a mistake in the reference instead.
 pub fn is_missing(error: &SourceError) -> bool {
     matches!(
         error,

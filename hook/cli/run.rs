@@ -11,7 +11,7 @@ use super::listed::{AllowedNames, requests, secrets, summary};
 use super::source::Choice;
 use super::{PROGRAM, load_own};
 use crate::container::Owner;
-use crate::deliver::{Carried, Private, Tmpfs, TmpfsError, TmpfsOptions};
+use crate::deliver::{Carried, DeliveryOptions, Frozen, Private};
 use crate::envrc::shell::variable_value;
 use crate::envrc::{self, Envrc, EnvrcError, Variable};
 use crate::fault::AnyFault;
@@ -134,17 +134,8 @@ fn set(command: &mut Command, variables: &[Variable], secrets: &[Resolved<'_>]) 
 /// Attaches a tmpfs with the secrets at a directory, in a mount namespace of this process.
 fn deliver(directory: &Path, secrets: &[Resolved<'_>], settings: &Settings) -> Result<(), AnyFault> {
     let private = Private::enter()?;
-    let options = TmpfsOptions {
-        files: secrets.len(),
-        bytes: secrets.iter().map(|found| found.secret.expose().len()).sum(),
-        label: None,
-        noswap: settings.deliver.noswap,
-    };
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let filled = || -> Result<_, TmpfsError> {
-        let tmpfs = Tmpfs::create(&options, Carried::default())?;
-        secrets.iter().try_for_each(|found| tmpfs.write(&found.request.file, &found.secret, Owner { uid, gid }))?;
-        tmpfs.freeze()
-    };
-    filled()?.attach_at(directory, &private).map_err(AnyFault::from)
+    let options = DeliveryOptions { owner: Owner { uid, gid }, label: None, noswap: settings.deliver.noswap };
+    let files: Vec<_> = secrets.iter().map(Resolved::file).collect();
+    Ok(Frozen::filled(&files, &options, Carried::default())?.attach_at(directory, &private)?)
 }

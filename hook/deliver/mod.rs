@@ -1,7 +1,7 @@
 //! The delivery: a tmpfs that is filled and made read-only while nothing leads to it, then attached inside the container.
 //!
 //! ```text
-//! Carried::find ─► Tmpfs::create ─► Tmpfs::write … ─► Tmpfs::freeze ─► Frozen::attach
+//! Carried::find ─► Frozen::filled ─► Frozen::attach
 //! ```
 //!
 //! The types keep the order: what the container already has at the target is found first, because the tmpfs needs an entry for each of its mounts;
@@ -35,4 +35,4 @@ pub use preflight::{PreflightError, preflight};
 pub use private::{Private, PrivateError};
 pub use site::SiteError;
 pub use target::{TARGET, TargetError};
-pub use tmpfs::{Frozen, Tmpfs, TmpfsError, TmpfsOptions};
+pub use tmpfs::{DeliveryOptions, Frozen, Tmpfs, TmpfsError, TmpfsOptions};

@@ -142,7 +142,36 @@ impl Tmpfs {
     }
 }
 
+/// How the files of a delivery are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct DeliveryOptions<'a> {
+    /// The owner of every file, in ids of our own user namespace.
+    pub owner: Owner,
+    /// The SELinux context; see [`TmpfsOptions::label`].
+    pub label: Option<&'a str>,
+    /// What to do if the pages cannot be kept out of swap.
+    pub noswap: Noswap,
+}
+
 impl Frozen {
+    /// Creates a tmpfs for these files, writes them and freezes it.
+    ///
+    /// # Errors
+    /// As for [`Tmpfs::create`], [`Tmpfs::write`] and [`Tmpfs::freeze`]. The files are destroyed.
+    pub fn filled(
+        files: &[(&FileName, &Secret)],
+        options: &DeliveryOptions<'_>,
+        carried: Carried,
+    ) -> Result<Frozen, TmpfsError> {
+        let DeliveryOptions { owner, label, noswap } = *options;
+        let bytes = files.iter().map(|(_, secret)| secret.expose().len()).sum();
+        let tmpfs = Tmpfs::create(&TmpfsOptions { files: files.len(), bytes, label, noswap }, carried)?;
+        for (name, secret) in files {
+            tmpfs.write(name, secret, owner)?;
+        }
+        tmpfs.freeze()
+    }
+
     /// Destroys the files in every mount of the tmpfs: a process in the container may have mounted it a second time, or
     /// hold a file open.
     ///
