@@ -67,20 +67,20 @@ fn start(state: &State, settings: &Path) -> Result<(), AnyFault> {
         return Ok(());
     };
     harden::lock_memory();
-    let mut record = Record::begin();
+    let mut record = Record::begin(PROGRAM);
     let mut trail = Trail::default();
     let outcome = deliver_to(state, requests, settings, &mut record, &mut trail);
     match &outcome {
         Ok(()) => record.delivered(),
         Err(error) => record.refused(&**error),
     }
-    let Err(error) = trail.write(PROGRAM, &record) else {
+    let Err(error) = trail.write(&record) else {
         return outcome;
     };
     // A start that cannot be recorded must not happen; a refusal stands either way. The system log has what it came to.
     let error = outcome.err().unwrap_or(error.into());
     record.refused(&*error);
-    let _ = Trail::default().write(PROGRAM, &record);
+    let _ = Trail::default().write(&record);
     Err(error)
 }
 

@@ -1,13 +1,13 @@
-//! A file in which every line vouches for the one before it.
+//! A file in which every line has the hash of the line before it.
 //!
-//! Each line carries the hash of the line before and a number. What is not part of the chain, and still in the file, is closed off by a
-//! line that says so, a *mark*: a write that a power loss cut off, or lines from before the chain was asked for. Nothing is repaired.
+//! Each line also has a number. Other text in the file is closed off by a line that says so, a *mark*: an interrupted write, or lines
+//! that were written without the chain. Nothing is repaired.
 //!
-//! Writers come and go, so all that they know is in the file. Each reads the last line and appends its own under the file's lock, with
-//! one write. A file that was renamed meanwhile is left alone; a new one begins with the hash of the last line of the one before.
+//! Writers are short-lived, so all state is in the file. Each reads the last line and appends its own under the file's lock, with one
+//! write. A file that was renamed meanwhile is not written to; a new one begins with the hash of the last line of the previous one.
 //!
-//! A chain cannot show that its end is missing, nor that who may write to the file has written all of it anew: for that, the hash of
-//! the last line must be known from elsewhere. The system log has it with every line.
+//! A chain does not show that its end is missing, nor that root has written all of it again: for that, the hash of the last line must
+//! be kept elsewhere. The system log has it with every line.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
@@ -24,7 +24,7 @@ use super::record::SCHEMA;
 use super::tail::{End, Tail};
 use crate::settings::file;
 
-/// How long a writer that finds the file locked waits before it looks again; varied, so that many do not look at once.
+/// How long a writer waits before it tries the lock again. It varies, so that many writers do not try at the same moment.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// A chain to append to.
@@ -39,23 +39,23 @@ struct Mark {
     schema: u8,
     time: String,
     mark: What,
-    /// The hash of what is closed off, without the newline at its end: all of the file where a chain begins, all that follows the
-    /// last line where it resumes.
+    /// The hash of the text that is closed off, without its last newline: the whole file if a chain begins, the text after the last
+    /// line if it resumes.
     #[serde(skip_serializing_if = "Option::is_none")]
     over: Option<Hash>,
 }
 
-/// What a mark says.
+/// The kind of a mark.
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum What {
-    /// Here is the first line.
+    /// The chain begins.
     Begins,
-    /// Something is in between that is not of the chain.
+    /// Before it is text that is not of the chain.
     Resumes,
 }
 
-/// Anything that is written as a line, with its link.
+/// A record with its link.
 #[derive(Serialize)]
 struct Linked<'a, T> {
     #[serde(flatten)]
@@ -64,21 +64,21 @@ struct Linked<'a, T> {
 }
 
 impl Chain {
-    /// Opens the file, or makes it with mode 0600. It is not locked.
+    /// Opens the file, or creates it with mode 0600. It is not locked.
     ///
     /// # Errors
-    /// If the file cannot be opened, or others could write to it.
+    /// If the file cannot be opened, or other users could write to it.
     pub fn open(path: &Path) -> Result<Chain, AuditError> {
         let file = file::append(path).map_err(|source| AuditError::Open { source })?;
         Ok(Chain { path: path.to_owned(), file })
     }
 
-    /// Appends a record, which is a JSON object without a key `chain`, and gives back the lines that were written: the record's last,
-    /// after a mark if there was something to be said. They are in the file, but [`Chain::sync`] alone makes them outlast a power loss.
+    /// Appends a record, a JSON object without a key `chain`. Returns the lines that were written: a mark, if one was needed, and the
+    /// record. [`Chain::sync`] makes them survive a power loss.
     ///
     /// # Errors
-    /// If others hold the file's lock for as long as we have patience, or the file cannot be read or written. Part of a line may be
-    /// left in it; who comes next closes it off.
+    /// If another process holds the file's lock for too long, or the file cannot be read or written. Part of a line may be left in
+    /// it; the next writer closes it off.
     pub fn append(&mut self, record: &impl Serialize, patience: Duration) -> Result<Vec<String>, AuditError> {
         let until = Instant::now() + patience;
         self.lock(until, patience)?;
@@ -87,10 +87,10 @@ impl Chain {
         outcome
     }
 
-    /// Waits until all that was appended is on the disk.
+    /// Waits until all lines are on the disk.
     ///
     /// # Errors
-    /// If the kernel cannot say so.
+    /// If fdatasync(2) fails.
     pub fn sync(&self) -> Result<(), AuditError> {
         self.file.sync_data().map_err(self.cannot_write())
     }
@@ -110,7 +110,7 @@ impl Chain {
         }
     }
 
-    /// Whether our file was not renamed or removed since it was opened.
+    /// Whether the file was neither renamed nor removed since it was opened.
     fn is_in_place(&self) -> io::Result<bool> {
         let ours = self.file.metadata()?;
         match fs::metadata(&self.path) {
@@ -145,9 +145,8 @@ impl Chain {
         Ok(lines)
     }
 
-    /// The hash of the last line of the file that was here before, and was renamed to `<name>.…` or `<name>-…`; the newest, if there
-    /// are several. It is locked for that, so that who had opened it before it was renamed has written by then, or will see that it
-    /// was.
+    /// The hash of the last line of the previous file, the newest that was renamed to `<name>.…` or `<name>-…`. It is read under its
+    /// lock: a writer that opened it before it was renamed has written by then, or will see that it was renamed.
     fn last_of_before(&self, until: Instant) -> Option<Hash> {
         let file = newest_renamed(&self.path)?;
         while file.try_lock_shared().is_err() {
@@ -173,7 +172,7 @@ impl Chain {
     }
 }
 
-/// The record as a line without its newline, linked as `next` says, which then is what the line after it will need.
+/// The record as a line without its newline, with the link `next`, which becomes the link of the line after it.
 fn line(record: &impl Serialize, next: &mut Link) -> Result<String, AuditError> {
     let linked = Linked { record, chain: next.clone() };
     let line = serde_json::to_string(&linked).map_err(|source| AuditError::Encode { source })?;
@@ -237,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_was_cut_off_is_closed_off_and_told() {
+    fn an_interrupted_write_is_closed_off_by_a_mark() {
         let (_directory, path) = place();
         append(&path, 1);
         let mut file = File::options().append(true).open(&path).unwrap();
@@ -256,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_from_before_the_chain_are_closed_off() {
+    fn lines_without_the_chain_are_closed_off() {
         let (_directory, path) = place();
         fs::write(&path, "{\"schema\":1}\n{\"schema\":1}\n").unwrap();
         append(&path, 1);
@@ -267,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_file_begins_where_the_one_before_ended() {
+    fn a_new_file_continues_the_previous_one() {
         let (directory, path) = place();
         let mut opened_before = Chain::open(&path).unwrap();
         let last = append(&path, 1).pop().unwrap();
@@ -275,7 +274,7 @@ mod tests {
         fs::rename(&path, directory.path().join("audit.jsonl.1")).unwrap();
         opened_before.append(&json!({ "number": 2 }), PATIENCE).unwrap();
         let lines = lines(&path);
-        assert_eq!(lines.len(), 2, "who had opened the file before it was renamed writes to the new one");
+        assert_eq!(lines.len(), 2, "a writer that opened the file before it was renamed writes to the new one");
         assert_eq!(
             value(&lines[0])["chain"],
             json!({ "sequence": 1, "previous": Hash::of(last.as_bytes()).to_string() })
@@ -283,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_holds_the_lock_is_not_waited_for_without_end() {
+    fn a_kept_lock_is_not_waited_for_without_end() {
         let (_directory, path) = place();
         append(&path, 1);
         let holder = File::open(&path).unwrap();

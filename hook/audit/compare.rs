@@ -1,9 +1,11 @@
-//! What we say that we read, beside what 1Password Connect says.
+//! Our records, compared with the requests that 1Password Connect logged.
 //!
-//! A start's id is in its record and, as part of the `User-Agent`, in Connect's account of its requests: by it and the item's id the
-//! two are joined, one request with one reading.
+//! A start's id is in its record and, as part of the `User-Agent`, in Connect's log. By it and the item's id, requests are matched
+//! with records. A command such as `explain` writes no record, and its `User-Agent` has no start: its requests are listed, but are no
+//! difference. A `User-Agent` proves nothing about the program that sent it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -11,36 +13,96 @@ use serde::Serialize;
 use super::entry::Entry;
 use crate::source::connect::activity::Seen;
 
-/// One place where the two accounts differ.
+/// A difference between our records and Connect's log.
 #[derive(Debug, PartialEq, Serialize, thiserror::Error)]
 #[serde(tag = "difference", rename_all = "kebab-case")]
-#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum Difference {
-    /// We say that we read an item, Connect does not.
+    /// Our record has an item that Connect did not log.
     #[error("{time} start {start} of container {container} read item {item}: Connect does not say so")]
-    OursAlone { time: Timestamp, start: String, container: String, item: String },
-    /// Both say so, but not of the same version.
+    OursAlone {
+        /// When the start began.
+        time: Timestamp,
+        /// Its id.
+        start: String,
+        /// The container's id.
+        container: String,
+        /// The item's id.
+        item: String,
+    },
+    /// Both have the item, in different versions.
     #[error(
         "{time} start {start} read item {item}: version {ours} by our account, {theirs} by Connect's (request {request})"
     )]
-    OtherVersion { time: Timestamp, start: String, item: String, ours: u64, theirs: u64, request: String },
-    /// Connect says that our token, or a start, read an item, no record does.
+    OtherVersion {
+        /// When the start began.
+        time: Timestamp,
+        /// Its id.
+        start: String,
+        /// The item's id.
+        item: String,
+        /// The version in our record.
+        ours: u64,
+        /// The version in Connect's log.
+        theirs: u64,
+        /// Connect's id of the request.
+        request: String,
+    },
+    /// Connect logged that a start, or our token, read an item, and no record has it.
     #[error("{time} {user_agent:?} at {ip} read item {item}: no record says so (request {request})")]
-    TheirsAlone { time: Timestamp, user_agent: String, ip: String, item: String, request: String },
+    TheirsAlone {
+        /// When it was read.
+        time: Timestamp,
+        /// The program's `User-Agent`.
+        user_agent: String,
+        /// The client's address.
+        ip: String,
+        /// The item's id.
+        item: String,
+        /// Connect's id of the request.
+        request: String,
+    },
 }
 
-/// What a comparison came to.
+/// The result of a comparison.
 #[derive(Debug, Default, PartialEq)]
 pub struct Comparison {
-    /// Readings on which both agree.
+    /// The number of items that both have.
     pub agreed: usize,
-    /// Where they do not, oldest first.
+    /// What one of them has alone, oldest first.
     pub differences: Vec<Difference>,
+    /// Items that commands read with our token, oldest first.
+    pub commands: Vec<CommandRead>,
 }
 
-/// Compares all records of a time with what Connect saw in it. `token` is the id of our token: what else it was used for is told.
+/// An item that a command read, which writes no record.
+#[derive(Debug, PartialEq, Serialize)]
+#[serde(tag = "note", rename = "command")]
+pub struct CommandRead {
+    /// When it was read.
+    pub time: Timestamp,
+    /// The `User-Agent` of the command.
+    pub user_agent: String,
+    /// The client's address.
+    pub ip: String,
+    /// The item's id.
+    pub item: String,
+    /// Connect's id of the request.
+    pub request: String,
+}
+
+impl fmt::Display for CommandRead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let CommandRead { time, user_agent, ip, item, request } = self;
+        write!(
+            f,
+            "{time} {user_agent:?} at {ip} read item {item}: a command, which writes no record (request {request})"
+        )
+    }
+}
+
+/// Compares the records of a period with Connect's log of it. `token` is the id of our token: every use of it is compared.
 ///
-/// A start that was refused may have read items that its record does not name, so that Connect's word for it is agreed with.
+/// A refused start may have read items that its record does not name. They are no difference.
 pub fn compare(entries: &[Entry], seen: &[Seen], token: Option<&str>) -> Comparison {
     let ours = |seen: &&Seen| seen.start().is_some() || token.is_some_and(|token| seen.actor.jti == token);
     let mut unmatched: BTreeMap<(&str, &str), Vec<&Seen>> = BTreeMap::new();
@@ -65,7 +127,7 @@ pub fn compare(entries: &[Entry], seen: &[Seen], token: Option<&str>) -> Compari
                     container: entry.container.clone(),
                     item: item.to_owned(),
                 }),
-                // Several: it was tried again, or asked for its files.
+                // More than one request: it was repeated, or fetched a file, too.
                 Some(requests) => match other_version(entry, item, version, requests) {
                     None => agreed += 1,
                     Some(difference) => differences.push(difference),
@@ -85,9 +147,13 @@ pub fn compare(entries: &[Entry], seen: &[Seen], token: Option<&str>) -> Compari
         item: seen.resource.item.as_ref().map(|item| item.id.clone()).unwrap_or_default(),
         request: seen.request_id.clone(),
     };
-    differences.extend(unmatched.into_values().flatten().map(alone));
+    let (commands, others): (Vec<&Seen>, Vec<&Seen>) =
+        unmatched.into_values().flatten().partition(|seen| seen.is_of_a_command());
+    differences.extend(others.into_iter().map(alone));
     differences.sort_by_key(Difference::time);
-    Comparison { agreed, differences }
+    let mut commands: Vec<CommandRead> = commands.into_iter().map(CommandRead::of).collect();
+    commands.sort_by_key(|read| read.time);
+    Comparison { agreed, differences, commands }
 }
 
 fn other_version(entry: &Entry, item: &str, ours: Option<u64>, requests: &[&Seen]) -> Option<Difference> {
@@ -99,6 +165,18 @@ fn other_version(entry: &Entry, item: &str, ours: Option<u64>, requests: &[&Seen
     let (theirs, seen) = versions().next()?;
     let (start, item, request) = (entry.start.clone(), item.to_owned(), seen.request_id.clone());
     Some(Difference::OtherVersion { time: entry.time, start, item, ours, theirs, request })
+}
+
+impl CommandRead {
+    fn of(seen: &Seen) -> CommandRead {
+        CommandRead {
+            time: seen.timestamp,
+            user_agent: seen.actor.user_agent.clone(),
+            ip: seen.actor.request_ip.clone(),
+            item: seen.resource.item.as_ref().map(|item| item.id.clone()).unwrap_or_default(),
+            request: seen.request_id.clone(),
+        }
+    }
 }
 
 impl Difference {
@@ -132,7 +210,7 @@ mod tests {
         serde_json::from_value(seen).unwrap()
     }
 
-    fn told(entries: &[Entry], seen: &[Seen]) -> (usize, Vec<String>) {
+    fn compared(entries: &[Entry], seen: &[Seen]) -> (usize, Vec<String>) {
         let comparison = compare(entries, seen, Some("ours"));
         (comparison.agreed, comparison.differences.iter().map(ToString::to_string).collect())
     }
@@ -143,34 +221,46 @@ mod tests {
     fn the_same_reading_is_no_difference() {
         let none = Vec::<String>::new();
         let entries = [entry("s1", Some("i1"), false)];
-        assert_eq!(told(&entries, &[seen(OURS, "ours", "i1", json!(3))]), (1, none.clone()));
-        assert_eq!(told(&entries, &[seen(OURS, "ours", "i1", json!(null))]), (1, none.clone()));
+        assert_eq!(compared(&entries, &[seen(OURS, "ours", "i1", json!(3))]), (1, none.clone()));
+        assert_eq!(compared(&entries, &[seen(OURS, "ours", "i1", json!(null))]), (1, none.clone()));
         let twice = [seen(OURS, "ours", "i1", json!(3)), seen(OURS, "ours", "i1", json!(3))];
-        assert_eq!(told(&entries, &twice), (1, none.clone()));
-        assert_eq!(told(&[entry("s1", None, true)], &twice), (1, none.clone()), "a refused start may have read");
+        assert_eq!(compared(&entries, &twice), (1, none.clone()));
+        assert_eq!(compared(&[entry("s1", None, true)], &twice), (1, none.clone()), "a refused start may have read");
         assert_eq!(
-            told(&[], &[seen("curl/8", "others", "i1", json!(3))]),
+            compared(&[], &[seen("curl/8", "others", "i1", json!(3))]),
             (0, none),
             "who has another token is not us"
         );
     }
 
     #[test]
+    fn a_command_is_listed_and_no_difference() {
+        let read = |user_agent: &str| compare(&[], &[seen(user_agent, "ours", "i1", json!(3))], Some("ours"));
+        let comparison = read("oci-secrets/1");
+        assert_eq!((comparison.differences.len(), comparison.commands.len()), (0, 1));
+        assert_eq!(
+            comparison.commands[0].to_string(),
+            "2026-05-04T10:00:01Z \"oci-secrets/1\" at 127.0.0.1 read item i1: a command, which writes no record (request r)"
+        );
+        assert_eq!(read("oci-secrets-other/1").differences.len(), 1);
+    }
+
+    #[test]
     fn differences_show_in_both_directions() {
-        let (_, told_alone) = told(&[entry("s1", Some("i1"), false)], &[]);
-        assert_eq!(told_alone, ["2026-05-04T10:00:00Z start s1 of container c read item i1: Connect does not say so"]);
-        let (_, version) = told(&[entry("s1", Some("i1"), false)], &[seen(OURS, "ours", "i1", json!(4))]);
+        let (_, ours_alone) = compared(&[entry("s1", Some("i1"), false)], &[]);
+        assert_eq!(ours_alone, ["2026-05-04T10:00:00Z start s1 of container c read item i1: Connect does not say so"]);
+        let (_, version) = compared(&[entry("s1", Some("i1"), false)], &[seen(OURS, "ours", "i1", json!(4))]);
         assert_eq!(
             version,
             ["2026-05-04T10:00:00Z start s1 read item i1: version 3 by our account, 4 by Connect's (request r)"]
         );
-        for (agent, token) in [(OURS, "ours"), (OURS, "others"), ("curl/8", "ours"), ("oci-secrets/1", "ours")] {
-            let (_, theirs) = told(&[], &[seen(agent, token, "i1", json!(3))]);
+        for (agent, token) in [(OURS, "ours"), (OURS, "others"), ("curl/8", "ours")] {
+            let (_, theirs) = compared(&[], &[seen(agent, token, "i1", json!(3))]);
             let expected =
                 format!("2026-05-04T10:00:01Z {agent:?} at 127.0.0.1 read item i1: no record says so (request r)");
             assert_eq!(theirs, [expected]);
         }
-        let other_item = told(&[entry("s1", Some("i1"), false)], &[seen(OURS, "ours", "i2", json!(3))]);
+        let other_item = compared(&[entry("s1", Some("i1"), false)], &[seen(OURS, "ours", "i2", json!(3))]);
         assert_eq!(other_item.1.len(), 2);
     }
 }

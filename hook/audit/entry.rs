@@ -1,58 +1,58 @@
-//! Records that are read again: which to show, and what Connect says of them.
+//! Records that are read again: those of starts, and those of break-glass.
 
 use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::settings::Pattern;
 
-/// A record, as far as it is shown. Keys that are not known are passed over: a newer version may have written it.
+/// The record of a start, as far as it is shown. Unknown keys are ignored: a newer version may have written it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Entry {
     /// When the start began.
     pub time: Timestamp,
-    /// What became of it, as it is written: `delivered`, `break-glass`, `refused`.
+    /// The decision as it is written: `delivered`, `break-glass`, `refused`.
     pub decision: String,
-    /// The id of the start; records of the first version have none.
+    /// The id of the start. Records of the first version have none.
     #[serde(default)]
     pub start: String,
     /// The container's id.
     #[serde(default)]
     pub container: String,
-    /// What was asked for.
+    /// The requests.
     #[serde(default)]
     pub secrets: Vec<Reading>,
     /// Why it was refused.
     pub refusal: Option<Refusal>,
-    /// How a token that stays the same was used.
+    /// How a static token was used.
     pub static_token: Option<StaticToken>,
 }
 
-/// How a token that stays the same was used.
+/// The use of a static token.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct StaticToken {
-    /// What was not expected.
+    /// What was unexpected.
     #[serde(default)]
     pub anomalies: Vec<Anomaly>,
 }
 
-/// Something that was not expected.
+/// One unexpected thing.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Anomaly {
-    /// What, as a sentence.
+    /// A sentence about it.
     pub detail: String,
 }
 
 impl Entry {
-    /// What was not expected about the use of a token that stays the same.
+    /// What was unexpected about the use of a static token.
     pub fn anomalies(&self) -> impl Iterator<Item = &str> {
         self.static_token.iter().flat_map(|used| &used.anomalies).map(|anomaly| anomaly.detail.as_str())
     }
 }
 
-/// One reference that was asked for, and what was read for it.
+/// One request, and what was read for it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Reading {
-    /// The file that it became.
+    /// The name of the file.
     pub file: String,
     /// The reference.
     pub reference: String,
@@ -60,9 +60,81 @@ pub struct Reading {
     pub item: Option<String>,
     /// The version of the item.
     pub item_version: Option<u64>,
-    /// Whether it was kept for an emergency, so that nobody was asked.
+    /// Whether it came from an emergency.
     #[serde(default)]
     pub kept: bool,
+}
+
+/// The record of an act of break-glass, as far as it is shown.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Act {
+    /// When it was recorded.
+    pub time: Timestamp,
+    /// `open`, `use`, `close`, `rotated`, `waive` or `drill`.
+    pub event: String,
+    /// The id of the emergency.
+    pub emergency: Option<String>,
+    /// The container that got secrets.
+    pub container: Option<String>,
+    /// Why, in the operator's words.
+    pub reason: Option<String>,
+    /// The ticket.
+    pub ticket: Option<String>,
+    /// The operators.
+    #[serde(default)]
+    pub operators: Vec<String>,
+    /// When the emergency ends.
+    pub until: Option<Timestamp>,
+    /// Why secrets could not be resolved in the normal way.
+    pub cause: Option<String>,
+    /// Whether the time of the emergency was over.
+    #[serde(default)]
+    pub expired: bool,
+    /// Whether another process ended the emergency.
+    #[serde(default)]
+    pub tampered: bool,
+    /// The one secret that it is about.
+    pub reference: Option<String>,
+    /// The secrets, or the number of those in a file.
+    secrets: Option<Secrets>,
+    /// The number of those that 1Password has in another version.
+    pub stale: Option<u64>,
+    /// Why a drill failed.
+    pub failure: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(untagged)]
+enum Secrets {
+    Kept(Vec<Kept>),
+    Count(u64),
+}
+
+/// A secret of a sealed file.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Kept {
+    /// The reference.
+    pub reference: String,
+    /// The item's version when it was sealed.
+    pub version: Option<u64>,
+}
+
+impl Act {
+    /// The secrets that it lists.
+    pub fn secrets(&self) -> &[Kept] {
+        match &self.secrets {
+            Some(Secrets::Kept(kept)) => kept,
+            _ => &[],
+        }
+    }
+
+    /// The number of secrets in the file of a drill.
+    pub fn count(&self) -> Option<u64> {
+        match self.secrets {
+            Some(Secrets::Count(count)) => Some(count),
+            _ => None,
+        }
+    }
 }
 
 /// Why a start was refused.
@@ -74,16 +146,16 @@ pub struct Refusal {
     pub message: String,
 }
 
-/// Which records to show; what is absent chooses all.
+/// Which records to show. An absent part chooses all.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// What the container's id begins with.
+    /// The beginning of the container's id.
     pub container: Option<String>,
-    /// A reference that was asked for.
+    /// A requested reference.
     pub reference: Option<Pattern>,
-    /// The decision, as it is written.
+    /// The decision of a start, or the event of break-glass, as it is written.
     pub decision: Option<String>,
-    /// With something about a token that stays the same that was not expected.
+    /// With an unexpected use of a static token.
     pub anomalies: bool,
     /// Not before.
     pub since: Option<Timestamp>,
@@ -92,33 +164,48 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Whether a record is to be shown.
+    /// Whether an act of break-glass is to be shown.
+    pub fn matches_act(&self, act: &Act) -> bool {
+        let references = || act.reference.iter().chain(act.secrets().iter().map(|kept| &kept.reference));
+        self.container.as_ref().is_none_or(|id| act.container.as_ref().is_some_and(|whole| whole.starts_with(id)))
+            && self.reference.as_ref().is_none_or(|pattern| references().any(|reference| pattern.matches(reference)))
+            && self.decision.as_ref().is_none_or(|decision| act.event == *decision)
+            && !self.anomalies
+            && self.is_in_time(act.time)
+    }
+
+    fn is_in_time(&self, time: Timestamp) -> bool {
+        self.since.is_none_or(|since| time >= since) && self.until.is_none_or(|until| time < until)
+    }
+
+    /// Whether the record of a start is to be shown.
     pub fn matches(&self, entry: &Entry) -> bool {
         let asked_for = |pattern: &Pattern| entry.secrets.iter().any(|reading| pattern.matches(&reading.reference));
         self.container.as_ref().is_none_or(|id| entry.container.starts_with(id))
             && self.reference.as_ref().is_none_or(asked_for)
             && self.decision.as_ref().is_none_or(|decision| entry.decision == *decision)
             && (!self.anomalies || entry.anomalies().next().is_some())
-            && self.since.is_none_or(|since| entry.time >= since)
-            && self.until.is_none_or(|until| entry.time < until)
+            && self.is_in_time(entry.time)
     }
 }
 
-/// What a line holds.
+/// The content of a line.
 #[derive(Debug, PartialEq)]
 pub enum Line {
     /// The record of a start.
     Start(Entry),
-    /// Something else that belongs in an audit file: a mark, or a record of another kind.
+    /// The record of an act of break-glass.
+    Act(Act),
+    /// A mark, or a record of another kind.
     Other,
-    /// Nothing at all.
+    /// An empty line.
     Empty,
-    /// Nothing that can be read.
+    /// No record.
     Unreadable,
 }
 
 impl Line {
-    /// Reads one line.
+    /// Parses one line.
     pub fn parse(text: &str) -> Line {
         #[derive(Deserialize)]
         struct Object {
@@ -129,7 +216,7 @@ impl Line {
         match (serde_json::from_str::<Object>(text), serde_json::from_str(text)) {
             _ if text.is_empty() => Line::Empty,
             (_, Ok(entry)) => Line::Start(entry),
-            (Ok(Object { decision: None, .. }), _) => Line::Other,
+            (Ok(Object { decision: None, .. }), _) => serde_json::from_str(text).map_or(Line::Other, Line::Act),
             _ => Line::Unreadable,
         }
     }
@@ -159,6 +246,26 @@ mod tests {
         {
             assert_eq!(Line::parse(fragment), Line::Unreadable, "{fragment}");
         }
+    }
+
+    #[test]
+    fn reads_an_act_of_break_glass() {
+        let act = |text: &str| match Line::parse(text) {
+            Line::Act(act) => act,
+            other => panic!("{other:?}"),
+        };
+        let used = act(
+            r#"{"schema":1,"time":"2026-05-04T10:00:00Z","host":"h","event":"use","emergency":"0123456789ab","container":"4f2a",
+            "secrets":[{"reference":"op://Vault/item/field","item":"i","version":3}],"cause":"c"}"#,
+        );
+        assert_eq!((used.event.as_str(), used.secrets()[0].version), ("use", Some(3)));
+        let drill = act(r#"{"schema":1,"time":"2026-05-04T10:00:00Z","event":"drill","secrets":2,"stale":1}"#);
+        assert_eq!((drill.count(), drill.stale), (Some(2), Some(1)));
+        let chosen = Filter { container: Some("4f".into()), decision: Some("use".into()), ..Filter::default() };
+        assert!(chosen.matches_act(&used) && !chosen.matches_act(&drill));
+        let pattern = Pattern::try_from("op://Other/*".to_owned()).unwrap();
+        assert!(!Filter { reference: Some(pattern), ..Filter::default() }.matches_act(&used));
+        assert!(!Filter { anomalies: true, ..Filter::default() }.matches_act(&used));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What a line says of the line before it.
+//! The link of a line to the one before it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,20 +8,18 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 const HASH_BYTES: usize = 32;
 
-/// The place of a line in its chain.
-///
-/// The number tells a line that was taken away from one that was moved; the hash vouches for the content of the line before.
+/// The place of a line in its chain. The number shows removed and moved lines, the hash changed ones.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
     /// 1 for the line with which the chain begins, one more with every line.
     pub sequence: u64,
-    /// The hash of the line before. At the beginning it is that of the last line of the file before, if it could be found.
+    /// The hash of the line before; for the first line, that of the last line of the previous file, if it was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<Hash>,
 }
 
 impl Link {
-    /// Reads the link of a line, given without its newline; `None` if it is no line of a chain.
+    /// Parses the link of a line, which is given without its newline. Other lines have none.
     pub fn of(line: &[u8]) -> Option<Link> {
         #[derive(Deserialize)]
         struct Linked {
@@ -31,8 +29,7 @@ impl Link {
     }
 }
 
-/// A SHA-256 hash, of a line without its newline unless something else is said. It is written as 64 hexadecimal digits, as
-/// `sha256sum` has it.
+/// The SHA-256 hash of a line without its newline, written as 64 hexadecimal digits, as `sha256sum` prints it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Hash([u8; HASH_BYTES]);
 
@@ -45,7 +42,7 @@ impl Hash {
     }
 }
 
-/// A hash of what comes piece by piece.
+/// A hash that is computed in pieces.
 #[derive(Clone)]
 pub(super) struct Hasher(digest::Context);
 
@@ -114,7 +111,7 @@ impl<'de> Deserialize<'de> for Hash {
     }
 }
 
-/// Text that is no hash.
+/// The text is not a hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a hash is 64 of 0-9 a-f")]
 pub struct NotAHash;
@@ -124,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hash_is_as_sha256sum_has_it() {
+    fn a_hash_is_written_as_sha256sum_prints_it() {
         let text = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(Hash::of(b"abc").to_string(), text);
         assert_eq!(text.parse(), Ok(Hash::of(b"abc")));
@@ -134,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_a_link_and_nothing_else() {
+    fn parses_a_link_and_no_other_line() {
         let link = Link { sequence: 2, previous: Some(Hash::of(b"abc")) };
         let line = format!(r#"{{"schema":1,"chain":{}}}"#, serde_json::to_string(&link).unwrap());
         assert_eq!(Link::of(line.as_bytes()), Some(link));

@@ -1,9 +1,11 @@
-//! The audit trail: one line of JSON for every container that asked for secrets, whether it got them or not.
+//! The audit trail: one line of JSON for every container start that requests secrets, delivered or refused.
 //!
-//! It tells who asked for what and on which grounds it was decided; never a value, and never the length of one.
+//! It records what was requested, by whom and why it was decided so; never a value, and never the length of one.
 
+mod append;
 mod chain;
 mod compare;
+mod default_file;
 mod entry;
 mod link;
 mod record;
@@ -19,45 +21,56 @@ use crate::fault::{Class, Fault};
 use crate::retry::Seconds;
 use crate::settings::FileError;
 
+pub use self::append::append_line;
 pub use self::chain::Chain;
-pub use self::compare::{Comparison, Difference, compare};
-pub use self::entry::{Entry, Filter, Line, Reading};
+pub use self::compare::{CommandRead, Comparison, Difference, compare};
+pub use self::default_file::default_file;
+pub use self::entry::{Act, Entry, Filter, Line, Reading};
 pub use self::link::{Hash, Link, NotAHash};
 pub use self::record::Record;
 pub use self::trail::Trail;
 pub use self::verify::{Finding, Note, Problem, Verdict, Verification};
 
-/// Why the audit trail cannot be kept.
+/// Why the audit trail cannot be written or read.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "fields are named for what they hold")]
+#[expect(missing_docs, reason = "fields are the objects that the messages name")]
 pub enum AuditError {
-    /// The file cannot be opened.
+    /// The file that the settings name cannot be opened.
     #[error("cannot keep the audit file")]
     Open { source: FileError },
-    /// The file does not take a line.
+    /// No system log accepts a record, and the default file cannot be opened.
+    #[error("no system log accepts the audit record, and the default file cannot be used")]
+    DefaultFile { source: FileError },
+    /// No system log accepts a record, and the user has no place for the default file.
+    #[error("no system log accepts the audit record, and /etc/passwd names no home directory of uid {uid}")]
+    NoDefaultFile { uid: u32 },
+    /// A record is larger than the trail allows.
+    #[error("the audit record is larger than {limit} bytes")]
+    TooLarge { limit: usize },
+    /// The file cannot be written.
     #[error("cannot write to the audit file {}", path.display())]
     Write {
         path: PathBuf,
         #[source]
         errno: Errno,
     },
-    /// The file's last line cannot be read, and so not vouched for.
+    /// The file, or its last line, cannot be read.
     #[error("cannot read the audit file {}", path.display())]
     Read {
         path: PathBuf,
         #[source]
         errno: Errno,
     },
-    /// Someone holds the file's lock.
+    /// Another process holds the lock of a chain.
     #[error("cannot write to the audit file {}: others held its lock for {}", path.display(), Seconds(*patience))]
     Busy { path: PathBuf, patience: Duration },
-    /// No file to read is known.
+    /// There is no file to read.
     #[error("the settings name no audit file")]
     NoFile,
-    /// A chain is not as it was written; the places are told already.
+    /// A chain was changed; the places were printed.
     #[error("{problems} {} in the audit trail {} not as written", if *problems == 1 { "place" } else { "places" }, if *problems == 1 { "is" } else { "are" })]
     NotAsWritten { problems: usize },
-    /// Our account and Connect's differ; the differences are told already.
+    /// Our records and Connect's differ; the differences were printed.
     #[error("our account and 1Password Connect's differ in {differences} {}", if *differences == 1 { "place" } else { "places" })]
     Differ { differences: usize },
     /// The record is not JSON.
@@ -68,23 +81,27 @@ pub enum AuditError {
 impl Fault for AuditError {
     fn class(&self) -> Class {
         match self {
-            AuditError::Open { source } => source.class(),
+            AuditError::Open { source } | AuditError::DefaultFile { source } => source.class(),
             AuditError::Encode { .. } => Class::Bug,
             AuditError::Read { errno, .. } if errno.is_not_found() => Class::NotFound,
-            AuditError::NoFile => Class::Settings,
-            AuditError::NotAsWritten { .. } | AuditError::Differ { .. } => Class::Data,
+            AuditError::NoFile | AuditError::NoDefaultFile { .. } => Class::Settings,
+            AuditError::TooLarge { .. } | AuditError::NotAsWritten { .. } | AuditError::Differ { .. } => Class::Data,
             AuditError::Write { .. } | AuditError::Read { .. } | AuditError::Busy { .. } => Class::Kernel,
         }
     }
 
     fn hint(&self) -> Option<String> {
         let hint = match self {
-            // The file is made where there is none, but its directory is not.
+            // A missing file is created, a missing directory is not.
             AuditError::Open { source: FileError::Open { path, errno } } if errno.is_not_found() => {
                 let directory = path.parent().filter(|directory| !directory.exists())?;
                 return Some(format!("install -d -m 0700 {}", directory.display()));
             }
             AuditError::Open { source } => return source.hint(),
+            AuditError::DefaultFile { .. } | AuditError::NoDefaultFile { .. } => {
+                "name a file under [audit] in the settings, or start a system log"
+            }
+            AuditError::TooLarge { .. } => "request fewer secrets, or shorter references, for one container",
             AuditError::Busy { .. } => "`lslocks` shows who holds it",
             AuditError::NoFile => {
                 "name files, or - to read the system log: journalctl -t oci-secrets-hook -o cat | oci-secrets audit show -"
@@ -92,7 +109,10 @@ impl Fault for AuditError {
             AuditError::NotAsWritten { .. } => {
                 "the system log has each line, too: journalctl -t oci-secrets-hook -o cat"
             }
-            _ => return None,
+            AuditError::Write { .. }
+            | AuditError::Read { .. }
+            | AuditError::Differ { .. }
+            | AuditError::Encode { .. } => return None,
         };
         Some(hint.to_owned())
     }

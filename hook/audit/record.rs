@@ -1,4 +1,4 @@
-//! One record: what is known of one start.
+//! The record of one container start.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::AuditError;
 use crate::container::Request;
 use crate::fault::Fault;
 use crate::report;
@@ -13,38 +14,50 @@ use crate::resolve::Resolved;
 use crate::syslog::{CONTAINER, Field};
 use crate::token::static_token::Use;
 
-/// The version of the record's shape.
+/// The version of the record's format.
 pub(super) const SCHEMA: u8 = 1;
 
-/// The field by which the journal finds uses of a static token that were not expected, by the kind of what was odd.
+/// The largest record. With its link it is shorter than what is searched for the last line of a chain.
+const RECORD_BYTES_MAX: usize = 1024 * 1024 - 4096;
+
+/// The longest message in a refusal.
+const MESSAGE_BYTES_MAX: usize = 4096;
+
+/// The journal's field for unexpected uses of a static token, by their kind.
 const ANOMALY: &str = "OCI_SECRETS_ANOMALY";
 
-/// What is known of one start. It is filled as the start goes on, so that a refusal tells how far it came.
+/// The record of one start. It is filled while the start goes on, so that the record of a refusal shows how far it came.
 #[derive(Serialize)]
 pub struct Record {
+    /// The program that logs it.
+    #[serde(skip)]
+    pub program: &'static str,
     schema: u8,
     /// RFC 3339, UTC.
     time: String,
     decision: Decision,
-    /// Tells this start from all others. 1Password Connect knows it, too: it is in the `User-Agent` of every request.
+    /// A random id. It is in the `User-Agent` of every request, so that 1Password Connect logs it, too.
     pub start: String,
     /// The container's id.
     pub container: String,
     /// The bundle's directory.
     pub bundle: PathBuf,
-    /// The annotations by which grants chose this container.
+    /// The annotations that the grants depended on.
     pub annotations: BTreeMap<String, String>,
-    /// The emergency that secrets were kept for, if some came from it.
+    /// The emergency, if some secrets came from one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub emergency: Option<String>,
-    /// How a token was used that stays the same, if the settings have conditions for that.
+    /// How a static token was used, if the settings have conditions for that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub static_token: Option<Use>,
     secrets: Vec<Reading>,
-    /// The error and its exit code, if it was refused.
+    /// The number of secrets that are left out, as the record of a refusal would be too large.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    omitted: Option<usize>,
+    /// The exit code and the error of a refusal.
     #[serde(skip_serializing_if = "Option::is_none")]
     refusal: Option<Refusal>,
-    /// Milliseconds per phase, for those that were reached.
+    /// Milliseconds of each phase that was reached.
     milliseconds: BTreeMap<&'static str, f64>,
     #[serde(skip)]
     lap: Instant,
@@ -54,12 +67,12 @@ pub struct Record {
 #[serde(rename_all = "kebab-case")]
 enum Decision {
     Delivered,
-    /// Delivered, and some secrets were kept for an emergency.
+    /// Delivered, and some secrets came from an emergency.
     BreakGlass,
     Refused,
 }
 
-/// One reference that was asked for, and what was read for it. Optional ones that are missing have no item.
+/// One request, and what was read for it. A missing optional one has no item.
 #[derive(Serialize)]
 struct Reading {
     file: String,
@@ -72,7 +85,7 @@ struct Reading {
     kek: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     kek_version: Option<String>,
-    /// Whether it was kept for an emergency, as nobody could be asked.
+    /// Whether it came from an emergency.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     kept: bool,
 }
@@ -84,9 +97,10 @@ struct Refusal {
 }
 
 impl Record {
-    /// Begins the record, and its clock.
-    pub fn begin() -> Record {
+    /// Begins the record of a program, and its clock.
+    pub fn begin(program: &'static str) -> Record {
         Record {
+            program,
             schema: SCHEMA,
             time: jiff::Timestamp::now().to_string(),
             decision: Decision::Refused,
@@ -97,13 +111,14 @@ impl Record {
             emergency: None,
             static_token: None,
             secrets: Vec::new(),
+            omitted: None,
             refusal: None,
             milliseconds: BTreeMap::new(),
             lap: Instant::now(),
         }
     }
 
-    /// Notes what the container asks for.
+    /// Notes what the container requests.
     pub fn requests(&mut self, requests: &[Request]) {
         let reading = |request: &Request| Reading {
             file: request.file.to_string(),
@@ -139,7 +154,7 @@ impl Record {
         self.lap = now;
     }
 
-    /// What the journal shall find the record by.
+    /// The fields by which the journal finds the record.
     pub(super) fn fields(&self) -> Vec<Field<'_>> {
         let decision = match self.decision {
             Decision::Delivered => "delivered",
@@ -153,18 +168,65 @@ impl Record {
         ];
         let references = self.secrets.iter().map(|reading| ("OCI_SECRETS_REFERENCE", reading.reference.as_str()));
         let anomalies = self.static_token.iter().flat_map(Use::anomalies).map(|anomaly| (ANOMALY, anomaly.kind()));
-        one.into_iter().chain(references).chain(anomalies).map(|(name, value)| Field { name, value }).collect()
+        one.into_iter().chain(anomalies).chain(references).map(|(name, value)| Field { name, value }).collect()
     }
 
-    /// Decides that the container has its secrets.
+    /// Notes that the container has its secrets.
     pub fn delivered(&mut self) {
         let is_kept = self.secrets.iter().any(|reading| reading.kept);
         self.decision = if is_kept { Decision::BreakGlass } else { Decision::Delivered };
     }
 
-    /// Decides that it does not, for this reason.
+    /// Notes that it does not, and why.
     pub fn refused(&mut self, error: &dyn Fault) {
+        let (code, mut message) = (error.class() as u8, report::chain(error));
+        message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
         self.decision = Decision::Refused;
-        self.refusal = Some(Refusal { code: error.class() as u8, message: report::chain(error) });
+        self.refusal = Some(Refusal { code, message });
+        if matches!(self.line(), Err(AuditError::TooLarge { .. })) {
+            self.omitted = Some(self.secrets.len());
+            (self.secrets, self.annotations) = (Vec::new(), BTreeMap::new());
+            self.bundle = PathBuf::new();
+        }
+    }
+
+    /// The record as one line.
+    ///
+    /// # Errors
+    /// If it is larger than every reader of the trail takes.
+    pub(super) fn line(&self) -> Result<String, AuditError> {
+        let line = serde_json::to_string(self).map_err(|source| AuditError::Encode { source })?;
+        match line.len() {
+            ..=RECORD_BYTES_MAX => Ok(line),
+            _ => Err(AuditError::TooLarge { limit: RECORD_BYTES_MAX }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn requests(count: usize, reference: &str) -> Vec<Request> {
+        let request = |number: usize| Request {
+            file: format!("secret-{number}").parse().unwrap(),
+            reference: reference.parse().unwrap(),
+            optional: true,
+        };
+        (0..count).map(request).collect()
+    }
+
+    #[test]
+    fn a_record_that_is_too_large_is_refused_and_the_refusal_fits() {
+        let mut record = Record::begin("test");
+        record.requests(&requests(1024, "op://AgentVault/db/password"));
+        record.delivered();
+        assert!(record.line().is_ok());
+        let long = format!("op://{0}/{0}/{0}/{0}", "v".repeat(256));
+        record.requests(&requests(1024, &long));
+        let error = record.line().unwrap_err();
+        assert!(matches!(error, AuditError::TooLarge { .. }));
+        record.refused(&AuditError::Write { path: "ü".repeat(10_000).into(), errno: rustix::io::Errno::NOSPC.into() });
+        assert!(record.line().unwrap().contains("\"omitted\":1024"));
     }
 }

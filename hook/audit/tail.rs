@@ -1,4 +1,4 @@
-//! The end of a file, as who writes the next line to it finds it.
+//! The end of a file, as the writer of the next line finds it.
 
 use std::fs::File;
 use std::io;
@@ -6,23 +6,24 @@ use std::os::unix::fs::FileExt as _;
 
 use super::link::{Hash, Hasher, Link};
 
-/// What is read first: far more than most lines have.
+/// What is read first: more than most lines have.
 const WINDOW_BYTES: u64 = 16 * 1024;
-/// The most that is searched for a line of the chain. Longer lines are not written: a start has a bounded number of files.
-const WINDOW_BYTES_MAX: u64 = 1024 * 1024;
+/// The most that is searched for a line of the chain. No line is longer: the record of a start has at most 1 MiB, and one of
+/// break-glass lists the secrets of a sealed file, which has at most 16 MiB with their values.
+const WINDOW_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// How a file ends.
 #[derive(Debug, PartialEq)]
 pub(super) enum Tail {
-    /// There is nothing in it.
+    /// It is empty.
     Empty,
-    /// With a line of a chain, or with one and then something else: `over` is the hash of that.
+    /// With a line of a chain, or with one and then other text: `over` is the hash of that text.
     Chained { sequence: u64, hash: Hash, over: Option<Hash> },
-    /// Without any line of a chain in sight: `over` is the hash of the whole file.
+    /// Without a line of a chain: `over` is the hash of the whole file.
     Foreign { over: Hash },
 }
 
-/// How a file ends, and whether its last line does: a write that was cut off leaves no newline.
+/// How a file ends, and whether its last line is whole: an interrupted write leaves no newline.
 pub(super) struct End {
     pub(super) tail: Tail,
     pub(super) is_whole: bool,
@@ -50,14 +51,14 @@ impl End {
     }
 }
 
-/// Whether the last line ends: a write that was cut off leaves no newline. So does one that is still going on, for a moment.
+/// Whether the last line ends with a newline. An interrupted write leaves none; nor has one that is still in progress.
 pub(super) fn is_whole(file: &File) -> io::Result<bool> {
     let length = file.metadata()?.len();
     let Some(last) = length.checked_sub(1) else { return Ok(true) };
     Ok(read(file, last, length)? == b"\n")
 }
 
-/// What stands between lines of a chain counts without the newline at its end: it may have been added after it was cut off.
+/// Text between lines of a chain is hashed without its last newline, which may have been added after an interrupted write.
 pub(super) fn without_newline(bytes: &[u8]) -> &[u8] {
     bytes.strip_suffix(b"\n").unwrap_or(bytes)
 }
@@ -68,7 +69,7 @@ fn read(file: &File, begin: u64, end: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The last line of a chain that stands whole in the window.
+/// The last whole line of a chain in the window.
 fn last_linked(window: &[u8], is_all: bool) -> Option<Tail> {
     let mut rest = window;
     loop {
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_it_is_not_passed_over() {
+    fn text_after_it_is_hashed() {
         let torn = end_of(&format!("{LINE}\n{{\"sch"));
         assert_eq!(torn.tail, chained(Some("{\"sch")));
         assert!(!torn.is_whole);
@@ -141,13 +142,13 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_the_chain_that_was_cut_off_is_none() {
+    fn an_interrupted_line_of_the_chain_is_none() {
         assert_eq!(end_of(LINE).tail, Tail::Foreign { over: Hash::of(LINE.as_bytes()) });
     }
 
     #[test]
-    fn what_is_larger_than_the_window_is_hashed_as_a_whole() {
-        let long = format!("{LINE}\n{}", "x".repeat(3 * 1024 * 1024 + 5));
+    fn a_file_without_a_line_of_the_chain_in_the_window_is_hashed_as_a_whole() {
+        let long = format!("{LINE}\n{}", "x".repeat(WINDOW_BYTES_MAX as usize + 5));
         assert_eq!(end_of(&long).tail, Tail::Foreign { over: Hash::of(long.as_bytes()) });
         assert_eq!(end_of(&format!("{long}\n")).tail, Tail::Foreign { over: Hash::of(long.as_bytes()) });
     }

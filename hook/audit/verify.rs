@@ -1,4 +1,4 @@
-//! Finds what was done to a chain since it was written.
+//! Finds changes to a chain since it was written.
 
 use std::collections::BTreeSet;
 
@@ -8,93 +8,110 @@ use super::chain::What;
 use super::link::{Hash, Link};
 use super::tail::without_newline;
 
-/// A number of a line, as editors count them.
+/// A line number, from 1.
 type Line = u64;
 
-/// What is known after the lines of one file, and of those before it, have been read.
+/// The state of a verification over one file or several.
 #[derive(Default)]
 pub struct Verification {
-    /// The hash of the last line so far; that of the next file's first line must be it.
+    /// The hash of the last line so far, which the next file's first line must have.
     end: Option<Hash>,
-    /// The hash of every line of the chain, and of how many lines it is the last.
+    /// The hash that was kept, and after how many lines it was found.
     sought: Option<(Hash, Option<u64>)>,
     /// How many lines were read.
     lines: u64,
 }
 
-/// What is to be said of one file.
+/// The verdict on one file.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub struct Verdict {
-    /// How many lines of the chain it has.
+    /// The number of lines of the chain in it.
     pub lines: u64,
-    /// Whether it begins where the file before it ended; absent if there was none, or if the file does not say where it begins.
+    /// Whether it continues the previous file; absent if there is none, or the file does not name one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub continues: Option<bool>,
-    /// What is not as it was written.
+    /// Changes.
     pub problems: Vec<Finding<Problem>>,
-    /// What is as it was written, but not of the chain.
+    /// Unchanged text that is not of the chain.
     pub notes: Vec<Finding<Note>>,
 }
 
-/// Something that was found at a line.
+/// A finding at a line.
 #[derive(Debug, PartialEq, Serialize)]
 pub struct Finding<T> {
-    /// Where.
+    /// The line.
     pub line: Line,
-    /// What.
+    /// The problem or note.
     #[serde(flatten)]
     pub what: T,
 }
 
-/// What was done to a chain.
+/// A change of a chain.
 #[derive(Debug, PartialEq, Serialize, thiserror::Error)]
 #[serde(tag = "problem", rename_all = "kebab-case")]
-#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum Problem {
-    /// Numbers are missing.
+    /// Lines are missing.
     #[error("lines removed before it: {count}")]
-    Removed { count: u64 },
-    /// A number is out of order.
+    Removed {
+        /// Their number.
+        count: u64,
+    },
+    /// A line was moved.
     #[error("it is out of order: it has number {found} of the chain where {expected} is expected")]
-    Reordered { expected: u64, found: u64 },
-    /// A line is not the one whose hash the next one has.
+    Reordered {
+        /// The number of its place.
+        expected: u64,
+        /// Its number.
+        found: u64,
+    },
+    /// The next line has the hash of another line.
     #[error("it, or line {next}, which has its hash, was changed")]
-    Changed { next: Line },
-    /// Something is not of the chain, and no mark says so.
+    Changed {
+        /// The line with the hash.
+        next: Line,
+    },
+    /// Text is not of the chain, and no mark closes it off.
     #[error("{} is not of the chain", lines(*.line, *.last))]
     Foreign {
+        /// Its first line.
         #[serde(skip)]
         line: Line,
+        /// Its last line.
         last: Line,
     },
-    /// What a mark closed off is not as it was.
+    /// Text that a mark closed off was changed.
     #[error("what it closed off was changed or removed")]
     ClosedOff,
-    /// The file does not begin where the one before it ended.
+    /// The file does not continue the previous one.
     #[error("it does not continue the file before")]
     NotContinued,
-    /// No line has the hash that the last one is said to have had.
+    /// No line has the hash that was kept.
     #[error("no line up to it has the hash that was noted: lines were removed from the end, or all was written anew")]
     NoHead,
 }
 
-/// What a mark closed off.
+/// A note.
 #[derive(Debug, PartialEq, Serialize, thiserror::Error)]
 #[serde(tag = "note", rename_all = "kebab-case")]
-#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum Note {
-    /// Lines that are not of the chain, or a write that was cut off.
+    /// Text that a mark closes off: lines without the chain, or an interrupted write.
     #[error("{} is not of the chain, as line {mark} says: cut off, or written without the chain", lines(*.line, *.last))]
     ClosedOff {
+        /// Its first line.
         #[serde(skip)]
         line: Line,
+        /// Its last line.
         last: Line,
+        /// The mark.
         mark: Line,
     },
-    /// A line is there once more. Where lines are sent, as to a command or a journal, one may come twice; nothing is lost by it.
+    /// A line is repeated. A command or journal may receive a line twice.
     #[error("it is line {before} once more")]
-    Twice { before: Line },
-    /// The file does not say where it begins.
+    Twice {
+        /// The first one.
+        before: Line,
+    },
+    /// The file names no previous one.
     #[error("it does not say which file came before")]
     Unjoined,
 }
@@ -103,7 +120,7 @@ fn lines(first: Line, last: Line) -> String {
     if first == last { "it".to_owned() } else { format!("what stands from it to line {last}") }
 }
 
-/// A line, as far as it concerns the chain.
+/// The part of a line that concerns the chain.
 #[derive(Deserialize)]
 struct Entry {
     chain: Link,
@@ -111,14 +128,14 @@ struct Entry {
     over: Option<Hash>,
 }
 
-/// Lines that are not of the chain.
+/// The beginning of text that is not of the chain.
 struct Foreign {
     line: Line,
     offset: usize,
 }
 
 impl Verification {
-    /// Seeks the line that was the last one when its hash was noted.
+    /// Searches for the line whose hash was kept.
     pub fn with_head(head: Option<Hash>) -> Verification {
         Verification { sought: head.map(|head| (head, None)), ..Verification::default() }
     }
@@ -128,12 +145,12 @@ impl Verification {
         self.end
     }
 
-    /// How many lines follow the one that was sought.
+    /// The number of lines after the one whose hash was kept.
     pub fn lines_after_head(&self) -> Option<u64> {
         self.sought.and_then(|(_, place)| place).map(|place| self.lines - place)
     }
 
-    /// Reads the next file, in the order in which they were written; `is_last` if it is the last one.
+    /// Reads the next file, oldest first. `is_last` marks the last one.
     pub fn read(&mut self, content: &[u8], is_last: bool) -> Verdict {
         let mut verdict = Verdict::default();
         let entries: Vec<(&[u8], Option<Entry>)> = content.split_inclusive(|byte| *byte == b'\n').map(entry).collect();
@@ -214,7 +231,7 @@ impl Verification {
 }
 
 impl Verdict {
-    /// Compares what is not of the chain with what the next line says of it.
+    /// Compares text that is not of the chain with the mark after it.
     fn look_between(&mut self, line: Line, entry: &Entry, between: Option<(Line, Option<&[u8]>)>, before: &[u8]) {
         let hash = match (entry.mark, &between) {
             (Some(What::Begins), _) if !before.is_empty() => Some(Hash::of(without_newline(before))),
@@ -257,7 +274,7 @@ impl Verdict {
     }
 }
 
-/// A line, with what it says of the chain if it is whole.
+/// A line, and its part that concerns the chain if it is whole.
 fn entry(bytes: &[u8]) -> (&[u8], Option<Entry>) {
     (bytes, bytes.strip_suffix(b"\n").and_then(|line| serde_json::from_slice(line).ok()))
 }
@@ -273,7 +290,7 @@ mod tests {
     use super::*;
     use crate::audit::Chain;
 
-    /// A file with this many records, and where it is.
+    /// A file with this many records, and its path.
     fn written(records: u64) -> (TempDir, std::path::PathBuf) {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("audit.jsonl");

@@ -126,3 +126,29 @@ fn a_journal_has_what_it_was_given() {
     verified(&desk, &lines);
     desk.leaves_no_trace();
 }
+
+/// Requests that the container's author adds make a record that no datagram holds.
+#[test]
+fn a_large_record_reaches_the_journal_as_a_whole() {
+    const MISSING: usize = 700;
+    let Some(desk) = Desk::new() else { return };
+    let Some(_journals) = Journals::start() else { return };
+    desk.settings(&format!("[audit]\nfile = {:?}", desk.host.path("audit")), "");
+    desk.settings("deadline = \"2s\"", "deadline = \"30s\"");
+    let names: Vec<String> = (0..MISSING).map(|number| format!("missing-{number}")).collect();
+    let missing = names.iter().map(|name| {
+        (format!("run.secrets/{name}"), format!("op://AgentVault/db/a-field-with-a-name-that-no-item-has/{name}"))
+    });
+    let more = [("run.secrets/secret".to_owned(), DB.to_owned()), ("run.secrets.optional".to_owned(), names.join(","))];
+    let container = Container::create();
+    let state = container.state(missing.chain(more));
+    let output = desk.host.hook(&state);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let id = serde_json::from_slice::<Value>(&state).unwrap()["id"].as_str().unwrap().to_owned();
+    let entries = journal(&[&format!("OCI_SECRETS_CONTAINER={id}"), "--output=cat", "--all"]);
+    let record: Value = serde_json::from_str(entries.lines().last().unwrap()).unwrap();
+    assert_eq!(
+        (record["decision"].as_str(), record["secrets"].as_array().unwrap().len()),
+        (Some("delivered"), MISSING + 1)
+    );
+}

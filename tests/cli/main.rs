@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
 use support::StandIn;
 
 #[test]
@@ -52,7 +52,7 @@ fn records_are_as_the_schema_says() {
     let Some(mut validator) = support::python::client("audit_schema.py") else {
         return;
     };
-    leave_the_emergencies_of_others();
+    isolate_host_state();
     let session = Session::begin();
     for command in [
         "settings '[audit]' \"file = \\\"$DIR/a\\\"\" 'chain = true'; oci-secrets kek new local-kek:trial",
@@ -118,20 +118,25 @@ fn the_page_for_an_outage_is_true() {
 fn read_and_replay(path: &Path) -> impl FnOnce() -> (String, String) + 'static {
     let told = fs::read_to_string(path).unwrap();
     move || {
-        leave_the_emergencies_of_others();
+        isolate_host_state();
         let seen = Session::begin().replay(&told);
         (told, seen)
     }
 }
 
-/// Gives this thread a `/run/oci-secrets` of its own: an emergency that one transcript opens is not one of the others, nor do its
-/// starts count for them.
-fn leave_the_emergencies_of_others() {
+/// Mounts an empty `/run/oci-secrets` and `/var/log` for this thread, and hides the system logs: transcripts share no emergency, no
+/// count of starts and no audit file.
+fn isolate_host_state() {
     if rustix::process::geteuid().is_root() {
         fs::create_dir_all("/run/oci-secrets").unwrap();
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
         mount("tmpfs", "/run/oci-secrets", "tmpfs", MountFlags::empty(), Some(c"mode=0700")).unwrap();
+        mount("tmpfs", "/var/log", "tmpfs", MountFlags::empty(), Some(c"mode=0755")).unwrap();
+        for log in ["/run/systemd/journal/socket", "/dev/log"].into_iter().filter_map(|log| fs::canonicalize(log).ok())
+        {
+            mount_bind("/dev/null", &log).unwrap();
+        }
     }
 }
 

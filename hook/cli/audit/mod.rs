@@ -1,4 +1,4 @@
-//! `oci-secrets audit`: what the audit trail says, and whether it is as it was written.
+//! `oci-secrets audit`: shows and verifies the audit trail.
 
 mod show;
 mod verify;
@@ -9,12 +9,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::load;
-use crate::audit::AuditError;
+use crate::audit::{AuditError, default_file};
 use crate::cli::error::CliError;
 use crate::fault::AnyFault;
 
-/// Standard input, in the place of a file.
+/// Standard input instead of a file.
 const STDIN: &str = "-";
+
+/// How the names of our programs begin.
+const PREFIX: &str = "oci-secrets-";
 
 /// Read the audit trail.
 #[derive(clap::Subcommand)]
@@ -26,7 +29,7 @@ pub(super) enum Verb {
 /// The files to read.
 #[derive(clap::Args)]
 struct Files {
-    /// The files, the oldest first, or - for standard input; without any, the one of the settings.
+    /// The files, the oldest first, or - for standard input; by default the file of the settings, or the default file.
     #[arg(value_name = "FILE")]
     paths: Vec<PathBuf>,
 }
@@ -43,31 +46,66 @@ impl Files {
         if !self.paths.is_empty() {
             return Ok(self.paths.clone());
         }
-        let file = load(settings)?.audit.file.ok_or(AnyFault::from(AuditError::NoFile))?;
-        Ok(vec![file.to_path_buf()])
+        let file = load(settings)?.audit.file.map(|file| file.to_path_buf());
+        let file = file.or_else(|| default_file().ok().filter(|path| path.exists()));
+        file.map(|path| vec![path]).ok_or_else(|| AuditError::NoFile.into())
     }
 }
 
-/// The whole of a file. It is locked meanwhile, so that no line is seen in the making.
+/// Reads a whole file, under its lock, so that no line is read half written; the records alone if syslog wrote it.
 fn read(path: &Path) -> Result<Vec<u8>, AnyFault> {
     let cannot_read =
         |error: io::Error| AnyFault::from(AuditError::Read { path: path.to_owned(), errno: error.into() });
     let mut bytes = Vec::new();
     if path == Path::new(STDIN) {
         io::stdin().read_to_end(&mut bytes).map_err(|error| CliError::Input { errno: error.into() })?;
-        return Ok(bytes);
+        return Ok(without_syslog(bytes));
     }
     let mut file = File::open(path).map_err(cannot_read)?;
     file.lock_shared().map_err(cannot_read)?;
     file.read_to_end(&mut bytes).map_err(cannot_read)?;
-    Ok(bytes)
+    Ok(without_syslog(bytes))
 }
 
-/// Text from a file, on one line of a terminal.
+/// The records in the lines of a syslog, or of `journalctl` without `-o cat`, which begin with `… oci-secrets-hook[123]: `. Lines of
+/// other programs are left out. A file that has records of its own is returned as it is.
+fn without_syslog(bytes: Vec<u8>) -> Vec<u8> {
+    let text = String::from_utf8_lossy(&bytes);
+    let record = |line: &str| {
+        let (prefix, record) = line.split_once("]: ")?;
+        let is_ours = prefix.contains(PREFIX) && !prefix.contains('{') && record.starts_with('{');
+        is_ours.then(|| format!("{}\n", record.trim_end_matches('\r')))
+    };
+    let records: String = text.lines().filter_map(record).collect();
+    if records.is_empty() || text.lines().any(|line| line.starts_with('{')) { bytes } else { records.into_bytes() }
+}
+
+/// External text without control characters.
 fn plain(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for character in text.chars() {
         if character.is_control() { line.extend(character.escape_default()) } else { line.push(character) }
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_records_in_a_syslog_are_read_without_its_prefix() {
+        let read = |text: &str| String::from_utf8(without_syslog(text.into())).unwrap();
+        for prefix in ["<86>oci-secrets-hook[7]: ", "Nov 26 10:00:00 host oci-secrets-hook[7]: "] {
+            let log = format!(
+                "Nov 26 10:00:00 host sshd[8]: [x]: {{\n{prefix}{{\"a\":1}}\n{prefix}error: no\n{prefix}{{}}\n"
+            );
+            assert_eq!(read(&log), "{\"a\":1}\n{}\n");
+        }
+        for unchanged in
+            ["", "{\"a\":1}\n<86>oci-secrets-hook[7]: {}\n", "torn\n", "{\"a\":\"oci-secrets-hook[7]: {\"}"]
+        {
+            assert_eq!(read(unchanged), unchanged);
+        }
+    }
 }

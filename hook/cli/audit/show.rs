@@ -1,4 +1,4 @@
-//! `oci-secrets audit show`: the records that someone looks for, and what 1Password Connect says of them.
+//! `oci-secrets audit show`: selected records, or the differences to 1Password Connect's log.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Files, plain, read};
-use crate::audit::{AuditError, Entry, Filter, Line, Reading, compare};
+use crate::audit::{Act, AuditError, Entry, Filter, Line, Reading, compare};
+use crate::break_glass::time as minutes;
 use crate::cli::{PROGRAM, block_on, load, write_output};
 use crate::fault::AnyFault;
 use crate::report;
@@ -17,39 +18,39 @@ use crate::source::connect::Connect;
 const EXAMPLE: &str = "\
 Example: oci-secrets audit show --since 2h --decision refused";
 
-/// As much of a container's id as people know it by.
+/// The part of a container's id that engines show.
 const ID_CHARACTERS: usize = 12;
-/// How much earlier than a start's record its requests may have been made, by a clock of another machine.
+/// How much earlier than its record a start's requests may be logged, by the clock of another machine.
 const CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(2);
 
-/// Show records of the audit trail, those of certain containers, references or times.
+/// Show records of container starts and of break-glass, selected by container, reference or time.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
     files: Files,
-    /// Those whose container's id begins so.
+    /// Those of containers whose id begins so.
     #[arg(long, value_name = "PREFIX")]
     container: Option<String>,
-    /// Those that asked for such a reference; a pattern as in a grant.
+    /// Those with such a reference; a pattern as in a grant.
     #[arg(long, value_name = "PATTERN", value_parser = pattern)]
     reference: Option<Pattern>,
-    /// Those that were decided so: delivered, break-glass, refused.
+    /// Those with this decision: delivered, break-glass or refused; or this event: open, use, close, rotated, waive or drill.
     #[arg(long, value_name = "DECISION")]
     decision: Option<String>,
-    /// Those whose use of a static token was not as [static-token] in the settings expects.
+    /// Those with a use of a static token that [static-token] in the settings does not expect.
     #[arg(long)]
     anomalies: bool,
-    /// Those of starts since then: a time in RFC 3339, or as long ago as 2h.
+    /// Those since then: a time in RFC 3339, or a duration before now, as 2h.
     #[arg(long, value_name = "TIME", value_parser = time)]
     since: Option<Timestamp>,
-    /// Those of starts before then.
+    /// Those before then.
     #[arg(long, value_name = "TIME", value_parser = time)]
     until: Option<Timestamp>,
-    /// Print the records as they are, or the differences, one line of JSON each.
+    /// Print the records as they are, or the differences, each as one line of JSON.
     #[arg(long)]
     json: bool,
-    /// Compare with what 1Password Connect says our token read; ends with 65 where they differ.
+    /// Compare with what 1Password Connect logged that our token read; a difference ends with 65.
     #[arg(long, conflicts_with_all = ["container", "reference", "decision", "anomalies"])]
     activity: bool,
 }
@@ -67,24 +68,33 @@ pub(super) fn run(arguments: &Arguments, settings: &Path) -> Result<ExitCode, An
     for path in arguments.files.paths(settings)? {
         records.extend(records_of(&path, &filter)?);
     }
-    if arguments.json && !arguments.activity {
-        return write_output(records.iter().map(|(text, _)| format!("{text}\n")).collect::<String>().as_bytes());
-    }
-    let entries: Vec<Entry> = records.into_iter().map(|(_, entry)| entry).collect();
     if arguments.activity {
-        with_activity(&entries, arguments, settings)
-    } else {
-        write_output(table(&entries).as_bytes())
+        let starts = records.into_iter().filter_map(|(_, record)| match record {
+            Line::Start(entry) => Some(entry),
+            _ => None,
+        });
+        return with_activity(&starts.collect::<Vec<_>>(), arguments, settings);
     }
+    let mut output = String::new();
+    for (text, record) in &records {
+        match record {
+            _ if arguments.json => _ = writeln!(output, "{text}"),
+            Line::Start(entry) => start(entry, &mut output),
+            Line::Act(act) => self::act(act, &mut output),
+            _ => {}
+        }
+    }
+    write_output(output.as_bytes())
 }
 
-/// The records of a file that are looked for, each with its line.
-fn records_of(path: &Path, filter: &Filter) -> Result<Vec<(String, Entry)>, AnyFault> {
+/// The selected records of a file, each with its line.
+fn records_of(path: &Path, filter: &Filter) -> Result<Vec<(String, Line)>, AnyFault> {
     let (mut records, mut unreadable) = (Vec::new(), 0_usize);
     for line in String::from_utf8_lossy(&read(path)?).lines() {
         match Line::parse(line) {
-            Line::Start(entry) if filter.matches(&entry) => records.push((line.to_owned(), entry)),
-            Line::Start(_) | Line::Other | Line::Empty => {}
+            Line::Start(entry) if filter.matches(&entry) => records.push((line.to_owned(), Line::Start(entry))),
+            Line::Act(act) if filter.matches_act(&act) => records.push((line.to_owned(), Line::Act(act))),
+            Line::Start(_) | Line::Act(_) | Line::Other | Line::Empty => {}
             Line::Unreadable => unreadable += 1,
         }
     }
@@ -94,31 +104,56 @@ fn records_of(path: &Path, filter: &Filter) -> Result<Vec<(String, Entry)>, AnyF
     Ok(records)
 }
 
-fn table(entries: &[Entry]) -> String {
-    let mut text = String::new();
-    for entry in entries {
-        let Entry { time, decision, container, secrets, refusal, .. } = entry;
-        let id: String = plain(container).chars().take(ID_CHARACTERS).collect();
-        let code = refusal.as_ref().map(|refusal| format!(" {}", refusal.code)).unwrap_or_default();
-        let _ = writeln!(text, "{time:.3}  {id:<ID_CHARACTERS$}  {}{code}", plain(decision));
-        for Reading { file, reference, item, item_version, kept } in secrets {
-            let _ = write!(text, "  {}: {}", plain(file), plain(reference));
-            if let (Some(item), Some(version)) = (item, item_version) {
-                let _ = write!(text, ", item {} version {version}", plain(item));
-            }
-            if *kept {
-                text.push_str(", kept for an emergency");
-            }
-            text.push('\n');
+fn start(entry: &Entry, text: &mut String) {
+    let Entry { time, decision, container, secrets, refusal, .. } = entry;
+    let id: String = plain(container).chars().take(ID_CHARACTERS).collect();
+    let code = refusal.as_ref().map(|refusal| format!(" {}", refusal.code)).unwrap_or_default();
+    let _ = writeln!(text, "{time:.3}  {id:<ID_CHARACTERS$}  {}{code}", plain(decision));
+    for Reading { file, reference, item, item_version, kept } in secrets {
+        let _ = write!(text, "  {}: {}", plain(file), plain(reference));
+        if let (Some(item), Some(version)) = (item, item_version) {
+            let _ = write!(text, ", item {} version {version}", plain(item));
         }
-        for anomaly in entry.anomalies() {
-            let _ = writeln!(text, "  static token: {}", plain(anomaly));
+        if *kept {
+            text.push_str(", kept for an emergency");
         }
-        if let Some(refusal) = refusal {
-            let _ = writeln!(text, "  {}", plain(&refusal.message));
-        }
+        text.push('\n');
     }
-    text
+    for anomaly in entry.anomalies() {
+        let _ = writeln!(text, "  static token: {}", plain(anomaly));
+    }
+    if let Some(refusal) = refusal {
+        let _ = writeln!(text, "  {}", plain(&refusal.message));
+    }
+}
+
+/// An act of break-glass. The id of an emergency has the length of a container's shown id.
+fn act(act: &Act, text: &mut String) {
+    let id: String = plain(act.emergency.as_deref().unwrap_or("-")).chars().take(ID_CHARACTERS).collect();
+    let _ = writeln!(text, "{:.3}  {id:<ID_CHARACTERS$}  {}", act.time, plain(&act.event));
+    let mut line = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            let _ = writeln!(text, "  {name}{}", plain(&value));
+        }
+    };
+    line("until ", act.until.as_ref().map(minutes));
+    line("operators: ", (!act.operators.is_empty()).then(|| act.operators.join(", ")));
+    line("reason: ", act.reason.clone());
+    line("ticket: ", act.ticket.clone());
+    line("container ", act.container.clone());
+    line("cause: ", act.cause.clone());
+    line("its time was over", act.expired.then(String::new));
+    line("tampered with: its key was removed from the kernel's keyring", act.tampered.then(String::new));
+    line("", act.reference.clone());
+    line(
+        "secrets: ",
+        act.count().map(|count| format!("{count}, not as in 1Password: {}", act.stale.unwrap_or_default())),
+    );
+    line("failed: ", act.failure.clone());
+    for kept in act.secrets() {
+        let version = kept.version.map(|version| format!(", version {version}")).unwrap_or_default();
+        line("", Some(format!("{}{version}", kept.reference)));
+    }
 }
 
 fn with_activity(entries: &[Entry], arguments: &Arguments, settings: &Path) -> Result<ExitCode, AnyFault> {
@@ -135,10 +170,15 @@ fn with_activity(entries: &[Entry], arguments: &Arguments, settings: &Path) -> R
     let mut text = String::new();
     for difference in &comparison.differences {
         let line = match arguments.json {
-            true => {
-                serde_json::to_string(difference).map_err(|source| AnyFault::from(AuditError::Encode { source }))?
-            }
+            true => serde_json::to_string(difference).map_err(|source| AuditError::Encode { source })?,
             false => plain(&difference.to_string()),
+        };
+        let _ = writeln!(text, "{line}");
+    }
+    for read in &comparison.commands {
+        let line = match arguments.json {
+            true => serde_json::to_string(read).map_err(|source| AuditError::Encode { source })?,
+            false => plain(&read.to_string()),
         };
         let _ = writeln!(text, "{line}");
     }
@@ -148,7 +188,7 @@ fn with_activity(entries: &[Entry], arguments: &Arguments, settings: &Path) -> R
     let code = write_output(text.as_bytes())?;
     match comparison.differences.len() {
         0 => Ok(code),
-        differences => Err(AnyFault::from(AuditError::Differ { differences })),
+        differences => Err(AuditError::Differ { differences }.into()),
     }
 }
 
@@ -156,7 +196,7 @@ fn pattern(text: &str) -> Result<Pattern, PatternError> {
     Pattern::try_from(text.to_owned())
 }
 
-/// A time, or how long ago it was.
+/// A time, or a duration before now.
 fn time(text: &str) -> Result<Timestamp, String> {
     let ago = || Timestamp::now().checked_sub(text.parse::<SignedDuration>().ok()?).ok();
     text.parse()
@@ -170,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_is_a_moment_or_how_long_ago_it_was() {
+    fn a_time_is_absolute_or_a_duration_before_now() {
         assert_eq!(time("2026-05-04T12:00:00+02:00").unwrap().to_string(), "2026-05-04T10:00:00Z");
         let (before, ago, after) = (Timestamp::now(), time("2h").unwrap(), Timestamp::now());
         let hours = SignedDuration::from_hours(2);

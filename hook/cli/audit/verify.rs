@@ -63,7 +63,7 @@ pub(super) fn run(arguments: &Arguments, settings: &Path) -> Result<ExitCode, An
     let code = if arguments.json { write_json(&report) } else { write_output(table(&report).as_bytes()) }?;
     match report.files.iter().map(|file| file.verdict.problems.len()).sum() {
         0 => Ok(code),
-        problems => Err(AnyFault::from(AuditError::NotAsWritten { problems })),
+        problems => Err(AuditError::NotAsWritten { problems }.into()),
     }
 }
 

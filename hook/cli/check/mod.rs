@@ -14,7 +14,7 @@ use super::error::CliError;
 use super::finding::Finding;
 use super::source::Choice;
 use super::{block_on, is_root, load, own_settings, write_json, write_table};
-use crate::audit::Trail;
+use crate::audit::{Trail, default_file};
 use crate::deliver::{Carried, Tmpfs, TmpfsOptions};
 use crate::engine::{Calls, Engine, Host};
 use crate::fault::{AnyFault, Class};
@@ -25,6 +25,7 @@ use crate::seal::{SealedValue, is_sealed};
 use crate::settings::{self, Noswap, Settings, TokenSource};
 use crate::source::connect::Connect;
 use crate::source::connect::edit::StoredField;
+use crate::syslog;
 
 /// Test whether this host can deliver secrets, and say what to do where it cannot.
 ///
@@ -85,7 +86,7 @@ pub(super) fn run(arguments: &Arguments, settings_path: &Path) -> Result<ExitCod
                         .extend(values(&settings, connect).unwrap_or_else(|e| vec![Finding::problem("values", &*e)]));
                 }
             }
-            findings.extend(audit(&settings));
+            findings.push(audit(&settings));
             findings.extend(break_glass::findings(&settings));
             findings.extend(settings.keks.iter().map(|pattern| kek(&settings, pattern.as_str())));
         }
@@ -296,17 +297,25 @@ fn pattern(settings: &Settings, listed: &str) -> Finding {
     }
 }
 
-/// Whether the audit file, if there is one already, can be appended to.
-fn audit(settings: &Settings) -> Option<Finding> {
-    let path = settings.audit.file.as_deref()?;
-    let name = || path.display().to_string();
-    // Where its directory is missing, opening it makes nothing, and says so.
-    let is_there = path.exists() || !path.parent().is_some_and(Path::exists);
-    Some(match is_there.then(|| Trail::open(&settings.audit, settings.deliver.deadline)) {
-        None => Finding::ok("audit", format!("{} will be made", name())),
-        Some(Ok(_)) => Finding::ok("audit", name()),
+/// Where records go, and whether an existing file can be appended to.
+fn audit(settings: &Settings) -> Finding {
+    let path = match (settings.audit.file.as_deref(), syslog::listener()) {
+        (Some(path), _) => path.to_owned(),
+        (None, Some(log)) => return Finding::ok("audit", format!("records go to {log}")),
+        (None, None) => match default_file() {
+            Ok(path) => path,
+            Err(error) => return Finding::problem("audit", &error),
+        },
+    };
+    let is_default = settings.audit.file.is_none();
+    let why = if is_default { ", as no system log listens" } else { "" };
+    // Opening a file in a missing directory fails and creates nothing. The hook creates the directory of the default file.
+    let is_there = path.exists() || !is_default && !path.parent().is_some_and(Path::exists);
+    match is_there.then(|| Trail::open(&settings.audit, settings.deliver.deadline)) {
+        None => Finding::ok("audit", format!("records go to {}{why}; the file will be created", path.display())),
+        Some(Ok(_)) => Finding::ok("audit", format!("records go to {}{why}", path.display())),
         Some(Err(error)) => Finding::problem("audit", &error),
-    })
+    }
 }
 
 fn table(findings: &[Finding]) -> String {

@@ -60,14 +60,20 @@ pub struct Id {
 }
 
 impl Seen {
+    /// Whether a command of ours made it, outside of any container's start. The `User-Agent` is what the client claims.
+    pub fn is_of_a_command(&self) -> bool {
+        self.actor.user_agent.starts_with(PROGRAM) && self.start().is_none()
+    }
+
     /// The container's start that it was made for, if it says so.
     pub fn start(&self) -> Option<&str> {
         let (program, start) = self.actor.user_agent.split_once(START)?;
-        program.starts_with("oci-secrets/").then_some(())?;
+        program.starts_with(PROGRAM).then_some(())?;
         start.strip_suffix(')')
     }
 }
 
+const PROGRAM: &str = "oci-secrets/";
 const START: &str = " (start ";
 
 /// What a program calls itself that asks for a container's start.
