@@ -1,107 +1,113 @@
-//! The channel: every act of break-glass is recorded here first, apart from the audit trail of starts.
+//! The channel: each act of break-glass is recorded here before it is done, separately from the audit trail of starts.
 //!
-//! A record is one line of JSON with the hash of the one before ([`Chain`]). A file is such a chain itself. For a log or
-//! a command the chain is kept beside the ledger, and what they have not taken yet is sent before anything new: they get every line,
-//! in order; a line twice only where we were killed in between.
+//! A record is one line of JSON with the hash of the previous one ([`Chain`]). A file is such a chain itself. For a log or a command
+//! the chain is kept next to the ledger, and lines that were not accepted yet are sent before any new one: the receiver gets every
+//! line in order, and one twice only if a process was killed in between.
 
 use std::fs;
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use tokio::time::timeout;
 
 use super::Kept;
 use super::ledger::{self, LedgerError};
 use super::lock::Locked;
 use crate::audit::{AuditError, Chain};
+use crate::child;
 use crate::errno::Errno;
 use crate::fault::{Class, Fault};
 use crate::settings::file::{self, FileError};
 use crate::settings::{self, Settings};
 use crate::syslog;
 
-/// The version of the records' shape.
+/// The version of the records' format.
 const SCHEMA: u8 = 1;
-const PROGRAM: &str = "oci-secrets-break-glass";
+/// The name under which break-glass logs.
+pub(super) const PROGRAM: &str = "oci-secrets-break-glass";
 const KEPT: &str = "channel.jsonl";
 const SENT: &str = "channel-sent";
 
 /// How long a channel may take for one record.
 const PATIENCE: Duration = Duration::from_secs(3);
-const PAUSE: Duration = Duration::from_millis(5);
+/// The most that a command may print; it is not used.
+const OUTPUT_BYTES_MAX: usize = 1024 * 1024;
 
-/// What is recorded.
+/// An act.
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event<'a> {
-    /// A sealed file was opened for containers.
+    /// A sealed file is opened for containers.
     Open {
-        /// The emergency's name.
+        /// The id of the emergency.
         emergency: &'a str,
         /// The SHA-256 of the sealed file.
         file: &'a str,
-        /// Why.
+        /// Why, in the operator's words.
         reason: &'a str,
         /// The ticket, if there is one.
         #[serde(skip_serializing_if = "Option::is_none")]
         ticket: Option<&'a str>,
-        /// Who.
+        /// The operators.
         operators: &'a [String],
-        /// Until when.
+        /// When it ends.
         until: Timestamp,
-        /// Which secrets.
+        /// The secrets.
         secrets: &'a [Kept],
     },
-    /// A container gets secrets of it.
+    /// A container gets secrets from an emergency.
     Use {
-        /// The emergency's name.
+        /// The id of the emergency.
         emergency: &'a str,
         /// The container's id.
         container: &'a str,
         /// The bundle's directory.
         bundle: &'a Path,
-        /// Which secrets.
+        /// The secrets.
         secrets: &'a [Kept],
-        /// Why not in the normal way.
+        /// Why they could not be resolved in the normal way.
         cause: String,
     },
-    /// An emergency is over.
+    /// An emergency ended.
     Close {
-        /// Its name.
+        /// Its id.
         emergency: &'a str,
-        /// Whether its time had come.
+        /// Whether its time was over.
         expired: bool,
+        /// Whether another process ended it, by removing its key from the kernel's keyring.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        tampered: bool,
     },
-    /// A secret that was used is changed in 1Password.
+    /// A used secret was rotated in 1Password.
     Rotated {
-        /// Which.
+        /// Its reference.
         reference: &'a str,
-        /// The item that has it now.
+        /// The id of the item that has it now.
         item: Option<&'a str>,
         /// The item's version.
         version: Option<u64>,
     },
-    /// A secret that was used stays as it is.
+    /// A used secret will not be rotated.
     Waive {
-        /// Which.
+        /// Its reference.
         reference: &'a str,
-        /// Why.
+        /// Why, in the operator's words.
         reason: &'a str,
     },
     /// A sealed file was tried.
     Drill {
         /// Its SHA-256.
         file: &'a str,
-        /// How many secrets are in it.
+        /// The number of its secrets.
         secrets: usize,
-        /// How many of them 1Password shows in another version, or not at all.
+        /// The number of those that 1Password has in another version, or not at all.
         stale: usize,
-        /// Why it failed, if it did.
+        /// Why the drill failed, if it did.
         #[serde(skip_serializing_if = "Option::is_none")]
         failure: Option<String>,
     },
@@ -112,7 +118,7 @@ struct Record<'a> {
     schema: u8,
     time: Timestamp,
     host: String,
-    /// The user who logged in, by what the kernel knows, if somebody did.
+    /// The user who logged in, as the kernel knows it, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     login_uid: Option<u32>,
     #[serde(flatten)]
@@ -122,7 +128,6 @@ struct Record<'a> {
 /// The channel that the settings name.
 pub struct Channel<'a> {
     to: &'a settings::Channel,
-    lock: &'a Locked,
     chain: Chain,
 }
 
@@ -130,8 +135,8 @@ impl<'a> Channel<'a> {
     /// Opens the channel.
     ///
     /// # Errors
-    /// If there is none, it is the audit trail of starts, or it cannot be opened.
-    pub fn open(settings: &'a Settings, lock: &'a Locked) -> Result<Channel<'a>, ChannelError> {
+    /// If the settings name none, it is the audit file of starts, or it cannot be opened.
+    pub(super) fn open(settings: &'a Settings, lock: &Locked) -> Result<Channel<'a>, ChannelError> {
         let to = settings.break_glass.audit.as_ref().ok_or(ChannelError::None)?;
         let kept = lock.directory().join(KEPT);
         let path = match to {
@@ -143,17 +148,17 @@ impl<'a> Channel<'a> {
         }
         let chain = Chain::open(path)?;
         require_separate(path, settings)?;
-        Ok(Channel { to, lock, chain })
+        Ok(Channel { to, chain })
     }
 
-    /// Looks whether the channel would take a record, and makes nothing.
+    /// Tests whether the channel would accept a record, and creates nothing.
     ///
     /// # Errors
-    /// As for [`Channel::open`], and if nobody would take it.
-    pub fn look(settings: &Settings) -> Result<(), ChannelError> {
+    /// As for [`Channel::open`], and if no log listens.
+    pub fn test(settings: &Settings) -> Result<(), ChannelError> {
         match settings.break_glass.audit.as_ref().ok_or(ChannelError::None)? {
             settings::Channel::File(path) => {
-                // Where its directory is missing, opening it makes nothing, and says so.
+                // If its directory is missing, opening the file fails and says so.
                 if path.exists() || !path.parent().is_some_and(Path::exists) {
                     Chain::open(path)?;
                 }
@@ -167,45 +172,54 @@ impl<'a> Channel<'a> {
         }
     }
 
-    /// Writes one record, and returns when it is where it shall be.
+    /// Writes one record, and returns when the channel has accepted it.
     ///
     /// # Errors
-    /// If the channel does not take it: then the act that it is of must not be done.
-    pub fn record(&mut self, event: Event<'_>) -> Result<(), ChannelError> {
+    /// If it does not: then what the record is about must not be done.
+    pub(super) async fn record(&mut self, lock: &Locked, event: Event<'_>) -> Result<(), ChannelError> {
         let host = host_name();
         let record = Record { schema: SCHEMA, time: Timestamp::now(), host, login_uid: login_uid(), event };
         self.chain.append(&record, PATIENCE)?;
         self.chain.sync()?;
         match self.to {
             settings::Channel::File(_) => Ok(()),
-            settings::Channel::JournalNamespace(name) => self.send(|line| to_journal(name.as_str(), line)),
-            settings::Channel::SyslogFacility(facility) => self.send(|line| {
-                let sent = syslog::log_to_facility(*facility as u8, PROGRAM, line);
-                sent.map_err(no_syslog)
-            }),
-            settings::Channel::Command(command) => self.send(|line| to_command(command, line)),
+            other => send_rest(other, lock).await,
         }
     }
+}
 
-    /// Sends every line that was not taken yet.
-    fn send(&self, mut send: impl FnMut(&str) -> Result<(), ChannelError>) -> Result<(), ChannelError> {
-        let path = self.lock.directory().join(KEPT);
-        let cannot = |error: std::io::Error| ChannelError::Kept { path: path.clone(), errno: error.into() };
-        let sent = fs::read_to_string(self.lock.directory().join(SENT)).unwrap_or_default();
-        let mut sent: u64 = sent.trim().parse().unwrap_or_default();
-        let mut file = fs::File::open(&path).map_err(cannot)?;
-        if sent > file.metadata().map_err(cannot)?.len() {
-            // Another file is in its place.
-            sent = 0;
+/// Sends every line of the chain that was not accepted yet.
+async fn send_rest(to: &settings::Channel, lock: &Locked) -> Result<(), ChannelError> {
+    let path = lock.directory().join(KEPT);
+    let cannot = |error: std::io::Error| ChannelError::Kept { path: path.clone(), errno: error.into() };
+    let sent = fs::read_to_string(lock.directory().join(SENT)).unwrap_or_default();
+    let mut sent: u64 = sent.trim().parse().unwrap_or_default();
+    let mut file = fs::File::open(&path).map_err(cannot)?;
+    if sent > file.metadata().map_err(cannot)?.len() {
+        // The file was replaced.
+        sent = 0;
+    }
+    let mut lines = String::new();
+    file.seek(SeekFrom::Start(sent)).and_then(|_| file.read_to_string(&mut lines)).map_err(cannot)?;
+    for line in lines.split_inclusive('\n') {
+        send(to, line.trim_end()).await?;
+        sent += line.len() as u64;
+        ledger::replace(lock, SENT, sent.to_string().as_bytes())?;
+    }
+    Ok(())
+}
+
+async fn send(to: &settings::Channel, line: &str) -> Result<(), ChannelError> {
+    match to {
+        settings::Channel::File(_) => Ok(()),
+        settings::Channel::JournalNamespace(name) => {
+            let sent = syslog::log_to_namespace(name.as_str(), PROGRAM, line);
+            sent.map_err(|error| no_journal(name.as_str(), error))
         }
-        let mut lines = String::new();
-        file.seek(SeekFrom::Start(sent)).and_then(|_| file.read_to_string(&mut lines)).map_err(cannot)?;
-        for line in lines.split_inclusive('\n') {
-            send(line.trim_end())?;
-            sent += line.len() as u64;
-            ledger::replace(self.lock, SENT, sent.to_string().as_bytes())?;
+        settings::Channel::SyslogFacility(facility) => {
+            syslog::log_to_facility(*facility as u8, PROGRAM, line).map_err(no_syslog)
         }
-        Ok(())
+        settings::Channel::Command(command) => to_command(command, line).await,
     }
 }
 
@@ -226,11 +240,6 @@ fn is_same(one: &Path, other: &Path) -> bool {
     one == other || identity(one).is_some_and(|one| identity(other) == Some(one))
 }
 
-fn to_journal(namespace: &str, line: &str) -> Result<(), ChannelError> {
-    let sent = syslog::log_to_namespace(namespace, PROGRAM, line);
-    sent.map_err(|error| no_journal(namespace, error))
-}
-
 fn no_journal(namespace: &str, error: std::io::Error) -> ChannelError {
     ChannelError::Journal { namespace: namespace.to_owned(), errno: error.into() }
 }
@@ -239,33 +248,22 @@ fn no_syslog(error: std::io::Error) -> ChannelError {
     ChannelError::Syslog { errno: error.into() }
 }
 
-fn to_command(command: &settings::ChannelCommand, line: &str) -> Result<(), ChannelError> {
+/// Runs the command with one line on its standard input. What it has started ends with it.
+async fn to_command(command: &settings::ChannelCommand, line: &str) -> Result<(), ChannelError> {
     let program = || command.program().to_owned();
-    let cannot = |error: std::io::Error| ChannelError::Run { program: program(), errno: error.into() };
     let mut words = Command::new(command.program());
-    words.args(command.arguments()).env_clear().stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut child = words.spawn().map_err(cannot)?;
-    if let Some(mut input) = child.stdin.take() {
-        let line = format!("{line}\n");
-        // Whether it was read is for the program to say, by how it ends.
-        thread::spawn(move || input.write_all(line.as_bytes()));
-    }
-    let begin = Instant::now();
-    loop {
-        match child.try_wait().map_err(cannot)? {
-            Some(status) if status.success() => return Ok(()),
-            Some(status) => return Err(ChannelError::Command { program: program(), status: status.to_string() }),
-            None if begin.elapsed() < PATIENCE => thread::sleep(PAUSE),
-            None => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(ChannelError::Slow { program: program() });
-            }
-        }
+    words.args(command.arguments()).env_clear();
+    let line = format!("{line}\n");
+    match timeout(PATIENCE, child::run(&mut words, line.as_bytes(), OUTPUT_BYTES_MAX)).await {
+        Ok(Ok(Some(answer))) if answer.status.success() => Ok(()),
+        Ok(Ok(Some(answer))) => Err(ChannelError::Command { program: program(), status: answer.status }),
+        Ok(Ok(None)) => Err(ChannelError::Output { program: program() }),
+        Ok(Err(error)) => Err(ChannelError::Run { program: program(), errno: error.into() }),
+        Err(_elapsed) => Err(ChannelError::Slow { program: program() }),
     }
 }
 
-/// The name by which this host knows itself.
+/// The name of this host, as `uname -n` prints it.
 pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
@@ -275,56 +273,59 @@ fn login_uid() -> Option<u32> {
     (uid != u32::MAX).then_some(uid)
 }
 
-/// Why a record is not where it shall be.
+/// Why the channel did not accept a record.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "fields are named for what they hold")]
+#[expect(missing_docs, reason = "fields are the objects that the messages name")]
 pub enum ChannelError {
     /// The settings name none.
     #[error("the settings have no `audit` under [break-glass]")]
     None,
-    /// It would not be a separate one.
+    /// The channel is not separate.
     #[error("{} is the audit file of starts, too", path.display())]
     Same { path: PathBuf },
-    /// The chain cannot be kept.
+    /// The chain cannot be opened or written.
     #[error(transparent)]
     Chain(#[from] AuditError),
-    /// What was sent cannot be noted.
+    /// How far the chain was sent cannot be written.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// What is to be sent cannot be read.
+    /// The chain cannot be read.
     #[error("cannot read {}", path.display())]
     Kept {
         path: PathBuf,
         #[source]
         errno: Errno,
     },
-    /// The journal does not take it.
+    /// The journal namespace does not run, or is busy.
     #[error("the journal namespace \"{namespace}\" takes no record")]
     Journal {
         namespace: String,
         #[source]
         errno: Errno,
     },
-    /// The system log does not take it.
+    /// No syslog listens, or it is busy.
     #[error("{} takes no record", syslog::SYSLOG)]
     Syslog {
         #[source]
         errno: Errno,
     },
-    /// The program cannot be trusted.
+    /// The command cannot be trusted.
     #[error("cannot use the command")]
     Program { source: FileError },
-    /// The program does not run.
+    /// The command cannot be run.
     #[error("cannot run {}", program.display())]
     Run {
         program: PathBuf,
         #[source]
         errno: Errno,
     },
-    /// The program says no.
+    /// The command failed.
     #[error("{} took no record: {status}", program.display())]
-    Command { program: PathBuf, status: String },
-    /// The program says nothing.
+    Command { program: PathBuf, status: ExitStatus },
+    /// The command printed without an end.
+    #[error("{} printed more than {OUTPUT_BYTES_MAX} bytes", program.display())]
+    Output { program: PathBuf },
+    /// The command did not end.
     #[error("{} did not end within {} s", program.display(), PATIENCE.as_secs())]
     Slow { program: PathBuf },
 }
@@ -337,7 +338,9 @@ impl Fault for ChannelError {
             ChannelError::Chain(error) => error.class(),
             ChannelError::Ledger(error) => error.class(),
             ChannelError::Kept { .. } | ChannelError::Journal { .. } | ChannelError::Syslog { .. } => Class::Kernel,
-            ChannelError::Command { .. } | ChannelError::Slow { .. } => Class::Unavailable,
+            ChannelError::Command { .. } | ChannelError::Output { .. } | ChannelError::Slow { .. } => {
+                Class::Unavailable
+            }
         }
     }
 

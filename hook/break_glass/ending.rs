@@ -1,45 +1,56 @@
-//! The end of an emergency: the secrets are destroyed, that is recorded, and the time of grace runs.
+//! The end of an emergency: its secrets are destroyed, the end is recorded, and the grace period of the used secrets begins.
 
 use jiff::Timestamp;
 
 use super::BreakGlassError;
-use super::channel::{Channel, Event};
-use super::ledger::Ledger;
-use super::lock::Locked;
-use super::store::Emergency;
+use super::channel::{Event, PROGRAM};
+use super::session::Session;
+use super::store::{Emergency, Status};
+use crate::report;
 use crate::settings::Settings;
 
-/// The emergency that is open, if one is. One whose time is over is ended by whoever finds it.
+/// The emergency that is open, if one is. If one is over and its end is not recorded, it is ended here.
 ///
 /// # Errors
-/// If there is something in its place that cannot be trusted or read, or the end cannot be recorded.
-pub fn find(settings: &Settings) -> Result<Option<Emergency>, BreakGlassError> {
-    match Emergency::at_place()? {
-        Some(emergency) if emergency.is_over() => end(&emergency, settings).map(|()| None),
+/// If the store cannot be trusted or read, or the end cannot be recorded.
+pub async fn find(settings: &Settings) -> Result<Option<Emergency>, BreakGlassError> {
+    match Emergency::current()? {
+        Some(emergency) if emergency.status()? != Status::Open => end(&emergency, settings).await.map(|_| None),
         found => Ok(found),
     }
 }
 
-/// Ends an emergency, whether or not its time is over. Of several who do so at the same time, one records it.
+/// Ends an emergency, open or over, and returns what it was before. If several processes do so at the same time, one records the end.
 ///
-/// What is left of it is cleared away last: until its end is recorded, whoever finds it ends it again, so that no end goes unrecorded
-/// and no time of grace waits, whoever is killed meanwhile. Such an end may be recorded twice.
+/// The store is removed last: until the end is recorded, the next process that finds the store ends it again. So no end goes
+/// unrecorded and no grace period fails to begin if a process is killed; an end may be recorded twice.
 ///
 /// # Errors
-/// If it cannot be recorded or cleared away. Its secrets are destroyed all the same.
-pub fn end(emergency: &Emergency, settings: &Settings) -> Result<(), BreakGlassError> {
-    let expired = emergency.has_expired();
-    emergency.forget();
-    let id = emergency.account().id.as_str();
-    let lock = Locked::take(&settings.break_glass.directory)?;
-    if Emergency::at_place()?.is_none_or(|there| there.account().id != id) {
-        return Ok(());
+/// If the end cannot be recorded or the store not removed. The secrets are destroyed all the same.
+pub async fn end(emergency: &Emergency, settings: &Settings) -> Result<Status, BreakGlassError> {
+    let status = emergency.status();
+    emergency.destroy_key();
+    let status = status?;
+    if status == Status::KeyRemoved {
+        let text = "was removed from root's keyring before it expired; a process with uid 0 outside of user namespaces did that";
+        report::warn(PROGRAM, &format!("break-glass: the key of emergency {} {text}", emergency.account().id));
     }
-    let mut ledger = Ledger::read(lock.directory())?;
-    if ledger.run_grace(settings.break_glass.rotation.grace, Timestamp::now()) {
-        ledger.write(&lock)?;
+    Session::begin(settings).await?.end(emergency, status).await?;
+    Ok(status)
+}
+
+impl Session<'_> {
+    async fn end(&mut self, emergency: &Emergency, status: Status) -> Result<(), BreakGlassError> {
+        let id = emergency.account().id.as_str();
+        if Emergency::current()?.is_none_or(|there| there.account().id != id) {
+            return Ok(());
+        }
+        if self.ledger.begin_grace(self.settings.break_glass.rotation.grace, Timestamp::now()) {
+            self.ledger.write(&self.lock)?;
+        }
+        let (expired, tampered) = (status == Status::Expired, status == Status::KeyRemoved);
+        let recorded = self.record(Event::Close { emergency: id, expired, tampered }).await;
+        recorded.map_err(|source| BreakGlassError::Unrecorded { source })?;
+        Ok(emergency.remove()?)
     }
-    let record = || Channel::open(settings, &lock)?.record(Event::Close { emergency: id, expired });
-    record().map_err(|source| BreakGlassError::Unrecorded { source })?;
-    Ok(emergency.clear_away()?)
 }

@@ -1,4 +1,4 @@
-//! Why break-glass does not do what it was called for.
+//! Why an act of break-glass fails.
 
 use super::channel::ChannelError;
 use super::file::{IdentityError, RecipientError, SealedError};
@@ -9,10 +9,11 @@ use super::time;
 use crate::excerpt::Excerpt;
 use crate::fault::{Class, Fault};
 use crate::reference::Reference;
+use crate::resolve::ResolveError;
 
-/// Why break-glass does not do what it was called for.
+/// Why an act of break-glass fails.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "fields are named for what they hold")]
+#[expect(missing_docs, reason = "fields are the objects that the messages name")]
 pub enum BreakGlassError {
     /// Not the host's root.
     #[error("refusing to break the glass: it takes root of the host")]
@@ -23,28 +24,28 @@ pub enum BreakGlassError {
     /// A sealed file.
     #[error("cannot use {}", Excerpt(file))]
     Sealed { file: String, source: SealedError },
-    /// A sealed file whose time is over.
+    /// A sealed file that expired.
     #[error("refusing to use {}: it expired on {}", Excerpt(file), expired.strftime("%Y-%m-%d"))]
     Expired { file: String, expired: jiff::Timestamp },
-    /// A sealed file of other hosts.
+    /// A sealed file for other hosts.
     #[error("refusing to use {}: it is for {}, and this host is {}", Excerpt(file), Excerpt(&hosts.join(", ")), Excerpt(host))]
     OtherHost { file: String, hosts: Vec<String>, host: String },
     /// A recipient.
     #[error("cannot seal for a recipient")]
     Recipient { source: RecipientError },
-    /// Two recipients are one.
+    /// A recipient is named twice.
     #[error("recipient {} is named twice", Excerpt(name))]
     SameRecipient { name: String },
     /// Nothing to seal.
     #[error("refusing to seal nothing: no sealed value matches")]
     Nothing,
-    /// A grant that the settings do not have.
+    /// A grant that is not in the settings.
     #[error("the settings have no grant named {}", Excerpt(name))]
     NoGrant { name: String },
-    /// A line that is no reference.
+    /// A line that is not a reference.
     #[error("cannot use {} line {line}", Excerpt(file))]
     References { file: String, line: usize, source: crate::reference::ReferenceError },
-    /// A secret that is computed, and so cannot be kept.
+    /// A computed value, which cannot be kept.
     #[error("cannot keep {reference}: with a query it is not what is stored")]
     Computed { reference: Reference },
     /// A file that cannot be read or written.
@@ -58,35 +59,38 @@ pub enum BreakGlassError {
     /// An identity.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// Too few people.
+    /// Too few operators.
     #[error("refusing to open {}: it takes {expected} operators, {found} are named", Excerpt(file))]
     Operators { file: String, expected: usize, found: usize },
     /// A reference that the sealed file does not hold.
     #[error("{} does not hold {reference}", Excerpt(file))]
     NotInFile { file: String, reference: Reference },
-    /// A duration that is none, or too long.
+    /// A duration that cannot be parsed, or is too long.
     #[error("cannot use {}: expected a duration from \"1s\" to \"{max}\"", Excerpt(found))]
     Duration { found: String, max: &'static str },
     /// A reference that the open store does not hold.
     #[error("the emergency that is open does not hold {reference}")]
-    NotKept { reference: Reference, source: crate::resolve::ResolveError },
-    /// A secret that was to be changed.
+    NotKept { reference: Reference, source: ResolveError },
+    /// A secret whose rotation is overdue.
     #[error(
         "refusing to deliver {reference}: an emergency used it on {}, and it was to be changed by {}",
         time(used),
         time(due)
     )]
     Overdue { reference: Reference, used: jiff::Timestamp, due: jiff::Timestamp },
-    /// Nothing is owed for it.
+    /// A secret that is not in the ledger.
     #[error("{reference} is not in the ledger")]
     NotOwed { reference: Reference },
-    /// A sealed file that is not fresh.
+    /// A sealed file with other versions than 1Password.
     #[error("{stale} of {secrets} secrets in {} are not those of 1Password", Excerpt(file))]
     Stale { file: String, stale: usize, secrets: usize },
-    /// A sealed file that is older than it shall be.
+    /// A sealed file that is too old.
     #[error("{} is {days} days old, at most {max} are wanted", Excerpt(file))]
     Old { file: String, days: i64, max: i64 },
-    /// The record.
+    /// A request, in the normal way.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    /// The record of an act.
     #[error("refusing to break the glass without a record")]
     Channel(#[from] ChannelError),
     /// The record of an end.
@@ -125,6 +129,7 @@ impl Fault for BreakGlassError {
             BreakGlassError::Sealed { source, .. } => source.class(),
             BreakGlassError::Recipient { source } => source.class(),
             BreakGlassError::Identity(error) => error.class(),
+            BreakGlassError::Resolve(error) => error.class(),
             BreakGlassError::Channel(error) | BreakGlassError::Unrecorded { source: error } => error.class(),
             BreakGlassError::Ledger(error) => error.class(),
             BreakGlassError::Lock(error) => error.class(),
@@ -156,6 +161,7 @@ impl Fault for BreakGlassError {
             BreakGlassError::Sealed { source, .. } => return source.hint(),
             BreakGlassError::Recipient { source } => return source.hint(),
             BreakGlassError::Identity(error) => return error.hint(),
+            BreakGlassError::Resolve(error) => return error.hint(),
             BreakGlassError::Channel(error) => return error.hint(),
             BreakGlassError::Ledger(error) => return error.hint(),
             BreakGlassError::Lock(error) => return error.hint(),

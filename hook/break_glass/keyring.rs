@@ -1,7 +1,11 @@
-//! A key that the kernel forgets in time, whatever becomes of us.
+//! A key that expires in the kernel, even if every process of ours is killed.
 //!
-//! It is kept in root's own keyring ([user-keyring(7)](https://man7.org/linux/man-pages/man7/user-keyring.7.html)) with a timeout: after it,
-//! or a reboot, nobody can read the key, and what it sealed is lost. No process has to live for that, and no disk or swap has it.
+//! It is in root's user keyring ([user-keyring(7)](https://man7.org/linux/man-pages/man7/user-keyring.7.html)) with a timeout. After
+//! the timeout, or a reboot, no process can read it. It is never on a disk or in swap.
+//!
+//! Every process with uid 0 in the initial user namespace shares this keyring, those of a container without a user namespace
+//! included. Such a process can read the key and remove it. So the key alone opens nothing (`store.rs`), its removal is noticed, and
+//! its permissions let no process change its bytes or its timeout.
 
 use linux_keyutils::{Key, KeyError, KeyPermissionsBuilder, KeyRing, KeyRingIdentifier, Permission};
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -10,54 +14,64 @@ use zeroize::Zeroizing;
 /// The length of a key, in bytes.
 pub(super) const KEY_BYTES: usize = 32;
 
-/// A key in the kernel, by its number there.
+/// A key in the kernel, by its serial number.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Forgotten(i32);
+pub(super) struct ExpiringKey(i32);
 
-impl Forgotten {
-    /// Makes a random key that is forgotten after so many seconds.
-    pub(super) fn new(name: &str, seconds: u64) -> Result<(Forgotten, Zeroizing<[u8; KEY_BYTES]>), KeyringError> {
-        let mut bytes = Zeroizing::new([0; KEY_BYTES]);
-        SystemRandom::new().fill(&mut *bytes).map_err(|_| KeyringError::NoRandom)?;
+/// What the kernel has under a serial number.
+pub(super) enum Content {
+    /// The key.
+    Bytes(Zeroizing<[u8; KEY_BYTES]>),
+    /// A key whose timeout is over. A few minutes later the kernel has no such key.
+    Expired,
+    /// No such key, or one that was revoked or invalidated.
+    Missing,
+}
+
+impl ExpiringKey {
+    /// Adds a random key with a timeout in seconds.
+    pub(super) fn new(name: &str, seconds: u64) -> Result<(ExpiringKey, Zeroizing<[u8; KEY_BYTES]>), KeyringError> {
+        let bytes = random_key()?;
         let ring = KeyRing::from_special_id(KeyRingIdentifier::User, true)?;
         let key = ring.add_key(name, bytes.as_slice())?;
-        let dressed = || {
+        let configured = || {
             key.set_timeout(usize::try_from(seconds).unwrap_or(usize::MAX))?;
-            // Whoever is root reads it, in a session of whatever kind: hooks run in those of an engine.
-            key.set_perms(KeyPermissionsBuilder::builder().posessor(Permission::ALL).user(Permission::ALL).build())
+            // By uid, not by session: hooks run in the session of an engine. Invalidating takes SEARCH.
+            let used = || Permission::VIEW | Permission::READ | Permission::SEARCH;
+            key.set_perms(KeyPermissionsBuilder::builder().posessor(used()).user(used()).build())
         };
-        match dressed() {
-            Ok(()) => Ok((Forgotten(key.get_id().as_raw_id()), bytes)),
+        match configured() {
+            Ok(()) => Ok((ExpiringKey(key.get_id().as_raw_id()), bytes)),
             Err(error) => {
-                let _ = key.revoke();
+                let _ = key.invalidate();
                 Err(error.into())
             }
         }
     }
 
-    /// The key of this number.
-    pub(super) fn of(number: i32) -> Forgotten {
-        Forgotten(number)
+    /// The key with this serial number.
+    pub(super) fn of(serial: i32) -> ExpiringKey {
+        ExpiringKey(serial)
     }
 
-    /// Its number.
-    pub(super) fn number(self) -> i32 {
+    /// Its serial number.
+    pub(super) fn serial(self) -> i32 {
         self.0
     }
 
-    /// Reads it; `None` when it is forgotten.
-    pub(super) fn read(self) -> Result<Option<Zeroizing<[u8; KEY_BYTES]>>, KeyringError> {
+    /// Reads it.
+    pub(super) fn read(self) -> Result<Content, KeyringError> {
         let mut bytes = Zeroizing::new([0; KEY_BYTES]);
         match self.key().read(&mut *bytes) {
-            Ok(KEY_BYTES) => Ok(Some(bytes)),
-            Ok(_) | Err(KeyError::KeyExpired | KeyError::KeyRevoked | KeyError::KeyDoesNotExist) => Ok(None),
+            Ok(KEY_BYTES) => Ok(Content::Bytes(bytes)),
+            Err(KeyError::KeyExpired) => Ok(Content::Expired),
+            Ok(_) | Err(KeyError::KeyRevoked | KeyError::KeyDoesNotExist) => Ok(Content::Missing),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Makes the kernel forget it now.
-    pub(super) fn forget(self) {
-        // It fails where it is forgotten already.
+    /// Removes it from the kernel. This fails only if it is gone already.
+    pub(super) fn invalidate(self) {
         let _ = self.key().invalidate();
     }
 
@@ -66,14 +80,21 @@ impl Forgotten {
     }
 }
 
-/// Why the kernel keeps no key for us.
+/// Random bytes for a key.
+pub(super) fn random_key() -> Result<Zeroizing<[u8; KEY_BYTES]>, KeyringError> {
+    let mut bytes = Zeroizing::new([0; KEY_BYTES]);
+    SystemRandom::new().fill(&mut *bytes).map_err(|_| KeyringError::NoRandom)?;
+    Ok(bytes)
+}
+
+/// Why the kernel does not keep a key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyringError {
-    /// No randomness.
-    #[error("the kernel gives no random bytes")]
+    /// getrandom(2) failed.
+    #[error("the kernel returned no random bytes")]
     NoRandom,
-    /// No keyring, or none for us.
-    #[error("the kernel keeps no key for root: {answer}")]
+    /// keyctl(2) or add_key(2) failed.
+    #[error("cannot keep a key in the kernel's keyring of root: {answer}")]
     Kernel { answer: String },
 }
 
@@ -88,20 +109,35 @@ mod tests {
     use super::*;
     use crate::harden::is_root_of_the_host;
 
+    fn key(what: &str, seconds: u64) -> (ExpiringKey, Zeroizing<[u8; KEY_BYTES]>) {
+        ExpiringKey::new(&format!("oci-secrets-test-{what}-{}", std::process::id()), seconds).unwrap()
+    }
+
     #[test]
-    fn is_forgotten_on_demand_and_in_time() {
+    fn a_key_ends_on_demand_and_by_its_timeout() {
         if !is_root_of_the_host() {
             return;
         }
-        let name = |what: &str| format!("oci-secrets-test-{what}-{}", std::process::id());
-        let (key, bytes) = Forgotten::new(&name("demand"), 60).unwrap();
-        assert_eq!(key.read().unwrap().as_deref(), Some(&*bytes));
-        key.forget();
-        assert!(key.read().unwrap().is_none());
+        let (demand, bytes) = key("demand", 60);
+        assert!(matches!(demand.read(), Ok(Content::Bytes(read)) if read == bytes));
+        demand.invalidate();
+        assert!(matches!(demand.read(), Ok(Content::Missing)));
 
-        let (key, _) = Forgotten::new(&name("time"), 1).unwrap();
-        while key.read().unwrap().is_some() {
+        let (timeout, _) = key("time", 1);
+        while matches!(timeout.read().unwrap(), Content::Bytes(_)) {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
+    }
+
+    #[test]
+    fn no_process_changes_a_key_or_its_timeout() {
+        if !is_root_of_the_host() {
+            return;
+        }
+        let (key, bytes) = key("fixed", 60);
+        assert!(key.key().update(&[0; KEY_BYTES]).is_err());
+        assert!(key.key().set_timeout(3600).is_err());
+        assert!(matches!(key.read(), Ok(Content::Bytes(read)) if read == bytes));
+        key.invalidate();
     }
 }

@@ -1,8 +1,8 @@
-//! The ledger: which secrets an emergency has used, until each was changed.
+//! The ledger: the secrets that an emergency has used, each until it is rotated.
 //!
-//! It is a file of JSON beside a random key. A secret is in it only as its HMAC-SHA-256 under that key, by which a later value can be told
-//! from the one that was used. The file is replaced as a whole and is on the disk before a container has its secret, so that a crash at
-//! any moment leaves the old ledger or the new one, and no use is forgotten.
+//! It is a JSON file next to a random key. A used value is in it only as its HMAC-SHA-256 under that key, by which a later value is
+//! compared with it. The file is replaced as a whole and is on the disk before a container has its secret: a crash at any moment
+//! leaves the old ledger or the new one, and no use is lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -22,6 +22,7 @@ use super::Kept;
 use super::lock::Locked;
 use crate::errno::Errno;
 use crate::fault::{Class, Fault};
+use crate::harden::is_root_of_the_host;
 use crate::secret::Secret;
 use crate::settings::file::{self, FileError};
 
@@ -31,7 +32,7 @@ const SCHEMA: u8 = 1;
 const KEY_BYTES: usize = 32;
 const LEDGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Every secret that was used and is not changed yet, by its reference.
+/// Every secret that was used and is not rotated yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ledger {
@@ -52,13 +53,13 @@ pub struct Owed {
     values: BTreeSet<String>,
     /// The emergency that used it last.
     pub emergency: String,
-    /// When it was used first.
+    /// When it was first used.
     pub first_used: Timestamp,
-    /// When it was used last.
+    /// When it was last used.
     pub last_used: Timestamp,
-    /// How many containers got it.
+    /// The number of containers that got it.
     pub uses: u64,
-    /// When its change is overdue. The time runs from the first normal start that wants it, or from the end of the emergency.
+    /// When the grace period ends. It begins with the first normal start that requests the secret, or with the end of the emergency.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub due: Option<Timestamp>,
 }
@@ -70,14 +71,17 @@ impl Default for Ledger {
 }
 
 impl Ledger {
-    /// Reads the ledger; where there is none, nothing is owed.
+    /// Reads the ledger. Without a ledger, no secret must be rotated.
     ///
     /// # Errors
-    /// If it cannot be read or trusted: what is owed is then not known.
+    /// If it cannot be read or trusted: then it is not known which secrets must be rotated.
     pub fn read(directory: &Path) -> Result<Ledger, LedgerError> {
         let path = directory.join(LEDGER);
         match fs::symlink_metadata(&path) {
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ledger::default()),
+            // Emergencies are for the host's root, and so is the directory. Root itself is refused by a security module only: then it
+            // is not known what is in the ledger.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !is_root_of_the_host() => {
                 return Ok(Ledger::default());
             }
             _ => {}
@@ -88,16 +92,16 @@ impl Ledger {
         if ledger.schema == SCHEMA { Ok(ledger) } else { Err(LedgerError::Damaged { path }) }
     }
 
-    /// Replaces the ledger, and returns when that is on the disk.
+    /// Replaces the ledger, and returns when it is on the disk.
     ///
     /// # Errors
-    /// If it cannot be written; then the old one is there.
+    /// If it cannot be written. Then the old one stays.
     pub fn write(&self, lock: &Locked) -> Result<(), LedgerError> {
         let bytes = serde_json::to_vec_pretty(self).map_err(|source| LedgerError::Encode { source })?;
         replace(lock, LEDGER, &bytes)
     }
 
-    /// Enters that a secret was used.
+    /// Enters one use of a secret.
     pub fn enter(&mut self, kept: &Kept, value: String, emergency: &str, now: Timestamp) {
         let owed = self.owed.entry(kept.reference.clone()).or_insert_with(|| Owed {
             item: kept.item.clone(),
@@ -117,26 +121,26 @@ impl Ledger {
         owed.uses += 1;
     }
 
-    /// Lets the time of grace run for whatever is owed, from now on, where it does not run yet. Tells whether anything changed.
-    pub fn run_grace(&mut self, grace: Duration, now: Timestamp) -> bool {
+    /// Begins the grace period of every secret for which it has not begun. Returns whether there was one.
+    pub fn begin_grace(&mut self, grace: Duration, now: Timestamp) -> bool {
         let waiting = self.owed.values_mut().filter(|owed| owed.due.is_none());
         waiting.map(|owed| owed.due = Some(after(now, grace))).count() > 0
     }
 }
 
 impl Owed {
-    /// Whether 1Password shows something newer, and it is another secret. A source that tells no item and version shows nothing newer.
-    pub fn is_changed(&self, item: Option<&str>, version: Option<u64>, value: Option<&str>) -> bool {
+    /// Whether 1Password has a newer item or version with another value. A source that reports neither item nor version has none.
+    pub fn is_rotated(&self, item: Option<&str>, version: Option<u64>, value: Option<&str>) -> bool {
         let is_newer = item.is_some_and(|item| item != self.item) || version > Some(self.version);
         is_newer && value.is_some_and(|value| !self.values.contains(value))
     }
 
-    /// Lets the time of grace run from now on, if it does not run yet, and tells when it ends.
+    /// Begins the grace period, unless it has begun, and returns its end.
     pub fn due(&mut self, grace: Duration, now: Timestamp) -> Timestamp {
         *self.due.get_or_insert_with(|| after(now, grace))
     }
 
-    /// Whether the time of grace is over.
+    /// Whether the grace period is over.
     pub fn is_overdue(&self, now: Timestamp) -> bool {
         self.due.is_some_and(|due| due <= now)
     }
@@ -147,17 +151,17 @@ fn after(now: Timestamp, grace: Duration) -> Timestamp {
     now.saturating_add(grace).unwrap_or(Timestamp::MAX)
 }
 
-/// Tells values from each other without knowing them.
+/// Hashes values under the ledger's key.
 pub struct Hasher(hmac::Key);
 
 impl Hasher {
-    /// Reads the key; `None` where there is none.
+    /// Reads the key, if there is one.
     ///
     /// # Errors
-    /// If it is there, and cannot be read or trusted.
+    /// If it cannot be read or trusted.
     pub fn read(directory: &Path) -> Result<Option<Hasher>, LedgerError> {
         let path = directory.join(KEY);
-        if !path.exists() {
+        if matches!(fs::symlink_metadata(&path), Err(error) if error.kind() == io::ErrorKind::NotFound) {
             return Ok(None);
         }
         let bytes =
@@ -165,7 +169,7 @@ impl Hasher {
         if bytes.len() == KEY_BYTES { Ok(Some(Hasher::new(&bytes))) } else { Err(LedgerError::Damaged { path }) }
     }
 
-    /// Reads the key, or makes one.
+    /// Reads the key, or creates one.
     ///
     /// # Errors
     /// If it cannot be read, trusted or written.
@@ -183,7 +187,7 @@ impl Hasher {
         Hasher(hmac::Key::new(hmac::HMAC_SHA256, bytes))
     }
 
-    /// The keyed hash of a value, which is another for each reference.
+    /// The keyed hash of a value. It differs between references.
     pub fn hash(&self, reference: &str, secret: &Secret) -> String {
         let mut context = hmac::Context::with_key(&self.0);
         context.update(reference.as_bytes());
@@ -196,7 +200,7 @@ impl Hasher {
     }
 }
 
-/// Gives a file new content, whole or not at all, and waits for the disk.
+/// Replaces a file as a whole, and returns when it is on the disk.
 pub(super) fn replace(lock: &Locked, name: &str, content: &[u8]) -> Result<(), LedgerError> {
     let path = lock.directory().join(name);
     let new = lock.directory().join(format!("{name}.new"));
@@ -210,28 +214,28 @@ pub(super) fn replace(lock: &Locked, name: &str, content: &[u8]) -> Result<(), L
     write().map_err(|error: io::Error| LedgerError::Write { path: path.clone(), errno: error.into() })
 }
 
-/// Why the ledger cannot be kept.
+/// Why the ledger cannot be read or written.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "fields are named for what they hold")]
+#[expect(missing_docs, reason = "fields are the objects that the messages name")]
 pub enum LedgerError {
-    /// It, or its key, cannot be read or trusted.
+    /// The ledger, or its key, cannot be read or trusted.
     #[error("cannot tell what is owed")]
     File { source: FileError },
-    /// It is not what we write.
+    /// The file is not one that we wrote.
     #[error("cannot tell what is owed: {} is damaged", path.display())]
     Damaged { path: PathBuf },
-    /// It cannot be written.
+    /// The file cannot be written.
     #[error("cannot write {}", path.display())]
     Write {
         path: PathBuf,
         #[source]
         errno: Errno,
     },
-    /// It is no JSON.
+    /// The ledger is not JSON.
     #[error("cannot encode the ledger")]
     Encode { source: serde_json::Error },
-    /// No randomness.
-    #[error("the kernel gives no random bytes")]
+    /// getrandom(2) failed.
+    #[error("the kernel returned no random bytes")]
     NoRandom,
 }
 
@@ -267,12 +271,17 @@ mod tests {
         Secret::new(text.as_bytes().to_vec())
     }
 
+    fn lock(directory: &Path) -> Locked {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(Locked::take(directory)).unwrap()
+    }
+
     fn now() -> Timestamp {
         "2026-01-02T03:04:05Z".parse().unwrap()
     }
 
     #[test]
-    fn a_secret_is_changed_when_its_version_is_newer_and_its_value_another() {
+    fn a_secret_is_rotated_when_version_and_value_differ() {
         let hasher = Hasher::new(&[7; KEY_BYTES]);
         let hash = |text: &str| hasher.hash(REFERENCE, &secret(text));
         let mut ledger = Ledger::default();
@@ -280,31 +289,31 @@ mod tests {
         ledger.enter(&kept(4), hash("two"), "e", now());
         let owed = &ledger.owed[REFERENCE];
         assert_eq!((owed.uses, owed.version), (2, 4));
-        assert!(owed.is_changed(Some("item"), Some(5), Some(&hash("three"))));
-        assert!(!owed.is_changed(Some("item"), Some(4), Some(&hash("three"))), "the version is not newer");
-        assert!(!owed.is_changed(Some("item"), Some(5), Some(&hash("one"))), "the value was used");
-        assert!(!owed.is_changed(Some("item"), Some(5), None), "nobody can tell");
-        assert!(!owed.is_changed(None, None, Some(&hash("three"))), "the source does not tell what it has");
-        assert!(owed.is_changed(Some("another item"), Some(1), Some(&hash("three"))));
+        assert!(owed.is_rotated(Some("item"), Some(5), Some(&hash("three"))));
+        assert!(!owed.is_rotated(Some("item"), Some(4), Some(&hash("three"))), "the version is not newer");
+        assert!(!owed.is_rotated(Some("item"), Some(5), Some(&hash("one"))), "the value was used");
+        assert!(!owed.is_rotated(Some("item"), Some(5), None), "the key is missing");
+        assert!(!owed.is_rotated(None, None, Some(&hash("three"))), "the source reports no version");
+        assert!(owed.is_rotated(Some("another item"), Some(1), Some(&hash("three"))));
         assert_ne!(hash("one"), hasher.hash("op://AgentVault/db/user", &secret("one")));
     }
 
     #[test]
-    fn the_time_of_grace_runs_once() {
+    fn the_grace_period_begins_once() {
         let mut ledger = Ledger::default();
         ledger.enter(&kept(3), "hash".into(), "e", now());
-        assert!(ledger.run_grace(Duration::from_secs(60), now()));
+        assert!(ledger.begin_grace(Duration::from_secs(60), now()));
         let due = ledger.owed[REFERENCE].due.unwrap();
         assert_eq!(due, now() + SignedDuration::from_secs(60));
         ledger.enter(&kept(3), "hash".into(), "e", now());
-        assert!(!ledger.run_grace(Duration::from_secs(600), now()));
+        assert!(!ledger.begin_grace(Duration::from_secs(600), now()));
         assert_eq!(ledger.owed.get_mut(REFERENCE).unwrap().due(Duration::from_secs(600), now()), due);
     }
 
     #[test]
-    fn what_is_written_is_read_again_and_tells_no_secret() {
+    fn a_written_ledger_is_read_again_and_holds_no_value() {
         let directory = tempfile::tempdir().unwrap();
-        let lock = Locked::take(directory.path()).unwrap();
+        let lock = lock(directory.path());
         assert_eq!(Ledger::read(directory.path()).unwrap(), Ledger::default());
         let hasher = Hasher::make(&lock).unwrap();
         let mut ledger = Ledger::default();

@@ -1,4 +1,4 @@
-//! One at a time: whoever changes the ledger, the channel or the store holds the lock.
+//! The lock that a process holds while it changes the ledger, the channel or the store.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
+use tokio::time::sleep;
 
 use crate::errno::Errno;
 use crate::fault::{Class, Fault};
@@ -13,13 +14,13 @@ use crate::settings::file::{self, FileError};
 
 const LOCK: &str = "lock";
 
-/// How long others may take: each writes a few lines, and waits for a channel at most this long itself.
+/// How long other processes may take: each writes a few lines, and waits less than this for a channel.
 const PATIENCE: Duration = Duration::from_secs(4);
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// The directory of the settings' `[break-glass]`, while nobody else changes anything in it.
+/// The directory of the settings' `[break-glass]`, locked.
 ///
-/// The kernel gives the lock back when the process ends, however it does.
+/// The kernel releases the lock when the process ends, even if it is killed.
 #[derive(Debug)]
 pub struct Locked {
     directory: PathBuf,
@@ -27,11 +28,11 @@ pub struct Locked {
 }
 
 impl Locked {
-    /// Waits for the lock. Makes the directory, for us alone, where there is none.
+    /// Waits for the lock. A missing directory is created with mode 0700.
     ///
     /// # Errors
-    /// If the directory is not trusted, or others do not end in time.
-    pub fn take(directory: &Path) -> Result<Locked, LockError> {
+    /// If the directory is not trusted, or another process holds the lock for too long.
+    pub(super) async fn take(directory: &Path) -> Result<Locked, LockError> {
         let cannot = |error: std::io::Error| LockError::Open { path: directory.into(), errno: error.into() };
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(cannot)?;
         let path = directory.join(LOCK);
@@ -42,7 +43,7 @@ impl Locked {
         loop {
             match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Locked { directory: directory.into(), _lock: lock }),
-                Err(rustix::io::Errno::WOULDBLOCK) if begin.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
+                Err(rustix::io::Errno::WOULDBLOCK) if begin.elapsed() < PATIENCE => sleep(PAUSE).await,
                 Err(rustix::io::Errno::WOULDBLOCK) => return Err(LockError::Busy { path: directory.into() }),
                 Err(errno) => return Err(LockError::Open { path: directory.into(), errno: errno.into() }),
             }
@@ -50,26 +51,25 @@ impl Locked {
     }
 
     /// The directory.
-    pub fn directory(&self) -> &Path {
+    pub(super) fn directory(&self) -> &Path {
         &self.directory
     }
 }
 
-/// Why there is no lock.
+/// Why the lock was not taken.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum LockError {
-    /// The directory cannot be made, or nothing in it.
+    /// The directory, or the lock in it, cannot be created or opened.
     #[error("cannot use {}", path.display())]
     Open {
         path: PathBuf,
         #[source]
         errno: Errno,
     },
-    /// Others could have put something into it.
+    /// Other users could have written to it.
     #[error(transparent)]
     File { source: FileError },
-    /// Somebody else has it.
+    /// Another process holds it.
     #[error("another process works on {} for too long", path.display())]
     Busy { path: PathBuf },
 }

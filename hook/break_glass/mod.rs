@@ -1,29 +1,31 @@
-//! Break-glass: how containers start while 1Password or the KMS does not answer, and what that costs.
+//! Break-glass: how containers start while 1Password or the KMS does not answer, and what must be done afterwards.
 //!
 //! ```text
-//! all is well    seal ──► sealed file, kept offline                                   file/
-//! an outage      open ──► store: a tmpfs of root's alone, until its time is over      store, keyring
-//!                hook ──► the normal path first, then the store, and a record         fallback, channel
-//! afterwards     hook ──► a warning, then a refusal, until the secret was changed     ending, ledger, rotation
+//! all is well    seal ──► sealed file, kept offline                                     file/
+//! an outage      open ──► store: a tmpfs for root alone, until the emergency ends       session, store, keyring
+//!                hook ──► the normal way first, then the store, and a record            resolve, channel
+//! afterwards     hook ──► a warning, then a refusal, until the secret was rotated       ending, ledger, rotation
 //! ```
 //!
-//! The hook uses the store, the channel and the ledger, and nothing of `file/`: when no emergency is open and none was, it pays two
-//! `open`s that fail.
+//! A container start calls [`resolve`] and nothing else. It does not use `file/`. What changes anything does so in a
+//! [`Session`](session::Session).
 
 pub mod channel;
 pub mod ending;
 mod error;
-pub mod fallback;
 pub mod file;
 mod keyring;
 pub mod ledger;
-pub mod lock;
+mod lock;
+mod resolve;
 pub mod rotation;
+pub mod session;
 pub mod store;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::error::BreakGlassError;
+pub use self::resolve::resolve;
 
 /// A secret that is kept for an emergency, without its value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,7 +39,7 @@ pub struct Kept {
     pub version: u64,
 }
 
-/// A time as people read it: `2026-01-02 03:04 UTC`.
+/// A time in messages: `2026-01-02 03:04 UTC`.
 pub fn time(time: &jiff::Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M UTC").to_string()
 }

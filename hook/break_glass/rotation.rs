@@ -1,84 +1,83 @@
-//! What is owed after an emergency: each secret that it used is to be changed.
+//! After an emergency: each secret that it used must be rotated.
 
 use jiff::Timestamp;
 
 use super::BreakGlassError;
-use super::channel::{Channel, Event};
+use super::channel::Event;
 use super::ledger::{Hasher, Ledger};
-use super::lock::Locked;
+use super::session::Session;
 use crate::reference::Reference;
 use crate::resolve::Resolved;
 use crate::settings::{Overdue, Settings};
 
-/// What a normal start is to be told about the secrets that it got.
+/// What the ledger says about the secrets of a normal start.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// Secrets that are changed, and owed no longer.
-    pub changed: Vec<String>,
-    /// Secrets that are still to be changed, and until when.
+    /// Secrets that were rotated, and are no longer in the ledger.
+    pub rotated: Vec<String>,
+    /// Secrets that must still be rotated, and until when.
     pub owed: Vec<(String, Timestamp)>,
-    /// Why secrets that are changed stay in the ledger: the channel does not take it.
+    /// Why rotated secrets stay in the ledger: the channel did not accept the record.
     pub unrecorded: Option<BreakGlassError>,
 }
 
-/// Looks at the secrets that came the normal way: what is changed is struck off, for the rest the time of grace begins to run. `then`
-/// says what happens after it.
+/// Compares resolved secrets with the ledger. Rotated ones are struck off; for the others the grace period begins. `then` is what
+/// happens after it.
 ///
 /// # Errors
-/// If the change of one is overdue and the settings refuse that, or nobody can tell what is owed.
-pub fn check(resolved: &[Resolved<'_>], then: Overdue, settings: &Settings) -> Result<Findings, BreakGlassError> {
-    let directory = &settings.break_glass.directory;
-    let is_owed = |ledger: &Ledger| resolved.iter().any(|one| ledger.owed.contains_key(one.request.reference.as_str()));
-    if !is_owed(&Ledger::read(directory)?) {
+/// If a rotation is overdue and `then` refuses that, or the ledger cannot be read.
+pub async fn check(resolved: &[Resolved<'_>], then: Overdue, settings: &Settings) -> Result<Findings, BreakGlassError> {
+    let ledger = Ledger::read(&settings.break_glass.directory)?;
+    if !resolved.iter().any(|one| ledger.owed.contains_key(one.request.reference.as_str())) {
         return Ok(Findings::default());
     }
-    let lock = Locked::take(directory)?;
-    let (before, hasher) = (Ledger::read(directory)?, Hasher::read(directory)?);
-    let (mut ledger, mut findings, now) = (before.clone(), Findings::default(), Timestamp::now());
-    let mut overdue = None;
-    for one in resolved {
-        let reference = one.request.reference.as_str();
-        let Some(owed) = ledger.owed.get_mut(reference) else { continue };
-        let value = hasher.as_ref().map(|hasher| hasher.hash(reference, &one.secret));
-        if owed.is_changed(one.item_id.as_deref(), one.item_version, value.as_deref()) {
-            match strike_off(one, settings, &lock) {
-                Ok(()) => {
-                    ledger.owed.remove(reference);
-                    findings.changed.push(reference.to_owned());
-                }
-                Err(error) => findings.unrecorded = Some(error),
-            }
-            continue;
-        }
-        let due = owed.due(settings.break_glass.rotation.grace, now);
-        if owed.is_overdue(now) && then == Overdue::Refuse {
-            let reference = one.request.reference.clone();
-            overdue.get_or_insert(BreakGlassError::Overdue { reference, used: owed.last_used, due });
-        }
-        findings.owed.push((reference.to_owned(), due));
-    }
-    if ledger != before {
-        ledger.write(&lock)?;
-    }
-    overdue.map_or(Ok(findings), Err)
+    Session::begin(settings).await?.check_rotation(resolved, then).await
 }
 
-/// Strikes a secret off that stays as it is.
+/// Strikes a secret off the ledger that will not be rotated.
 ///
 /// # Errors
-/// If it is not owed, or that cannot be recorded.
-pub fn waive(reference: &Reference, reason: &str, settings: &Settings) -> Result<(), BreakGlassError> {
-    let lock = Locked::take(&settings.break_glass.directory)?;
-    let mut ledger = Ledger::read(lock.directory())?;
-    if ledger.owed.remove(reference.as_str()).is_none() {
+/// If it is not in the ledger, or that cannot be recorded.
+pub async fn waive(reference: &Reference, reason: &str, settings: &Settings) -> Result<(), BreakGlassError> {
+    let mut session = Session::begin(settings).await?;
+    if session.ledger.owed.remove(reference.as_str()).is_none() {
         return Err(BreakGlassError::NotOwed { reference: reference.clone() });
     }
-    Channel::open(settings, &lock)?.record(Event::Waive { reference: reference.as_str(), reason })?;
-    Ok(ledger.write(&lock)?)
+    session.record(Event::Waive { reference: reference.as_str(), reason }).await?;
+    Ok(session.ledger.write(&session.lock)?)
 }
 
-fn strike_off(one: &Resolved<'_>, settings: &Settings, lock: &Locked) -> Result<(), BreakGlassError> {
-    let (reference, item) = (one.request.reference.as_str(), one.item_id.as_deref());
-    let event = Event::Rotated { reference, item, version: one.item_version };
-    Ok(Channel::open(settings, lock)?.record(event)?)
+impl Session<'_> {
+    async fn check_rotation(&mut self, resolved: &[Resolved<'_>], then: Overdue) -> Result<Findings, BreakGlassError> {
+        let hasher = Hasher::read(self.lock.directory())?;
+        let (before, grace) = (self.ledger.clone(), self.settings.break_glass.rotation.grace);
+        let (mut findings, now) = (Findings::default(), Timestamp::now());
+        let mut overdue = None;
+        for one in resolved {
+            let reference = one.request.reference.as_str();
+            let Some(owed) = self.ledger.owed.get_mut(reference) else { continue };
+            let value = hasher.as_ref().map(|hasher| hasher.hash(reference, &one.secret));
+            if owed.is_rotated(one.item_id.as_deref(), one.item_version, value.as_deref()) {
+                let (item, version) = (one.item_id.as_deref(), one.item_version);
+                match self.record(Event::Rotated { reference, item, version }).await {
+                    Ok(()) => {
+                        self.ledger.owed.remove(reference);
+                        findings.rotated.push(reference.to_owned());
+                    }
+                    Err(error) => findings.unrecorded = Some(error.into()),
+                }
+                continue;
+            }
+            let due = owed.due(grace, now);
+            if owed.is_overdue(now) && then == Overdue::Refuse {
+                let reference = one.request.reference.clone();
+                overdue.get_or_insert(BreakGlassError::Overdue { reference, used: owed.last_used, due });
+            }
+            findings.owed.push((reference.to_owned(), due));
+        }
+        if self.ledger != before {
+            self.ledger.write(&self.lock)?;
+        }
+        overdue.map_or(Ok(findings), Err)
+    }
 }

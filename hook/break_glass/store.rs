@@ -1,15 +1,17 @@
 //! The store: the secrets of a sealed file while an emergency is open.
 //!
-//! It is a tmpfs of root's alone at `/run/oci-secrets/break-glass`, kept out of swap. It is filled while nothing leads to it and takes
-//! its place as a whole, so that there is all of it or nothing, whenever its maker is killed.
+//! It is a tmpfs for root alone at `/run/oci-secrets/break-glass`, kept out of swap. It is filled while it has no path, and mounted
+//! as a whole: if the process that opens an emergency is killed, there is the whole store or none.
 //!
 //! ```text
-//! emergency       what is open, until when, why, by whom; the number of the key
+//! emergency       the account of the emergency, its end, the serial number of the key in the kernel's keyring
+//! half-key        32 random bytes
 //! 0, 1, 2 …       each secret under AES-256-GCM, bound to its reference and to `emergency`
 //! ```
 //!
-//! The key is in the kernel alone (`keyring.rs`), which forgets it when the time is over. So the end needs nobody: no process
-//! waits for it, and whatever is killed, what stays behind until somebody clears it away opens for nobody.
+//! The key that opens the secrets is derived from two: one in the kernel's keyring (`keyring.rs`), which expires there, and
+//! `half-key`. So an emergency ends without any process of ours; and a container that shares root's keyring can end one early,
+//! which is reported, but opens nothing.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -18,6 +20,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::hkdf::{HKDF_SHA256, Salt};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustix::fs::{AtFlags, CWD, FsWord, Mode, OFlags, fstat, fstatfs, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
@@ -30,40 +33,48 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::Kept;
-use super::keyring::{Forgotten, KEY_BYTES, KeyringError};
+use super::keyring::{Content, ExpiringKey, KEY_BYTES, KeyringError, random_key};
 use super::lock::Locked;
 use crate::errno::{SyscallError, failed};
 use crate::fault::{Class, Fault};
+use crate::harden::is_root_of_the_host;
 use crate::secret::Secret;
 
 const RUN: &str = "/run/oci-secrets";
 const STORE: &str = "/run/oci-secrets/break-glass";
 const EMERGENCY: &str = "emergency";
+const HALF_KEY: &str = "half-key";
+
+/// What the derived key is for, as HKDF wants it.
+const PURPOSE: &[u8] = b"oci-secrets break-glass store";
 
 const TMPFS_MAGIC: FsWord = 0x0102_1994;
 const RAMFS_MAGIC: FsWord = 0x8584_58f6;
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// What is open, and on whose account.
+/// How much earlier than its end by our clocks, which are read at another moment, the kernel may drop a key.
+const CLOCK_MARGIN: Duration = Duration::from_secs(5);
+
+/// The account of an emergency.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Account {
-    /// A name for this emergency in all records.
+    /// The emergency's id in all records.
     pub id: String,
     /// When it was opened.
     pub opened: Timestamp,
-    /// When it is over.
+    /// When it ends.
     pub until: Timestamp,
     /// Why it was opened.
     pub reason: String,
     /// The ticket, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ticket: Option<String>,
-    /// Who opened it.
+    /// The operators who opened it.
     pub operators: Vec<String>,
     /// The SHA-256 of the sealed file.
     pub file: String,
-    /// What is in the store.
+    /// The secrets in the store.
     pub secrets: Vec<Kept>,
 }
 
@@ -72,12 +83,13 @@ pub struct Account {
 #[serde(deny_unknown_fields)]
 struct Written {
     account: Account,
-    /// The same end on a clock that nobody can set back, in seconds since the machine started.
+    /// The end as seconds since the machine started, a clock that cannot be set back.
     until_uptime: u64,
+    /// The serial number of the key in the keyring.
     key: i32,
 }
 
-/// An emergency that is open.
+/// An emergency, open or over.
 pub struct Emergency {
     directory: OwnedFd,
     written: Written,
@@ -85,17 +97,37 @@ pub struct Emergency {
     bound: Vec<u8>,
 }
 
+/// What is left of an emergency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Its secrets can be opened.
+    Open,
+    /// Its time is over.
+    Expired,
+    /// Its secrets were destroyed, but its end is not recorded yet.
+    Closing,
+    /// Another process has removed the key from the kernel's keyring before it expired: tampering.
+    KeyRemoved,
+}
+
+/// The key of a store.
+enum StoreKey {
+    Bytes(Zeroizing<[u8; KEY_BYTES]>),
+    Unusable(Status),
+}
+
 impl Emergency {
-    /// The emergency that has the place, be it over or not.
+    /// The emergency whose store is mounted, open or over.
     ///
     /// # Errors
-    /// If there is something else, or it cannot be read.
-    pub fn at_place() -> Result<Option<Emergency>, StoreError> {
+    /// If something else is mounted there, or it cannot be read.
+    pub fn current() -> Result<Option<Emergency>, StoreError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = match openat(CWD, STORE, flags, Mode::empty()) {
             Ok(directory) => directory,
-            // A user without root sees none, and has none.
-            Err(Errno::NOENT | Errno::ACCESS) => return Ok(None),
+            Err(Errno::NOENT) => return Ok(None),
+            // Emergencies are for the host's root. If a security module refuses root, it is not known whether one is open.
+            Err(Errno::ACCESS) if !is_root_of_the_host() => return Ok(None),
             Err(errno) => return Err(failed("openat(store)")(errno).into()),
         };
         let bytes = match read(&directory, EMERGENCY) {
@@ -113,34 +145,34 @@ impl Emergency {
     /// Opens a store with these secrets, which are in the account's order.
     ///
     /// # Errors
-    /// If one is open already, or the kernel refuses. Nothing is left behind.
+    /// If one is open already, or a system call fails. Then nothing is left behind.
     pub fn open(
         _lock: &Locked,
         account: Account,
         duration: Duration,
         secrets: &[Secret],
     ) -> Result<Emergency, StoreError> {
-        if Emergency::at_place()?.is_some() {
+        if Emergency::current()?.is_some() {
             return Err(StoreError::IsOpen);
         }
         let seconds = duration.as_secs();
-        let (key, bytes) = Forgotten::new(&format!("oci-secrets:break-glass:{}", account.id), seconds)?;
-        let made = fill(account, uptime().saturating_add(seconds), key, &bytes, secrets).and_then(place);
-        made.inspect_err(|_| key.forget())
+        let (key, bytes) = ExpiringKey::new(&format!("oci-secrets:break-glass:{}", account.id), seconds)?;
+        let opened = fill(account, uptime().saturating_add(seconds), key, &bytes, secrets).and_then(mount);
+        opened.inspect_err(|_| key.invalidate())
     }
 
-    /// Does what the kernel has a part in, and leaves nothing: a filesystem without a place, and a key that is forgotten at once.
+    /// Makes the system calls that [`Emergency::open`] needs, and leaves nothing behind.
     ///
     /// # Errors
-    /// If the kernel refuses one of them.
+    /// If one of them fails.
     pub fn rehearse() -> Result<(), StoreError> {
         detached()?;
-        let (key, _) = Forgotten::new("oci-secrets:rehearsal", 1)?;
-        key.forget();
+        let (key, _) = ExpiringKey::new("oci-secrets:rehearsal", 1)?;
+        key.invalidate();
         Ok(())
     }
 
-    /// What is open, and on whose account.
+    /// The account of the emergency.
     pub fn account(&self) -> &Account {
         &self.written.account
     }
@@ -148,13 +180,16 @@ impl Emergency {
     /// The secret for a reference, if it is in the store.
     ///
     /// # Errors
-    /// If its time is over by now, or it was changed.
+    /// If the emergency is over, or the store was changed.
     pub fn secret(&self, reference: &str) -> Result<Option<(Secret, &Kept)>, StoreError> {
         let Some(index) = self.account().secrets.iter().position(|kept| kept.reference == reference) else {
             return Ok(None);
         };
         let kept = self.account().secrets.get(index).ok_or(StoreError::Damaged)?;
-        let key = Forgotten::of(self.written.key).read()?.filter(|_| !self.has_expired()).ok_or(StoreError::Over)?;
+        let key = match self.key()? {
+            StoreKey::Bytes(key) => key,
+            StoreKey::Unusable(_) => return Err(StoreError::Over),
+        };
         let sealed = read(&self.directory, &index.to_string()).map_err(|errno| match errno {
             Errno::NOENT => StoreError::Over,
             other => failed("openat(secret)")(other).into(),
@@ -163,61 +198,88 @@ impl Emergency {
         Ok(Some((secret, kept)))
     }
 
-    /// Destroys the secrets: the kernel forgets their key.
-    pub fn forget(&self) {
-        Forgotten::of(self.written.key).forget();
+    /// Destroys the secrets: both halves of their key are removed.
+    ///
+    /// The file goes first: only root on the host can remove it, so that a key which is missing while the file is there was removed by
+    /// another process.
+    pub fn destroy_key(&self) {
+        let _ = unlinkat(&self.directory, HALF_KEY, AtFlags::empty());
+        ExpiringKey::of(self.written.key).invalidate();
     }
 
-    /// Clears away what is left of the store when its secrets are destroyed.
+    /// Removes what is left of the store after its key was destroyed.
     ///
     /// # Errors
-    /// If something stays behind.
-    pub fn clear_away(&self) -> Result<(), StoreError> {
-        for index in 0..self.account().secrets.len() {
-            match unlinkat(&self.directory, index.to_string(), AtFlags::empty()) {
+    /// If a file cannot be removed.
+    pub fn remove(&self) -> Result<(), StoreError> {
+        let secrets = (0..self.account().secrets.len()).map(|index| index.to_string());
+        for name in secrets.chain([HALF_KEY.to_owned(), EMERGENCY.to_owned()]) {
+            match unlinkat(&self.directory, &name, AtFlags::empty()) {
                 Ok(()) | Err(Errno::NOENT) => {}
-                Err(errno) => return Err(failed("unlinkat(secret)")(errno).into()),
+                Err(errno) => return Err(failed(format!("unlinkat({name:?})"))(errno).into()),
             }
         }
-        match unlinkat(&self.directory, EMERGENCY, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(failed("unlinkat(emergency)")(errno).into()),
-        }
-        // Where the mount is not ours to remove, as in another mount namespace, it is empty all the same.
+        // In another mount namespace the mount may stay, empty.
         let _ = unmount(STORE, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
         let _ = unlinkat(CWD, STORE, AtFlags::REMOVEDIR);
         Ok(())
     }
 
-    /// How long it is still open.
+    /// How long until its time is over.
     pub fn remaining(&self) -> Duration {
         let by_uptime = self.written.until_uptime.saturating_sub(uptime());
         let by_clock = self.account().until.as_second().saturating_sub(Timestamp::now().as_second());
         Duration::from_secs(by_uptime.min(u64::try_from(by_clock).unwrap_or_default()))
     }
 
-    /// Whether its time is over.
-    pub fn has_expired(&self) -> bool {
-        self.remaining().is_zero()
+    /// Whether it is open, and if not, why.
+    ///
+    /// # Errors
+    /// If the key or its file cannot be read.
+    pub fn status(&self) -> Result<Status, StoreError> {
+        Ok(match self.key()? {
+            StoreKey::Bytes(_) => Status::Open,
+            StoreKey::Unusable(status) => status,
+        })
     }
 
-    /// Whether its secrets are gone: its time is over, or somebody began to end it.
-    pub fn is_over(&self) -> bool {
-        self.has_expired() || matches!(Forgotten::of(self.written.key).read(), Ok(None))
+    fn key(&self) -> Result<StoreKey, StoreError> {
+        let remaining = self.remaining();
+        if remaining.is_zero() {
+            return Ok(StoreKey::Unusable(Status::Expired));
+        }
+        let half = match read(&self.directory, HALF_KEY) {
+            Ok(half) => half,
+            Err(Errno::NOENT) => return Ok(StoreKey::Unusable(Status::Closing)),
+            Err(errno) => return Err(failed("openat(half-key)")(errno).into()),
+        };
+        match ExpiringKey::of(self.written.key).read()? {
+            Content::Bytes(expiring) => derive(&half, &expiring).map(StoreKey::Bytes),
+            Content::Missing if remaining > CLOCK_MARGIN => Ok(StoreKey::Unusable(Status::KeyRemoved)),
+            Content::Missing | Content::Expired => Ok(StoreKey::Unusable(Status::Expired)),
+        }
     }
 }
 
-/// A name for an emergency that no other has.
+/// The key of the store. Without either half, the other says nothing about it.
+fn derive(half: &[u8], expiring: &[u8; KEY_BYTES]) -> Result<Zeroizing<[u8; KEY_BYTES]>, StoreError> {
+    let mut key = Zeroizing::new([0; KEY_BYTES]);
+    let derived = Salt::new(HKDF_SHA256, half).extract(expiring);
+    let filled = derived.expand(&[PURPOSE], HKDF_SHA256).and_then(|output| output.fill(&mut *key));
+    filled.map(|()| key).map_err(|_| StoreError::Damaged)
+}
+
+/// A new, unique id for an emergency.
 ///
 /// # Errors
-/// If the kernel gives no random bytes.
+/// If getrandom(2) fails.
 pub fn new_id() -> Result<String, StoreError> {
     let mut bytes = [0; 6];
     SystemRandom::new().fill(&mut bytes).map_err(|_| KeyringError::NoRandom)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// A store that nothing leads to yet.
+/// A store without a path.
 struct Filled {
     mount: OwnedFd,
     emergency: Emergency,
@@ -226,14 +288,16 @@ struct Filled {
 fn fill(
     account: Account,
     until_uptime: u64,
-    key: Forgotten,
-    bytes: &[u8; KEY_BYTES],
+    key: ExpiringKey,
+    expiring: &[u8; KEY_BYTES],
     secrets: &[Secret],
 ) -> Result<Filled, StoreError> {
     let mount = detached()?;
-    let written = Written { account, until_uptime, key: key.number() };
+    let written = Written { account, until_uptime, key: key.serial() };
     let bound = serde_json::to_vec(&written).map_err(|_| StoreError::Damaged)?;
-    let cipher = Cipher { key: bytes, bound: &bound };
+    let half = random_key()?;
+    write(&mount, HALF_KEY, &*half)?;
+    let cipher = Cipher { key: &*derive(&*half, expiring)?, bound: &bound };
     for (index, (secret, kept)) in secrets.iter().zip(&written.account.secrets).enumerate() {
         write(&mount, &index.to_string(), &cipher.seal(index, kept, secret)?)?;
     }
@@ -242,8 +306,8 @@ fn fill(
     Ok(Filled { mount, emergency: Emergency { directory, written, bound } })
 }
 
-/// Gives the store its place.
-fn place(filled: Filled) -> Result<Emergency, StoreError> {
+/// Mounts the store at its path.
+fn mount(filled: Filled) -> Result<Emergency, StoreError> {
     for directory in [RUN, STORE] {
         match mkdirat(CWD, directory, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
@@ -261,7 +325,7 @@ fn place(filled: Filled) -> Result<Emergency, StoreError> {
     Ok(filled.emergency)
 }
 
-/// A memory filesystem of root's alone that is never swapped out: a tmpfs with `noswap`, or before Linux 6.4 a ramfs, which never is.
+/// A filesystem in memory for root alone that is never swapped out: a tmpfs with `noswap`, or before Linux 6.4 a ramfs.
 fn detached() -> Result<OwnedFd, SyscallError> {
     let open = |name: &str| fsopen(name, FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed(format!("fsopen({name:?})")));
     let mut context = open("tmpfs")?;
@@ -302,12 +366,12 @@ fn write(directory: impl AsFd, name: &str, content: &[u8]) -> Result<(), Syscall
     File::from(file).write_all(content).map_err(failed("write(store)"))
 }
 
-/// Seconds since the machine started, those in which it slept included.
+/// Seconds since the machine started, including those in suspend.
 fn uptime() -> u64 {
     u64::try_from(clock_gettime(ClockId::Boottime).tv_sec).unwrap_or(u64::MAX)
 }
 
-/// AES-256-GCM under a key that seals each secret once, so that its index is nonce enough.
+/// AES-256-GCM. A key encrypts each secret once, so its index is a unique nonce.
 struct Cipher<'a> {
     key: &'a [u8; KEY_BYTES],
     bound: &'a [u8],
@@ -345,22 +409,22 @@ fn nonce(index: usize) -> Nonce {
     Nonce::assume_unique_for_key(bytes)
 }
 
-/// Why a store cannot be opened, used or cleared away.
+/// Why a store cannot be opened, used or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// There is one.
+    /// Another emergency is open.
     #[error("refusing to open a second emergency: one is open")]
     IsOpen,
-    /// It ended while it was being used.
+    /// The emergency ended while it was used.
     #[error("the emergency is over")]
     Over,
-    /// Something else is in its place.
-    #[error("refusing to use {STORE}: it is not a memory filesystem of root's alone")]
+    /// The path leads to something else.
+    #[error("refusing to use {STORE}: it is not a memory filesystem for root alone")]
     NotOurs,
-    /// Its content is not what was written.
+    /// The store was changed.
     #[error("{STORE} is damaged")]
     Damaged,
-    /// The kernel does not keep its key.
+    /// The kernel does not keep the key.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
     /// A system call failed.
@@ -378,7 +442,27 @@ impl Fault for StoreError {
     }
 
     fn hint(&self) -> Option<String> {
-        matches!(self, StoreError::IsOpen)
-            .then(|| "`oci-secrets break-glass status` shows which; `oci-secrets break-glass close` ends it".into())
+        let hint = "`oci-secrets break-glass status` shows which; `oci-secrets break-glass close` ends it";
+        matches!(self, StoreError::IsOpen).then(|| hint.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neither_half_of_the_key_opens_a_secret() {
+        let (half, expiring) = (random_key().unwrap(), random_key().unwrap());
+        let kept = Kept { reference: "op://AgentVault/db/password".into(), item: "item".into(), version: 1 };
+        let key = derive(&*half, &expiring).unwrap();
+        let secret = Secret::new(b"canary-secret".to_vec());
+        let sealed = Cipher { key: &key, bound: b"bound" }.seal(0, &kept, &secret).unwrap();
+        let open = |key: &[u8; KEY_BYTES]| Cipher { key, bound: b"bound" }.open(0, &kept, sealed.clone());
+        assert!(open(&key).unwrap().expose() == b"canary-secret");
+        let zero = [0; KEY_BYTES];
+        for other in [expiring, half.clone(), derive(&zero, &half).unwrap(), derive(&*half, &zero).unwrap()] {
+            assert!(matches!(open(&other), Err(StoreError::Damaged)));
+        }
     }
 }

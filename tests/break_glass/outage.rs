@@ -20,7 +20,7 @@ fn db() -> Vec<String> {
 }
 
 #[test]
-fn an_outage_is_lived_through_and_paid_for() {
+fn used_secrets_must_be_rotated_after_an_outage() {
     let Some(desk) = Desk::new() else { return };
     assert_eq!(desk.status(), 0);
     desk.connect_is(desk.stand_in.connect(), NOBODY);
@@ -196,7 +196,7 @@ fn the_store_is_for_root_alone_and_never_swapped() {
         command.args(["--reuid", user, "--clear-groups", "ls", "/run/oci-secrets/break-glass"]);
         String::from_utf8(command.output().unwrap().stdout).unwrap()
     };
-    assert_eq!(names("0"), "0\nemergency\n", "what was not asked for is not there");
+    assert_eq!(names("0"), "0\nemergency\nhalf-key\n", "a secret that `--only` does not name is not there");
     assert_eq!(names("1000"), "");
     desk.connect_is(desk.stand_in.connect(), NOBODY);
     assert_eq!(desk.start(&[DB, MAIL]).0, 69);
@@ -284,6 +284,41 @@ fn an_emergency_ends_in_time_whatever_is_killed() {
         assert!(begin.elapsed() < PATIENCE, "nobody clears it away");
         sleep(Duration::from_millis(50));
     }
+}
+
+/// Invalidates every key of a store in root's keyring, as a container with uid 0 and without a user namespace can.
+fn remove_the_key_from_the_keyring(emergency: &str) {
+    let keys = fs::read_to_string("/proc/keys").unwrap();
+    let key = keys.lines().find(|line| line.contains(emergency)).unwrap();
+    let serial = i32::from_str_radix(key.split(' ').next().unwrap(), 16).unwrap();
+    linux_keyutils::Key::from_id(linux_keyutils::KeySerialId(serial)).invalidate().unwrap();
+}
+
+#[test]
+fn a_removed_key_ends_the_emergency_and_is_reported_as_tampering() {
+    let Some(desk) = Desk::new() else { return };
+    desk.connect_is(desk.stand_in.connect(), NOBODY);
+    succeeded(desk.open("1h", &[]));
+    assert_eq!(desk.start(&[DB]), (0, db()));
+    remove_the_key_from_the_keyring(desk.events()[0]["emergency"].as_str().unwrap());
+    assert_eq!(desk.start(&[DB]).0, 69, "no secret without both halves of the key");
+    let events = desk.events();
+    let close = events.last().unwrap();
+    assert_eq!(
+        (&close["event"], &close["expired"], &close["tampered"]),
+        (&"close".into(), &false.into(), &true.into())
+    );
+    assert!(!std::path::Path::new("/run/oci-secrets/break-glass").exists());
+
+    // An operator sees it, too, if no container starts in between; an end by `close` is no tampering.
+    succeeded(desk.open("1h", &[]));
+    remove_the_key_from_the_keyring(desk.events().last().unwrap()["emergency"].as_str().unwrap());
+    let status = desk.host.oci_secrets(&["break-glass", "status"], b"");
+    assert!(String::from_utf8_lossy(&status.stderr).contains("removed its key from root's keyring"), "{status:?}");
+    succeeded(desk.open("1h", &[]));
+    desk.succeeds(&["break-glass", "close"]);
+    assert_eq!(desk.events().last().unwrap()["tampered"], Value::Null);
+    desk.leaves_no_trace();
 }
 
 /// A key file as `age -p` writes it, but with next to no work.

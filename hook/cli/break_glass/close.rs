@@ -1,9 +1,9 @@
-//! `oci-secrets break-glass close`: the emergency is over.
+//! `oci-secrets break-glass close`: ends an emergency.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use crate::break_glass::ending::end;
+use super::end;
 use crate::break_glass::ledger::Ledger;
 use crate::break_glass::store::Emergency;
 use crate::break_glass::time;
@@ -16,16 +16,15 @@ Example: 1Password answers again
 
   sudo oci-secrets break-glass close | tee owed.txt";
 
-/// End the emergency that is open, and tell which secrets are to be changed.
+/// End the emergency that is open, and list the secrets that must be rotated.
 ///
-/// The secrets are destroyed at once. From now on, the time of grace runs for each that was used.
+/// The secrets are destroyed at once. The grace period of each that was used begins now.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(in crate::cli) struct Arguments {}
 
 pub(super) fn run(_: &Arguments, settings: &Settings) -> Result<ExitCode, AnyFault> {
-    let found = Emergency::at_place()?;
-    let mut text = match found {
+    let mut text = match Emergency::current()? {
         None => "no emergency is open\n".to_owned(),
         Some(emergency) => {
             end(&emergency, settings)?;

@@ -1,4 +1,4 @@
-//! `oci-secrets break-glass drill`: the rehearsal.
+//! `oci-secrets break-glass drill`: tests a sealed file.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -8,12 +8,12 @@ use anstyle::AnsiColor;
 use jiff::Timestamp;
 
 use super::{admit, duration, identity, read};
-use crate::break_glass::channel::{Channel, Event};
+use crate::break_glass::channel::Event;
 use crate::break_glass::file::SealedFile;
-use crate::break_glass::lock::Locked;
+use crate::break_glass::session::Session;
 use crate::break_glass::{BreakGlassError, Kept};
 use crate::cli::{block_on, in_colour, write_table};
-use crate::fault::{AnyFault, Class, Fault};
+use crate::fault::{AnyFault, Class, Fault as _};
 use crate::reference::Reference;
 use crate::report;
 use crate::settings::Settings;
@@ -29,10 +29,10 @@ Example: once a month, with the key that would open it
 
   sudo oci-secrets break-glass drill agents.sealed --identity ada.txt --max-age 35d";
 
-/// Prove that a sealed file opens and is fresh, deliver nothing, and record the drill.
+/// Test that a sealed file opens and is up to date, deliver nothing, and record the drill.
 ///
-/// It is opened as `open` would, in the memory of this process, which is all that sees the secrets. The versions of the items are
-/// compared with those that 1Password shows now.
+/// The file is opened as by `open`, in the memory of this process only. The versions of the items are compared with those in
+/// 1Password.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(in crate::cli) struct Arguments {
@@ -42,12 +42,12 @@ pub(in crate::cli) struct Arguments {
     /// The file of a private key, as for `open`.
     #[arg(long, value_name = "KEYFILE")]
     identity: Vec<PathBuf>,
-    /// How old the file may be.
+    /// The greatest age of the file.
     #[arg(long, value_name = "DURATION", default_value = "90d")]
     max_age: String,
 }
 
-/// What 1Password shows of one secret.
+/// The state of one secret in 1Password.
 enum Live {
     Same,
     Newer(u64),
@@ -63,7 +63,12 @@ pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode
         Err(error) => (0, Err(error)),
     };
     let failure = outcome.as_ref().err().map(|error| report::chain(error));
-    record(&file, stale, failure, settings)?;
+    let (digest, secrets) = (file.digest(), file.header.secrets.len());
+    let drill = Event::Drill { file: digest, secrets, stale, failure };
+    block_on(settings, async |_| {
+        let recorded = Session::begin(settings).await?.record(drill).await;
+        Ok(recorded.map_err(BreakGlassError::from)?)
+    })?;
     if outcome.is_ok() {
         let _ = writeln!(text, "the file opens, and is as 1Password is now");
     }
@@ -71,7 +76,7 @@ pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
-/// Opens the file, forgets what is in it, and counts what 1Password shows otherwise.
+/// Opens the file, drops the secrets, and returns how many 1Password has in another version.
 fn rehearse(
     arguments: &Arguments,
     file: &SealedFile,
@@ -100,7 +105,7 @@ fn rehearse(
     Ok(live.iter().filter(|live| !matches!(live, Live::Same)).count())
 }
 
-/// What 1Password shows, in the order of what is kept.
+/// The states in 1Password, in the order of the secrets.
 fn live(secrets: &[Kept], settings: &Settings) -> Result<Vec<Live>, AnyFault> {
     crate::tls::install();
     let connect = Connect::of(settings)?;
@@ -142,15 +147,4 @@ fn judge(
         return Err(BreakGlassError::Old { file: name(), days: seconds / day, max: max / day });
     }
     Ok(())
-}
-
-fn record(
-    file: &SealedFile,
-    stale: usize,
-    failure: Option<String>,
-    settings: &Settings,
-) -> Result<(), BreakGlassError> {
-    let lock = Locked::take(&settings.break_glass.directory)?;
-    let secrets = file.header.secrets.len();
-    Ok(Channel::open(settings, &lock)?.record(Event::Drill { file: file.digest(), secrets, stale, failure })?)
 }

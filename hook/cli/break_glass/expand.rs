@@ -1,4 +1,4 @@
-//! Which references are to be kept: those of a file, and what the patterns of grants come to in 1Password now.
+//! The references to keep: those of a file, and those that match the patterns of grants in 1Password.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::break_glass::BreakGlassError;
 use crate::cli::PROGRAM;
 use crate::cli::error::CliError;
-use crate::fault::{AnyFault, Class, Fault};
+use crate::fault::{AnyFault, Class, Fault as _};
 use crate::reference::Reference;
 use crate::report;
 use crate::retry::Deadline;
@@ -16,10 +16,10 @@ use crate::settings::{Grant, Pattern, Settings};
 use crate::source::connect::Connect;
 use crate::source::connect::edit::StoredField;
 
-/// The reference file may be written by hand; this is far more than anyone writes.
+/// The size limit of a reference file.
 const FILE_BYTES_MAX: usize = 1024 * 1024;
 
-/// The references of a file, one a line; empty lines and those that begin with `#` are passed over.
+/// The references of a file, one on each line. Empty lines and those that begin with `#` are ignored.
 pub(super) fn of_file(path: &Path) -> Result<BTreeSet<Reference>, BreakGlassError> {
     let bytes = super::read_file(path, FILE_BYTES_MAX)?;
     let text = String::from_utf8_lossy(&bytes);
@@ -34,8 +34,8 @@ pub(super) fn of_file(path: &Path) -> Result<BTreeSet<Reference>, BreakGlassErro
         .collect()
 }
 
-/// The references that grants give: those that a pattern names, and of every sealed field that a pattern matches the one spelling that
-/// opens it. What opens by none is told and left out: no container gets it either.
+/// The references of grants: those that a pattern names, and, for every sealed field that a pattern matches, the spelling that opens
+/// it. A field that no spelling opens is reported and left out: no container gets it either.
 pub(super) async fn of_grants(
     names: &[String],
     settings: &Settings,
@@ -58,11 +58,11 @@ pub(super) async fn of_grants(
     let patience = settings.deliver.deadline;
     for vault in connect.vaults(Deadline::after(patience)).await? {
         for name in [&vault.name, &vault.id] {
-            // A vault is looked into only if a pattern can mean it.
-            let is_meant = |pattern: &&Pattern| {
+            // A vault is read only if a pattern can match in it.
+            let matches = |pattern: &&Pattern| {
                 pattern.as_str().split('/').nth(2).is_some_and(|segment| segment == "*" || segment == name)
             };
-            let patterns: Vec<&Pattern> = open.iter().copied().filter(is_meant).collect();
+            let patterns: Vec<&Pattern> = open.iter().copied().filter(matches).collect();
             if patterns.is_empty() || name.is_empty() {
                 continue;
             }
@@ -75,7 +75,7 @@ pub(super) async fn of_grants(
     Ok(references)
 }
 
-/// The spelling of a field, below a vault as it is called here, that a pattern matches and that opens what is stored.
+/// The spelling of a field, with this name of the vault, that a pattern matches and that opens the stored value.
 async fn spelling(
     field: &StoredField,
     vault_id: &str,

@@ -1,4 +1,4 @@
-//! Private keys, from files or a terminal; nothing of them is kept.
+//! Private keys, from files or a terminal. They are never stored.
 
 use std::io::{IsTerminal as _, Read as _, Write as _, stderr, stdin};
 use std::os::unix::fs::MetadataExt as _;
@@ -18,7 +18,7 @@ const TYPED: &str = "-";
 const IDENTITY_BYTES_MAX: usize = 1024 * 1024;
 const READ_BY_OTHERS: u32 = 0o077;
 
-/// Whoever sits at the terminal.
+/// The operator at the terminal.
 #[derive(Clone, Copy)]
 pub(super) struct Terminal;
 
@@ -36,7 +36,7 @@ impl Ask for Terminal {
     }
 }
 
-/// Reads the keys of one or more operators; without files, as many as it takes are asked for.
+/// Reads the keys of the operators. Without files, each operator is asked for one.
 pub(super) fn read(files: &[PathBuf], operators: usize) -> Result<Vec<Identity>, AnyFault> {
     let mut all = Vec::new();
     if files.is_empty() {
@@ -52,7 +52,7 @@ pub(super) fn read(files: &[PathBuf], operators: usize) -> Result<Vec<Identity>,
         let bytes = super::read_file(file, IDENTITY_BYTES_MAX)?;
         let mode = std::fs::metadata(file).map(|metadata| metadata.mode()).unwrap_or_default();
         if mode & READ_BY_OTHERS != 0 {
-            // Not an error: on a stick with a FAT filesystem it is so, and an outage is no time to argue.
+            // Not an error: a FAT filesystem has no modes, and the outage is more urgent.
             report::note(PROGRAM, &format!("others can read {}", file.display()));
         }
         let name = file.display().to_string();

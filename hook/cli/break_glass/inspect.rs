@@ -1,4 +1,4 @@
-//! `oci-secrets break-glass inspect`: what a sealed file says of itself.
+//! `oci-secrets break-glass inspect`: shows the header of a sealed file.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,7 +14,7 @@ Example: what is in a file, and until when it is good
 
 /// Show what is in a sealed file, without a key and without values.
 ///
-/// Until the file is opened, nobody has vouched for what is shown; its sha256 tells it from any other.
+/// Until the file is opened, what is shown is not verified. Its sha256 identifies it.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(in crate::cli) struct Arguments {

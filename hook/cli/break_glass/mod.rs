@@ -1,4 +1,4 @@
-//! `oci-secrets break-glass`: for the day on which 1Password or the KMS does not answer. One file per verb.
+//! `oci-secrets break-glass`: for an outage of 1Password or the KMS. One file for each verb.
 
 mod close;
 mod drill;
@@ -17,25 +17,27 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::{is_root, load};
+use super::{PROGRAM, block_on, is_root, load};
 use crate::break_glass::channel::host_name;
 use crate::break_glass::file::{SEALED_BYTES_MAX, SealedFile};
-use crate::break_glass::{BreakGlassError, time};
+use crate::break_glass::store::{Emergency, Status};
+use crate::break_glass::{BreakGlassError, ending, time};
 use crate::container::Request;
 use crate::excerpt::Excerpt;
 use crate::fault::AnyFault;
-use crate::harden;
 use crate::reference::Reference;
+use crate::settings::Settings;
+use crate::{harden, report};
 
 const EXAMPLE_EXPIRE: &str = "\
-Example: what is started with each emergency
+Example: the process that `open` starts
 
   oci-secrets break-glass expire </dev/null";
 
 /// Start containers while 1Password or the KMS does not answer.
 ///
-/// While all is well, `seal` keeps secrets in a file, and `drill` proves that it opens. In an outage, `open` lets the hook use them
-/// for a time. Each secret that a container got this way must be changed afterwards: `status` is the list.
+/// Before an outage, `seal` writes secrets to a file, and `drill` tests it. In an outage, `open` allows the hook to use them for a
+/// limited time. Each secret that a container got in this way must be rotated afterwards: `status` lists them.
 #[derive(clap::Subcommand)]
 pub(super) enum Verb {
     Seal(seal::Arguments),
@@ -46,13 +48,13 @@ pub(super) enum Verb {
     Close(close::Arguments),
     #[command(subcommand)]
     Rotation(rotation::Verb),
-    /// Wait for the end of the emergency, and clear its store away: what `open` starts.
+    /// Wait for the end of the emergency, and remove its store. `open` starts it.
     #[command(hide = true, after_help = EXAMPLE_EXPIRE)]
     Expire,
 }
 
 pub(super) fn run(verb: &Verb, settings: &Path) -> Result<ExitCode, AnyFault> {
-    // Nothing that is unsealed or typed goes to a disk by way of swap.
+    // Secrets and keys in memory are not swapped to a disk.
     harden::lock_memory();
     if !matches!(verb, Verb::Seal(_) | Verb::Inspect(_)) && !is_root() {
         return Err(AnyFault::from(BreakGlassError::NotRoot));
@@ -69,7 +71,28 @@ pub(super) fn run(verb: &Verb, settings: &Path) -> Result<ExitCode, AnyFault> {
     }
 }
 
-/// Reads a sealed file. It is ciphertext, from wherever it was kept, so that its mode does not matter.
+/// The emergency that is open, if one is. One that is over is ended.
+fn find(settings: &Settings) -> Result<Option<Emergency>, AnyFault> {
+    match Emergency::current()? {
+        Some(emergency) if emergency.status()? != Status::Open => end(&emergency, settings).map(|()| None),
+        found => Ok(found),
+    }
+}
+
+/// Ends an emergency, and reports at the terminal, too, if another process did so before.
+fn end(emergency: &Emergency, settings: &Settings) -> Result<(), AnyFault> {
+    let status = block_on(settings, async |_| Ok(ending::end(emergency, settings).await?))?;
+    if status == Status::KeyRemoved {
+        let id = &emergency.account().id;
+        report::note(
+            PROGRAM,
+            &format!("emergency {id} was ended by a process that removed its key from root's keyring"),
+        );
+    }
+    Ok(())
+}
+
+/// Reads a sealed file. It is ciphertext, so its mode does not matter.
 pub(super) fn read(path: &Path) -> Result<SealedFile, BreakGlassError> {
     let file = path.display().to_string();
     let bytes = read_file(path, SEALED_BYTES_MAX)?;
@@ -88,7 +111,7 @@ fn read_file(path: &Path, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>, BreakG
     }
 }
 
-/// Refuses a file whose time is over, or that is for other hosts.
+/// Refuses a file that is expired, or for other hosts.
 pub(super) fn admit(file: &SealedFile, path: &Path) -> Result<(), BreakGlassError> {
     let (header, host, name) = (&file.header, host_name(), || path.display().to_string());
     if !header.is_for(&host) {
@@ -100,14 +123,14 @@ pub(super) fn admit(file: &SealedFile, path: &Path) -> Result<(), BreakGlassErro
     Ok(())
 }
 
-/// A request as a container would make it, for a file that is never written and has the field's name in messages.
+/// A request as a container would have it. Its file is never written; in messages it has the name of the field.
 fn request(reference: Reference) -> Option<Request> {
     let field = reference.as_str().rsplit('/').next().and_then(|field| field.parse().ok());
     let file = field.or_else(|| "secret".parse().ok())?;
     Some(Request { file, reference, optional: false })
 }
 
-/// What a sealed file says of itself.
+/// The header of a sealed file.
 fn describe(file: &SealedFile) -> String {
     use std::fmt::Write as _;
     let header = &file.header;

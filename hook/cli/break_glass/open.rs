@@ -1,4 +1,4 @@
-//! `oci-secrets break-glass open`: for a time, the hook may use what was kept.
+//! `oci-secrets break-glass open`: the hook may use the secrets of a sealed file for a limited time.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -7,14 +7,12 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{admit, describe, duration, identity, read};
-use crate::break_glass::channel::{Channel, Event};
-use crate::break_glass::ending::find;
+use super::{admit, describe, duration, find, identity, read};
 use crate::break_glass::file::SealedFile;
-use crate::break_glass::lock::Locked;
+use crate::break_glass::session::Session;
 use crate::break_glass::store::{Account, Emergency, StoreError, new_id};
 use crate::break_glass::{BreakGlassError, Kept, time};
-use crate::cli::{PROGRAM, write_output};
+use crate::cli::{PROGRAM, block_on, write_output};
 use crate::excerpt::Excerpt;
 use crate::fault::AnyFault;
 use crate::reference::Reference;
@@ -22,11 +20,11 @@ use crate::report;
 use crate::secret::Secret;
 use crate::settings::Settings;
 
-/// The longest that an emergency is open, in hours and in words.
+/// The longest duration of an emergency, in hours and as it is written.
 const OPEN_HOURS_MAX: i64 = 7 * 24;
 const OPEN_MAX: &str = "7d";
 
-/// What is typed to confirm.
+/// The confirmation to type.
 const CONFIRMATION: &str = "open";
 
 const EXAMPLE: &str = "\
@@ -34,14 +32,14 @@ Example: for the night, with a key that is on a stick
 
   sudo oci-secrets break-glass open agents.sealed --identity /media/key/ada.txt --reason outage --for 8h";
 
-/// Let containers start with the secrets of a sealed file, for a time.
+/// Open an emergency: containers may start with the secrets of a sealed file, for a limited time.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(in crate::cli) struct Arguments {
     /// The sealed file. The usage shows it, and the help must fit a screen.
     #[arg(value_name = "FILE", hide = true)]
     file: PathBuf,
-    /// The file of a private key, age's or SSH's; `-` is standard input; without it, it is asked for.
+    /// The file of an age or SSH private key; `-` is standard input; by default, the key is asked for.
     #[arg(long, value_name = "KEYFILE")]
     identity: Vec<PathBuf>,
     /// Why.
@@ -56,7 +54,7 @@ pub(in crate::cli) struct Arguments {
     /// The ticket that it is about.
     #[arg(long, value_name = "ID")]
     ticket: Option<String>,
-    /// Who opens it, as many as the file takes; by default, whoever called sudo.
+    /// The operators, as many as the file requires; by default, the user who called sudo.
     #[arg(long = "operator", value_name = "NAME")]
     operators: Vec<String>,
     /// Do not ask for confirmation.
@@ -74,7 +72,7 @@ pub(super) fn run(arguments: &Arguments, settings: &Settings, settings_path: &Pa
         time(&account.until),
         account.secrets.len()
     );
-    clear_away_in_time(settings_path);
+    remove_in_time(settings_path);
     write_output(text.as_bytes())
 }
 
@@ -82,14 +80,14 @@ fn open(arguments: &Arguments, duration: Duration, settings: &Settings) -> Resul
     let sealed = read(&arguments.file)?;
     admit(&sealed, &arguments.file)?;
     let operators = operators(arguments, &sealed)?;
-    // What would stop it later is found before anybody is asked for a key.
+    // Obstacles are found before an operator is asked for a key. The session ends here: containers start meanwhile.
     if find(settings)?.is_some() {
         return Err(BreakGlassError::from(StoreError::IsOpen).into());
     }
-    let lock = Locked::take(&settings.break_glass.directory)?;
-    Channel::open(settings, &lock)?;
-    // Somebody who types must not hold up containers that start meanwhile.
-    drop(lock);
+    block_on(settings, async |_| {
+        let mut session = Session::begin(settings).await?;
+        Ok(session.open_channel().map(drop).map_err(BreakGlassError::from)?)
+    })?;
     confirm(arguments, &sealed)?;
     let identities = identity::read(&arguments.identity, sealed.header.operators())?;
     let secrets = sealed.open(&identities).map_err(|source| {
@@ -97,22 +95,25 @@ fn open(arguments: &Arguments, duration: Duration, settings: &Settings) -> Resul
     })?;
     drop(identities);
     let (kept, secrets) = chosen(arguments, &sealed, secrets)?;
-    begin(arguments, operators, &sealed, kept, &secrets, duration, settings).map_err(AnyFault::from)
+    let account = account(arguments, operators, &sealed, kept, duration)?;
+    let warning = format!("break-glass: emergency {} is open: {}", account.id, Excerpt(&account.reason));
+    let opened = block_on(settings, async |_| {
+        Ok(Session::begin(settings).await?.open_emergency(account, duration, &secrets).await?)
+    })?;
+    report::warn(PROGRAM, &warning);
+    Ok(opened)
 }
 
-/// Records the act, and does it.
-fn begin(
+fn account(
     arguments: &Arguments,
     operators: Vec<String>,
     sealed: &SealedFile,
     secrets: Vec<Kept>,
-    plain: &[Secret],
     duration: Duration,
-    settings: &Settings,
-) -> Result<Emergency, BreakGlassError> {
+) -> Result<Account, BreakGlassError> {
     let opened = Timestamp::now();
     let until = opened.saturating_add(SignedDuration::try_from(duration).unwrap_or(SignedDuration::ZERO));
-    let account = Account {
+    Ok(Account {
         id: new_id()?,
         opened,
         until: until.unwrap_or(opened),
@@ -121,25 +122,10 @@ fn begin(
         operators,
         file: sealed.digest().to_owned(),
         secrets,
-    };
-    let lock = Locked::take(&settings.break_glass.directory)?;
-    if Emergency::at_place()?.is_some() {
-        return Err(StoreError::IsOpen.into());
-    }
-    Channel::open(settings, &lock)?.record(Event::Open {
-        emergency: &account.id,
-        file: &account.file,
-        reason: &account.reason,
-        ticket: account.ticket.as_deref(),
-        operators: &account.operators,
-        until: account.until,
-        secrets: &account.secrets,
-    })?;
-    report::warn(PROGRAM, &format!("break-glass: emergency {} is open: {}", account.id, Excerpt(&account.reason)));
-    Ok(Emergency::open(&lock, account, duration, plain)?)
+    })
 }
 
-/// Who opens it, by distinct names.
+/// The names of the operators, without duplicates.
 fn operators(arguments: &Arguments, sealed: &SealedFile) -> Result<Vec<String>, BreakGlassError> {
     let mut names: BTreeSet<String> = arguments.operators.iter().filter(|name| !name.is_empty()).cloned().collect();
     if names.is_empty() {
@@ -169,7 +155,7 @@ fn confirm(arguments: &Arguments, sealed: &SealedFile) -> Result<(), BreakGlassE
     }
 }
 
-/// The secrets that were asked for, or all.
+/// The secrets that `--only` names, or all.
 fn chosen(
     arguments: &Arguments,
     sealed: &SealedFile,
@@ -187,8 +173,8 @@ fn chosen(
     Ok(kept.iter().cloned().zip(secrets).filter(|(kept, _)| is_wanted(kept)).unzip())
 }
 
-/// Starts what clears the store away when the time is over. Nothing depends on it: the kernel forgets the key by itself.
-fn clear_away_in_time(settings: &Path) {
+/// Starts the process that removes the store in time. Nothing depends on it: the key expires in the kernel.
+fn remove_in_time(settings: &Path) {
     let program = std::env::current_exe();
     let settings = std::path::absolute(settings);
     let (Ok(program), Ok(settings)) = (program, settings) else { return };

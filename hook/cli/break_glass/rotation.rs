@@ -1,4 +1,4 @@
-//! `oci-secrets break-glass rotation`: secrets that are to be changed.
+//! `oci-secrets break-glass rotation`: the secrets that must be rotated.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -27,25 +27,25 @@ Example: after a new value was stored
   sudo oci-secrets break-glass rotation check | grep ^owed";
 
 const EXAMPLE_WAIVE: &str = "\
-Example: a secret that nobody can change
+Example: a secret that will not be rotated
 
   sudo oci-secrets break-glass rotation waive op://AgentVault/db/password --reason retired";
 
-/// What is to be changed after an emergency.
+/// Show or waive the rotations after an emergency.
 #[derive(clap::Subcommand)]
 pub(in crate::cli) enum Verb {
-    /// Ask 1Password for every secret that is to be changed, and strike off those that are.
+    /// Ask 1Password for every secret that must be rotated, and strike off those that were.
     ///
-    /// Container starts do the same for what they ask for.
+    /// Container starts do the same for the secrets that they request.
     #[command(after_help = EXAMPLE_CHECK)]
     Check,
-    /// Strike a secret off that stays as it is.
+    /// Strike off a secret that will not be rotated.
     #[command(after_help = EXAMPLE_WAIVE)]
     Waive {
-        /// Which, as `status` spells it.
+        /// The reference, as `status` shows it.
         #[arg(value_name = "REFERENCE")]
         reference: Reference,
-        /// Why; it is recorded.
+        /// The reason, which is recorded.
         #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
         reason: String,
     },
@@ -55,7 +55,7 @@ pub(super) fn run(verb: &Verb, settings: &Settings) -> Result<ExitCode, AnyFault
     match verb {
         Verb::Check => check_all(settings),
         Verb::Waive { reference, reason } => {
-            waive(reference, reason, settings)?;
+            block_on(settings, async |_| Ok(waive(reference, reason, settings).await?))?;
             write_output(format!("nothing is owed for {reference} any longer\n").as_bytes())
         }
     }
@@ -68,7 +68,7 @@ fn check_all(settings: &Settings) -> Result<ExitCode, AnyFault> {
     let requests: Vec<Request> = ledger.owed.keys().filter_map(|reference| request(reference.parse().ok()?)).collect();
     let (mut text, mut failure) = (String::new(), None);
     let mut resolved = Vec::new();
-    block_on(settings, async |_| {
+    let findings = block_on(settings, async |_| {
         let keks = Keks::new(settings);
         for some in requests.chunks(FILES_MAX) {
             let deadline = Deadline::after(settings.deliver.deadline);
@@ -84,11 +84,10 @@ fn check_all(settings: &Settings) -> Result<ExitCode, AnyFault> {
                 }
             }
         }
-        Ok(())
+        // Nothing is delivered here, so nothing is refused.
+        Ok(check(&resolved, Overdue::Warn, settings).await?)
     })?;
-    // Nothing is delivered here, so nothing is refused.
-    let findings = check(&resolved, Overdue::Warn, settings)?;
-    for reference in &findings.changed {
+    for reference in &findings.rotated {
         let _ = writeln!(text, "{} {reference}", in_colour("changed", AnsiColor::Green));
     }
     for (reference, due) in &findings.owed {

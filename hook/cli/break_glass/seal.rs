@@ -1,4 +1,4 @@
-//! `oci-secrets break-glass seal`: secrets go into a file that is kept offline.
+//! `oci-secrets break-glass seal`: writes secrets to a sealed file, which is kept offline.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -22,7 +22,7 @@ use crate::secret::Secret;
 use crate::settings::Settings;
 use crate::source::connect::Connect;
 
-/// The longest that a file is good for, in hours and in words.
+/// The longest validity of a file, in hours and as it is written.
 const EXPIRES_HOURS_MAX: i64 = 366 * 24;
 const EXPIRES_MAX: &str = "366d";
 
@@ -31,29 +31,29 @@ Example: what a grant gives, for one operator
 
   oci-secrets break-glass seal --grants agents --recipient age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa --out agents.sealed";
 
-/// Keep secrets in a sealed file for an outage.
+/// Write secrets to a sealed file for an outage.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(in crate::cli) struct Arguments {
-    /// What these grants of the settings give; patterns are looked up in 1Password.
+    /// The secrets of these grants in the settings; patterns are looked up in 1Password.
     #[arg(long, value_name = "NAME", num_args = 1.., required_unless_present = "references")]
     grants: Vec<String>,
-    /// What a file names, one reference a line.
+    /// A file of references, one on each line.
     #[arg(long, value_name = "FILE")]
     references: Option<PathBuf>,
-    /// For whom: age1…, or a line of an SSH public key file; more than one may be given.
+    /// A recipient: age1…, or a line of an SSH public key file; can be repeated.
     #[arg(long = "recipient", value_name = "KEY", required = true)]
     recipients: Vec<String>,
-    /// How many recipients it takes together to open it; without it, any one does.
+    /// The number of recipients that must open it together; by default, each can open it alone.
     #[arg(long, value_name = "K")]
     threshold: Option<u8>,
     /// A host that may open it, by `uname -n`, or '*'; by default this one.
     #[arg(long = "host", value_name = "NAME")]
     hosts: Vec<String>,
-    /// How long it is good for.
+    /// How long it is valid.
     #[arg(long, value_name = "DURATION", default_value = "90d")]
     expires_in: String,
-    /// The file to write; there must be none yet.
+    /// The file to write; it must not exist.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 }
@@ -125,12 +125,12 @@ fn fetch(arguments: &Arguments, settings: &Settings) -> Result<Vec<(Kept, Secret
 
 fn kept(resolved: Resolved<'_>) -> (Kept, Secret) {
     let reference = resolved.request.reference.as_str().to_owned();
-    // Connect always tells both.
+    // Connect always reports both.
     let (item, version) = (resolved.item_id.unwrap_or_default(), resolved.item_version.unwrap_or_default());
     (Kept { reference, item, version }, resolved.secret)
 }
 
-/// Writes the file whole or not at all, for us alone, and never in the place of another.
+/// Writes the file as a whole, with mode 0600, and never over another one.
 fn write(path: &Path, content: &[u8]) -> Result<(), BreakGlassError> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,

@@ -1,4 +1,4 @@
-//! `oci-secrets break-glass status`: what is open, and what is owed.
+//! `oci-secrets break-glass status`: the open emergency, and the secrets that must be rotated.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -7,7 +7,7 @@ use anstyle::AnsiColor;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::break_glass::ending::find;
+use super::find;
 use crate::break_glass::ledger::{Ledger, Owed};
 use crate::break_glass::store::Emergency;
 use crate::break_glass::time;
@@ -16,7 +16,7 @@ use crate::excerpt::Excerpt;
 use crate::fault::AnyFault;
 use crate::settings::Settings;
 
-/// What monitoring makes of an exit code.
+/// The exit codes of monitoring plugins.
 const WARNING: u8 = 1;
 const CRITICAL: u8 = 2;
 
@@ -25,10 +25,10 @@ Example: whether anything is open or owed, for monitoring
 
   sudo oci-secrets break-glass status --json";
 
-/// Show the emergency that is open, and every secret that is to be changed.
+/// Show the emergency that is open, and every secret that must be rotated.
 ///
-/// The exit code is for monitoring: 0 when nothing is open and nothing owed, 1 when an emergency is open or a secret is to be
-/// changed, 2 when that is overdue.
+/// The exit code is for monitoring: 0 if no emergency is open and no secret must be rotated, 1 if an emergency is open or a secret
+/// must be rotated, 2 if a rotation is overdue.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(in crate::cli) struct Arguments {
@@ -38,10 +38,10 @@ pub(in crate::cli) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode, AnyFault> {
-    // What is owed is shown even where the end of an emergency cannot be recorded.
+    // The ledger is shown even if the end of an emergency cannot be recorded.
     let (emergency, failure) = match find(settings) {
         Ok(emergency) => (emergency, None),
-        Err(error) => (None, Some(AnyFault::from(error))),
+        Err(error) => (None, Some(error)),
     };
     let ledger = Ledger::read(&settings.break_glass.directory)?;
     let now = Timestamp::now();

@@ -1,4 +1,4 @@
-//! Whether an emergency could be opened and recorded, and what the last one has left.
+//! Tests whether an emergency could be opened and recorded, and what the last one left.
 
 use jiff::Timestamp;
 
@@ -13,12 +13,12 @@ use crate::excerpt::Excerpt;
 use crate::fault::Class;
 use crate::settings::{self, Overdue, Settings};
 
-/// How long before its end a sealed file is worth a word.
+/// How long before its expiry a sealed file causes a warning.
 const EXPIRY_WARNING_DAYS: i64 = 14;
 
 const SUBJECT: &str = "break-glass";
 
-/// What is to be said of it on a host that has it. It is root's alone.
+/// The findings about break-glass. Only root can use it.
 pub(super) fn findings(settings: &Settings) -> Vec<Finding> {
     if !is_root() {
         return Vec::new();
@@ -35,13 +35,13 @@ pub(super) fn findings(settings: &Settings) -> Vec<Finding> {
 }
 
 fn records(channel: &settings::Channel, settings: &Settings) -> Finding {
-    match Channel::look(settings) {
+    match Channel::test(settings) {
         Ok(()) => Finding::ok(SUBJECT, format!("records go to {channel}")),
         Err(error) => problem(error.into()),
     }
 }
 
-/// Whether the sealed file could be opened here, as far as can be said without a key.
+/// Whether the sealed file could be opened here, as far as that is known without a key.
 fn sealed(path: &std::path::Path) -> Finding {
     let file = match read(path).and_then(|file| admit(&file, path).map(|()| file)) {
         Ok(file) => file,
@@ -58,7 +58,7 @@ fn sealed(path: &std::path::Path) -> Finding {
 }
 
 fn open() -> Option<Finding> {
-    match Emergency::at_place() {
+    match Emergency::current() {
         Err(error) => Some(problem(error.into())),
         Ok(emergency) => emergency.map(|emergency| {
             let account = emergency.account();

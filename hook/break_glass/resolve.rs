@@ -1,0 +1,142 @@
+//! Resolving the secrets of one container start, in an emergency or not.
+//!
+//! The source and the KMS are always asked first. Only what they do not answer (class 69) comes from an emergency that is open; any
+//! other failure stands. Without an emergency and with an empty ledger this is [`resolve`](crate::resolve::resolve) and two `open`
+//! calls that fail.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::channel::Event;
+use super::ending;
+use super::ledger::Hasher;
+use super::rotation::{self, Findings};
+use super::session::Session;
+use super::store::{Account, Emergency, Status, StoreError};
+use super::{BreakGlassError, time};
+use crate::audit::Record;
+use crate::container::Request;
+use crate::excerpt::Excerpt;
+use crate::fault::{Class, Fault as _};
+use crate::report;
+use crate::resolve::{Outcome, ResolveError, Resolved, resolve as resolve_all, resolve_each};
+use crate::retry::Deadline;
+use crate::seal::kek::Keks;
+use crate::settings::Settings;
+use crate::source::Source;
+
+/// A request that the source or the KMS did not answer, and the failure.
+type Unanswered<'a> = (&'a Request, ResolveError);
+
+/// Resolves all requests, and notes in the record what an emergency was used for.
+///
+/// # Errors
+/// The first failure; or why an emergency does not help, or a secret is no longer delivered before it is rotated.
+pub async fn resolve<'a>(
+    requests: &'a [Request],
+    source: &dyn Source,
+    keks: &Keks<'_>,
+    settings: &Settings,
+    record: &mut Record,
+) -> Result<Vec<Resolved<'a>>, BreakGlassError> {
+    // A damaged emergency must not keep containers from starting in the normal way.
+    let emergency = ending::find(settings).await.unwrap_or_else(|error| {
+        report::warn(record.program, &report::chain(&error));
+        None
+    });
+    let (plaintext, deadline) = (settings.deliver.plaintext, settings.deliver.deadline);
+    let (mut secrets, unanswered) = match emergency {
+        None => (resolve_all(requests, source, keks, plaintext, Deadline::after(deadline)).await?, Vec::new()),
+        Some(_) => {
+            let deadline = Deadline::after(normal_deadline(deadline));
+            partition(resolve_each(requests, source, keks, plaintext, deadline).await)?
+        }
+    };
+    let findings = rotation::check(&secrets, settings.break_glass.rotation.then, settings).await?;
+    log(&findings, record);
+    if !unanswered.is_empty() {
+        secrets.extend(Session::begin(settings).await?.take(unanswered, record).await?);
+    }
+    Ok(secrets)
+}
+
+/// The part of the deadline that the normal way has while an emergency is open: the rest is for the emergency.
+fn normal_deadline(deadline: Duration) -> Duration {
+    deadline / 2
+}
+
+/// Separates the secrets from the requests without an answer. Any other failure stands.
+fn partition(outcomes: Vec<Outcome<'_>>) -> Result<(Vec<Resolved<'_>>, Vec<Unanswered<'_>>), ResolveError> {
+    let (mut secrets, mut unanswered) = (Vec::new(), Vec::new());
+    for (request, outcome) in outcomes {
+        match outcome {
+            Ok(secret) => secrets.extend(secret),
+            Err(failure) if failure.class() == Class::Unavailable => unanswered.push((request, failure)),
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok((secrets, unanswered))
+}
+
+/// Logs which secrets must be rotated after an emergency, and which were.
+fn log(findings: &Findings, record: &Record) {
+    for reference in &findings.rotated {
+        report::warn(record.program, &format!("{reference} is changed: nothing is owed for it any longer"));
+    }
+    for (reference, due) in &findings.owed {
+        let (id, due) = (&record.container, time(due));
+        let text = format!("container {id}: {reference} was used in an emergency: change it before {due}");
+        report::warn(record.program, &text);
+    }
+    if let Some(error) = &findings.unrecorded {
+        report::warn(record.program, &format!("what is changed stays in the ledger: {}", report::chain(error)));
+    }
+}
+
+impl Session<'_> {
+    /// Takes secrets from the emergency that is open. The use is recorded, and is in the ledger on the disk, before any is returned.
+    async fn take<'a>(
+        &mut self,
+        unanswered: Vec<Unanswered<'a>>,
+        record: &mut Record,
+    ) -> Result<Vec<Resolved<'a>>, BreakGlassError> {
+        let open = match Emergency::current()? {
+            Some(emergency) if emergency.status()? == Status::Open => Some(emergency),
+            _ => None,
+        };
+        let cause = unanswered.first().map(|(_, failure)| report::chain(failure)).unwrap_or_default();
+        let Some(emergency) = open else {
+            // It ended since: the failure stands.
+            return Err(unanswered.into_iter().next().map_or(StoreError::Over.into(), |(_, failure)| failure.into()));
+        };
+        let (mut secrets, mut used) = (Vec::new(), Vec::new());
+        for (request, failure) in unanswered {
+            // A value that a query computes, such as a one-time password, is not kept.
+            let reference = request.reference.as_str();
+            let found = if request.reference.query().is_none() { emergency.secret(reference)? } else { None };
+            let Some((secret, kept)) = found else {
+                return Err(BreakGlassError::NotKept { reference: request.reference.clone(), source: failure });
+            };
+            let (item_id, item_version) = (Some(kept.item.clone()), Some(kept.version));
+            secrets.push(Resolved { request, secret, item_id, item_version, kek: None, kek_version: None, kept: true });
+            used.push(kept.clone());
+        }
+        let Account { id, reason, .. } = emergency.account();
+        let (container, bundle) = (record.container.as_str(), record.bundle.as_path());
+        self.record(Event::Use { emergency: id, container, bundle, secrets: &used, cause }).await?;
+
+        let (hasher, now) = (Hasher::make(&self.lock)?, Timestamp::now());
+        for (resolved, kept) in secrets.iter().zip(&used) {
+            self.ledger.enter(kept, hasher.hash(&kept.reference, &resolved.secret), id, now);
+        }
+        self.ledger.write(&self.lock)?;
+        for kept in &used {
+            let (reference, reason) = (&kept.reference, Excerpt(reason));
+            let text = format!("container {container}: break-glass: {reference} comes from emergency {id} ({reason})");
+            report::warn(record.program, &text);
+        }
+        record.emergency = Some(id.clone());
+        Ok(secrets)
+    }
+}
