@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use oci_secrets::gateway::settings as gateway;
 use oci_secrets::settings::{Settings, parse};
@@ -17,7 +18,16 @@ const CLASSES: &str = include_str!("../hook/fault.rs");
 const SETTINGS: &str = include_str!("../config/settings.toml");
 const GATEWAY: &str = include_str!("../config/gateway.toml");
 const HOOK: &str = include_str!("../config/hooks.d/90-oci-secrets.json");
+const CI: &str = include_str!("../packaging/docs/ci.md");
+const DOCKER: &str = include_str!("../config/docker/daemon.json");
 const QUICKSTART: &str = include_str!("../packaging/quickstart");
+
+/// The variable parts of a message: references, addresses, paths, ids, numbers, quoted and capitalized names.
+static VARIABLE: LazyLock<Regex> = LazyLock::new(|| {
+    let addresses = r#"op://[^\s"]*[^\s":]|https?://[^\s:]+(?::\d+)?|(?:\$DIR)?/[^\s:]+"#;
+    let names = r#"\b[0-9a-f]{12}\b|\d+|"[^"]*"|\b[A-Z]\w*(?:, [A-Z]\w*)*"#;
+    Regex::new(&format!("{addresses}|{names}")).unwrap()
+});
 
 const README_LINES_MAX: usize = 180;
 
@@ -77,6 +87,40 @@ fn the_steps_shown_are_steps_of_the_quickstart() {
     for step in steps {
         assert!(QUICKSTART.contains(&format!("step \"{step}\"")), "{step}");
     }
+    let places = found(r"(?m)^       ([a-z ]+)(?: \d|:).* nothing$", README);
+    assert!(places.len() >= 2);
+    for place in places {
+        assert!(QUICKSTART.contains(&format!("found_nowhere \"{place}")), "{place}");
+    }
+}
+
+#[test]
+fn the_messages_shown_are_messages_of_the_programs() {
+    let line = r"(?m)^ *(?:oci-secrets(?:-hook)?: )?((?:error: |hint: |problem |warning |-> ).*)$";
+    let transcripts = transcripts();
+    let known: BTreeSet<String> = found(line, &transcripts).iter().map(|line| skeleton(line)).collect();
+    let mut messages = 0;
+    for document in documents() {
+        for message in found(line, &document.text) {
+            messages += 1;
+            assert!(known.contains(&skeleton(&message)), "{}: {message}", document.path);
+        }
+    }
+    assert!(messages >= 15, "only {messages} messages were found");
+}
+
+#[test]
+fn the_messages_of_the_ci_page_are_messages_of_the_programs() {
+    let (_, table) = CI.split_once("\n## When a job is refused\n").unwrap();
+    let (transcripts, mut messages) = (skeleton(&transcripts()), 0);
+    for cell in found(r"(?m)^\| (`.*?`) \|", table) {
+        for message in found("`([^`]+)`", &cell) {
+            messages += 1;
+            let is_known = message.split('…').all(|part| transcripts.contains(&skeleton(part)));
+            assert!(is_known, "{message}");
+        }
+    }
+    assert!(messages >= 9, "only {messages} messages were found");
 }
 
 #[test]
@@ -147,6 +191,13 @@ fn the_hook_of_a_bundle_is_the_hook_of_hooks_d() {
 }
 
 #[test]
+fn the_settings_of_docker_shown_are_those_that_are_installed() {
+    let blocks = found(r"(?s)```json\n(.*?)```", &document("packaging/docs/engines.md").text);
+    let docker: Value = serde_json::from_str(DOCKER).unwrap();
+    assert!(blocks.iter().any(|block| serde_json::from_str::<Value>(block).is_ok_and(|shown| shown == docker)));
+}
+
+#[test]
 fn every_file_that_is_named_exists() {
     let file = r"[ (`](?:\.\./)*((?:hook|config|tests|packaging|\.github)/[A-Za-z0-9_./-]*[A-Za-z0-9]|LICENSE)";
     let mut files = 0;
@@ -168,6 +219,19 @@ fn every_test_that_is_named_exists() {
     for test in named {
         assert!(sources.contains(&format!("fn {test}(")), "{test}");
     }
+}
+
+/// The messages of the programs, with the commands that cause them.
+fn transcripts() -> String {
+    let entries = fs::read_dir(root().join("tests/cli")).unwrap().map(|entry| entry.unwrap().path());
+    let texts = entries.filter(|path| path.extension().is_some_and(|extension| extension == "txt"));
+    texts.map(|path| fs::read_to_string(path).unwrap()).collect()
+}
+
+/// A message without its variable parts.
+fn skeleton(message: &str) -> String {
+    let text = VARIABLE.replace_all(message, "…");
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The headings of a document, as GitHub names them in links.

@@ -224,7 +224,7 @@ impl Fault for EngineError {
             EngineError::Stage { .. } | EngineError::When { .. } | EngineError::Annotations { .. } => {
                 "`oci-secrets install` shows the file as it should be"
             }
-            EngineError::Taken { .. } => "merge it by hand: packaging/docs/engines.md tells what is needed",
+            EngineError::Taken { .. } => "merge it by hand, as packaging/docs/engines.md describes",
             EngineError::NoBaseSpec { .. } => "ctr comes with containerd, and must be on the PATH",
             EngineError::NotDescribed { program: "ctr", .. } => {
                 "`ctr containers ls` shows them; CONTAINERD_NAMESPACE=k8s.io is where those of Kubernetes are"
