@@ -32,7 +32,12 @@ pub fn failed<E: Into<Errno>>(call: impl Into<String>) -> impl FnOnce(E) -> Sysc
 
 impl fmt::Display for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({:?})", self.0.desc(), self.0)
+        let sentence = match self.0 {
+            // podman takes "no such file or directory" in a hook's output for a missing command, and reports that instead.
+            nix::errno::Errno::ENOENT => "No such file",
+            other => other.desc(),
+        };
+        write!(f, "{sentence} ({:?})", self.0)
     }
 }
 
@@ -100,14 +105,14 @@ mod tests {
     #[test]
     fn keeps_the_errno_of_an_io_error() {
         let error = std::fs::File::open("/nowhere").unwrap_err();
-        assert_eq!(Errno::from(error).to_string(), "No such file or directory (ENOENT)");
+        assert_eq!(Errno::from(error).to_string(), "No such file (ENOENT)");
     }
 
     #[test]
     fn keeps_the_errno_of_an_error_with_a_path() {
         let missing = tempfile::tempdir_in("/nowhere").unwrap_err();
         assert_eq!(missing.raw_os_error(), None, "then the table is not needed any more");
-        assert_eq!(Errno::from(missing).to_string(), "No such file or directory (ENOENT)");
+        assert_eq!(Errno::from(missing).to_string(), "No such file (ENOENT)");
         for errno in [Kernel::EACCES, Kernel::EROFS, Kernel::ENOSPC, Kernel::EDQUOT, Kernel::ENAMETOOLONG] {
             let kind = io::Error::from_raw_os_error(errno as i32).kind();
             assert_eq!(Errno::from(io::Error::new(kind, "with a path")), Errno::from(errno));

@@ -27,6 +27,15 @@ pub fn failed(program: &str, container: Option<&str>, error: &dyn Fault) -> Exit
     ExitCode::from(error.class() as u8)
 }
 
+/// Prints a mistake on the command line, and returns the exit code. It is for the person who typed it, and is not logged.
+pub fn usage(program: &str, error: &dyn Fault) -> ExitCode {
+    write_line(program, "error", &printable(&chain(error)));
+    if let Some(hint) = error.hint() {
+        write_line(program, "hint", &printable(&hint));
+    }
+    ExitCode::from(error.class() as u8)
+}
+
 /// Prints and logs an error that does not end the program, and its hint.
 pub fn print_error(program: &str, message: &str, hint: Option<&str>) {
     say_with_hint(program, message, hint, &[]);

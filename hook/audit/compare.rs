@@ -18,7 +18,7 @@ use crate::source::connect::activity::Seen;
 #[serde(tag = "difference", rename_all = "kebab-case")]
 pub enum Difference {
     /// Our record has an item that Connect did not log.
-    #[error("{time} start {start} of container {container} read item {item}: Connect does not say so")]
+    #[error("{time} start {start} of container {container} read item {item}: Connect did not log it")]
     OursAlone {
         /// When the start began.
         time: Timestamp,
@@ -31,7 +31,7 @@ pub enum Difference {
     },
     /// Both have the item, in different versions.
     #[error(
-        "{time} start {start} read item {item}: version {ours} by our account, {theirs} by Connect's (request {request})"
+        "{time} start {start} read item {item}: version {ours} in our record, {theirs} in Connect's log (request {request})"
     )]
     OtherVersion {
         /// When the start began.
@@ -48,7 +48,7 @@ pub enum Difference {
         request: String,
     },
     /// Connect logged that a start, or our token, read an item, and no record has it.
-    #[error("{time} {user_agent:?} at {ip} read item {item}: no record says so (request {request})")]
+    #[error("{time} {user_agent:?} at {ip} read item {item}: no record has it (request {request})")]
     TheirsAlone {
         /// When it was read.
         time: Timestamp,
@@ -248,16 +248,16 @@ mod tests {
     #[test]
     fn differences_show_in_both_directions() {
         let (_, ours_alone) = compared(&[entry("s1", Some("i1"), false)], &[]);
-        assert_eq!(ours_alone, ["2026-05-04T10:00:00Z start s1 of container c read item i1: Connect does not say so"]);
+        assert_eq!(ours_alone, ["2026-05-04T10:00:00Z start s1 of container c read item i1: Connect did not log it"]);
         let (_, version) = compared(&[entry("s1", Some("i1"), false)], &[seen(OURS, "ours", "i1", json!(4))]);
         assert_eq!(
             version,
-            ["2026-05-04T10:00:00Z start s1 read item i1: version 3 by our account, 4 by Connect's (request r)"]
+            ["2026-05-04T10:00:00Z start s1 read item i1: version 3 in our record, 4 in Connect's log (request r)"]
         );
         for (agent, token) in [(OURS, "ours"), (OURS, "others"), ("curl/8", "ours")] {
             let (_, theirs) = compared(&[], &[seen(agent, token, "i1", json!(3))]);
             let expected =
-                format!("2026-05-04T10:00:01Z {agent:?} at 127.0.0.1 read item i1: no record says so (request r)");
+                format!("2026-05-04T10:00:01Z {agent:?} at 127.0.0.1 read item i1: no record has it (request r)");
             assert_eq!(theirs, [expected]);
         }
         let other_item = compared(&[entry("s1", Some("i1"), false)], &[seen(OURS, "ours", "i2", json!(3))]);

@@ -71,7 +71,7 @@ pub enum AuditError {
     #[error("{problems} {} in the audit trail {} not as written", if *problems == 1 { "place" } else { "places" }, if *problems == 1 { "is" } else { "are" })]
     NotAsWritten { problems: usize },
     /// Our records and Connect's differ; the differences were printed.
-    #[error("our account and 1Password Connect's differ in {differences} {}", if *differences == 1 { "place" } else { "places" })]
+    #[error("our records and the log of 1Password Connect differ in {differences} {}", if *differences == 1 { "place" } else { "places" })]
     Differ { differences: usize },
     /// The record is not JSON.
     #[error("cannot encode the audit record")]

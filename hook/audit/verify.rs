@@ -86,7 +86,7 @@ pub enum Problem {
     #[error("it does not continue the file before")]
     NotContinued,
     /// No line has the hash that was kept.
-    #[error("no line up to it has the hash that was noted: lines were removed from the end, or all was written anew")]
+    #[error("no line up to it has the given hash: lines were removed from the end, or the file was rewritten")]
     NoHead,
 }
 

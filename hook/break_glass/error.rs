@@ -19,7 +19,7 @@ pub enum BreakGlassError {
     #[error("refusing to break the glass: it takes root of the host")]
     NotRoot,
     /// Neither a terminal to ask, nor `--yes`.
-    #[error("refusing to open {}: nobody confirmed it", Excerpt(file))]
+    #[error("refusing to open {}: it was not confirmed", Excerpt(file))]
     NotConfirmed { file: String },
     /// A sealed file.
     #[error("cannot use {}", Excerpt(file))]

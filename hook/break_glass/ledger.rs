@@ -219,10 +219,10 @@ pub(super) fn replace(lock: &Locked, name: &str, content: &[u8]) -> Result<(), L
 #[expect(missing_docs, reason = "fields are the objects that the messages name")]
 pub enum LedgerError {
     /// The ledger, or its key, cannot be read or trusted.
-    #[error("cannot tell what is owed")]
+    #[error("cannot use the ledger")]
     File { source: FileError },
     /// The file is not one that we wrote.
-    #[error("cannot tell what is owed: {} is damaged", path.display())]
+    #[error("cannot use the ledger: {} is damaged", path.display())]
     Damaged { path: PathBuf },
     /// The file cannot be written.
     #[error("cannot write {}", path.display())]

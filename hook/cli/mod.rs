@@ -33,7 +33,7 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::engine::Host;
-use crate::fault::AnyFault;
+use crate::fault::{AnyFault, Class};
 use crate::harden::is_root_of_the_host;
 use crate::retry::Deadline;
 use crate::settings::{SETTINGS_PATH, Settings};
@@ -99,6 +99,7 @@ pub fn run() -> ExitCode {
     };
     match outcome {
         Ok(code) => code,
+        Err(error) if error.class() == Class::CommandLine => report::usage(PROGRAM, &*error),
         Err(error) => report::failed(PROGRAM, None, &*error),
     }
 }
@@ -135,7 +136,7 @@ fn report_usage(usage: &clap::Error) -> ExitCode {
         annotate::stop_engine();
     }
     if usage.kind() == ErrorKind::UnknownArgument && run::lacks_separator() {
-        return report::failed(PROGRAM, None, &run::no_command());
+        return report::usage(PROGRAM, &run::no_command());
     }
     let text = usage.render().to_string();
     let message = match usage.kind() {
@@ -144,7 +145,7 @@ fn report_usage(usage: &clap::Error) -> ExitCode {
     };
     let message = message.strip_prefix("error: ").unwrap_or(message).split_whitespace().collect::<Vec<_>>().join(" ");
     let tip = text.lines().find_map(|line| line.trim().strip_prefix("tip: ")).map(str::to_owned);
-    report::failed(PROGRAM, None, &CliError::CommandLine { message, tip })
+    report::usage(PROGRAM, &CliError::CommandLine { message, tip })
 }
 
 /// Whether this is the host's root, whose engines are everyone's. In a user namespace, as `podman unshare` makes one, root is a user

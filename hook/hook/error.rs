@@ -13,10 +13,10 @@ pub(super) enum HookError {
     #[error("--settings needs a path")]
     NoValue,
     /// The inherited environment cannot be removed.
-    #[error("refusing to go on with an environment of others")]
+    #[error("refusing to run with an inherited environment")]
     Environment { source: SyscallError },
     /// Neither the spec nor an annotation names an owner.
-    #[error("cannot tell who shall own the secrets: the spec has no process.user")]
+    #[error("no owner for the secrets: the spec has no process.user")]
     NoOwner,
     /// Standard output.
     #[error("cannot write the output")]

@@ -152,3 +152,16 @@ fn a_large_record_reaches_the_journal_as_a_whole() {
         (Some("delivered"), MISSING + 1)
     );
 }
+
+#[test]
+fn mistakes_on_the_command_line_are_not_logged() {
+    let Some(desk) = Desk::new() else { return };
+    let Some(_journals) = Journals::start() else { return };
+    let log = || journal(&["--identifier=oci-secrets", "--output=cat"]);
+    for (arguments, code) in [(&["--canary"][..], 64), (&["audit", "show", "--since", "canary"], 64)] {
+        assert_eq!(desk.host.oci_secrets(arguments, b"").status.code(), Some(code));
+    }
+    assert_eq!(log(), "");
+    assert_eq!(desk.host.oci_secrets(&["audit", "show", "missing"], b"").status.code(), Some(66));
+    assert!(log().contains("cannot read the audit file missing"), "other errors are");
+}

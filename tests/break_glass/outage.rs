@@ -372,5 +372,5 @@ fn a_drill_tells_a_stale_file_and_an_operator_is_asked() {
     desk.leaves_no_trace();
     let unasked =
         desk.host.oci_secrets(&["break-glass", "open", &file, "--identity", &key, "--reason", "x", "--for", "1h"], b"");
-    assert_eq!(unasked.status.code(), Some(77), "nobody confirmed it");
+    assert_eq!(unasked.status.code(), Some(77), "it was not confirmed");
 }

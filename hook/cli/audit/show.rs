@@ -99,7 +99,7 @@ fn records_of(path: &Path, filter: &Filter) -> Result<Vec<(String, Line)>, AnyFa
         }
     }
     if unreadable > 0 {
-        report::note(PROGRAM, &format!("{}: lines that are no records: {unreadable}", path.display()));
+        report::note(PROGRAM, &format!("{}: lines that are not records: {unreadable}", path.display()));
     }
     Ok(records)
 }
@@ -183,7 +183,7 @@ fn with_activity(entries: &[Entry], arguments: &Arguments, settings: &Path) -> R
         let _ = writeln!(text, "{line}");
     }
     if !arguments.json {
-        let _ = writeln!(text, "items that were read by both accounts since {since:.0}: {}", comparison.agreed);
+        let _ = writeln!(text, "items in both since {since:.0}: {}", comparison.agreed);
     }
     let code = write_output(text.as_bytes())?;
     match comparison.differences.len() {

@@ -82,7 +82,7 @@ fn table(report: &Report) -> String {
         }
     }
     if let Some(after) = report.lines_after_head {
-        let _ = writeln!(text, "ok       all is there up to the line that was noted, and {after} lines after it");
+        let _ = writeln!(text, "ok       the line with the given hash is there, and {after} lines after it");
     }
     if let Some(head) = report.head {
         let _ = writeln!(text, "head     {head}");
