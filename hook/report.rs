@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use crate::excerpt::is_printable;
 use crate::fault::{Class, Fault};
 use crate::syslog::{self, CONTAINER, Field, Severity};
 
@@ -97,7 +98,7 @@ fn printable(message: &str) -> String {
     let mut line = String::with_capacity(message.len());
     for character in message.chars() {
         let bytes_before = line.len();
-        if character.is_control() {
+        if !is_printable(character) {
             line.extend(character.escape_default());
         } else {
             line.push(character);

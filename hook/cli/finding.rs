@@ -1,11 +1,9 @@
 //! One line of a table of checks, with advice.
 
-use std::fmt::Write as _;
-
 use anstyle::AnsiColor;
 use serde::{Serialize, Serializer};
 
-use super::in_colour;
+use super::table::Table;
 use crate::fault::{Class, Fault};
 use crate::report;
 
@@ -57,11 +55,10 @@ impl Finding {
         }
     }
 
-    pub(super) fn write(&self, text: &mut String) {
-        let verdict = in_colour(self.verdict.word(), self.verdict.colour());
-        let _ = writeln!(text, "{verdict} {}: {}", self.subject, self.detail);
+    pub(super) fn write(&self, table: &mut Table) {
+        table.verdict(self.verdict.word(), self.verdict.colour(), format_args!("{}: {}", self.subject, self.detail));
         if let Some(advice) = &self.advice {
-            let _ = writeln!(text, "{:<8} -> {advice}", "");
+            table.line(format_args!("{:<8} -> {advice}", ""));
         }
     }
 }

@@ -18,6 +18,7 @@ mod rewrap;
 mod run;
 mod seal;
 mod source;
+mod table;
 mod token;
 mod unseal;
 
@@ -26,7 +27,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anstyle::AnsiColor;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
@@ -40,6 +40,7 @@ use crate::settings::{SETTINGS_PATH, Settings};
 use crate::{harden, report, tls};
 use error::CliError;
 use source::{patience, source};
+use table::Table;
 
 /// The name of the command in messages.
 pub const PROGRAM: &str = "oci-secrets";
@@ -201,9 +202,9 @@ fn read_input() -> Result<Zeroizing<Vec<u8>>, AnyFault> {
 }
 
 /// Writes a table for people. Colours are written to terminals only, and not with `NO_COLOR` in the environment.
-fn write_table(text: &str) -> Result<ExitCode, AnyFault> {
+fn write_table(table: &Table) -> Result<ExitCode, AnyFault> {
     let mut output = anstream::AutoStream::auto(io::stdout().lock());
-    let written = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+    let written = output.write_all(table.as_str().as_bytes()).and_then(|()| output.flush());
     written.map_err(|error| CliError::Output { errno: error.into() })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -213,12 +214,6 @@ fn write_json(value: &impl Serialize) -> Result<ExitCode, AnyFault> {
     let mut text = serde_json::to_string_pretty(value).map_err(|source| CliError::Json { source })?;
     text.push('\n');
     write_output(text.as_bytes())
-}
-
-/// The first word of a table's line.
-fn in_colour(word: &str, colour: AnsiColor) -> String {
-    let style = colour.on_default();
-    format!("{style}{word:<8}{style:#}")
 }
 
 fn write_output(bytes: &[u8]) -> Result<ExitCode, AnyFault> {

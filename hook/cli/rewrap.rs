@@ -3,7 +3,6 @@
 //! No secret is shown, and none is lost: a new value is opened before it takes the place of the old one, each is stored by one
 //! request, and 1Password keeps the old one. Whoever is interrupted begins again: what is done by then is found to be done.
 
-use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use anstyle::AnsiColor;
@@ -11,7 +10,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::error::CliError;
-use super::{block_on, in_colour, read_input, write_json, write_output, write_table};
+use super::table::Table;
+use super::{block_on, read_input, write_json, write_output, write_table};
 use crate::fault::AnyFault;
 use crate::reference::Reference;
 use crate::report;
@@ -179,19 +179,19 @@ fn rows(fates: &[(StoredField, Fate)], written: bool) -> Vec<Row<'_>> {
     rows.collect()
 }
 
-fn table(fates: &[(StoredField, Fate)], written: bool) -> String {
-    let mut text = String::new();
+fn table(fates: &[(StoredField, Fate)], written: bool) -> Table {
+    let mut table = Table::default();
     let rows = rows(fates, written);
     for Row { field, fate, error, colour } in &rows {
         let detail = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
-        let _ = writeln!(text, "{} {field}{detail}", in_colour(fate, *colour));
+        table.verdict(fate, *colour, format_args!("{field}{detail}"));
     }
     let count = |fate| rows.iter().filter(|row| row.fate == fate).count();
     let moves = if written { MOVED } else { TO_MOVE };
     let (moved, current, other, failed) = (count(moves), count(CURRENT), count(OTHER), count(FAILED));
-    let _ = writeln!(text, "{moved} {moves}, {current} current already, {other} under other keys, {failed} failed");
+    table.line(format_args!("{moved} {moves}, {current} current already, {other} under other keys, {failed} failed"));
     if !written && moved > 0 {
-        let _ = writeln!(text, "nothing is changed yet: --write stores them");
+        table.line("nothing is changed yet: --write stores them");
     }
-    text
+    table
 }

@@ -80,15 +80,6 @@ fn without_syslog(bytes: Vec<u8>) -> Vec<u8> {
     if records.is_empty() || text.lines().any(|line| line.starts_with('{')) { bytes } else { records.into_bytes() }
 }
 
-/// External text without control characters.
-fn plain(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_control() { line.extend(character.escape_default()) } else { line.push(character) }
-    }
-    line
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,10 +6,11 @@ use std::process::ExitCode;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Files, plain, read};
+use super::{Files, read};
 use crate::audit::{Act, AuditError, Entry, Filter, Line, Reading, compare};
 use crate::break_glass::time as minutes;
 use crate::cli::{PROGRAM, block_on, load, write_output};
+use crate::excerpt::printable as plain;
 use crate::fault::AnyFault;
 use crate::report;
 use crate::settings::{Pattern, PatternError};

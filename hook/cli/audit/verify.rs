@@ -1,6 +1,5 @@
 //! `oci-secrets audit verify`: whether a chain is as it was written.
 
-use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -8,7 +7,8 @@ use serde::Serialize;
 
 use super::{Files, read};
 use crate::audit::{AuditError, Hash, Verdict, Verification};
-use crate::cli::{write_json, write_output};
+use crate::cli::table::Table;
+use crate::cli::{write_json, write_table};
 use crate::fault::AnyFault;
 
 const EXAMPLE: &str = "\
@@ -60,32 +60,32 @@ pub(super) fn run(arguments: &Arguments, settings: &Path) -> Result<ExitCode, An
         files.push(OfFile { file: path.display().to_string(), verdict });
     }
     let report = Report { files, head: verification.head(), lines_after_head: verification.lines_after_head() };
-    let code = if arguments.json { write_json(&report) } else { write_output(table(&report).as_bytes()) }?;
+    let code = if arguments.json { write_json(&report) } else { write_table(&table(&report)) }?;
     match report.files.iter().map(|file| file.verdict.problems.len()).sum() {
         0 => Ok(code),
         problems => Err(AuditError::NotAsWritten { problems }.into()),
     }
 }
 
-fn table(report: &Report) -> String {
-    let mut text = String::new();
+fn table(report: &Report) -> Table {
+    let mut table = Table::default();
     for OfFile { file, verdict } in &report.files {
         for note in &verdict.notes {
-            let _ = writeln!(text, "note     {file}:{}: {}", note.line, note.what);
+            table.line(format_args!("note     {file}:{}: {}", note.line, note.what));
         }
         for problem in &verdict.problems {
-            let _ = writeln!(text, "problem  {file}:{}: {}", problem.line, problem.what);
+            table.line(format_args!("problem  {file}:{}: {}", problem.line, problem.what));
         }
         if verdict.problems.is_empty() {
             let joined = if verdict.continues == Some(true) { ", from where the file before ends" } else { "" };
-            let _ = writeln!(text, "ok       {file}: {} lines of a chain{joined}", verdict.lines);
+            table.line(format_args!("ok       {file}: {} lines of a chain{joined}", verdict.lines));
         }
     }
     if let Some(after) = report.lines_after_head {
-        let _ = writeln!(text, "ok       the line with the given hash is there, and {after} lines after it");
+        table.line(format_args!("ok       the line with the given hash is there, and {after} lines after it"));
     }
     if let Some(head) = report.head {
-        let _ = writeln!(text, "head     {head}");
+        table.line(format_args!("head     {head}"));
     }
-    text
+    table
 }

@@ -1,6 +1,5 @@
 //! `oci-secrets break-glass drill`: tests a sealed file.
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -12,7 +11,8 @@ use crate::break_glass::channel::Event;
 use crate::break_glass::file::SealedFile;
 use crate::break_glass::session::Session;
 use crate::break_glass::{BreakGlassError, Kept};
-use crate::cli::{block_on, in_colour, write_table};
+use crate::cli::table::Table;
+use crate::cli::{block_on, write_table};
 use crate::fault::{AnyFault, Class, Fault as _};
 use crate::reference::Reference;
 use crate::report;
@@ -57,8 +57,8 @@ enum Live {
 pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode, AnyFault> {
     let max_age = duration(&arguments.max_age, AGE_HOURS_MAX, AGE_MAX)?;
     let file = read(&arguments.file)?;
-    let mut text = String::new();
-    let (stale, outcome) = match rehearse(arguments, &file, settings, &mut text) {
+    let mut table = Table::default();
+    let (stale, outcome) = match rehearse(arguments, &file, settings, &mut table) {
         Ok(stale) => (stale, judge(arguments, &file, stale, max_age).map_err(AnyFault::from)),
         Err(error) => (0, Err(error)),
     };
@@ -70,9 +70,9 @@ pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode
         Ok(recorded.map_err(BreakGlassError::from)?)
     })?;
     if outcome.is_ok() {
-        let _ = writeln!(text, "the file opens, and is as 1Password is now");
+        table.line("the file opens, and is as 1Password is now");
     }
-    write_table(&text)?;
+    write_table(&table)?;
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
@@ -81,7 +81,7 @@ fn rehearse(
     arguments: &Arguments,
     file: &SealedFile,
     settings: &Settings,
-    text: &mut String,
+    table: &mut Table,
 ) -> Result<usize, AnyFault> {
     admit(file, &arguments.file)?;
     let identities = identity::read(&arguments.identity, file.header.operators())?;
@@ -89,7 +89,7 @@ fn rehearse(
         AnyFault::from(BreakGlassError::Sealed { file: arguments.file.display().to_string(), source })
     })?;
     drop(opened);
-    let _ = writeln!(text, "{} {}", in_colour("opens", AnsiColor::Green), arguments.file.display());
+    table.verdict("opens", AnsiColor::Green, arguments.file.display());
     let live = live(&file.header.secrets, settings)?;
     for (kept, live) in file.header.secrets.iter().zip(&live) {
         let (verdict, colour, detail) = match live {
@@ -100,7 +100,7 @@ fn rehearse(
             }
             Live::Gone(error) => ("gone", AnsiColor::Red, report::chain(error)),
         };
-        let _ = writeln!(text, "{} {}: {detail}", in_colour(verdict, colour), kept.reference);
+        table.verdict(verdict, colour, format_args!("{}: {detail}", kept.reference));
     }
     Ok(live.iter().filter(|live| !matches!(live, Live::Same)).count())
 }

@@ -1,6 +1,5 @@
 //! `oci-secrets break-glass rotation`: the secrets that must be rotated.
 
-use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use anstyle::AnsiColor;
@@ -10,7 +9,8 @@ use crate::break_glass::BreakGlassError;
 use crate::break_glass::ledger::Ledger;
 use crate::break_glass::rotation::{check, waive};
 use crate::break_glass::time;
-use crate::cli::{block_on, in_colour, write_output, write_table};
+use crate::cli::table::Table;
+use crate::cli::{block_on, write_output, write_table};
 use crate::container::{FILES_MAX, Request};
 use crate::fault::AnyFault;
 use crate::reference::Reference;
@@ -66,7 +66,7 @@ fn check_all(settings: &Settings) -> Result<ExitCode, AnyFault> {
     let ledger = Ledger::read(&settings.break_glass.directory)?;
     let connect = Connect::of(settings)?;
     let requests: Vec<Request> = ledger.owed.keys().filter_map(|reference| request(reference.parse().ok()?)).collect();
-    let (mut text, mut failure) = (String::new(), None);
+    let (mut table, mut failure) = (Table::default(), None);
     let mut resolved = Vec::new();
     let findings = block_on(settings, async |_| {
         let keks = Keks::new(settings);
@@ -77,8 +77,8 @@ fn check_all(settings: &Settings) -> Result<ExitCode, AnyFault> {
                 match outcome {
                     Ok(secret) => resolved.extend(secret),
                     Err(error) => {
-                        let verdict = in_colour("unknown", AnsiColor::Red);
-                        let _ = writeln!(text, "{verdict} {}: {}", request.reference, report::chain(&error));
+                        let cause = report::chain(&error);
+                        table.verdict("unknown", AnsiColor::Red, format_args!("{}: {cause}", request.reference));
                         failure.get_or_insert(AnyFault::from(error));
                     }
                 }
@@ -88,16 +88,16 @@ fn check_all(settings: &Settings) -> Result<ExitCode, AnyFault> {
         Ok(check(&resolved, Overdue::Warn, settings).await?)
     })?;
     for reference in &findings.rotated {
-        let _ = writeln!(text, "{} {reference}", in_colour("changed", AnsiColor::Green));
+        table.verdict("changed", AnsiColor::Green, reference);
     }
     for (reference, due) in &findings.owed {
-        let verdict = in_colour("owed", AnsiColor::Yellow);
-        let _ = writeln!(text, "{verdict} {reference}: to be changed before {}", time(due));
+        let due = time(due);
+        table.verdict("owed", AnsiColor::Yellow, format_args!("{reference}: to be changed before {due}"));
     }
-    if text.is_empty() {
-        text.push_str("nothing is owed\n");
+    if table.is_empty() {
+        table.line("nothing is owed");
     }
-    write_table(&text)?;
+    write_table(&table)?;
     let unrecorded: Option<BreakGlassError> = findings.unrecorded;
     match unrecorded.map(AnyFault::from).or(failure) {
         Some(error) => Err(error),

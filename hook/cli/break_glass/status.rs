@@ -1,6 +1,5 @@
 //! `oci-secrets break-glass status`: the open emergency, and the secrets that must be rotated.
 
-use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use anstyle::AnsiColor;
@@ -11,7 +10,8 @@ use super::find;
 use crate::break_glass::ledger::{Ledger, Owed};
 use crate::break_glass::store::Emergency;
 use crate::break_glass::time;
-use crate::cli::{in_colour, write_json, write_table};
+use crate::cli::table::Table;
+use crate::cli::{write_json, write_table};
 use crate::excerpt::Excerpt;
 use crate::fault::AnyFault;
 use crate::settings::Settings;
@@ -63,42 +63,33 @@ pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode
     }))
 }
 
-fn table(emergency: Option<&Emergency>, ledger: &Ledger, now: Timestamp) -> String {
-    let mut text = String::new();
+fn table(emergency: Option<&Emergency>, ledger: &Ledger, now: Timestamp) -> Table {
+    let mut table = Table::default();
     match emergency.map(Emergency::account) {
-        None => text.push_str("no emergency is open\n"),
+        None => table.line("no emergency is open"),
         Some(account) => {
-            let _ = writeln!(
-                text,
-                "{} emergency {} until {}: {}",
-                in_colour("open", AnsiColor::Yellow),
-                account.id,
-                time(&account.until),
-                Excerpt(&account.reason)
-            );
+            let (id, until, reason) = (&account.id, time(&account.until), Excerpt(&account.reason));
+            table.verdict("open", AnsiColor::Yellow, format_args!("emergency {id} until {until}: {reason}"));
             for kept in &account.secrets {
-                let _ = writeln!(text, "         {} (version {})", kept.reference, kept.version);
+                table.line(format_args!("         {} (version {})", kept.reference, kept.version));
             }
         }
     }
     for (reference, owed) in &ledger.owed {
-        let verdict = match owed.is_overdue(now) {
-            true => in_colour("overdue", AnsiColor::Red),
-            false => in_colour("owed", AnsiColor::Yellow),
+        let (word, colour) = match owed.is_overdue(now) {
+            true => ("overdue", AnsiColor::Red),
+            false => ("owed", AnsiColor::Yellow),
         };
         let due = match &owed.due {
             None => "when 1Password answers again".to_owned(),
             Some(due) => format!("before {}", time(due)),
         };
         let Owed { version, uses, emergency, .. } = owed;
-        let _ = writeln!(text, "{verdict} {reference}: to be changed {due}");
-        let _ = writeln!(
-            text,
-            "         version {version}, uses: {uses}, the last {} in emergency {emergency}",
-            time(&owed.last_used)
-        );
+        let last = time(&owed.last_used);
+        table.verdict(word, colour, format_args!("{reference}: to be changed {due}"));
+        table.line(format_args!("         version {version}, uses: {uses}, the last {last} in emergency {emergency}"));
     }
-    text
+    table
 }
 
 fn as_json(emergency: Option<&Emergency>, ledger: &Ledger, now: Timestamp) -> Value {

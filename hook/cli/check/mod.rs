@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use super::error::CliError;
 use super::finding::Finding;
 use super::source::Choice;
+use super::table::Table;
 use super::{block_on, is_root, load, own_settings, write_json, write_table};
 use crate::audit::{Trail, default_file};
 use crate::deliver::{Carried, Tmpfs, TmpfsOptions};
@@ -318,8 +319,8 @@ fn audit(settings: &Settings) -> Finding {
     }
 }
 
-fn table(findings: &[Finding]) -> String {
-    let mut text = String::new();
-    findings.iter().for_each(|finding| finding.write(&mut text));
-    text
+fn table(findings: &[Finding]) -> Table {
+    let mut table = Table::default();
+    findings.iter().for_each(|finding| finding.write(&mut table));
+    table
 }

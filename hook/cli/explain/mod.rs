@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::finding::Finding;
 use super::source::Choice;
+use super::table::Table;
 use super::{block_on, load_own, source, write_json, write_table};
 use crate::cli::error::CliError;
 use crate::container::FileName;
@@ -280,18 +281,16 @@ impl Explanation {
         self.findings.iter().chain(self.requests.iter().flat_map(|explained| &explained.findings))
     }
 
-    fn table(&self) -> String {
-        let mut text = format!("{}\n", self.target);
-        self.findings.iter().for_each(|finding| finding.write(&mut text));
+    fn table(&self) -> Table {
+        let mut table = Table::default();
+        table.line(&self.target);
+        self.findings.iter().for_each(|finding| finding.write(&mut table));
         for explained in &self.requests {
-            text.push('\n');
-            if let Some(path) = &explained.path {
-                text.push_str(&format!("{path}  "));
-            }
-            text.push_str(&explained.reference);
-            text.push('\n');
-            explained.findings.iter().for_each(|finding| finding.write(&mut text));
+            table.line("");
+            let path = explained.path.as_ref().map(|path| format!("{path}  ")).unwrap_or_default();
+            table.line(format_args!("{path}{}", explained.reference));
+            explained.findings.iter().for_each(|finding| finding.write(&mut table));
         }
-        text
+        table
     }
 }
