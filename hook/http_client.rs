@@ -2,9 +2,13 @@
 //!
 //! A redirection would carry a token to another server. Proxies are not supported: the environment, which names them, is not read.
 
+use std::error::Error;
+use std::io;
+
 use reqwest::{ClientBuilder, redirect};
 
 use crate::dns::Resolver;
+use crate::errno::Errno;
 use crate::tls;
 
 /// A client for servers that are known by `https`.
@@ -20,5 +24,21 @@ pub fn builder_for(scheme: &str) -> ClientBuilder {
     match scheme {
         "http" => builder().tls_certs_only([]),
         _ => builder(),
+    }
+}
+
+/// The innermost cause of an error. The outer ones say "error sending request" in three ways, and can hold the URL.
+pub fn innermost(error: &(dyn Error + 'static)) -> String {
+    let mut innermost = error;
+    loop {
+        let io = innermost.downcast_ref::<io::Error>();
+        if let Some(errno) = io.and_then(io::Error::raw_os_error) {
+            return Errno::from(rustix::io::Errno::from_raw_os_error(errno)).to_string();
+        }
+        let inside = io.and_then(io::Error::get_ref).map(|inner| inner as &(dyn Error + 'static));
+        match inside.or(innermost.source()) {
+            Some(cause) => innermost = cause,
+            None => return innermost.to_string(),
+        }
     }
 }

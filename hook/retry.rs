@@ -1,16 +1,22 @@
 //! Calls that are tried again, inside one deadline.
+//!
+//! A server that answers with an error is asked [`TRIES_MAX`] times. A server that cannot be connected to is tried until the deadline: at
+//! boot, the network or the server may come up seconds later.
 
 use std::fmt;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-/// How often a call is tried at most.
+/// The most tries that reach the server.
 pub const TRIES_MAX: u32 = 4;
 
 /// The pause after the first failed try; it doubles with each further one, and is then varied by half of itself so that many
 /// starts that failed together do not come back together.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
+
+/// The longest pause, before it is varied.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// The share of the whole deadline after which a try without an answer is given up for another.
 const TRIES_IN_DEADLINE: u32 = 3;
@@ -28,32 +34,55 @@ impl Deadline {
         Deadline { end: Instant::now() + total, total }
     }
 
-    /// Calls `attempt` until it succeeds, fails for good, has been tried [`TRIES_MAX`] times, or the deadline has come.
+    /// Calls `attempt` until it succeeds, fails for good, has reached the server [`TRIES_MAX`] times, or the deadline has come.
     ///
     /// # Errors
-    /// Says how often it was tried and what the last answer was, if there was one. A try that was under way at the deadline is
+    /// The number of tries that reached the server, and its last answer, if there was one. A try that was under way at the deadline is
     /// dropped, its connection with it.
-    pub async fn retry<T, E>(self, mut attempt: impl AsyncFnMut() -> Result<T, Failure<E>>) -> Result<T, GaveUp<E>> {
-        let mut tries = 0;
-        let mut pause = PAUSE_FIRST;
+    pub async fn retry<T, E>(self, attempt: impl AsyncFnMut() -> Result<T, Failure<E>>) -> Result<T, GaveUp<E>> {
+        self.run(self.total / TRIES_IN_DEADLINE, TRIES_MAX, attempt).await
+    }
+
+    /// Calls `attempt` until it has reached the server once, for calls that must not be repeated. It has until `patience` is over.
+    ///
+    /// # Errors
+    /// As for [`Deadline::retry`]; after a transient failure, or none, the server may have done what it was asked.
+    pub async fn send_once<T, E>(
+        self,
+        patience: Duration,
+        attempt: impl AsyncFnMut() -> Result<T, Failure<E>>,
+    ) -> Result<T, GaveUp<E>> {
+        self.run(patience, 1, attempt).await
+    }
+
+    async fn run<T, E>(
+        self,
+        patience: Duration,
+        tries_max: u32,
+        mut attempt: impl AsyncFnMut() -> Result<T, Failure<E>>,
+    ) -> Result<T, GaveUp<E>> {
+        let (mut tries, mut pause) = (0, PAUSE_FIRST);
         loop {
-            tries += 1;
-            let patience = self.remaining().min(self.total / TRIES_IN_DEADLINE);
-            let (last, wait) = match timeout(patience, attempt()).await {
+            let (last, wait) = match timeout(self.remaining().min(patience), attempt()).await {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(Failure::Final(error))) => {
-                    return Err(GaveUp { tries, within: self.total, last: Some(error) });
+                    return Err(GaveUp { tries: tries + 1, within: self.total, last: Some(error) });
                 }
+                Ok(Err(Failure::NotSent(error))) => (Some(error), vary(pause)),
                 Ok(Err(Failure::Transient { error, retry_after })) => {
+                    tries += 1;
                     (Some(error), retry_after.unwrap_or_else(|| vary(pause)))
                 }
-                Err(_elapsed) => (None, Duration::ZERO),
+                Err(_elapsed) => {
+                    tries += 1;
+                    (None, Duration::ZERO)
+                }
             };
-            if tries == TRIES_MAX || wait >= self.remaining() {
+            if tries == tries_max || wait >= self.remaining() {
                 return Err(GaveUp { tries, within: self.total, last });
             }
             sleep(wait).await;
-            pause *= 2;
+            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 
@@ -72,6 +101,8 @@ impl Deadline {
 pub enum Failure<E> {
     /// Another try would have the same answer.
     Final(E),
+    /// There was no connection, so that nothing was sent. It may come later.
+    NotSent(E),
     /// Another try may succeed.
     Transient {
         /// What the other side answered.
@@ -82,17 +113,17 @@ pub enum Failure<E> {
 }
 
 impl<E> Failure<E> {
-    /// Why it failed, for who does not try again.
+    /// Why it failed, for callers that do not try again.
     pub fn into_error(self) -> E {
         match self {
-            Failure::Final(error) | Failure::Transient { error, .. } => error,
+            Failure::Final(error) | Failure::NotSent(error) | Failure::Transient { error, .. } => error,
         }
     }
 }
 
 /// A call that did not succeed.
 pub struct GaveUp<E> {
-    /// How often it was tried.
+    /// How often the server was reached; 0 if there was no connection.
     pub tries: u32,
     /// The deadline it was under.
     pub within: Duration,
@@ -157,6 +188,37 @@ mod tests {
         let busy = async || Err::<(), _>(Failure::Transient { error: (), retry_after: None });
         let gave_up = block_on(async { Deadline::after(Duration::from_secs(100)).retry(busy).await });
         assert!(matches!(gave_up, Err(GaveUp { tries: TRIES_MAX, last: Some(()), .. })));
+    }
+
+    #[test]
+    fn a_server_that_cannot_be_reached_is_tried_until_the_deadline() {
+        let refused = async || Err::<(), _>(Failure::NotSent("refused"));
+        let (gave_up, waited) = block_on(async {
+            let begin = Instant::now();
+            (Deadline::after(Duration::from_secs(10)).retry(refused).await, begin.elapsed())
+        });
+        assert!(matches!(gave_up, Err(GaveUp { tries: 0, last: Some("refused"), .. })));
+        assert!((8..=10).contains(&waited.as_secs()), "{waited:?}");
+    }
+
+    #[test]
+    fn what_must_not_be_repeated_is_sent_once() {
+        let mut sent = 0;
+        let mut connections = 0;
+        let gave_up = block_on(async {
+            let attempt = async || {
+                connections += 1;
+                if connections < 3 {
+                    return Err(Failure::NotSent("refused"));
+                }
+                sent += 1;
+                Err::<(), _>(Failure::Transient { error: "500", retry_after: None })
+            };
+            let deadline = Deadline::after(Duration::from_secs(10));
+            deadline.send_once(Duration::from_secs(5), attempt).await
+        });
+        assert!(matches!(gave_up, Err(GaveUp { tries: 1, last: Some("500"), .. })));
+        assert_eq!((sent, connections), (1, 3));
     }
 
     #[test]

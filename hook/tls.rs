@@ -1,10 +1,203 @@
-//! The process's one TLS provider: ring.
+//! TLS: the process's one provider, authorities to trust, and what is wrong with a server's certificate.
 //!
 //! reqwest and Google's clients are built without a provider of their own. aws-lc-rs, their usual default, seeds its entropy for
 //! 23 to 38 ms in every process, which a container start would wait for.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use reqwest::Certificate;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::{AlertDescription, CertificateError, RootCertStore};
+
+use crate::excerpt::Excerpt;
+use crate::fault::{Class, Fault};
 
 /// Makes ring the provider of every TLS connection of this process. Later calls change nothing.
 pub fn install() {
     // The only error is that a provider is installed already, and no other is in the tree.
     let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// The certificates of a `ca-file`, which are trusted instead of the public roots.
+///
+/// # Errors
+/// If the file holds none in PEM, or one that is no certificate.
+pub fn authorities(path: &Path, pem: &[u8]) -> Result<Vec<Certificate>, CaFileError> {
+    let unusable = || CaFileError { path: path.to_owned() };
+    let found: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|_| unusable())?;
+    let mut roots = RootCertStore::empty();
+    let (usable, _) = roots.add_parsable_certificates(found.iter().cloned());
+    if usable == 0 || usable < found.len() {
+        return Err(unusable());
+    }
+    found.iter().map(|der| Certificate::from_der(der).map_err(|_| unusable())).collect()
+}
+
+/// A `ca-file` that cannot be used.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{} holds no certificate in PEM that can be used", path.display())]
+pub struct CaFileError {
+    path: PathBuf,
+}
+
+impl Fault for CaFileError {
+    fn class(&self) -> Class {
+        Class::Settings
+    }
+
+    fn hint(&self) -> Option<String> {
+        let path = self.path.display();
+        Some(format!("`openssl x509 -in {path}` tests it; with `-inform der -out FILE.pem` it converts DER to PEM"))
+    }
+}
+
+/// Why no TLS connection can be made to a server that answers. Another try would fail alike.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TlsError {
+    /// The certificate's time is over.
+    #[error("its certificate expired{}", at(*end, " at "))]
+    Expired {
+        /// When.
+        end: Option<Timestamp>,
+    },
+    /// The certificate's time has not come.
+    #[error("its certificate is not valid{}", at(*begin, " before "))]
+    InFuture {
+        /// From when on it is.
+        begin: Option<Timestamp>,
+    },
+    /// The certificate was signed by an authority that is not trusted here.
+    #[error("its certificate is signed by an authority that is not trusted")]
+    UnknownIssuer,
+    /// The certificate is for other names.
+    #[error("its certificate is not valid for this name{}", names(presented))]
+    Name {
+        /// The names in it.
+        presented: Vec<String>,
+    },
+    /// The certificate is one of an authority.
+    #[error("its certificate is that of an authority, not of a server")]
+    Authority,
+    /// The certificate is for clients, or for something else.
+    #[error("its certificate is not for servers")]
+    Purpose,
+    /// The certificate was withdrawn.
+    #[error("its certificate is revoked")]
+    Revoked,
+    /// The certificate is wrong in another way.
+    #[error("its certificate cannot be used: {cause}")]
+    Certificate {
+        /// The library's word for it.
+        cause: String,
+    },
+    /// The server does not speak TLS.
+    #[error("it does not speak TLS")]
+    NotTls,
+    /// The server speaks TLS, and refuses.
+    #[error("it ends the TLS handshake: {alert}")]
+    Refused {
+        /// Its alert.
+        alert: String,
+    },
+    /// Server and client agree on nothing, or the server breaks the protocol.
+    #[error("the TLS handshake fails: {cause}")]
+    Handshake {
+        /// The library's word for it.
+        cause: String,
+    },
+}
+
+impl TlsError {
+    /// The TLS error in the causes of an error, if there is one.
+    pub fn of(error: &(dyn Error + 'static)) -> Option<TlsError> {
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<rustls::Error>() {
+                return Some(TlsError::from(error));
+            }
+            let inside_io = error.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref());
+            cause = inside_io.map(|inner| inner as &(dyn Error + 'static)).or(error.source());
+        }
+        None
+    }
+}
+
+impl From<&rustls::Error> for TlsError {
+    fn from(error: &rustls::Error) -> TlsError {
+        match error {
+            rustls::Error::InvalidCertificate(error) => TlsError::from(error),
+            rustls::Error::InvalidMessage(_) => TlsError::NotTls,
+            rustls::Error::AlertReceived(AlertDescription::UnknownCA) => TlsError::UnknownIssuer,
+            rustls::Error::AlertReceived(alert) => TlsError::Refused { alert: format!("{alert:?}") },
+            other => TlsError::Handshake { cause: other.to_string() },
+        }
+    }
+}
+
+impl From<&CertificateError> for TlsError {
+    fn from(error: &CertificateError) -> TlsError {
+        use CertificateError as E;
+        match error {
+            E::Expired => TlsError::Expired { end: None },
+            E::ExpiredContext { not_after, .. } => TlsError::Expired { end: time(*not_after) },
+            E::NotValidYet => TlsError::InFuture { begin: None },
+            E::NotValidYetContext { not_before, .. } => TlsError::InFuture { begin: time(*not_before) },
+            // An authority that was made again has the name of the one before, and another key.
+            E::UnknownIssuer | E::BadSignature => TlsError::UnknownIssuer,
+            E::NotValidForName => TlsError::Name { presented: Vec::new() },
+            E::NotValidForNameContext { presented, .. } => TlsError::Name { presented: presented.clone() },
+            E::InvalidPurpose | E::InvalidPurposeContext { .. } => TlsError::Purpose,
+            E::Revoked => TlsError::Revoked,
+            // webpki has no variant of rustls for this one, which `openssl req -x509` makes by default.
+            E::Other(other) if other.to_string() == "CaUsedAsEndEntity" => TlsError::Authority,
+            other => TlsError::Certificate { cause: other.to_string() },
+        }
+    }
+}
+
+impl Fault for TlsError {
+    /// A certificate is part of how servers are set up: to wait does not help.
+    fn class(&self) -> Class {
+        Class::Settings
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            TlsError::Expired { .. } => {
+                "renew the server's certificate; `date` shows whether this host's clock is right"
+            }
+            TlsError::InFuture { .. } => "`date` shows whether this host's clock is right",
+            TlsError::UnknownIssuer => "`ca-file` in the settings names the certificates of authorities to trust",
+            TlsError::Name { .. } => "use a name of the certificate in the URL, or a certificate for the URL's name",
+            TlsError::Authority => {
+                "give the server a certificate without CA:TRUE: openssl req -x509 -addext basicConstraints=critical,CA:FALSE"
+            }
+            TlsError::NotTls => "the URL may need another port, or http in place of https",
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+fn time(time: UnixTime) -> Option<Timestamp> {
+    Timestamp::from_second(i64::try_from(time.as_secs()).ok()?).ok()
+}
+
+fn at(time: Option<Timestamp>, before: &str) -> String {
+    time.map(|time| format!("{before}{time:.0}")).unwrap_or_default()
+}
+
+/// What a server presents is text from outside.
+fn names(presented: &[String]) -> String {
+    const NAMES_MAX: usize = 3;
+    // rustls writes them as `DnsName("host")`.
+    let name = |text: &String| {
+        let inner = text.strip_prefix("DnsName(\"").and_then(|text| text.strip_suffix("\")"));
+        Excerpt(inner.unwrap_or(text)).to_string()
+    };
+    let names: Vec<String> = presented.iter().take(NAMES_MAX).map(name).collect();
+    if names.is_empty() { String::new() } else { format!(", but for {}", names.join(", ")) }
 }

@@ -42,7 +42,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("clap_mangen", &["cli"]),
     ("cryptoki", &["pkcs11"]),
     ("rpassword", &["cli"]),
-    ("strsim", &["cli"]),
+    ("strsim", &["source"]),
     ("google_cloud_auth", &["seal"]),
     ("google_cloud_gax", &["seal"]),
     ("google_cloud_kms", &["seal"]),

@@ -189,7 +189,7 @@ fn seals_and_stores_in_one_step() {
     for (reference, words) in [
         ("op://AgentVault/fresh/prod/password", "a new item"),
         ("op://AgentVault/fresh/prod/user", "a new field"),
-        ("op://AgentVault/fresh/prod/password", "in the place of what was there"),
+        ("op://AgentVault/fresh/prod/password", "whose value is replaced"),
     ] {
         let stored = host.oci_secrets(&["seal", "--kek", &kek, "--for", reference, "--write"], SECRET);
         assert!(String::from_utf8_lossy(&stored.stderr).contains(words), "{stored:?}");

@@ -77,7 +77,7 @@ fn store(reference: &Reference, line: &str, settings: &Settings) -> Result<(), A
     let what = match stored {
         Stored::NewItem => "a new item",
         Stored::NewField => "a new field",
-        Stored::Replaced => "the field, in the place of what was there",
+        Stored::Replaced => "the field, whose value is replaced",
     };
     report::note(PROGRAM, &format!("stored in {what}: {reference}"));
     Ok(())

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::op::OpError;
+use crate::excerpt::Excerpt;
 use crate::fault::{Class, Fault};
 use crate::retry::{Seconds, Tries};
 use crate::settings::FileError;
+use crate::tls::{CaFileError, TlsError};
 use crate::token::{Origin, TokenError};
 
 /// Why a field could not be fetched.
@@ -42,13 +44,16 @@ pub enum SourceError {
     NoSection { section: String, item: String },
     /// No field or file of this label or id in the item (or its section).
     #[error("no field \"{field}\" in item \"{item}\"")]
-    NoField { field: String, item: String },
+    NoField { field: String, item: String, nearest: Option<String> },
     /// Several fields or files of one label.
     #[error("{count} fields in item \"{item}\" are labelled \"{field}\"")]
     ManyFields { field: String, item: String, count: usize },
     /// The field exists, but nothing is stored in it.
     #[error("field \"{field}\" of item \"{item}\" is empty")]
     NoValue { field: String, item: String },
+    /// The field is not a one-time password.
+    #[error("field \"{field}\" of item \"{item}\" is not a one-time password, so ?attribute=otp has no value")]
+    NotOtp { field: String, item: String },
     /// The field is a file whose content is not text, and so no sealed value.
     #[error("file \"{file}\" of item \"{item}\" is not text")]
     NotText { file: String, item: String },
@@ -67,12 +72,21 @@ pub enum SourceError {
     /// Someone else changed the field after it was read.
     #[error("{field} has changed since it was read")]
     Changed { field: String },
-    /// Connect says yes, and does not do it.
-    #[error("{field} is not what was stored in it")]
-    NotStored { field: String },
-    /// The connection could not be made, or broke.
-    #[error("cannot reach {server}: {cause}{}", Tries(*tries))]
-    Unreachable { server: String, cause: String, tries: u32 },
+    /// Connect accepted a change, and does not show it.
+    #[error("{field} does not show what was stored in it after {}", Seconds(*within))]
+    NotStored { field: String, within: Duration },
+    /// The answer to a change was lost, and reads do not show whether it was stored.
+    #[error("cannot confirm that {field} is stored: {cause}")]
+    Unconfirmed { field: String, cause: Box<SourceError> },
+    /// No connection could be made until the deadline.
+    #[error("cannot reach {server} within {}: {cause}", Seconds(*within))]
+    Unreachable { server: String, cause: String, within: Duration },
+    /// The connection broke.
+    #[error("lost the connection to {server}: {cause}{}", Tries(*tries))]
+    Broken { server: String, cause: String, tries: u32 },
+    /// No TLS connection can be made.
+    #[error("cannot connect to {server}: {problem}")]
+    Tls { server: String, problem: TlsError },
     /// Too many requests, for longer than we can wait.
     #[error("{server} limits our requests: 429 Too Many Requests{}", Tries(*tries))]
     Limited { server: String, tries: u32 },
@@ -80,14 +94,19 @@ pub enum SourceError {
     #[error("refusing to follow {server} elsewhere: it answered {status}")]
     Redirected { server: String, status: u16 },
     /// A status that leaves nothing to be done here.
-    #[error("{server} answered {}{}", status_line(*status), Tries(*tries))]
-    Status { server: String, status: u16, tries: u32 },
+    #[error("{server} answered {}{}{}", status_line(*status), quoted(message.as_deref()), Tries(*tries))]
+    Status { server: String, status: u16, tries: u32, message: Option<String> },
     /// More bytes than any item has.
     #[error("{server} answered with more than {limit} bytes")]
     TooLarge { server: String, limit: usize },
     /// Something that is not Connect's JSON.
     #[error("{server} did not answer with the JSON of 1Password Connect, at line {line} column {column}")]
     NotConnect { server: String, line: usize, column: usize },
+    /// JSON of another form than Connect documents.
+    #[error(
+        "cannot read {what}: it is not in the form that 1Password Connect documents, at line {line} column {column}"
+    )]
+    Undecodable { what: String, line: usize, column: usize },
     /// The token file or the file of certificates cannot be read, or others can.
     #[error("cannot use the files of [connect]")]
     File { source: FileError },
@@ -95,8 +114,8 @@ pub enum SourceError {
     #[error("cannot show 1Password Connect who we are")]
     Token { source: TokenError },
     /// The certificates in `ca-file` cannot be used.
-    #[error("cannot use the certificates in ca-file")]
-    UnusableCertificates { source: Arc<reqwest::Error> },
+    #[error("cannot use `ca-file` under [connect]")]
+    CaFile { source: CaFileError },
     /// The HTTP client cannot be made.
     #[error("cannot prepare TLS")]
     NoClient { source: Arc<reqwest::Error> },
@@ -118,18 +137,21 @@ impl Fault for SourceError {
             | SourceError::ManyItems { .. }
             | SourceError::ManyFields { .. }
             | SourceError::NotText { .. }
+            | SourceError::NotOtp { .. }
+            | SourceError::Undecodable { .. }
             | SourceError::NoKeyFormats
             | SourceError::Changed { .. } => Class::Data,
             SourceError::Unauthorized { .. } | SourceError::Forbidden { .. } => Class::NotPermitted,
             SourceError::File { source } => source.class(),
             SourceError::Op(error) => error.class(),
             SourceError::Token { source } => source.class(),
-            SourceError::NoSource
-            | SourceError::NotChosen
-            | SourceError::NoConnect
-            | SourceError::UnusableCertificates { .. } => Class::Settings,
+            SourceError::Tls { problem, .. } => problem.class(),
+            SourceError::CaFile { source } => source.class(),
+            SourceError::Unconfirmed { cause, .. } => cause.class(),
+            SourceError::NoSource | SourceError::NotChosen | SourceError::NoConnect => Class::Settings,
             SourceError::NoAnswer { .. }
             | SourceError::Unreachable { .. }
+            | SourceError::Broken { .. }
             | SourceError::Limited { .. }
             | SourceError::Redirected { .. }
             | SourceError::Status { .. }
@@ -145,6 +167,15 @@ impl Fault for SourceError {
             SourceError::File { source } => return source.hint(),
             SourceError::Op(error) => return error.hint(),
             SourceError::Token { source } => return source.hint(),
+            SourceError::Tls { problem, .. } => return problem.hint(),
+            SourceError::CaFile { source } => return source.hint(),
+            SourceError::NoField { nearest: Some(nearest), .. } => {
+                return Some(format!("did you mean \"{nearest}\"? names are case-sensitive"));
+            }
+            SourceError::NotOtp { .. } => "leave ?attribute=otp out, or name a field of the type one-time password",
+            SourceError::Unconfirmed { .. } | SourceError::NotStored { .. } => {
+                "look at the item in 1Password before another write, which could store the value twice"
+            }
             SourceError::NoSource => {
                 "add [connect] with `url` and `token-file`, or [op]; `oci-secrets` also takes OP_CONNECT_HOST and OP_CONNECT_TOKEN"
             }
@@ -165,7 +196,7 @@ impl Fault for SourceError {
             SourceError::NoValue { .. } => "store a sealed value in the field: `oci-secrets seal` makes one",
             SourceError::Unauthorized { origin, .. } => return Some(origin.unauthorized_hint()),
             SourceError::Forbidden { origin, .. } => return Some(origin.forbidden_hint()),
-            SourceError::NoAnswer { .. } | SourceError::Unreachable { .. } => {
+            SourceError::NoAnswer { .. } | SourceError::Unreachable { .. } | SourceError::Broken { .. } => {
                 "`url` under [connect] in the settings names the server; `curl URL/heartbeat` tests the way there"
             }
             SourceError::Redirected { .. } => {
@@ -176,6 +207,11 @@ impl Fault for SourceError {
         };
         Some(hint.to_owned())
     }
+}
+
+/// What a server says about its status, which is text from outside.
+fn quoted(message: Option<&str>) -> String {
+    message.map(|message| format!(": {}", Excerpt(message))).unwrap_or_default()
 }
 
 fn status_line(status: u16) -> String {

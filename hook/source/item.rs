@@ -6,6 +6,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::SourceError;
+use super::nearest::nearest;
 use crate::reference::{Query, Reference};
 
 /// An item with its fields, as far as references can reach into it.
@@ -77,6 +78,8 @@ struct ItemField {
     value: Option<Zeroizing<String>>,
     #[serde(default, deserialize_with = "or_default")]
     totp: Option<Zeroizing<String>>,
+    #[serde(default, rename = "type", deserialize_with = "or_default")]
+    kind: String,
 }
 
 #[derive(Deserialize)]
@@ -169,7 +172,8 @@ impl Item {
         let named = |id: &str, label: &str| is(id, reference.field()) || is(label, reference.field());
         let is_there = self.fields.iter().any(|field| within(&field.section) && named(&field.id, &field.label))
             || self.files.iter().any(|file| within(&file.section) && named(&file.id, &file.name));
-        (!is_there).then(|| SourceError::NoField { field: reference.field().to_owned(), item: item() })
+        let nearest = None;
+        (!is_there).then(|| SourceError::NoField { field: reference.field().to_owned(), item: item(), nearest })
     }
 
     /// The one field or file that the reference names: by id, else by exact label, in the section it gives, else in the whole item.
@@ -183,6 +187,7 @@ impl Item {
         let files: Vec<&ItemFile> = self.files.iter().filter(|f| within(f.section.as_ref())).collect();
 
         let name = reference.field();
+        let labels: Vec<&str> = fields.iter().map(|f| &*f.label).chain(files.iter().map(|f| &*f.name)).collect();
         let by_id = fields.iter().filter(|f| f.id == name).count() + files.iter().filter(|f| f.id == name).count();
         let matches = |id: &str, label: &str| if by_id > 0 { id == name } else { label == name };
         let fields: Vec<&ItemField> = fields.into_iter().filter(|f| matches(&f.id, &f.label)).collect();
@@ -190,7 +195,10 @@ impl Item {
 
         let item = || reference.item().to_owned();
         match (fields.as_slice(), files.as_slice()) {
-            ([], []) => Err(SourceError::NoField { field: name.to_owned(), item: item() }),
+            ([], []) => {
+                let nearest = nearest(name, labels.iter().copied()).map(str::to_owned);
+                Err(SourceError::NoField { field: name.to_owned(), item: item(), nearest })
+            }
             ([field], []) => Ok(Found::Field(field)),
             ([], [file]) => Ok(Found::File(file)),
             _ => {
@@ -220,6 +228,10 @@ impl ItemField {
     fn read(&self, reference: &Reference) -> Result<Zeroizing<String>, SourceError> {
         let stored = match reference.query() {
             None => &self.value,
+            Some(Query::Otp) if self.totp.is_none() && !matches!(self.kind.as_str(), "OTP" | "TOTP") => {
+                let [field, item] = [reference.field(), reference.item()].map(str::to_owned);
+                return Err(SourceError::NotOtp { field, item });
+            }
             Some(Query::Otp) => &self.totp,
             Some(Query::OpensshKey) => return Err(SourceError::NoKeyFormats),
         };

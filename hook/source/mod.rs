@@ -3,6 +3,7 @@
 pub mod connect;
 mod error;
 mod item;
+pub mod nearest;
 pub mod op;
 
 use futures_util::future::{LocalBoxFuture, ready};

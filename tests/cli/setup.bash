@@ -211,3 +211,12 @@ token_from() { settings && sed -i "s|^token-file = .*|token = $1|" settings.toml
 
 # Gives the answers of an issuer faults: fault ISSUER FAULTS
 fault() { curl -sf -X POST -H 'Content-Type: application/json' -d "$2" "${ISSUERS%/}/stand-in/issuers/$1/fault"; }
+
+# Seals a canary for a field of AgentVault and stores it: write ITEM [FIELD]
+write() { printf canary-secret | oci-secrets seal --kek local-kek:trial --for "op://AgentVault/$1/${2:-password}" --write >/dev/null; }
+
+# How many items of AgentVault have this title, and how many fields each: stored TITLE
+stored() {
+    curl -sf -H "Authorization: Bearer $TOKEN" "$CONNECT/v1/vaults/$vault/items" | jq -r --arg title "$1" '.[] | select(.title == $title).id' |
+        while read -r id; do curl -sf -H "Authorization: Bearer $TOKEN" "$CONNECT/v1/vaults/$vault/items/$id" | jq '.fields | length'; done
+}

@@ -133,7 +133,7 @@ impl SubjectTokenProvider for Subject {
         match self.0.get().await {
             Ok(token) => Ok(SubjectToken::new(token.expose_text()).build()),
             Err(Failure::Final(_)) => Err(NoSubjectToken { is_transient: false }),
-            Err(Failure::Transient { .. }) => Err(NoSubjectToken { is_transient: true }),
+            Err(Failure::NotSent(_) | Failure::Transient { .. }) => Err(NoSubjectToken { is_transient: true }),
         }
     }
 }

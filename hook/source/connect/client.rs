@@ -7,21 +7,27 @@ use std::time::Duration;
 
 use hyper_util::client::legacy::connect::HttpInfo;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use reqwest::{Certificate, Client, Method, Response, StatusCode, Url};
+use reqwest::{Client, Method, Response, StatusCode, Url};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::activity;
-use crate::http_client;
+use crate::excerpt::redacted;
+use crate::http_client::{self, innermost};
 use crate::retry::{Deadline, Failure, GaveUp};
 use crate::settings::{self, ServerUrl, Settings, file};
 use crate::source::SourceError;
+use crate::tls::{self, TlsError};
 use crate::token::static_token::Shown;
 use crate::token::{Token, TokenError, Tokens};
 
 /// The most that is read of one answer. 1Password bounds an item well below it.
 pub const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The most that is read of an error.
+const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
 const JSON: &str = "application/json";
 const CA_BYTES_MAX: usize = 1024 * 1024;
@@ -83,8 +89,8 @@ impl Connect {
         if let Some(path) = ca_file {
             let pem =
                 file::read(path, file::Kind::Plain, CA_BYTES_MAX).map_err(|source| SourceError::File { source })?;
-            let unusable = |error| SourceError::UnusableCertificates { source: Arc::new(error) };
-            client = client.tls_certs_only(Certificate::from_pem_bundle(&pem).map_err(unusable)?);
+            client =
+                client.tls_certs_only(tls::authorities(path, &pem).map_err(|source| SourceError::CaFile { source })?);
         }
         let client = client.build().map_err(|error| SourceError::NoClient { source: Arc::new(error) })?;
         let base = url.as_url().clone();
@@ -121,7 +127,7 @@ impl Connect {
         }
         let token = self.tokens.get().await.map_err(|failure| no_token(failure.into_error()))?;
         let request = self.client.get(url).header(AUTHORIZATION, token.bearer().map_err(no_token)?);
-        let lost = |_| SourceError::Unreachable { server: self.server.clone(), cause: "no answer".into(), tries: 1 };
+        let lost = |error| self.error(broken(error).into_error(), String::new());
         request.send().await.map_err(lost)
     }
 
@@ -135,31 +141,34 @@ impl Connect {
         self.get(path, None, deadline).await.map_err(|refusal| self.error(refusal, what))
     }
 
-    /// Sends a change, and reads what it made. What would be made twice is sent once, whatever becomes of it.
-    pub(in crate::source) async fn write<T: DeserializeOwned>(
+    /// Sends a change, once: Connect may have stored it even if it answers with an error, late, or not at all.
+    pub(in crate::source) async fn write(
         &self,
         method: Method,
         path: &[&str],
         body: &Value,
         what: String,
         deadline: Deadline,
-    ) -> Result<T, SourceError> {
+    ) -> Result<(), WriteError> {
         let body = Zeroizing::new(body.to_string());
-        let bearer = self.bearer(deadline).await.map_err(no_token)?;
+        let bearer = self.bearer(deadline).await.map_err(|error| WriteError::Refused(no_token(error)))?;
         let attempt = async || {
             let request = self.client.request(method.clone(), self.url(path, None)).header(CONTENT_TYPE, JSON);
             let request = request.header(AUTHORIZATION, bearer.clone());
             let response = request.body(body.as_bytes().to_vec()).send().await.map_err(broken)?;
-            if response.status().is_success() { read(response).await } else { Err(refused(&response)) }
+            if response.status().is_success() { Ok(()) } else { Err(refused(response).await) }
         };
-        let sent = deadline
-            .retry(async || match attempt().await {
-                Err(Failure::Transient { error, .. }) if method == Method::POST => Err(Failure::Final(error)),
-                outcome => outcome,
-            })
-            .await;
-        let made = sent.map_err(Refusal::from).and_then(|body| parse(&body));
-        made.map_err(|refusal| self.error(refusal, what))
+        // The rest of the time is for reading what was stored.
+        let sent = deadline.send_once(deadline.remaining() / 2, attempt).await;
+        sent.map_err(|gave_up| {
+            let is_certain = match &gave_up.last {
+                Some(Refusal::Status { status, .. }) => status.is_client_error() && !is_transient(*status),
+                Some(Refusal::Tls(_)) => true,
+                _ => gave_up.tries == 0,
+            };
+            let error = self.error(Refusal::from(gave_up), what.clone());
+            if is_certain { WriteError::Refused(error) } else { WriteError::Uncertain(error) }
+        })
     }
 
     pub(super) async fn get<T: DeserializeOwned>(
@@ -191,7 +200,7 @@ impl Connect {
                 let _ = self.address.set(connection.local_addr().ip().to_canonical());
             }
             if response.status() != StatusCode::OK {
-                return Err(refused(&response));
+                return Err(refused(response).await);
             }
             read(response).await
         };
@@ -237,13 +246,20 @@ impl Connect {
             Refusal::Status { status: StatusCode::FORBIDDEN, .. } => {
                 SourceError::Forbidden { what, origin: self.tokens.origin().clone() }
             }
-            Refusal::Status { status: StatusCode::TOO_MANY_REQUESTS, tries } => SourceError::Limited { server, tries },
+            Refusal::Status { status: StatusCode::TOO_MANY_REQUESTS, tries, .. } => {
+                SourceError::Limited { server, tries }
+            }
             Refusal::Status { status, .. } if status.is_redirection() => {
                 SourceError::Redirected { server, status: status.as_u16() }
             }
-            Refusal::Status { status, tries } => SourceError::Status { server, status: status.as_u16(), tries },
+            Refusal::Status { status, tries, message } => {
+                SourceError::Status { server, status: status.as_u16(), tries, message }
+            }
             Refusal::NoAnswer { within, tries } => SourceError::NoAnswer { server, within, tries },
-            Refusal::Broken { cause, tries } => SourceError::Unreachable { server, cause, tries },
+            Refusal::NoConnection { cause, within } => SourceError::Unreachable { server, cause, within },
+            Refusal::Broken { cause, tries } => SourceError::Broken { server, cause, tries },
+            Refusal::Tls(problem) => SourceError::Tls { server, problem },
+            Refusal::Undecodable { line, column } => SourceError::Undecodable { what, line, column },
             Refusal::TooLarge => SourceError::TooLarge { server, limit: ANSWER_BYTES_MAX },
             Refusal::NotConnect { line, column } => SourceError::NotConnect { server, line, column },
         }
@@ -253,18 +269,30 @@ impl Connect {
 /// Why there is no usable answer to one request; what it means depends on what was asked for.
 pub(super) enum Refusal {
     Token(TokenError),
-    Status { status: StatusCode, tries: u32 },
+    Status { status: StatusCode, tries: u32, message: Option<String> },
     NoAnswer { within: Duration, tries: u32 },
+    NoConnection { cause: String, within: Duration },
     Broken { cause: String, tries: u32 },
+    Tls(TlsError),
     TooLarge,
     NotConnect { line: usize, column: usize },
+    Undecodable { line: usize, column: usize },
+}
+
+/// Why a change is not known to be stored.
+pub(in crate::source) enum WriteError {
+    /// It is not stored.
+    Refused(SourceError),
+    /// It may be stored, or will be.
+    Uncertain(SourceError),
 }
 
 impl From<GaveUp<Refusal>> for Refusal {
     fn from(GaveUp { tries, within, last }: GaveUp<Refusal>) -> Refusal {
         match last {
             None => Refusal::NoAnswer { within, tries },
-            Some(Refusal::Status { status, .. }) => Refusal::Status { status, tries },
+            Some(Refusal::Status { status, message, .. }) => Refusal::Status { status, tries, message },
+            Some(Refusal::NoConnection { cause, .. }) => Refusal::NoConnection { cause, within },
             Some(Refusal::Broken { cause, .. }) => Refusal::Broken { cause, tries },
             Some(other) => other,
         }
@@ -280,33 +308,51 @@ fn no_token(error: TokenError) -> SourceError {
 }
 
 /// A connection that could not be made or broke. A server whose certificate is wrong now will not have a better one at once.
-///
-/// Only the innermost cause is told: the outer ones say "error sending request" in three ways, and can hold the URL.
 fn broken(error: reqwest::Error) -> Failure<Refusal> {
-    let mut innermost: &(dyn std::error::Error + 'static) = &error;
-    let mut for_good = false;
-    loop {
-        for_good |= innermost.is::<rustls::Error>();
-        let inside_io = innermost.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref());
-        match inside_io.map(|inner| inner as &(dyn std::error::Error + 'static)).or(innermost.source()) {
-            Some(cause) => innermost = cause,
-            None => break,
-        }
+    if let Some(problem) = TlsError::of(&error) {
+        return Failure::Final(Refusal::Tls(problem));
     }
-    let refusal = Refusal::Broken { cause: innermost.to_string(), tries: 1 };
-    if for_good { Failure::Final(refusal) } else { Failure::Transient { error: refusal, retry_after: None } }
+    let cause = innermost(&error);
+    if error.is_connect() {
+        Failure::NotSent(Refusal::NoConnection { cause, within: Duration::ZERO })
+    } else {
+        Failure::Transient { error: Refusal::Broken { cause, tries: 1 }, retry_after: None }
+    }
 }
 
-fn refused(response: &Response) -> Failure<Refusal> {
+async fn refused(response: Response) -> Failure<Refusal> {
     let status = response.status();
-    let error = Refusal::Status { status, tries: 1 };
-    match status {
-        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
-            Failure::Transient { error, retry_after: retry_after(response) }
-        }
-        _ if status.is_server_error() => Failure::Transient { error, retry_after: retry_after(response) },
-        _ => Failure::Final(error),
+    if is_transient(status) {
+        let retry_after = retry_after(&response);
+        return Failure::Transient { error: Refusal::Status { status, tries: 1, message: None }, retry_after };
     }
+    let message = if status == StatusCode::BAD_REQUEST { message(response).await } else { None };
+    Failure::Final(Refusal::Status { status, tries: 1, message })
+}
+
+fn is_transient(status: StatusCode) -> bool {
+    status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
+}
+
+/// Connect's own words on what is wrong with a request; those of another server, if they are text.
+async fn message(mut response: Response) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Body {
+        message: String,
+    }
+    let mut body = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        body.extend_from_slice(&chunk);
+        if body.len() > MESSAGE_BYTES_MAX {
+            return None;
+        }
+    }
+    let text = match serde_json::from_slice(&body) {
+        Ok(Body { message }) => message,
+        Err(_) => String::from_utf8(body).ok().filter(|text| !text.contains('<'))?,
+    };
+    let line = text.trim().lines().next()?.to_owned();
+    (!line.is_empty()).then(|| redacted(&line))
 }
 
 /// `Retry-After` in seconds. Its other form, a date, is not worth a parser: it is treated as if it were absent.
@@ -314,8 +360,12 @@ fn retry_after(response: &Response) -> Option<Duration> {
     response.headers().get(RETRY_AFTER)?.to_str().ok()?.parse().ok().map(Duration::from_secs)
 }
 
+/// What is no JSON comes from another server; what is JSON of another form is one item, which must not look like an outage.
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(body).map_err(|e| Refusal::NotConnect { line: e.line(), column: e.column() })
+    serde_json::from_slice(body).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        if error.is_data() { Refusal::Undecodable { line, column } } else { Refusal::NotConnect { line, column } }
+    })
 }
 
 async fn read(mut response: Response) -> Result<Zeroizing<Vec<u8>>, Failure<Refusal>> {

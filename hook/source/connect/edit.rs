@@ -1,19 +1,26 @@
 //! What an operator changes in 1Password through Connect: the value of one field at a time.
 //!
-//! Each change is one request, which Connect makes as a whole or not at all; 1Password keeps the value that was there before.
+//! Each change is one request, which Connect makes as a whole or not at all; 1Password keeps the value that was there before. A change
+//! is sent once, and counts as stored when it can be read: an answer can be lost after the change was stored, and Connect can show what
+//! was there before for seconds.
 
 use std::time::Duration;
 
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::sleep;
 use zeroize::Zeroizing;
 
 use super::Connect;
+use super::client::WriteError;
 use crate::reference::{Reference, is_id};
 use crate::retry::Deadline;
 use crate::source::SourceError;
-use crate::source::item::{Item, is_active};
+use crate::source::item::{Item, Named, is_active, or_default};
+
+/// How long is waited before it is read again whether a change is stored.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// A field as it is stored.
 pub struct StoredField {
@@ -42,6 +49,7 @@ pub enum Stored {
 #[derive(Deserialize)]
 struct Listed {
     id: String,
+    #[serde(default, deserialize_with = "or_default")]
     state: Option<String>,
 }
 
@@ -86,10 +94,10 @@ impl Connect {
         Ok(fields)
     }
 
-    /// Replaces the value of a field, if it is still the one that was read.
+    /// Replaces the value of a field, if it is still the one that was read, and waits until it can be read.
     ///
     /// # Errors
-    /// If it has changed since, or Connect does not store the new one. Then the old value is there, or, where an answer was lost, either.
+    /// If it has changed since, or Connect does not show the new one. Then the old value is there, or, if an answer was lost, either.
     pub async fn replace(&self, field: &StoredField, value: &str, deadline: Deadline) -> Result<(), SourceError> {
         let path = ["vaults", &field.vault_id, "items", &field.item_id];
         let what = || format!("item of {}", field.name);
@@ -100,14 +108,77 @@ impl Connect {
             return Err(SourceError::Changed { field: field.name.clone() });
         }
         let change = json!([{ "op": "replace", "path": format!("/fields/{}/value", field.field_id), "value": value }]);
-        let after: Item = self.write(Method::PATCH, &path, &change, what(), deadline).await?;
-        if is(&after, value) { Ok(()) } else { Err(SourceError::NotStored { field: field.name.clone() }) }
+        let sent = self.write(Method::PATCH, &path, &change, what(), deadline).await;
+        let shows = async || Ok(is(&self.read(&path, what(), deadline).await?, value));
+        self.confirm(sent, shows, &field.name, deadline).await
     }
 
-    /// Stores a value in the field that a reference names; makes the field, or the item, where there is none.
+    /// Waits until what was sent can be read.
+    async fn confirm(
+        &self,
+        sent: Result<(), WriteError>,
+        shows: impl AsyncFn() -> Result<bool, SourceError>,
+        field: &str,
+        deadline: Deadline,
+    ) -> Result<(), SourceError> {
+        let uncertain = match sent {
+            Ok(()) => None,
+            Err(WriteError::Refused(error)) => return Err(error),
+            Err(WriteError::Uncertain(error)) => Some(error),
+        };
+        let field = field.to_owned();
+        loop {
+            match shows().await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) if is_not_shown_yet(&error) => {}
+                Err(_) if deadline.remaining() <= PAUSE => break,
+                Err(error) => {
+                    return Err(SourceError::Unconfirmed { field, cause: Box::new(uncertain.unwrap_or(error)) });
+                }
+            }
+            if deadline.remaining() <= PAUSE {
+                break;
+            }
+            sleep(PAUSE).await;
+        }
+        Err(match uncertain {
+            Some(cause) => SourceError::Unconfirmed { field, cause: Box::new(cause) },
+            None => SourceError::NotStored { field, within: deadline.total() },
+        })
+    }
+
+    /// Whether the field that a reference names has a value.
     ///
     /// # Errors
-    /// If the reference names several, or something in an item that is there and cannot be made, or Connect does not store it.
+    /// If that cannot be read.
+    pub async fn has_value(&self, reference: &Reference, deadline: Deadline) -> Result<bool, SourceError> {
+        let vault_id = self.vault_id(reference.vault(), deadline).await?;
+        let item = self.item(&vault_id, reference.vault(), reference.item(), deadline).await;
+        match item.and_then(|item| item.select(reference).map(drop)) {
+            Ok(()) => Ok(true),
+            Err(error) if is_not_shown_yet(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether a container that asks by this reference would be given this value.
+    async fn shows(
+        &self,
+        vault_id: &str,
+        reference: &Reference,
+        value: &str,
+        deadline: Deadline,
+    ) -> Result<bool, SourceError> {
+        let item = self.item(vault_id, reference.vault(), reference.item(), deadline).await?;
+        Ok(matches!(item.select(reference)?, Named::Value(found) if *found == value))
+    }
+
+    /// Stores a value in the field that a reference names, and waits until the reference leads to it; makes the field or the item where
+    /// there is none.
+    ///
+    /// # Errors
+    /// If the reference names several, or something in an item that is there and cannot be made, or Connect does not show the value.
     pub async fn store(&self, reference: &Reference, value: &str, deadline: Deadline) -> Result<Stored, SourceError> {
         let vault_id = self.vault_id(reference.vault(), deadline).await?;
         let what = || format!("item \"{}\" of vault \"{}\"", reference.item(), reference.vault());
@@ -129,7 +200,9 @@ impl Connect {
                     "fields": [field(section)],
                 });
                 let path = ["vaults", &vault_id, "items"];
-                self.write::<Value>(Method::POST, &path, &item, what(), deadline).await?;
+                let sent = self.write(Method::POST, &path, &item, what(), deadline).await;
+                let shows = async || self.shows(&vault_id, reference, value, deadline).await;
+                self.confirm(sent, shows, reference.as_str(), deadline).await?;
                 return Ok(Stored::NewItem);
             }
             item => item?,
@@ -145,8 +218,21 @@ impl Connect {
             Err(error) => return Err(error),
         };
         let path = ["vaults", &vault_id, "items", &item.id];
-        let after: Item = self.write(Method::PATCH, &path, &json!([change]), what(), deadline).await?;
-        let is_stored = after.values().any(|(_, _, found)| **found == *value);
-        if is_stored { Ok(stored) } else { Err(SourceError::NotStored { field: reference.to_string() }) }
+        let sent = self.write(Method::PATCH, &path, &json!([change]), what(), deadline).await;
+        let shows = async || self.shows(&vault_id, reference, value, deadline).await;
+        self.confirm(sent, shows, reference.as_str(), deadline).await?;
+        Ok(stored)
     }
+}
+
+/// Whether something is missing that a change may have made, and that Connect does not show yet.
+fn is_not_shown_yet(error: &SourceError) -> bool {
+    matches!(
+        error,
+        SourceError::NoItem { .. }
+            | SourceError::NoSection { .. }
+            | SourceError::NoField { .. }
+            | SourceError::NoValue { .. }
+            | SourceError::Status { status: 404, .. }
+    )
 }

@@ -151,7 +151,7 @@ impl Missing {
             (What::Vault, _) => SourceError::NoVault { vault },
             (What::Item, _) => SourceError::NoItem { item, vault },
             (What::Section, Some(section)) => SourceError::NoSection { section: section.to_owned(), item },
-            (What::Section, None) | (What::Field, _) => SourceError::NoField { field, item },
+            (What::Section, None) | (What::Field, _) => SourceError::NoField { field, item, nearest: None },
             (What::Many, _) => OpError::Many.into(),
         }
     }
