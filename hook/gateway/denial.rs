@@ -1,8 +1,8 @@
-//! Why a request gets nothing, what its sender is told, and what the audit is.
+//! Why a request is refused: the message for its sender, the HTTP status, and the reason in records and metrics.
 
 use std::time::Duration;
 
-/// Why a request gets nothing. What is out of scope and what does not exist is one and the same here.
+/// Why a request is refused. What is out of scope and what does not exist are not distinguished.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum Denial {
@@ -12,17 +12,17 @@ pub enum Denial {
     /// Longer than any token.
     #[error("the token is too large")]
     TokenTooLarge,
-    /// Not of three parts, or not JSON in them.
-    #[error("the bearer token is no identity token")]
+    /// Not three parts of base64, not the JSON of a token, or JSON that could be read in two ways.
+    #[error("the bearer token is not a well-formed identity token")]
     NotAToken,
-    /// Unsigned, or signed by what a public key could forge.
-    #[error("the token is not signed by RS256, ES256 or EdDSA")]
+    /// Unsigned, or signed with an algorithm that is not accepted.
+    #[error("the token is not signed with RS256, ES256 or EdDSA")]
     Algorithm,
-    /// It does not say with which key it is signed.
+    /// It has no `kid`.
     #[error("the token names no key")]
     NoKeyId,
     /// Its issuer is not in the settings.
-    #[error("the token's issuer is not trusted here")]
+    #[error("the token's issuer is not in the settings of the gateway")]
     Issuer,
     /// Its issuer has no such key.
     #[error("the token's issuer has no such key")]
@@ -30,61 +30,64 @@ pub enum Denial {
     /// The key did not sign it.
     #[error("invalid token signature")]
     Signature,
-    /// It is for others.
-    #[error("the token is for another audience")]
+    /// Its audience is not this gateway alone.
+    #[error("the token's audience is not this gateway alone")]
     Audience,
-    /// Its time is over.
+    /// `exp` is in the past.
     #[error("the token has expired")]
     Expired,
-    /// Its time is to come.
+    /// `nbf` or `iat` is in the future.
     #[error("the token is not valid yet")]
     NotYetValid,
-    /// It does not say when it was made, or when it ends.
-    #[error("the token does not say how long it lives")]
+    /// `iat` or `exp` is missing, or is not a whole number of seconds.
+    #[error("the token does not state its lifetime in whole seconds")]
     NoLifetime,
-    /// It could be used again for too long.
-    #[error("the token lives too long")]
+    /// Longer than the settings allow.
+    #[error("the token's lifetime is too long")]
     LongLived,
-    /// Its issuer does not tell its keys.
-    #[error("the token's issuer does not tell its keys")]
+    /// Its issuer does not respond with its keys.
+    #[error("the keys of the token's issuer cannot be fetched now")]
     IssuerDown,
-    /// It is genuine, and no rule is for it.
-    #[error("no rule is for this identity")]
+    /// Its key is not in the cache, and the keys have been fetched too often to do it now.
+    #[error("the token's key is not known yet")]
+    KeyPending { after: Duration },
+    /// It is genuine, and no rule admits it.
+    #[error("no rule admits this identity")]
     NoRule,
-    /// Too many requests of one identity, or refusals of one address.
+    /// Too many requests of one identity, or refusals of one client.
     #[error("too many requests")]
     TooMany,
-    /// Too many requests of all.
+    /// Too many requests of all identities.
     #[error("too many requests at once")]
     Busy,
     /// It does not exist, or is not in scope.
     #[error("{what} not found")]
     NotFound { what: String },
-    /// It could not even exist.
+    /// The request is malformed.
     #[error("{what}")]
     Invalid { what: &'static str },
-    /// Reading is all that there is.
+    /// Any method but GET.
     #[error("method not allowed")]
     Method,
-    /// The head of the request is longer than any.
+    /// The head of the request is too long.
     #[error("the request is too large")]
     TooLarge,
-    /// 1Password Connect asks us to come back later.
-    #[error("1Password Connect answered {status}")]
+    /// 1Password Connect responds with a temporary error.
+    #[error("1Password Connect responded with {status}")]
     ConnectBusy { status: u16, after: Option<Duration> },
-    /// 1Password Connect does not answer.
-    #[error("1Password Connect does not answer")]
+    /// 1Password Connect does not respond.
+    #[error("1Password Connect does not respond")]
     ConnectDown,
-    /// 1Password Connect does not take our token, or answers what it should not.
-    #[error("1Password Connect does not answer as it should")]
+    /// 1Password Connect refuses the gateway's token, or its response cannot be used.
+    #[error("the response of 1Password Connect cannot be used")]
     ConnectOdd,
     /// The decision could not be recorded.
-    #[error("the audit trail cannot be kept")]
+    #[error("the audit trail cannot be written")]
     Audit,
 }
 
 impl Denial {
-    /// The HTTP status, as Connect has it where it has one.
+    /// The HTTP status, which is Connect's where Connect has one.
     pub fn status(&self) -> u16 {
         match self {
             Denial::NoToken
@@ -108,11 +111,11 @@ impl Denial {
             Denial::TooLarge => 431,
             Denial::ConnectBusy { status, .. } => *status,
             Denial::ConnectOdd => 502,
-            Denial::IssuerDown | Denial::Busy | Denial::ConnectDown | Denial::Audit => 503,
+            Denial::IssuerDown | Denial::KeyPending { .. } | Denial::Busy | Denial::ConnectDown | Denial::Audit => 503,
         }
     }
 
-    /// What metrics and the audit call it.
+    /// The reason in metrics and records.
     pub fn reason(&self) -> &'static str {
         match self {
             Denial::NoToken => "no-token",
@@ -129,6 +132,7 @@ impl Denial {
             Denial::NoLifetime => "no-lifetime",
             Denial::LongLived => "long-lived",
             Denial::IssuerDown => "issuer-down",
+            Denial::KeyPending { .. } => "key-pending",
             Denial::NoRule => "no-rule",
             Denial::TooMany => "too-many",
             Denial::Busy => "busy",
@@ -143,10 +147,11 @@ impl Denial {
         }
     }
 
-    /// When it makes sense to come back.
+    /// When another attempt can succeed.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Denial::TooMany | Denial::Busy | Denial::IssuerDown => Some(Duration::from_secs(1)),
+            Denial::KeyPending { after } => Some(Duration::from_secs(after.as_secs_f64().ceil() as u64)),
             Denial::ConnectBusy { after, .. } => *after,
             _ => None,
         }

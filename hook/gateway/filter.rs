@@ -1,4 +1,4 @@
-//! Filters on lists, `<attribute> eq "<value>"`: applied to what is left of a list, so that nothing else can be asked by one.
+//! Filters on lists, `<attribute> eq "<value>"`. They apply to what is in scope, so a filter reveals nothing else.
 
 use serde_json::{Map, Value};
 
@@ -16,7 +16,7 @@ pub struct Filter {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Attribute {
-    /// The name of a vault, or the title of an item: 1Password's clients call a vault's either.
+    /// The name of a vault, or the title of an item. 1Password's clients use either word for vaults.
     Name,
     Tag,
 }
@@ -25,33 +25,33 @@ impl Filter {
     /// Parses `eq`, and `co` (contains), which 1Password's JavaScript client sends. A quote of either kind cannot be in the value.
     ///
     /// # Errors
-    /// It is no such filter.
+    /// It is not such a filter.
     pub fn parse(text: &str) -> Result<Filter, Denial> {
         parse(text).ok_or(Denial::Invalid { what: "Invalid filter" })
     }
 
-    /// What Connect is asked for: nothing that it might understand otherwise than we do.
+    /// The filter for Connect, unless Connect could understand it differently.
     pub fn for_connect(&self, name: &str) -> Option<String> {
         (self.attribute == Attribute::Name && !self.contains).then(|| format!("{name} eq \"{}\"", self.value))
     }
 
-    /// The value that is looked for.
+    /// The value.
     pub fn value(&self) -> &str {
         &self.value
     }
 
-    /// Whether a vault or an item, or what is left of it, matches.
+    /// Whether the visible part of a vault or an item matches.
     pub fn matches(&self, object: &Map<String, Value>) -> bool {
-        let is_meant =
+        let is_match =
             |text: &str| if self.contains { text.contains(&self.value) } else { text == self.value.as_str() };
         match self.attribute {
             Attribute::Name => {
                 let name = object.get("title").or_else(|| object.get("name")).and_then(Value::as_str);
-                is_meant(name.unwrap_or_default())
+                is_match(name.unwrap_or_default())
             }
             Attribute::Tag => {
                 let tags = object.get("tags").and_then(Value::as_array).into_iter().flatten();
-                tags.filter_map(Value::as_str).any(is_meant)
+                tags.filter_map(Value::as_str).any(is_match)
             }
         }
     }
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_connect_might_understand_otherwise() {
+    fn refuses_what_connect_could_understand_differently() {
         for filter in [
             "",
             "title",

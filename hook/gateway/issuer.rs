@@ -1,65 +1,61 @@
-//! An issuer, and what is known of its keys.
+//! An issuer and the cache of its keys.
 //!
-//! Its keys are asked for when a token needs one that is not known, and when what is known is older than [`FRESH`]. An answer replaces
-//! all that is known: a key that is no longer in it is not believed any more. While there is no answer, what is known stays good until it
-//! is as old as [`VALID`]. However many tokens there are, good or bad, one request is under way at a time, and they come no faster than
-//! [`REFRESH_RATE`].
+//! Keys are fetched when a token names one that is not in the cache, and when the cache is older than [`FRESH`]. A response replaces
+//! the whole cache: a key that is missing from it is no longer accepted. While the issuer does not respond, the cache is used until
+//! it is older than [`VALID`].
+//!
+//! A token's key id is not authenticated, so anyone can cause a fetch. One fetch is in progress at a time, they are limited to
+//! [`FETCH_RATE`], and at most [`WAITERS_MAX`] requests wait for one. Tokens beyond these limits are refused for now, and not for
+//! good: a genuine new key is therefore accepted at most 1 / [`FETCH_RATE`] after the first token that names it, because each
+//! fetch, whatever caused it, updates the whole cache.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use reqwest::{Certificate, Client, Url};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use reqwest::Client;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::denial::Denial;
+use super::fetch::{self, IssuerError};
 use super::key::Key;
 use super::limit::Bucket;
+use super::log;
 use super::settings::{IssuerSettings, Signature};
-use crate::fault::{Class, Fault};
-use crate::http_client;
-use crate::settings::{FileError, Permission, ServerUrl, file};
 
-/// After this time keys are asked for again before one is used: so long is one believed that was withdrawn.
+/// The age at which keys are fetched again before use; a withdrawn key is accepted for so long at most.
 pub const FRESH: Duration = Duration::from_secs(5 * 60);
-/// After this time nothing is believed of keys that could not be asked for.
+/// The age at which keys are no longer used, if no fetch succeeds.
 pub const VALID: Duration = Duration::from_secs(60 * 60);
-/// How long known keys are used without asking an issuer that did not answer: not every token shall wait for it.
-pub const AWAY: Duration = Duration::from_secs(30);
-/// How often a second keys are asked for over time, after [`REFRESH_BURST`] at once.
-pub const REFRESH_RATE: f64 = 0.1;
-/// How often keys are asked for at once.
-pub const REFRESH_BURST: f64 = 3.0;
+/// The time after a failed fetch in which cached keys are used without another attempt, so that not every token waits for it.
+pub const BACKOFF: Duration = Duration::from_secs(30);
+/// The sustained rate of fetches, per second.
+pub const FETCH_RATE: f64 = 0.2;
+/// Fetches in a burst.
+pub const FETCH_BURST: f64 = 3.0;
+/// The most requests that wait for a fetch of one issuer.
+pub const WAITERS_MAX: usize = 256;
 
-const DOCUMENT_BYTES_MAX: usize = 256 * 1024;
-const CA_BYTES_MAX: usize = 1024 * 1024;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-const TIMEOUT: Duration = Duration::from_secs(5);
-const USER_AGENT: &str = concat!("oci-secrets-gateway/", env!("CARGO_PKG_VERSION"));
-
-/// An issuer whose tokens are believed.
+/// An issuer whose tokens are accepted.
 pub struct Issuer {
-    /// What the settings say of it.
+    /// Its settings.
     pub settings: IssuerSettings,
     client: Client,
     keys: RefCell<Option<Rc<Keys>>>,
-    /// When it did not answer, if it has not since.
-    away: Cell<Option<Instant>>,
-    /// Counts the times that keys were asked for.
-    asked: Cell<u64>,
-    failed: Cell<u64>,
-    refreshes: RefCell<Bucket>,
-    refreshing: Mutex<()>,
+    /// The time of the last fetch, if it failed.
+    failed_at: Cell<Option<Instant>>,
+    fetches: Cell<u64>,
+    failures: Cell<u64>,
+    budget: RefCell<Bucket>,
+    fetching: Mutex<()>,
+    waiters: Cell<usize>,
 }
 
-/// The keys of an issuer, as it told them once.
+/// The keys of one response.
 struct Keys {
     keys: Vec<Rc<Key>>,
-    told: Instant,
+    fetched: Instant,
 }
 
 impl Keys {
@@ -68,196 +64,124 @@ impl Keys {
     }
 }
 
-/// The discovery document (OpenID Connect Discovery 1.0, section 3), as far as it is used.
-#[derive(Deserialize)]
-struct Discovery {
-    issuer: String,
-    jwks_uri: String,
-    #[serde(default)]
-    id_token_signing_alg_values_supported: Vec<String>,
-}
-
 impl Issuer {
-    /// Makes ready to ask it. Nothing is sent yet.
+    /// An issuer with an empty cache. Nothing is sent yet.
     ///
     /// # Errors
     /// If its certificates cannot be used.
     pub fn new(settings: IssuerSettings) -> Result<Issuer, IssuerError> {
-        let mut client =
-            http_client::builder().user_agent(USER_AGENT).connect_timeout(CONNECT_TIMEOUT).timeout(TIMEOUT);
-        if let Some(path) = &settings.ca_file {
-            let pem =
-                file::read(path, file::Kind::Plain, CA_BYTES_MAX).map_err(|source| IssuerError::File { source })?;
-            let certificates = Certificate::from_pem_bundle(&pem).map_err(|source| IssuerError::Client { source })?;
-            client = client.tls_certs_only(certificates);
-        }
         Ok(Issuer {
-            client: client.build().map_err(|source| IssuerError::Client { source })?,
+            client: fetch::client(&settings)?,
             settings,
             keys: RefCell::default(),
-            away: Cell::default(),
-            asked: Cell::default(),
-            failed: Cell::default(),
-            refreshes: RefCell::new(Bucket::full(REFRESH_BURST)),
-            refreshing: Mutex::default(),
+            failed_at: Cell::default(),
+            fetches: Cell::default(),
+            failures: Cell::default(),
+            budget: RefCell::new(Bucket::full(FETCH_BURST)),
+            fetching: Mutex::default(),
+            waiters: Cell::default(),
         })
     }
 
-    /// The key of this id, for this kind of signature.
+    /// The key with this id, for this kind of signature.
     ///
     /// # Errors
-    /// The issuer has none, or cannot be asked.
+    /// The issuer has none, or its keys cannot be fetched now.
     pub async fn key(self: &Rc<Issuer>, id: &str, signature: Signature) -> Result<Rc<Key>, Denial> {
-        let find = |keys: Rc<Keys>| keys.find(id, signature);
+        let find = || self.cached().and_then(|keys| keys.find(id, signature));
         if self.is_current()
-            && let Some(key) = self.known().and_then(find)
+            && let Some(key) = find()
         {
             return Ok(key);
         }
-        // Of its own, so that it goes on for others when whoever asked first has gone away.
-        let _ = tokio::task::spawn_local(Rc::clone(self).refresh(self.asked.get())).await;
-        // Who is away may have it.
-        let without = if self.away.get().is_some() { Denial::IssuerDown } else { Denial::UnknownKey };
-        self.known().and_then(find).ok_or(without)
-    }
-
-    /// The number of times that keys were asked for, and of those that this failed.
-    pub fn requests(&self) -> (u64, u64) {
-        (self.asked.get(), self.failed.get())
-    }
-
-    /// How old what is known of the keys is.
-    pub fn age(&self) -> Option<Duration> {
-        self.keys.borrow().as_ref().map(|keys| keys.told.elapsed())
-    }
-
-    fn known(&self) -> Option<Rc<Keys>> {
-        self.keys.borrow().clone().filter(|keys| keys.told.elapsed() < VALID)
-    }
-
-    /// Whether there is nothing newer to be known, as far as that can be told without asking.
-    fn is_current(&self) -> bool {
-        self.age().is_some_and(|age| age <= FRESH) || self.away.get().is_some_and(|since| since.elapsed() < AWAY)
-    }
-
-    /// Asks for the keys, unless somebody has since `asked` was so many, or it has been done too often.
-    async fn refresh(self: Rc<Issuer>, asked: u64) {
-        let _turn = self.refreshing.lock().await;
-        if self.asked.get() != asked || !self.refreshes.borrow_mut().take(REFRESH_RATE, REFRESH_BURST) {
-            return;
+        let fetched = match Waiter::enter(self) {
+            // In a task of its own, which goes on for other requests if this one is cancelled.
+            Some(_waiter) => tokio::task::spawn_local(Rc::clone(self).refresh(self.fetches.get())).await.ok(),
+            None => Some(Err(Denial::KeyPending { after: self.budget.borrow().wait(FETCH_RATE) })),
+        };
+        match (find(), fetched, self.failed_at.get()) {
+            (Some(key), ..) => Ok(key),
+            (None, Some(Err(denial)), None) => Err(denial),
+            // A fetch that failed could have had the key.
+            (None, _, Some(_)) => Err(Denial::IssuerDown),
+            (None, ..) => Err(Denial::UnknownKey),
         }
-        let outcome = self.ask().await;
-        self.asked.set(asked + 1);
+    }
+
+    /// Checks that it calls itself as the settings do, if it responds.
+    ///
+    /// # Errors
+    /// Its own name differs from that of the settings.
+    pub async fn check_name(&self) -> Result<(), IssuerError> {
+        fetch::check_name(&self.client, &self.settings).await
+    }
+
+    /// The number of fetches, and of those that failed.
+    pub fn fetches(&self) -> (u64, u64) {
+        (self.fetches.get(), self.failures.get())
+    }
+
+    /// The age of the cache.
+    pub fn age(&self) -> Option<Duration> {
+        self.keys.borrow().as_ref().map(|keys| keys.fetched.elapsed())
+    }
+
+    fn cached(&self) -> Option<Rc<Keys>> {
+        self.keys.borrow().clone().filter(|keys| keys.fetched.elapsed() < VALID)
+    }
+
+    /// Whether cached keys can be used without a fetch.
+    fn is_current(&self) -> bool {
+        self.age().is_some_and(|age| age <= FRESH) || self.failed_at.get().is_some_and(|at| at.elapsed() < BACKOFF)
+    }
+
+    /// Fetches the keys, unless that has happened since there were this many fetches, or has happened too often.
+    async fn refresh(self: Rc<Issuer>, fetches: u64) -> Result<(), Denial> {
+        let _turn = self.fetching.lock().await;
+        if self.fetches.get() != fetches {
+            return Ok(());
+        }
+        if !self.budget.borrow_mut().take(FETCH_RATE, FETCH_BURST) {
+            return Err(Denial::KeyPending { after: self.budget.borrow().wait(FETCH_RATE) });
+        }
+        let outcome = fetch::keys(&self.client, &self.settings).await;
+        self.fetches.set(fetches + 1);
         match outcome {
             Ok(keys) => {
                 if keys.is_empty() {
-                    super::note(&format!("{} tells no key of a kind that is believed", self.settings.url));
+                    log::note(&format!("{} has no key of an accepted kind", self.settings.url));
                 }
-                self.away.set(None);
-                *self.keys.borrow_mut() = Some(Rc::new(Keys { keys, told: Instant::now() }));
+                self.failed_at.set(None);
+                let keys = keys.into_iter().map(Rc::new).collect();
+                *self.keys.borrow_mut() = Some(Rc::new(Keys { keys, fetched: Instant::now() }));
             }
             Err(error) => {
-                self.away.set(Some(Instant::now()));
-                self.failed.set(self.failed.get() + 1);
-                super::note(&format!("cannot ask {} for its keys: {error}", self.settings.url));
+                self.failed_at.set(Some(Instant::now()));
+                self.failures.set(self.failures.get() + 1);
+                log::note(&format!("cannot fetch the keys of {}: {error}", self.settings.url));
             }
         }
-    }
-
-    async fn ask(&self) -> Result<Vec<Rc<Key>>, KeysError> {
-        let (url, signatures) = match &self.settings.jwks_url {
-            Some(url) => (url.as_url().clone(), None),
-            None => self.discover().await?,
-        };
-        let signatures = self.settings.algorithms.clone().or(signatures);
-        let set: Value = self.read(url).await?;
-        let is_used = |key: &Key| signatures.as_ref().is_none_or(|used| used.contains(&key.signature));
-        let keys = Key::of_set(&set).ok_or(KeysError::NotJson)?;
-        Ok(keys.into_iter().filter(is_used).map(Rc::new).collect())
-    }
-
-    /// Where its keys are, and what they are for.
-    async fn discover(&self) -> Result<(Url, Option<Vec<Signature>>), KeysError> {
-        let issuer = self.settings.url.trim_end_matches('/');
-        let url =
-            Url::parse(&format!("{issuer}/.well-known/openid-configuration")).map_err(|_| KeysError::Elsewhere)?;
-        let document: Discovery = self.read(url.clone()).await?;
-        if document.issuer != self.settings.url {
-            return Err(KeysError::OtherIssuer);
-        }
-        let keys = ServerUrl::parse(&document.jwks_uri, Permission::Refuse).map_err(|_| KeysError::Elsewhere)?;
-        if keys.as_url().origin() != url.origin() {
-            return Err(KeysError::Elsewhere);
-        }
-        let signatures = document.id_token_signing_alg_values_supported;
-        Ok((keys.as_url().clone(), Some(signatures.iter().filter_map(|name| Signature::named(name)).collect())))
-    }
-
-    async fn read<T: DeserializeOwned>(&self, url: Url) -> Result<T, KeysError> {
-        let unreachable = |error: reqwest::Error| match error.is_timeout() {
-            true => KeysError::NoAnswer,
-            false => KeysError::Unreachable,
-        };
-        let mut response = self.client.get(url).send().await.map_err(unreachable)?;
-        if response.status() != reqwest::StatusCode::OK {
-            return Err(KeysError::Status { status: response.status().as_u16() });
-        }
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
-            if body.len() + chunk.len() > DOCUMENT_BYTES_MAX {
-                return Err(KeysError::TooLarge);
-            }
-            body.extend_from_slice(&chunk);
-        }
-        serde_json::from_slice(&body).map_err(|_| KeysError::NotJson)
+        Ok(())
     }
 }
 
-/// Why an issuer cannot be asked for anything.
-#[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "fields are named for what they hold")]
-pub enum IssuerError {
-    /// The file of certificates.
-    #[error("cannot use the certificates of an issuer")]
-    File { source: FileError },
-    /// The certificates in it.
-    #[error("cannot use the certificates of an issuer")]
-    Client { source: reqwest::Error },
-}
+/// One of the requests that wait for a fetch.
+struct Waiter<'a>(&'a Issuer);
 
-impl Fault for IssuerError {
-    fn class(&self) -> Class {
-        match self {
-            IssuerError::File { source } => source.class(),
-            IssuerError::Client { .. } => Class::Settings,
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            IssuerError::File { source } => source.hint(),
-            IssuerError::Client { .. } => None,
-        }
+impl Waiter<'_> {
+    fn enter(issuer: &Issuer) -> Option<Waiter<'_>> {
+        let waiters = issuer.waiters.get();
+        (waiters < WAITERS_MAX).then(|| {
+            issuer.waiters.set(waiters + 1);
+            Waiter(issuer)
+        })
     }
 }
 
-/// Why an issuer's keys are not known.
-#[derive(Debug, thiserror::Error)]
-enum KeysError {
-    #[error("it cannot be reached")]
-    Unreachable,
-    #[error("it did not answer within {} s", TIMEOUT.as_secs())]
-    NoAnswer,
-    #[error("it answered {status}")]
-    Status { status: u16 },
-    #[error("it answered with more than {DOCUMENT_BYTES_MAX} bytes")]
-    TooLarge,
-    #[error("it did not answer with the JSON of an issuer")]
-    NotJson,
-    #[error("its discovery document is that of another issuer")]
-    OtherIssuer,
-    #[error("its discovery document leads to keys on another server, which jwks-url could name")]
-    Elsewhere,
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.waiters.set(self.0.waiters.get().saturating_sub(1));
+    }
 }
 
 #[cfg(test)]
@@ -267,13 +191,13 @@ mod tests {
     use std::sync::{Arc, Mutex};
     use std::thread;
 
-    use serde_json::json;
+    use serde_json::{Value, json};
     use tokio::task::LocalSet;
     use tokio::time;
 
     use super::*;
 
-    /// What an issuer on loopback answers with, and how often it was asked.
+    /// What an issuer on loopback responds with, and how often it was asked.
     #[derive(Clone, Default)]
     struct Answer(Arc<Mutex<(u16, String, usize)>>);
 
@@ -293,7 +217,7 @@ mod tests {
             self.0.lock().unwrap().2
         }
 
-        /// Makes ready an issuer that answers with this.
+        /// An issuer that responds with this.
         fn issuer(&self) -> Rc<Issuer> {
             crate::tls::install();
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -316,7 +240,7 @@ mod tests {
         }
     }
 
-    /// What becomes of a token that is signed with this key.
+    /// Whether a token that is signed with this key would be accepted.
     async fn ask(issuer: &Rc<Issuer>, id: &str) -> Result<(), Denial> {
         issuer.key(id, Signature::EdDsa).await.map(drop)
     }
@@ -332,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_gone_from_an_answer_is_not_believed_any_more() {
+    fn a_key_that_is_missing_from_a_response_is_no_longer_accepted() {
         block_on(async {
             let answer = Answer::default();
             let issuer = answer.issuer();
@@ -350,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn known_keys_hold_for_a_while_without_an_answer_and_no_longer() {
+    fn known_keys_are_accepted_for_an_hour_without_a_response() {
         block_on(async {
             let answer = Answer::default();
             let issuer = answer.issuer();
@@ -363,15 +287,61 @@ mod tests {
             }
             let asked = answer.asked();
             assert_eq!(ask(&issuer, "a").await, Ok(()));
-            assert_eq!(answer.asked(), asked, "not every token waits for who is away");
-            pass(AWAY).await;
+            assert_eq!(answer.asked(), asked, "not every token waits for it");
+            pass(BACKOFF).await;
             assert_eq!(ask(&issuer, "a").await, Ok(()));
             assert_eq!(answer.asked(), asked + 1);
-            assert_eq!(ask(&issuer, "new").await, Err(Denial::IssuerDown), "it may be one of its own");
+            assert_eq!(ask(&issuer, "new").await, Err(Denial::IssuerDown), "it may have this key");
             pass(VALID - 3 * FRESH).await;
             assert_eq!(ask(&issuer, "a").await, Err(Denial::IssuerDown));
             answer.keys(&["a"]);
             assert_eq!(ask(&issuer, "a").await, Ok(()), "it is back");
+        });
+    }
+
+    #[test]
+    fn made_up_keys_delay_a_new_one_by_one_interval_and_refuse_nothing_for_good() {
+        block_on(async {
+            let answer = Answer::default();
+            let issuer = answer.issuer();
+            answer.keys(&["a"]);
+            for made_up in ["x", "y", "z"] {
+                assert_eq!(ask(&issuer, made_up).await, Err(Denial::UnknownKey));
+            }
+            answer.keys(&["a", "new"]);
+            let Err(Denial::KeyPending { after }) = ask(&issuer, "new").await else { panic!("it was fetched") };
+            assert!(after <= Duration::from_secs_f64(1.0 / FETCH_RATE), "{after:?}");
+            assert_eq!(ask(&issuer, "a").await, Ok(()));
+            // The fetch that the next made-up key causes also has the new one.
+            pass(after).await;
+            assert_eq!(ask(&issuer, "made-up").await, Err(Denial::UnknownKey));
+            assert_eq!(ask(&issuer, "new").await, Ok(()));
+        });
+    }
+
+    #[test]
+    fn a_bounded_number_of_requests_waits_for_a_silent_issuer() {
+        block_on(async {
+            crate::tls::install();
+            let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+            let url = format!("http://{}", silent.local_addr().unwrap());
+            let settings = json!({ "url": url, "audience": "a", "jwks-url": format!("{url}/keys") });
+            let issuer = Rc::new(Issuer::new(serde_json::from_value(settings).unwrap()).unwrap());
+            let waiting: Vec<_> = (0..WAITERS_MAX)
+                .map(|number| {
+                    let issuer = Rc::clone(&issuer);
+                    tokio::task::spawn_local(async move { ask(&issuer, &format!("made-up-{number}")).await })
+                })
+                .collect();
+            while issuer.waiters.get() < WAITERS_MAX {
+                tokio::task::yield_now().await;
+            }
+            assert!(matches!(ask(&issuer, "another").await, Err(Denial::KeyPending { .. })));
+            assert!(waiting.iter().all(|waiting| !waiting.is_finished()));
+            waiting.iter().for_each(tokio::task::JoinHandle::abort);
+            while issuer.waiters.get() > 0 {
+                tokio::task::yield_now().await;
+            }
         });
     }
 }

@@ -1,4 +1,5 @@
-//! An issuer's keys, and the signatures that they verify: by ring, and none that a public key could forge.
+//! An issuer's keys, and the verification of signatures with ring. No algorithm that a holder of the public key can forge is
+//! implemented.
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{ErrorKind, new_error};
@@ -12,23 +13,23 @@ use serde_json::Value;
 
 use super::settings::Signature;
 
-/// The most keys that are kept of an issuer.
+/// The most keys of one issuer.
 const KEYS_MAX: usize = 64;
 
-/// What verifies signatures in this process. There is nothing in it that could sign, and nothing of HMAC.
+/// The verifier of this process. It cannot sign, and has no HMAC.
 static RING: CryptoProvider = CryptoProvider {
     signer_factory: |_: &Algorithm, _: &EncodingKey| Err(new_error(ErrorKind::UnsupportedAlgorithm)),
     verifier_factory: verifier,
     key_utils: KeyUtils::new_unimplemented(),
 };
 
-/// Makes ring verify the signatures of tokens. Later calls change nothing.
+/// Installs ring as the verifier of tokens. Later calls have no effect.
 pub fn install() {
     let _ = CryptoProvider::install_default(&RING);
 }
 
 impl Signature {
-    /// The algorithm, as the library has it.
+    /// The algorithm, as the library names it.
     pub fn algorithm(self) -> Algorithm {
         match self {
             Signature::Rs256 => Algorithm::RS256,
@@ -37,7 +38,7 @@ impl Signature {
         }
     }
 
-    /// The algorithm of this name, if its signatures are believed.
+    /// The algorithm of this name, if it is accepted.
     pub fn named(name: &str) -> Option<Signature> {
         match name {
             "RS256" => Some(Signature::Rs256),
@@ -48,19 +49,18 @@ impl Signature {
     }
 }
 
-/// A public key, for one algorithm: the token has no say in it.
+/// A public key for one algorithm, which the token cannot choose.
 pub struct Key {
-    /// The `kid` by which tokens name it.
+    /// The `kid` in tokens.
     pub id: String,
-    /// What its signatures are.
+    /// The algorithm of its signatures.
     pub signature: Signature,
     /// The key.
     pub decoding: DecodingKey,
 }
 
 impl Key {
-    /// The keys of a set that can verify signatures; `None` if it is no set. Keys of kinds that are not known, or not believed, are
-    /// passed over.
+    /// The keys of a set (RFC 7517) that verify signatures; `None` if it is not a set. Keys of unknown or refused kinds are ignored.
     pub fn of_set(set: &Value) -> Option<Vec<Key>> {
         let keys = set.get("keys")?.as_array()?.iter();
         Some(keys.filter_map(|key| Key::of_jwk(&serde_json::from_value(key.clone()).ok()?)).take(KEYS_MAX).collect())
@@ -82,7 +82,7 @@ impl Key {
     }
 }
 
-/// A key and what it verifies.
+/// A key and its algorithm.
 struct Verifier {
     algorithm: Algorithm,
     key: PublicKey,
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_only_public_keys_for_signatures_that_it_believes() {
+    fn accepts_only_public_keys_for_accepted_signatures() {
         let (n, x) = ("AQABAQABAQABAQABAQABAQABAQABAQAB", "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo");
         let rsa = json!({ "kty": "RSA", "kid": "a", "n": n, "e": "AQAB" });
         let with = |member: &str, value: &str| {
@@ -163,14 +163,14 @@ mod tests {
     }
 
     #[test]
-    fn one_key_that_is_not_known_does_not_spoil_the_others() {
+    fn an_unknown_key_does_not_affect_the_others() {
         let set = json!({ "keys": [1, { "kty": "x" }, { "kty": "RSA", "kid": "a", "n": "AQAB", "e": "AQAB" }] });
         assert_eq!(Key::of_set(&set).unwrap().len(), 1);
         assert!(Key::of_set(&json!([])).is_none() && Key::of_set(&json!({ "keys": "x" })).is_none());
     }
 
     #[test]
-    fn no_key_verifies_what_it_is_not_for() {
+    fn no_key_verifies_another_algorithm() {
         let key = DecodingKey::from_secret(b"a public key, known to everyone");
         for algorithm in [Algorithm::HS256, Algorithm::RS256, Algorithm::PS256, Algorithm::ES384] {
             assert!(verifier(&algorithm, &key).is_err(), "{algorithm:?}");

@@ -1,4 +1,4 @@
-//! What monitoring is told: counts and times, of nobody in particular.
+//! Metrics: counts and times, without identities.
 
 use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
@@ -24,10 +24,11 @@ pub struct Metrics {
     registry: Registry,
     requests: Family<Labels, Counter>,
     seconds: Histogram,
-    /// Connections that are open.
+    /// Open connections.
     pub connections: Gauge,
+    refused_connections: Counter,
     reloads: Family<Labels, Counter>,
-    /// Whether the settings in force are those of the file, as far as was tried.
+    /// Whether the current settings are those of the file at the last reload.
     settings_current: Gauge,
     keys_requests: Family<Labels, Gauge>,
     keys_failures: Family<Labels, Gauge>,
@@ -42,6 +43,7 @@ impl Default for Metrics {
             requests: Family::default(),
             seconds: Histogram::new(SECONDS),
             connections: Gauge::default(),
+            refused_connections: Counter::default(),
             reloads: Family::default(),
             settings_current: Gauge::default(),
             keys_requests: Family::default(),
@@ -50,24 +52,25 @@ impl Default for Metrics {
         };
         metrics.settings_current.set(1);
         let registry = &mut metrics.registry;
-        registry.register("requests", "Requests by how they were decided", metrics.requests.clone());
+        registry.register("requests", "Requests by outcome", metrics.requests.clone());
         registry.register_with_unit("request_duration", "Time per request", Unit::Seconds, metrics.seconds.clone());
-        registry.register("connections", "Connections that are open", metrics.connections.clone());
-        registry.register("reloads", "Times that the settings were read anew", metrics.reloads.clone());
+        registry.register("connections", "Open connections", metrics.connections.clone());
+        registry.register(
+            "refused_connections",
+            "Connections refused because their client had too many busy ones",
+            metrics.refused_connections.clone(),
+        );
+        registry.register("reloads", "Reloads of the settings", metrics.reloads.clone());
         registry.register(
             "settings_current",
-            "1 if the settings in force are those of the file, 0 if the file was refused",
+            "1 if the current settings are those of the file, 0 if the file could not be used",
             metrics.settings_current.clone(),
         );
-        registry.register(
-            "issuer_requests",
-            "Times that an issuer was asked for its keys",
-            metrics.keys_requests.clone(),
-        );
-        registry.register("issuer_failures", "Times that it did not tell them", metrics.keys_failures.clone());
+        registry.register("issuer_requests", "Fetches of an issuer's keys", metrics.keys_requests.clone());
+        registry.register("issuer_failures", "Failed fetches of an issuer's keys", metrics.keys_failures.clone());
         registry.register_with_unit(
             "issuer_keys_age",
-            "Age of what is known of its keys",
+            "Age of the cached keys of an issuer",
             Unit::Seconds,
             metrics.keys_age.clone(),
         );
@@ -76,10 +79,15 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Counts a request, decided like this.
+    /// Counts a request with this outcome.
     pub fn request(&self, outcome: &str, seconds: f64) {
         self.requests.get_or_create(&[("outcome", outcome.to_owned())]).inc();
         self.seconds.observe(seconds);
+    }
+
+    /// Counts a connection that was refused.
+    pub fn connection_refused(&self) {
+        self.refused_connections.inc();
     }
 
     /// Counts a reload.
@@ -89,7 +97,7 @@ impl Metrics {
         self.settings_current.set(succeeded.into());
     }
 
-    /// The text that monitoring asks for.
+    /// All metrics as text.
     pub fn to_text(&self, issuers: &[Rc<Issuer>]) -> String {
         for family in [&self.keys_requests, &self.keys_failures] {
             family.clear();
@@ -97,7 +105,7 @@ impl Metrics {
         self.keys_age.clear();
         for issuer in issuers {
             let label = [("issuer", issuer.settings.url.clone())];
-            let (asked, failed) = issuer.requests();
+            let (asked, failed) = issuer.fetches();
             self.keys_requests.get_or_create(&label).set(asked.cast_signed());
             self.keys_failures.get_or_create(&label).set(failed.cast_signed());
             if let Some(age) = issuer.age() {

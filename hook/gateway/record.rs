@@ -1,6 +1,6 @@
 //! The audit trail: one line of JSON for every decision.
 //!
-//! It tells who asked for what and on which grounds it was decided; never a token, a value, or what was left out of an answer.
+//! A record has the identity, the operation and the grounds of the decision; never a token, a secret, or what is out of scope.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -12,28 +12,28 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::PROGRAM;
 use super::denial::Denial;
+use super::log::PROGRAM;
 use super::route::Route;
 use crate::excerpt::EXCERPT_CHARS_MAX;
 use crate::settings::FileError;
 use crate::settings::file;
 use crate::syslog::{self, Severity};
 
-/// The version of the record's shape, which `config/gateway-audit.schema.json` describes.
+/// The version of the format, which `config/gateway-audit.schema.json` describes.
 const SCHEMA: u8 = 1;
 
-/// The most that is told of a claim that is a list, and that no rule admits.
+/// The most members of a claim that is a list.
 const MEMBERS_MAX: usize = 16;
 
-/// What is known of one request. It is filled as the request goes on, so that a refusal tells how far it came.
+/// The record of one request. It is filled step by step, so that the record of a refusal shows how far the request came.
 #[derive(Serialize)]
 pub struct Record {
     schema: u8,
     /// RFC 3339, UTC.
     time: String,
     decision: Decision,
-    /// Why not.
+    /// Why a request is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
     status: u16,
@@ -41,7 +41,7 @@ pub struct Record {
     method: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     action: Option<&'static str>,
-    /// The path, where nothing could be made of it.
+    /// The path, if it is not part of the API.
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,25 +52,25 @@ pub struct Record {
     item_version: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<String>,
-    /// What a list was filtered by.
+    /// The value of the filter on a list.
     #[serde(skip_serializing_if = "Option::is_none")]
     filter: Option<String>,
-    /// How many entries a list had in the end.
+    /// The number of entries in the response.
     #[serde(skip_serializing_if = "Option::is_none")]
     entries: Option<usize>,
-    /// Whether the token was verified; without, issuer, subject and claims are what it says of itself.
+    /// Whether the token was verified. If not, issuer, subject and claims are unproven.
     verified: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     issuer: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     subject: Option<String>,
-    /// The token's `jti`, by which its issuer knows it.
+    /// The token's `jti`.
     #[serde(skip_serializing_if = "Option::is_none")]
     token_id: Option<String>,
     /// The rules that admit the identity.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     rules: Vec<String>,
-    /// The claims that any rule of the issuer looks at.
+    /// The claims that rules of the issuer require.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     claims: BTreeMap<String, Claim>,
     milliseconds: f64,
@@ -85,7 +85,7 @@ enum Decision {
     Denied,
 }
 
-/// What a claim says: by which member a list was admitted, or what it has.
+/// The value of a claim, or members of a list.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Claim {
@@ -94,7 +94,7 @@ enum Claim {
 }
 
 impl Record {
-    /// Begins the record, and its clock.
+    /// Begins a record, and its clock.
     pub fn begin(peer: SocketAddr, method: &str) -> Record {
         Record {
             schema: SCHEMA,
@@ -123,39 +123,39 @@ impl Record {
         }
     }
 
-    /// Notes a path that leads nowhere.
+    /// Sets a path that is not part of the API.
     pub fn path(&mut self, path: &str) {
         self.path = Some(excerpt(path));
     }
 
-    /// Notes what is asked for.
+    /// Sets the operation and the ids in the path.
     pub fn route(&mut self, route: &Route) {
         self.action = Some(route.action());
         [self.vault, self.item, self.file] = route.ids().map(|id| id.map(str::to_owned));
     }
 
-    /// Notes what a list is filtered by.
+    /// Sets the value of the filter on a list.
     pub fn filter(&mut self, value: &str) {
         self.filter = Some(excerpt(value));
     }
 
-    /// Notes how much a list has.
+    /// Sets the number of entries in the response.
     pub fn entries(&mut self, count: usize) {
         self.entries = Some(count);
     }
 
-    /// Notes the version of an item.
+    /// Sets the version of the item.
     pub fn item_version(&mut self, version: Option<u64>) {
         self.item_version = version;
     }
 
-    /// Notes who a token says that it is about.
+    /// Sets issuer and subject as the token states them.
     pub fn claimed(&mut self, issuer: &str, subject: &str) {
         self.issuer = Some(excerpt(issuer));
         self.subject = Some(excerpt(subject));
     }
 
-    /// Notes what it says that a rule looks at.
+    /// Adds a claim that rules of the issuer require.
     pub fn claim(&mut self, name: &str, texts: &[String]) {
         let claim = match texts {
             [] => return,
@@ -165,19 +165,19 @@ impl Record {
         self.claims.insert(name.to_owned(), claim);
     }
 
-    /// Notes that it is so.
+    /// Marks issuer, subject and claims as verified.
     pub fn verified(&mut self, token_id: Option<&str>) {
         self.verified = true;
         self.token_id = token_id.map(excerpt);
     }
 
-    /// Notes a rule that admits the identity, and by what.
-    pub fn rule(&mut self, name: &str, claims: BTreeMap<String, String>) {
+    /// Notes a rule that admits the identity, and the parts of the claims that it requires.
+    pub fn rule(&mut self, name: &str, matching: BTreeMap<String, Vec<String>>) {
         self.rules.push(name.to_owned());
-        self.claims.extend(claims.into_iter().map(|(claim, value)| (claim, Claim::One(excerpt(&value)))));
+        matching.iter().for_each(|(claim, texts)| self.claim(claim, texts));
     }
 
-    /// Notes how it ends.
+    /// Sets the decision.
     pub fn end(&mut self, outcome: Result<(), &Denial>) {
         let (decision, reason, status) = match outcome {
             Ok(()) => (Decision::Allowed, None, 200),
@@ -192,25 +192,25 @@ impl Record {
         self.verified
     }
 
-    /// Who is at the other end.
+    /// The address of the client.
     pub fn peer(&self) -> SocketAddr {
         self.peer
     }
 
-    /// How long it took so far, in seconds.
+    /// The time since the beginning, in seconds.
     pub fn seconds(&self) -> f64 {
         self.begin.elapsed().as_secs_f64()
     }
 }
 
-/// Where records go: the system log, standard output if the settings say so, and a file if they name one.
+/// Where records go: the system log, and standard output and a file if the settings name them.
 pub struct Trail {
     stdout: bool,
     file: RefCell<Option<File>>,
 }
 
 impl Trail {
-    /// Opens the file, or makes it with mode 0600.
+    /// Opens the file, or creates it with mode 0600.
     ///
     /// # Errors
     /// If the file cannot be opened.
@@ -221,7 +221,7 @@ impl Trail {
     /// Writes one record as one line.
     ///
     /// # Errors
-    /// If the file or standard output does not take it: then nothing must be given either.
+    /// If the file or standard output cannot be written. The request must then be refused.
     pub fn write(&self, record: &Record) -> io::Result<()> {
         let mut line = serde_json::to_string(record)?;
         syslog::log(Severity::Info, PROGRAM, &line, &[]);
@@ -238,7 +238,7 @@ impl Trail {
     }
 }
 
-/// Outside text, cut: JSON escapes it.
+/// External text, cut. JSON escapes it.
 fn excerpt(text: &str) -> String {
     text.chars().take(EXCERPT_CHARS_MAX).collect()
 }

@@ -1,12 +1,12 @@
-//! Paths: the part of Connect's API that reads, and nothing else.
+//! Paths of the reading part of Connect's API.
 //!
-//! A path is never decoded or normalized. Ids are compared with their form before anything is made of them, so that no path of ours
-//! can lead elsewhere in Connect than it says.
+//! A path is never decoded or normalized, and ids are checked before a path for Connect is built from them, so that it cannot lead
+//! anywhere else.
 
 use super::denial::Denial;
 use crate::reference::is_id;
 
-/// What is asked for.
+/// What a path refers to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
     /// `/v1/vaults`
@@ -26,12 +26,12 @@ pub enum Route {
 }
 
 impl Route {
-    /// Reads the path of a request, which begins with `/v1/`.
+    /// Parses the path of a request, which begins with `/v1/`.
     ///
     /// # Errors
-    /// There is no such thing to be read.
+    /// It is not a path of the API.
     pub fn parse(path: &str) -> Result<Route, Denial> {
-        // 1Password's JavaScript client ends some with a slash.
+        // 1Password's JavaScript client ends some paths with a slash.
         let path = path.strip_suffix('/').unwrap_or(path);
         let Some(rest) = path.strip_prefix("/v1/vaults") else { return Err(not_found()) };
         if rest.is_empty() {
@@ -52,7 +52,7 @@ impl Route {
         }
     }
 
-    /// What the audit calls it.
+    /// The operation in records.
     pub fn action(&self) -> &'static str {
         match self {
             Route::Vaults => "list-vaults",
@@ -65,7 +65,7 @@ impl Route {
         }
     }
 
-    /// The ids in it, of a vault, an item and a file.
+    /// The ids of the vault, the item and the file.
     pub fn ids(&self) -> [Option<&str>; 3] {
         match self {
             Route::Vaults => [None; 3],
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_what_can_be_read() {
+    fn parses_every_path_of_the_reading_part() {
         assert_eq!(Route::parse("/v1/vaults"), Ok(Route::Vaults));
         assert_eq!(Route::parse("/v1/vaults/"), Ok(Route::Vaults));
         let items = format!("/v1/vaults/{ID}/items");
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_nothing_else() {
+    fn refuses_other_paths() {
         for path in ["/v1", "/v1/", "/v1/activity", "/v2/vaults", "/v1/vaultsx", "/v1//vaults", "/v1/vaults//"] {
             assert!(status(path).is_some(), "{path}");
         }

@@ -1,121 +1,74 @@
-//! Rules: which identities may have what.
+//! Rules: which identities may read which references.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, de};
-use serde_json::{Map, Value};
 
+use super::claim::{self, Claims, Requirements};
+use super::platform::Platform;
 use super::scope::Reach;
-use super::settings::{Kind, name};
-use crate::settings::Pattern;
 
-/// What GitHub calls runs of the base branch's workflow for the pull requests of anybody.
-const FORKS_EVENT: &str = "pull_request_target";
-const EVENT: &str = "event_name";
-
-/// One rule: identities of an issuer with all of these claims may have these references.
+/// One rule: identities of an issuer whose claims meet all requirements may read these references.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// By what the audit calls it.
+    /// Its name in records.
     #[serde(deserialize_with = "name")]
     pub name: String,
     /// The `url` of the issuer.
     pub issuer: String,
-    /// What each of these claims must match.
-    pub claims: BTreeMap<String, Pattern>,
-    /// What may be had.
+    /// What each of these claims must be.
+    #[serde(rename = "claims")]
+    pub requirements: Requirements,
+    /// What may be read.
     #[serde(deserialize_with = "at_least_one")]
     pub references: Vec<Reach>,
 }
 
 impl Rule {
-    /// The claims by which it admits the bearer of a token, if it does.
-    pub fn admits(&self, kind: Kind, claims: &Map<String, Value>) -> Option<BTreeMap<String, String>> {
-        let mut used = BTreeMap::new();
-        for (claim, pattern) in &self.claims {
-            used.insert(claim.clone(), texts(claims, claim).into_iter().find(|text| pattern.matches(text))?);
-        }
-        // It runs with the rights of the branch, for code that anybody may have proposed: only a rule that names it means it.
-        let forks = kind == Kind::GitHub && claims.get(EVENT).is_some_and(|event| event == FORKS_EVENT);
-        (!forks || self.claims.contains_key(EVENT)).then_some(used)
+    /// The claims by which the rule admits an identity, each with the parts that match; `None` if it does not.
+    pub fn admits(&self, platform: Platform, claims: &Claims) -> Option<BTreeMap<String, Vec<String>>> {
+        let met = self.requirements.iter().map(|(name, requirement)| {
+            let matching = requirement.matching(claim::find(claims, name)?)?;
+            Some((name.clone(), matching))
+        });
+        met.collect::<Option<_>>().filter(|_| platform.admits(&self.requirements, claims))
     }
 
-    /// The claims that it looks at, each with the texts that it has, whether or not they match.
-    pub fn looks_at<'a>(
-        &'a self,
-        kind: Kind,
-        claims: &'a Map<String, Value>,
-    ) -> impl Iterator<Item = (&'a str, Vec<String>)> {
-        let event = (kind == Kind::GitHub).then_some(EVENT);
-        self.claims.keys().map(String::as_str).chain(event).map(|claim| (claim, texts(claims, claim)))
-    }
-
-    /// Checks that it is for somebody in particular.
+    /// Checks that it requires what an identity can have, and that it is for a particular repository, project or subject.
     ///
     /// # Errors
-    /// It would admit strangers: every repository of GitHub gets tokens of the one issuer.
-    pub(super) fn check(&self, kind: Kind) -> Result<(), RuleError> {
-        let pins: &[&str] = match kind {
-            Kind::GitHub => &["repository", "repository_id", "sub"],
-            Kind::GitLab => &["project_path", "project_id", "sub"],
-            Kind::Generic => &["sub", "kubernetes.io/namespace", "kubernetes.io/serviceaccount/name"],
-        };
-        let is_pinned =
-            |claim: &&str| self.claims.get(*claim).is_some_and(|pattern| !pattern.as_str().starts_with('*'));
-        if pins.iter().any(is_pinned) { Ok(()) } else { Err(RuleError::Anybody { pins }) }
-    }
-
-    /// What is valid, and yet may not be meant.
-    pub(super) fn warnings(&self, kind: Kind) -> Vec<String> {
-        let lacks = |claims: &[&str]| !claims.iter().any(|claim| self.claims.contains_key(*claim));
-        let mut warnings = Vec::new();
-        let mut warn = |reason: &str| warnings.push(format!("rule {}: {reason}", self.name));
-        match kind {
-            Kind::GitHub => {
-                if lacks(&["repository_id", "repository_owner_id"]) {
-                    warn("names can be given up and taken by others: add repository_owner_id or repository_id");
-                }
-                if lacks(&["ref", "environment", "workflow_ref", "job_workflow_ref", "sub"]) {
-                    warn("every branch and pull request matches: add ref or environment");
-                }
+    /// One of these is not so.
+    pub(super) fn check(&self, platform: Platform) -> Result<(), RuleError> {
+        for (claim, requirement) in &self.requirements {
+            if let Some(expected) = platform.expected_type(claim, requirement) {
+                return Err(RuleError::Type { claim: claim.clone(), expected });
             }
-            Kind::GitLab => {
-                if lacks(&["project_id", "namespace_id"]) {
-                    warn("names can be given up and taken by others: add project_id or namespace_id");
-                }
-                if lacks(&["ref", "ref_path", "ref_protected", "environment", "sub"]) {
-                    warn("every branch and merge request matches: add ref_protected or environment");
-                }
-            }
-            Kind::Generic => {}
         }
-        warnings
+        let pins = platform.pins();
+        let pinned = |claim: &&str| self.requirements.get(*claim).and_then(|requirement| requirement.as_pattern());
+        if pins.iter().filter_map(pinned).any(|pattern| !pattern.as_str().starts_with('*')) {
+            Ok(())
+        } else {
+            Err(RuleError::Unpinned { pins })
+        }
+    }
+
+    /// What it also matches, although that may not be intended.
+    pub(super) fn warnings(&self, platform: Platform) -> Vec<String> {
+        platform.warnings(&self.requirements).iter().map(|reason| format!("rule {}: {reason}", self.name)).collect()
     }
 }
 
-/// The texts that a claim has: of a list each of its members, and numbers and truth values as they are written.
-///
-/// A name with `/` that no claim has leads into claims that have claims of their own: `kubernetes.io/namespace`.
-fn texts(claims: &Map<String, Value>, name: &str) -> Vec<String> {
-    match claims.get(name) {
-        Some(Value::Array(members)) => members.iter().filter_map(text).collect(),
-        Some(claim) => text(claim).into_iter().collect(),
-        None => match name.split_once('/') {
-            Some((outer, inner)) => {
-                claims.get(outer).and_then(Value::as_object).map(|claims| texts(claims, inner)).unwrap_or_default()
-            }
-            None => Vec::new(),
-        },
+/// A name in records: short, and of letters, digits, `.`, `_` and `-`.
+fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    const NAME_BYTES_MAX: usize = 64;
+    let name = String::deserialize(deserializer)?;
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_plain) {
+        return Ok(name);
     }
-}
-
-fn text(claim: &Value) -> Option<String> {
-    match claim {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(_) | Value::Bool(_) => Some(claim.to_string()),
-        _ => None,
-    }
+    Err(de::Error::custom("expected a name of 1 to 64 letters, digits, \".\", \"_\" and \"-\""))
 }
 
 fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Reach>, D::Error> {
@@ -129,104 +82,181 @@ fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Reach>
 pub enum RuleError {
     /// It is for no repository, project or subject in particular.
     #[error("claims: it is for everybody: expected one of {} that does not begin with \"*\"", pins.join(", "))]
-    Anybody { pins: &'static [&'static str] },
+    Unpinned { pins: &'static [&'static str] },
+    /// It requires a type that the claim never has.
+    #[error("claims.{claim}: this claim is {expected}")]
+    Type { claim: String, expected: &'static str },
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
-    fn rule(claims: &[(&str, &str)]) -> Rule {
-        let claims: Map<String, Value> =
-            claims.iter().map(|(name, pattern)| (name.to_string(), json!(pattern))).collect();
+    fn rule(claims: Value) -> Rule {
         let rule = json!({ "name": "r", "issuer": "https://i", "claims": claims, "references": ["op://CI/*"] });
         serde_json::from_value(rule).unwrap()
     }
 
-    fn admits(kind: Kind, rule: &Rule, claims: Value) -> bool {
-        rule.admits(kind, claims.as_object().unwrap()).is_some()
+    fn admits(platform: Platform, rule: &Rule, claims: &Value) -> bool {
+        rule.admits(platform, claims.as_object().unwrap()).is_some()
+    }
+
+    /// The claims with these put over them.
+    fn with(claims: &Value, others: &Value) -> Value {
+        let mut claims = claims.clone();
+        claims.as_object_mut().unwrap().extend(others.as_object().unwrap().clone());
+        claims
     }
 
     #[test]
-    fn admits_only_who_has_every_claim() {
-        let rule = rule(&[("repository", "acme/app"), ("ref", "refs/heads/release/*")]);
-        let used = rule.admits(
-            Kind::GitHub,
-            json!({ "repository": "acme/app", "ref": "refs/heads/release/1", "x": 1 }).as_object().unwrap(),
-        );
+    fn admits_an_identity_that_meets_every_requirement() {
+        let rule = rule(json!({ "repository": "acme/app", "ref": "refs/heads/release/*" }));
+        let good = json!({ "repository": "acme/app", "ref": "refs/heads/release/1", "event_name": "push", "x": 1 });
+        let used = rule.admits(Platform::GitHub, good.as_object().unwrap());
         assert_eq!(used.unwrap().keys().collect::<Vec<_>>(), ["ref", "repository"]);
-        for claims in [
-            json!({ "repository": "acme/app" }),
-            json!({ "repository": "acme/app", "ref": "refs/heads/main" }),
-            json!({ "repository": "acme/app", "ref": "refs/heads/release" }),
-            json!({ "repository": "acme/app", "ref": "refs/heads/release/../main" }),
-            json!({ "repository": "acme/app", "ref": "refs/pull/7/merge" }),
-            json!({ "repository": "acme/app-evil", "ref": "refs/heads/release/1" }),
-            json!({ "repository": "evil/acme/app", "ref": "refs/heads/release/1" }),
-            json!({ "repository": "Acme/app", "ref": "refs/heads/release/1" }),
-            json!({ "repository": "acme/app", "ref": { "x": "refs/heads/release/1" } }),
-            json!({ "repository": null, "ref": "refs/heads/release/1" }),
+        for (claim, values) in [
+            (
+                "ref",
+                [
+                    json!(null),
+                    json!("refs/heads/main"),
+                    json!("refs/heads/release"),
+                    json!("refs/heads/release/../main"),
+                    json!("refs/pull/7/merge"),
+                    json!({ "x": "refs/heads/release/1" }),
+                    json!(["refs/heads/release/1"]),
+                ],
+            ),
+            (
+                "repository",
+                [
+                    json!("acme/app-evil"),
+                    json!("evil/acme/app"),
+                    json!("Acme/app"),
+                    json!("acme/app\u{0}"),
+                    json!("\u{430}cme/app"),
+                    json!(["acme/app"]),
+                    json!(null),
+                ],
+            ),
         ] {
-            assert!(!admits(Kind::GitHub, &rule, claims.clone()), "{claims}");
+            for value in values {
+                let claims = with(&good, &json!({ claim: value }));
+                assert!(!admits(Platform::GitHub, &rule, &claims), "{claims}");
+            }
         }
     }
 
     #[test]
-    fn reads_lists_numbers_and_claims_within_claims() {
-        let rule = rule(&[
-            ("sub", "s"),
-            ("groups", "acme/ops"),
-            ("runner", "1"),
-            ("kubernetes.io/pod/name", "*"),
-            ("https://a/b", "c"),
-        ]);
-        let claims = json!({ "sub": "s", "groups": ["acme", "acme/ops"], "runner": 1, "kubernetes.io": { "pod": { "name": "p" } }, "https://a/b": "c" });
-        assert!(admits(Kind::Generic, &rule, claims.clone()));
-        let mut others = claims;
-        others["groups"] = json!(["acme/ops/more", "ops"]);
-        assert!(!admits(Kind::Generic, &rule, others));
+    fn admits_github_events_that_anyone_can_cause_only_if_the_rule_names_them() {
+        let plain = rule(json!({ "repository": "acme/app" }));
+        let run = |event: Value| json!({ "repository": "acme/app", "event_name": event });
+        for event in ["push", "workflow_dispatch", "schedule", "release", "merge_group"] {
+            assert!(admits(Platform::GitHub, &plain, &run(json!(event))), "{event}");
+        }
+        let fenced =
+            ["pull_request_target", "workflow_run", "issue_comment", "issues", "discussion_comment", "fork", "x"];
+        for event in fenced {
+            assert!(!admits(Platform::GitHub, &plain, &run(json!(event))), "{event}");
+            let named = rule(json!({ "repository": "acme/app", "event_name": event }));
+            assert!(admits(Platform::GitHub, &named, &run(json!(event))), "{event}");
+            let open = rule(json!({ "repository": "acme/app", "event_name": "*" }));
+            assert!(!admits(Platform::GitHub, &open, &run(json!(event))), "{event}");
+        }
+        for odd in [
+            json!("PULL_REQUEST_TARGET"),
+            json!("Push"),
+            json!("push "),
+            json!(""),
+            json!(["push"]),
+            json!(["pull_request_target"]),
+            json!({ "push": true }),
+            json!(null),
+            json!(true),
+            json!(1),
+        ] {
+            assert!(!admits(Platform::GitHub, &plain, &run(odd.clone())), "{odd}");
+        }
+        assert!(!admits(Platform::GitHub, &plain, &json!({ "repository": "acme/app" })));
     }
 
     #[test]
-    fn admits_runs_for_forks_only_where_a_rule_names_them() {
-        let claims = json!({ "repository": "acme/app", "event_name": "pull_request_target" });
-        assert!(!admits(Kind::GitHub, &rule(&[("repository", "acme/app")]), claims.clone()));
-        assert!(admits(
-            Kind::GitHub,
-            &rule(&[("repository", "acme/app"), ("event_name", "pull_request_target")]),
-            claims
-        ));
+    fn a_gitlab_ref_is_a_branch_of_the_project_unless_the_rule_says_otherwise() {
+        let run = json!({ "project_path": "acme/app", "ref": "main", "ref_type": "branch", "ref_path": "refs/heads/main",
+            "ref_protected": "false", "pipeline_source": "push", "sub": "s" });
+        let tag = with(&run, &json!({ "ref_type": "tag", "ref_path": "refs/tags/main" }));
+        let fork = with(&run, &json!({ "pipeline_source": "merge_request_event" }));
+        let admitted = |requirements: Value| {
+            let rule = rule(with(&json!({ "project_path": "acme/app" }), &requirements));
+            [&run, &tag, &fork].map(|run| admits(Platform::GitLab, &rule, run))
+        };
+        assert_eq!(admitted(json!({ "ref": "main" })), [true, false, false]);
+        assert_eq!(admitted(json!({ "ref": "main", "ref_type": "branch" })), [true, false, false]);
+        assert_eq!(admitted(json!({ "ref": "main", "ref_type": "tag" })), [false, true, false]);
+        assert_eq!(admitted(json!({ "ref_path": "refs/heads/main" })), [true, false, false]);
+        assert_eq!(admitted(json!({ "sub": "s" })), [true, true, false]);
+        assert_eq!(admitted(json!({ "ref": "main", "ref_protected": "false" })), [true, false, false]);
+        let requests = json!({ "ref": "main", "pipeline_source": "merge_request_event" });
+        assert_eq!(admitted(requests), [false, false, true]);
+        assert_eq!(admitted(json!({})), [true, true, true]);
+        let plain = rule(json!({ "project_path": "acme/app", "ref": "main" }));
+        for odd in [json!(["branch"]), json!(null), json!("Branch"), json!(true)] {
+            assert!(!admits(Platform::GitLab, &plain, &with(&run, &json!({ "ref_type": odd }))));
+            assert!(!admits(Platform::GitLab, &plain, &with(&run, &json!({ "pipeline_source": [odd] }))));
+        }
+        let protected = rule(json!({ "project_path": "acme/app", "ref": "main", "ref_protected": "true" }));
+        assert!(admits(Platform::GitLab, &protected, &with(&tag, &json!({ "ref_protected": "true" }))));
+        assert_eq!(plain.warnings(Platform::GitLab).len(), 2);
     }
 
     #[test]
     fn refuses_a_rule_for_everybody() {
         for claims in [
-            &[][..],
-            &[("ref", "refs/heads/main")],
-            &[("repository", "*")],
-            &[("repository", "*/app")],
-            &[("repository_owner", "acme")],
+            json!({}),
+            json!({ "ref": "refs/heads/main" }),
+            json!({ "repository": "*" }),
+            json!({ "repository": "*/app" }),
+            json!({ "repository_owner": "acme" }),
         ] {
-            assert!(rule(claims).check(Kind::GitHub).is_err(), "{claims:?}");
+            assert!(
+                matches!(rule(claims.clone()).check(Platform::GitHub), Err(RuleError::Unpinned { .. })),
+                "{claims}"
+            );
         }
-        assert!(rule(&[("repository", "acme/*")]).check(Kind::GitHub).is_ok());
-        assert!(rule(&[("repository", "acme/app")]).check(Kind::GitLab).is_err());
-        assert!(rule(&[("project_id", "20")]).check(Kind::GitLab).is_ok());
-        assert!(rule(&[("kubernetes.io/namespace", "agents")]).check(Kind::Generic).is_ok());
-        assert!(rule(&[("email_verified", "true")]).check(Kind::Generic).is_err());
+        assert!(rule(json!({ "repository": "acme/*" })).check(Platform::GitHub).is_ok());
+        assert!(rule(json!({ "repository": "acme/app" })).check(Platform::GitLab).is_err());
+        assert!(rule(json!({ "project_id": "20" })).check(Platform::GitLab).is_ok());
+        assert!(rule(json!({ "kubernetes.io/namespace": "agents" })).check(Platform::Generic).is_ok());
+        assert!(rule(json!({ "email_verified": true })).check(Platform::Generic).is_err());
     }
 
     #[test]
-    fn warns_of_names_without_ids_and_of_rules_for_every_branch() {
-        assert_eq!(rule(&[("repository", "acme/app")]).warnings(Kind::GitHub).len(), 2);
-        assert_eq!(
-            rule(&[("repository", "acme/app"), ("repository_owner_id", "1"), ("ref", "refs/heads/main")])
-                .warnings(Kind::GitHub)
-                .len(),
-            0
-        );
-        assert_eq!(rule(&[("project_path", "acme/app")]).warnings(Kind::GitLab).len(), 2);
+    fn refuses_a_type_that_the_claim_never_has() {
+        for (platform, claims) in [
+            (Platform::GitHub, json!({ "repository": "acme/app", "repository_owner_id": 65123 })),
+            (Platform::GitHub, json!({ "repository": ["acme/app"] })),
+            (Platform::GitLab, json!({ "project_id": 20 })),
+            (Platform::GitLab, json!({ "project_id": "20", "ref_protected": true })),
+            (Platform::GitLab, json!({ "project_id": "20", "groups_direct": "acme/ops" })),
+            (Platform::GitLab, json!({ "project_id": "20", "runner_id": "1" })),
+            (Platform::Generic, json!({ "sub": ["job"] })),
+        ] {
+            assert!(matches!(rule(claims.clone()).check(platform), Err(RuleError::Type { .. })), "{claims}");
+        }
+        let lists = json!({ "project_id": "20", "groups_direct": ["acme/ops"], "runner_id": 1 });
+        assert!(rule(lists).check(Platform::GitLab).is_ok());
+        let own = json!({ "sub": "job", "groups": ["ops"], "level": 3, "email_verified": true, "team": "a" });
+        assert!(rule(own).check(Platform::Generic).is_ok());
+    }
+
+    #[test]
+    fn warns_about_names_without_ids_and_rules_for_every_branch() {
+        let count = |platform, claims| rule(claims).warnings(platform).len();
+        assert_eq!(count(Platform::GitHub, json!({ "repository": "acme/app" })), 2);
+        let pinned = json!({ "repository": "acme/app", "repository_owner_id": "1", "ref": "refs/heads/main" });
+        assert_eq!(count(Platform::GitHub, pinned), 0);
+        assert_eq!(count(Platform::GitLab, json!({ "project_path": "acme/app" })), 2);
     }
 }

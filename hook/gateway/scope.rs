@@ -1,7 +1,7 @@
-//! Scopes: what of 1Password an identity may see, and Connect's JSON without the rest.
+//! Scopes: what an identity may read, and the removal of the rest from Connect's JSON.
 //!
-//! A name is matched as references are resolved: by id, else by name, and of several fields that match none is meant. What is not in
-//! scope is cut from every list and body, and with it what would tell of it: counts, tags, addresses.
+//! A name is matched as references are resolved: by id, otherwise by name; a name that several fields have matches none. What is out
+//! of scope is removed from every list and body, with what would reveal it: counts, tags, addresses.
 
 use std::collections::BTreeSet;
 
@@ -11,9 +11,9 @@ use serde_json::{Map, Value};
 use crate::reference::is_id;
 use crate::settings::ReferencePattern;
 
-/// What a vault of which only some items are seen still tells.
+/// The members of a vault of which only some items are visible.
 const VAULT_MEMBERS: &[&str] = &["id", "name", "type", "createdAt"];
-/// What an item of which only some fields are seen still tells.
+/// The members of an item of which only some fields are visible.
 const ITEM_MEMBERS: &[&str] = &[
     "id",
     "title",
@@ -29,10 +29,10 @@ const ITEM_MEMBERS: &[&str] = &[
     "fields",
     "files",
 ];
-/// What such an item has, but empty: clients expect it.
+/// The members of such an item that are empty, because clients expect them.
 const EMPTIED_MEMBERS: &[&str] = &["tags", "urls"];
 
-/// One pattern over references, as Connect's JSON is compared with it.
+/// One pattern over references, in a form that Connect's JSON is compared with.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "ReferencePattern")]
 pub struct Reach {
@@ -43,7 +43,7 @@ pub struct Reach {
     part: Part,
 }
 
-/// What of an item.
+/// A part of an item.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     Whole,
@@ -70,7 +70,7 @@ impl TryFrom<ReferencePattern> for Reach {
             (_, Some(section), Some(field)) => Part::Section { section, field },
         };
         let item = item.flatten();
-        // Whether an item has such a field, or a vault such an item, is not told by lists: nor could we tell them from others there.
+        // A list does not show whether an item has such a field, or a vault such an item.
         let is_open = part == Part::Whole;
         if (vault.is_none() && item.is_some()) || (item.is_none() && !is_open) {
             return Err(ReachError);
@@ -79,60 +79,60 @@ impl TryFrom<ReferencePattern> for Reach {
     }
 }
 
-/// What an identity may see.
+/// What an identity may read.
 #[derive(Default)]
 pub struct Scope<'a> {
     reaches: Vec<&'a Reach>,
 }
 
 impl<'a> Scope<'a> {
-    /// All that any of these patterns matches.
+    /// Everything that any of these patterns matches.
     pub fn new(reaches: impl IntoIterator<Item = &'a Reach>) -> Scope<'a> {
         Scope { reaches: reaches.into_iter().collect() }
     }
 
-    /// What is seen of this vault; `None` if it might as well not be.
+    /// What is visible of this vault; `None` if nothing is.
     pub fn of_vault(&self, id: &str, name: &str) -> Option<VaultScope<'a>> {
         let reaches: Vec<&Reach> =
-            self.reaches.iter().filter(|reach| is_meant(reach.vault.as_deref(), id, name)).copied().collect();
+            self.reaches.iter().filter(|reach| matches(reach.vault.as_deref(), id, name)).copied().collect();
         (!reaches.is_empty()).then_some(VaultScope { reaches })
     }
 }
 
-/// What an identity may see of one vault.
+/// What an identity may read of one vault.
 pub struct VaultScope<'a> {
     reaches: Vec<&'a Reach>,
 }
 
 impl<'a> VaultScope<'a> {
-    /// Cuts the vault's description down to what it may tell.
+    /// Removes what is not visible of the vault's description.
     pub fn cut_vault(&self, vault: &mut Map<String, Value>) {
         if self.reaches.iter().all(|reach| reach.item.is_some()) {
             vault.retain(|member, _| VAULT_MEMBERS.contains(&member.as_str()));
         }
     }
 
-    /// What is seen of this item; `None` if it might as well not be.
+    /// What is visible of this item; `None` if nothing is.
     pub fn of_item(&self, item: &Map<String, Value>) -> Option<ItemScope<'a>> {
         let (id, title) = (text(item.get("id")), text(item.get("title")));
-        let meant = self.reaches.iter().filter(|reach| is_meant(reach.item.as_deref(), id, title));
-        let parts: Vec<&Part> = meant.map(|reach| &reach.part).collect();
+        let matching = self.reaches.iter().filter(|reach| matches(reach.item.as_deref(), id, title));
+        let parts: Vec<&Part> = matching.map(|reach| &reach.part).collect();
         (!parts.is_empty()).then_some(ItemScope { parts })
     }
 }
 
-/// What an identity may see of one item.
+/// What an identity may read of one item.
 pub struct ItemScope<'a> {
     parts: Vec<&'a Part>,
 }
 
 impl ItemScope<'_> {
-    /// Cuts an item, or the summary of one, down to what is seen of it.
+    /// Removes what is not visible of an item or its summary.
     pub fn cut_item(&self, item: &mut Map<String, Value>) {
         if self.parts.contains(&&Part::Whole) {
             return;
         }
-        let seen = self.seen(item);
+        let visible = self.visible(item);
         item.retain(|member, _| ITEM_MEMBERS.contains(&&**member) || EMPTIED_MEMBERS.contains(&&**member));
         for member in EMPTIED_MEMBERS {
             if let Some(value) = item.get_mut(*member) {
@@ -140,41 +140,40 @@ impl ItemScope<'_> {
             }
         }
         for (kind, member) in [(EntryKind::Field, "fields"), (EntryKind::File, "files")] {
-            keep(item, member, |at, _| seen.contains(&(kind, at)));
+            keep(item, member, |at, _| visible.contains(&(kind, at)));
         }
         let sections: BTreeSet<String> =
             entries(item).iter().map(|entry| entry.section.to_owned()).filter(|section| !section.is_empty()).collect();
         keep(item, "sections", |_, section| sections.contains(text(section.get("id"))));
     }
 
-    /// The ids of the item's files that are seen.
-    pub fn files(&self, item: &Map<String, Value>) -> BTreeSet<String> {
-        let mut item = item.clone();
+    /// The ids of the item's visible files.
+    pub fn files(&self, mut item: Map<String, Value>) -> BTreeSet<String> {
         self.cut_item(&mut item);
         list(&item, "files").map(|file| text(file.get("id")).to_owned()).filter(|id| !id.is_empty()).collect()
     }
 
-    /// The fields and files that are seen, by their places.
-    fn seen(&self, item: &Map<String, Value>) -> BTreeSet<(EntryKind, usize)> {
+    /// The positions of the visible fields and files.
+    fn visible(&self, item: &Map<String, Value>) -> BTreeSet<(EntryKind, usize)> {
         let entries = entries(item);
-        let mut seen = BTreeSet::new();
+        let mut visible = BTreeSet::new();
         for part in &self.parts {
             match part {
-                Part::Whole => seen.extend(entries.iter().map(Entry::place)),
-                Part::Field(name) => seen.extend(the_one(&entries, name)),
+                Part::Whole => visible.extend(entries.iter().map(Entry::place)),
+                Part::Field(name) => visible.extend(unique(&entries, name)),
                 Part::Section { section, field } => {
                     for sections in sections_named(item, section.as_deref()) {
                         let within: Vec<Entry<'_>> =
                             entries.iter().filter(|entry| sections.contains(entry.section)).copied().collect();
                         match field {
-                            None => seen.extend(within.iter().map(Entry::place)),
-                            Some(name) => seen.extend(the_one(&within, name)),
+                            None => visible.extend(within.iter().map(Entry::place)),
+                            Some(name) => visible.extend(unique(&within, name)),
                         }
                     }
                 }
             }
         }
-        seen
+        visible
     }
 }
 
@@ -214,8 +213,8 @@ fn entries(item: &Map<String, Value>) -> Vec<Entry<'_>> {
     entries
 }
 
-/// The one entry that a name means: by id, else by label. Of several none is.
-fn the_one(entries: &[Entry<'_>], name: &str) -> Option<(EntryKind, usize)> {
+/// The entry with this name: by id, otherwise by label. If several have it, none is.
+fn unique(entries: &[Entry<'_>], name: &str) -> Option<(EntryKind, usize)> {
     let by_id: Vec<&Entry<'_>> = entries.iter().filter(|entry| entry.id == name).collect();
     let found = if by_id.is_empty() { entries.iter().filter(|entry| entry.name == name).collect() } else { by_id };
     match found[..] {
@@ -224,7 +223,7 @@ fn the_one(entries: &[Entry<'_>], name: &str) -> Option<(EntryKind, usize)> {
     }
 }
 
-/// The sections that a name means, each set of them to be taken as one; without a name each section by itself.
+/// The sections with this name as one set; without a name each section as a set of its own.
 fn sections_named<'a>(item: &'a Map<String, Value>, name: Option<&str>) -> Vec<BTreeSet<&'a str>> {
     let ids = |member: &str, name: &str| -> BTreeSet<&'a str> {
         let found = list(item, "sections").filter(|section| text(section.get(member)) == name);
@@ -239,9 +238,9 @@ fn sections_named<'a>(item: &'a Map<String, Value>, name: Option<&str>) -> Vec<B
     }
 }
 
-/// Whether a segment of a pattern means this vault or item. What has the form of an id is one: whoever may name things could else
-/// give one the id of another for a name.
-fn is_meant(segment: Option<&str>, id: &str, name: &str) -> bool {
+/// Whether a segment of a pattern matches this vault or item. A segment in the form of an id matches ids alone: otherwise a user who
+/// can choose a name could use the id of another vault or item.
+fn matches(segment: Option<&str>, id: &str, name: &str) -> bool {
     segment.is_none_or(|segment| if is_id(segment) { segment == id } else { segment == name })
 }
 
@@ -258,7 +257,7 @@ fn keep(item: &mut Map<String, Value>, member: &str, mut is_kept: impl FnMut(usi
                 is_kept(at - 1, entry)
             });
         }
-        // Whatever it is, it is not what can be cut.
+        // It is of an unexpected type, and its parts cannot be compared.
         Some(_) => drop(item.remove(member)),
         None => {}
     }
@@ -268,7 +267,7 @@ fn text(value: Option<&Value>) -> &str {
     value.and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Why a pattern over references is of no use here.
+/// Why a pattern over references cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("\"*\" can stand for vaults or items only at the end")]
 pub struct ReachError;
@@ -301,7 +300,7 @@ mod tests {
         item.as_object().unwrap().clone()
     }
 
-    /// The ids of the fields and files that are left.
+    /// The ids of the visible fields and files.
     fn left(patterns: &[&str]) -> Vec<String> {
         let reaches = reaches(patterns);
         let mut item = item();
@@ -316,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn shows_what_a_reference_would_resolve_to_and_no_more() {
+    fn shows_exactly_what_a_reference_resolves_to() {
         assert_eq!(left(&["op://CI/deploy/password"]), ["password"]);
         assert_eq!(left(&["op://CI/deploy/prod/password"]), ["f2"]);
         assert_eq!(left(&["op://CI/deploy/test/user"]), ["f4"]);
@@ -330,13 +329,13 @@ mod tests {
     }
 
     #[test]
-    fn shows_none_of_several_that_a_name_could_mean() {
+    fn an_ambiguous_name_shows_nothing() {
         assert_eq!(left(&["op://CI/deploy/twice"]), [""; 0]);
         assert_eq!(left(&["op://CI/deploy/user"]), [""; 0]);
     }
 
     #[test]
-    fn tells_nothing_of_what_was_cut() {
+    fn reveals_nothing_of_what_is_removed() {
         let reaches = reaches(&["op://CI/deploy/test/user"]);
         let mut item = item();
         Scope::new(&reaches).of_vault("v", "CI").unwrap().of_item(&item).unwrap().cut_item(&mut item);
@@ -350,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_cannot_cut_is_not_shown() {
+    fn removes_what_it_cannot_compare() {
         let reaches = reaches(&["op://CI/deploy/password"]);
         let mut odd =
             json!({ "title": "deploy", "fields": { "password": "x" }, "sections": 1 }).as_object().unwrap().clone();
@@ -359,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_cannot_pass_for_the_id_of_another() {
+    fn a_name_does_not_match_as_the_id_of_another() {
         let id = "abcdefghijklmnopqrstuvwxyz";
         let reaches = reaches(&["op://CI/abcdefghijklmnopqrstuvwxyz/*"]);
         let vault = Scope::new(&reaches).of_vault("v", "CI").unwrap();
@@ -370,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn names_mind_their_case_and_their_end() {
+    fn names_match_exactly() {
         assert_eq!(left(&["op://CI/Deploy/*"]), ["unseen"]);
         assert_eq!(left(&["op://CI/deplo/*"]), ["unseen"]);
         assert_eq!(left(&["op://ci/deploy/*"]), ["unseen"]);
@@ -379,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_patterns_that_lists_could_not_keep() {
+    fn refuses_patterns_that_lists_cannot_apply() {
         for pattern in ["op://*/deploy/password", "op://CI/*/password", "op://*/*/*/password"] {
             assert!(serde_json::from_value::<Reach>(json!(pattern)).is_err(), "{pattern}");
         }

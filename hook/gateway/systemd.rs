@@ -1,4 +1,4 @@
-//! What a service and systemd tell each other: sockets that it opened, and that we are ready.
+//! The protocol between systemd and a service: passed sockets, and readiness.
 
 use std::io;
 use std::net::TcpListener;
@@ -7,7 +7,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use listenfd::ListenFd;
 
-/// The variables by which systemd speaks ([sd_listen_fds(3)](https://www.freedesktop.org/software/systemd/man/sd_listen_fds.html),
+/// The variables that systemd sets ([sd_listen_fds(3)](https://www.freedesktop.org/software/systemd/man/sd_listen_fds.html),
 /// [sd_notify(3)](https://www.freedesktop.org/software/systemd/man/sd_notify.html)).
 pub const VARIABLES: &[&str] = &["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", NOTIFY];
 
@@ -22,7 +22,7 @@ pub fn socket() -> io::Result<Option<TcpListener>> {
     if passed.len() == 0 { Ok(None) } else { passed.take_tcp_listener(0) }
 }
 
-/// Tells systemd of a state, if it is there to be told: `READY=1`, `STOPPING=1`.
+/// Sends a state to systemd, if it started the process: `READY=1`, `STOPPING=1`.
 pub fn notify(state: &str) {
     let Some(path) = std::env::var_os(NOTIFY) else { return };
     let send = || {
@@ -32,6 +32,6 @@ pub fn notify(state: &str) {
         };
         UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address)
     };
-    // Whoever waits for it will say that it did not come.
+    // If it gets lost, systemd reports that the service did not become ready.
     let _: io::Result<usize> = send();
 }

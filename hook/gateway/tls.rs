@@ -1,4 +1,4 @@
-//! The certificate that clients are shown.
+//! The server certificate.
 
 use std::path::PathBuf;
 use std::sync::Arc;

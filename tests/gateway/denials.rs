@@ -1,4 +1,4 @@
-//! Tokens that prove nothing, or the wrong thing: each is denied, and each is in the audit.
+//! Tokens and requests that are refused, each with its record.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::{Site, vault_path};
+use crate::support::StandIn;
+use crate::support::gateway::{AUDIENCE, Gateway};
+use crate::{Site, issuer, vault_path};
 
 #[test]
 fn denies_each_token_that_does_not_prove_enough_and_records_it() {
@@ -35,6 +37,42 @@ fn denies_each_token_that_does_not_prove_enough_and_records_it() {
         ("issued at no time", claims(json!({ "iat": null })), 401, "no-lifetime"),
         ("another audience", claims(json!({ "aud": "https://github.com/acme" })), 401, "audience"),
         ("no audience", claims(json!({ "aud": null })), 401, "audience"),
+        ("several audiences", claims(json!({ "aud": [AUDIENCE, "https://github.com/acme"] })), 401, "audience"),
+        ("an empty list of audiences", claims(json!({ "aud": [] })), 401, "audience"),
+        ("the audience twice", claims(json!({ "aud": [AUDIENCE, AUDIENCE] })), 401, "audience"),
+        ("an audience in capitals", claims(json!({ "aud": AUDIENCE.to_uppercase() })), 401, "audience"),
+        ("an event that anyone can cause", claims(json!({ "event_name": "workflow_run" })), 403, "no-rule"),
+        ("a comment on an issue", claims(json!({ "event_name": "issue_comment" })), 403, "no-rule"),
+        ("a fenced event in capitals", claims(json!({ "event_name": "PULL_REQUEST_TARGET" })), 403, "no-rule"),
+        ("a fenced event in a list", claims(json!({ "event_name": ["pull_request_target"] })), 403, "no-rule"),
+        ("an event in a list", claims(json!({ "event_name": ["push"] })), 403, "no-rule"),
+        ("no event", claims(json!({ "event_name": null })), 403, "no-rule"),
+        ("an id that is a number", claims(json!({ "repository_owner_id": 65123 })), 403, "no-rule"),
+        ("a repository in a list", claims(json!({ "repository": ["acme/app"] })), 403, "no-rule"),
+        ("an expiry with a fraction", claims(json!({ "exp": 4_102_444_800.5 })), 401, "no-lifetime"),
+        (
+            "an expiry beyond all numbers",
+            json!({ "claims": { "exp": null }, "raw-claims-members": "\"exp\":1e999" }),
+            401,
+            "not-a-token",
+        ),
+        ("a subject that is a number", claims(json!({ "sub": 7 })), 401, "not-a-token"),
+        ("an id of the token that is a list", claims(json!({ "jti": ["x"] })), 401, "not-a-token"),
+        ("a claim twice", json!({ "raw-claims-members": "\"repository\":\"mallory/app\"" }), 401, "not-a-token"),
+        ("a claim twice, once escaped", json!({ "raw-claims-members": "\"\\u0061ud\":\"other\"" }), 401, "not-a-token"),
+        (
+            "a claim twice, once in capitals",
+            json!({ "raw-claims-members": "\"Repository\":\"x\"" }),
+            401,
+            "not-a-token",
+        ),
+        (
+            "a member twice within a claim",
+            json!({ "raw-claims-members": "\"x\":{\"y\":1,\"y\":2}" }),
+            401,
+            "not-a-token",
+        ),
+        ("a member of the header twice", json!({ "raw-header-members": "\"alg\":\"none\"" }), 401, "not-a-token"),
         ("an issuer that is not trusted", claims(json!({ "iss": "https://issuer.example" })), 401, "issuer"),
         ("two issuers", claims(json!({ "iss": [site.stand_in.issuer("github"), "x"] })), 401, "not-a-token"),
         (
@@ -67,7 +105,7 @@ fn denies_each_token_that_does_not_prove_enough_and_records_it() {
         ),
         ("without a key's name", json!({ "header": { "kid": null } }), 401, "no-key-id"),
         ("an extension that must be known", json!({ "header": { "crit": ["b64"], "b64": false } }), 401, "not-a-token"),
-        ("a huge one", claims(json!({ "padding": "x".repeat(9000) })), 401, "token-too-large"),
+        ("too large", claims(json!({ "padding": "x".repeat(9000) })), 401, "token-too-large"),
     ];
     let mut tokens = Vec::new();
     for (name, body, status, reason) in cases {
@@ -89,6 +127,38 @@ fn denies_each_token_that_does_not_prove_enough_and_records_it() {
 }
 
 #[test]
+fn records_requests_that_http_does_not_allow() {
+    let site = Site::showing(&["op://AgentVault/ordinary/*"]);
+    let mut connection = site.gateway.connect();
+    connection.write_all(b"GET /v1/vaults\0 HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    while site.gateway.audit().is_empty() {
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!((&site.last()["reason"], &site.last()["status"]), (&json!("invalid"), &json!(400)));
+}
+
+#[test]
+fn a_gitlab_ref_is_a_branch_unless_the_rule_says_otherwise() {
+    let stand_in = StandIn::start(&[]);
+    let rule = format!(
+        "[[rule]]\nname = 'deploy'\nissuer = '{}'\nreferences = ['op://AgentVault/*']\n\
+         claims = {{ project_path = 'acme/app', project_id = '20', ref = 'main' }}\n",
+        stand_in.issuer("gitlab")
+    );
+    let gateway = Gateway::start(&stand_in, &format!("{}{rule}", issuer(&stand_in, "gitlab", "gitlab")));
+    for (claims, status) in [
+        (json!({}), 200),
+        (json!({ "ref_type": "tag", "ref_path": "refs/tags/main" }), 403),
+        (json!({ "pipeline_source": "merge_request_event" }), 403),
+        (json!({ "ref_type": ["branch"] }), 403),
+        (json!({ "project_id": 20 }), 403),
+    ] {
+        let token = stand_in.mint("gitlab", &json!({ "claims": claims }));
+        assert_eq!(gateway.get("/v1/vaults", &token).status, status, "{claims}");
+    }
+}
+
+#[test]
 fn denies_a_head_that_is_too_large_to_be_read_and_records_it() {
     let site = Site::showing(&["op://AgentVault/ordinary/*"]);
     let mut connection = site.gateway.connect();
@@ -105,7 +175,7 @@ fn denies_a_head_that_is_too_large_to_be_read_and_records_it() {
 fn a_flood_of_refusals_does_not_fill_the_audit() {
     let site = Site::showing(&["op://AgentVault/ordinary/*"]);
     site.stand_in.tell_issuer("github", "fault", &json!({ "discovery": "status-503" }));
-    // Nobody can tell whether these are genuine.
+    // Without keys they can be neither accepted nor denied for good.
     let token = site.mint(Value::Null);
     let mut connection = BufReader::new(site.gateway.connect());
     let mut statuses = BTreeMap::<String, usize>::new();
@@ -144,7 +214,7 @@ fn denies_what_is_no_token() {
         assert_eq!(answer.status, 401, "{header}");
         assert_eq!(site.last()["reason"], reason, "{header}");
     }
-    // The token that Connect itself takes is none here.
+    // Connect's own token is not an identity token.
     let answer = site.gateway.get("/v1/vaults", site.stand_in.token());
     assert_eq!((answer.status, &site.last()["reason"]), (401, &json!("issuer")));
 }
@@ -158,6 +228,7 @@ fn denies_everything_but_reading() {
         let answer = site.gateway.ask(&format!("{method} {items} HTTP/1.1\r\nAuthorization: Bearer {token}\r\n"));
         assert_eq!(answer.status, 405, "{method}");
         assert_eq!((&site.last()["reason"], &site.last()["method"]), (&json!("method"), &json!(method)));
+        assert!(answer.head.contains(&"allow: GET".to_owned()), "{:?}", answer.head);
     }
     for path in [
         "/v1/activity".to_owned(),
@@ -171,8 +242,17 @@ fn denies_everything_but_reading() {
         let answer = site.gateway.get(&path, &token);
         assert!(matches!(answer.status, 400 | 404), "{path}: {}", answer.status);
     }
-    for path in ["/", "/metrics", "/stand-in/requests", "/v2/vaults"] {
+    for path in
+        ["/", "/metrics", "/stand-in/requests", "/v2/vaults", "//v1/vaults", "/V1/vaults", "/v1x", "/%761/vaults"]
+    {
         assert_eq!(site.gateway.get(path, &token).status, 404, "{path}");
+        let record = site.last();
+        assert_eq!((&record["path"], &record["reason"]), (&json!(path), &json!("not-found")), "{record}");
+    }
+    for (method, path) in [("POST", "/heartbeat"), ("HEAD", "/health")] {
+        let answer = site.gateway.ask(&format!("{method} {path} HTTP/1.1\r\n"));
+        assert_eq!((answer.status, &site.last()["path"]), (405, &json!(path)));
+        assert!(answer.head.contains(&"allow: GET".to_owned()));
     }
     let asked = site.stand_in.requests();
     assert!(asked.iter().all(|request| request["service"] != "connect"), "{asked:?}");

@@ -11,6 +11,7 @@
 mod clients;
 mod denials;
 mod issuers;
+mod memory;
 mod record;
 mod scope;
 mod service;

@@ -22,13 +22,13 @@ fn a_reload_brings_new_rules_and_bad_settings_change_nothing() {
     assert_eq!(site.get("/v1/vaults").json().as_array().unwrap().len(), 1);
     let issuer = issuer(&site.stand_in, "github", "github");
     site.gateway.install().write(&format!("{issuer}[[rule]]\nname = 'x'\n"));
-    let told = site.gateway.reload("error: the settings stay as they were: ");
+    let told = site.gateway.reload("error: the previous settings stay in effect: ");
     assert!(told.contains("gateway.toml: line ") && told.ends_with("rule: missing field `issuer`"), "{told}");
     assert_eq!(site.get("/v1/vaults").status, 200);
 
     site.gateway.install().write(&format!("{issuer}{}", rule(&site.stand_in, &["op://Shapes/*"])));
     site.gateway.install().certify();
-    site.gateway.reload("note: the settings were read anew");
+    site.gateway.reload("note: reloaded the settings");
     // The new certificate is the one that is shown: the old one is no longer there to be trusted.
     assert_eq!(site.get("/v1/vaults").json()[0]["name"], "Shapes");
     let keys = site.stand_in.requests().iter().filter(|request| request["path"] == "/github/.well-known/jwks").count();
@@ -51,7 +51,7 @@ fn counts_are_told_to_monitoring_alone() {
     assert_eq!(gateway.get("/v1/vaults", &stand_in.mint("github", &Value::Null)).status, 200);
     gateway.get("/v1/vaults", "x");
     gateway.install().write("no settings");
-    gateway.reload("the settings stay as they were");
+    gateway.reload("the previous settings stay in effect");
     let text = metrics();
     for line in [
         "oci_secrets_gateway_requests_total{outcome=\"allowed\"} 1",
@@ -85,6 +85,38 @@ fn one_identity_cannot_take_the_place_of_others() {
     assert_eq!((&record["reason"], &record["rules"]), (&json!("too-many"), &json!(["deploy"])));
     let other = json!({ "claims": { "ref": "refs/heads/other", "sub": "repo:acme/app:ref:refs/heads/other" } });
     assert_eq!(gateway.get("/v1/vaults", &stand_in.mint("github", &other)).status, 200);
+}
+
+#[test]
+fn idle_connections_of_one_client_do_not_shut_out_others() {
+    let stand_in = StandIn::start(&[]);
+    let limits = "[limits]\nconnections = 8\nconnections-per-client = 6\n";
+    let rules = [issuer(&stand_in, "github", "github"), rule(&stand_in, &["op://AgentVault/*"]), limits.to_owned()];
+    let gateway = Gateway::start(&stand_in, &rules.concat());
+    let token = stand_in.mint("github", &Value::Null);
+    let heartbeat = b"GET /heartbeat HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut idle: Vec<_> = [1, 2]
+        .iter()
+        .flat_map(|last| (0..12).map(move |_| [127, 0, 0, *last]))
+        .map(|from| {
+            let mut connection = gateway.connect_from(from.into());
+            connection.write_all(heartbeat).unwrap();
+            assert_ne!(connection.read(&mut [0; 1024]).unwrap(), 0);
+            connection
+        })
+        .collect();
+    for _ in 0..3 {
+        assert_eq!(gateway.get("/v1/vaults", &token).status, 200);
+    }
+    let mut other = gateway.connect_from([127, 0, 0, 3].into());
+    other.write_all(heartbeat).unwrap();
+    assert_ne!(other.read(&mut [0; 1024]).unwrap(), 0);
+    // The newest idle connection is still open, the oldest is not.
+    let mut is_open = |at: usize| {
+        let _ = idle[at].write_all(heartbeat);
+        matches!(idle[at].read(&mut [0; 1024]), Ok(1..))
+    };
+    assert!(is_open(23) && !is_open(0) && !is_open(12));
 }
 
 #[test]
@@ -184,6 +216,11 @@ fn does_not_start_with_what_is_not_safe_and_says_why() {
             good.replace("repository = 'acme/app'", "repository = '*'"),
             "rule 1: claims: it is for everybody: expected one of repository, ",
         ),
+        (good.replace("'65123'", "65123"), "rule 1: claims.repository_owner_id: this claim is a string"),
+        (
+            good.replace(&stand_in.issuer("github"), &format!("{}/", stand_in.issuer("github"))),
+            &format!("url: tokens name their issuer as {:?}", stand_in.issuer("github")),
+        ),
         (good.replace("acme/app", "acme-*"), "\"*\" stands for one whole segment"),
         (
             good.replace("op://AgentVault/*", "op://*/deploy/password"),
@@ -200,6 +237,14 @@ fn does_not_start_with_what_is_not_safe_and_says_why() {
         install.write(&text);
         check(78, message);
     }
+    // Of another kind an issuer may end its name with a slash; this one does not.
+    let generic = good.replace("kind = 'github'", "kind = 'generic'").replace("claims = {", "claims = { sub = 'job',");
+    install.write(&generic);
+    check(0, "");
+    install.write(&generic.replace(&stand_in.issuer("github"), &format!("{}/", stand_in.issuer("github"))));
+    check(78, &format!("/\" calls itself {:?}", stand_in.issuer("github")));
+    install.write(&generic.replace(&stand_in.issuer("github"), "http://127.0.0.1:9"));
+    check(0, "note: cannot check the issuer http://127.0.0.1:9: no connection");
     install.write(&good.replace("repository_owner_id = '65123', ", ""));
     check(0, "rule deploy: names can be given up and taken by others: add repository_owner_id or repository_id");
     install.write(&good);
@@ -216,5 +261,5 @@ fn keeps_the_audit_or_gives_nothing() {
     command.stdout(OpenOptions::new().write(true).open("/dev/full").unwrap());
     let gateway = Gateway::run(command, install);
     let answer = gateway.get(&vault_path("/items"), &stand_in.mint("github", &Value::Null));
-    assert_eq!((answer.status, answer.json()["message"].as_str()), (503, Some("the audit trail cannot be kept")));
+    assert_eq!((answer.status, answer.json()["message"].as_str()), (503, Some("the audit trail cannot be written")));
 }

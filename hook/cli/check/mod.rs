@@ -64,6 +64,8 @@ const PROGRAMS: [(&str, [u32; 2], Option<Engine>); 7] = [
 /// How long before its end a token is worth a word.
 const TOKEN_WARNING_DAYS: i64 = 14;
 
+const DAY_SECONDS: i64 = 24 * 60 * 60;
+
 pub(super) fn run(arguments: &Arguments, settings_path: &Path) -> Result<ExitCode, AnyFault> {
     let mut findings = vec![kernel()];
     let host = super::host();
@@ -206,13 +208,22 @@ fn connect(settings: &Settings, connect: &settings::Connect) -> Result<Vec<Findi
     let _ = write!(detail, ", which sees {}", names.join(", "));
     let with_unused = |finding| Ok([finding].into_iter().chain(unused).chain(conditions).collect());
     let Some(expiry) = expires else { return with_unused(Finding::ok("connect", detail)) };
-    let days = (expiry.as_second() - Timestamp::now().as_second()) / (24 * 60 * 60);
-    let _ = write!(detail, " until {}", expiry.strftime("%Y-%m-%d"));
+    let now = Timestamp::now();
+    let days = (expiry.as_second() - now.as_second()) / DAY_SECONDS;
+    let _ = write!(detail, " until {}", end(expiry, now));
     if days < TOKEN_WARNING_DAYS && matches!(connect.token, TokenSource::Static(_)) {
         let advice = format!("the token expires in {days} days: make a new one");
         return with_unused(Finding::warning("connect", detail, advice));
     }
     with_unused(Finding::ok("connect", detail))
+}
+
+/// The end of a token's lifetime. The date alone says nothing about a token of a pipeline, which expires in minutes.
+fn end(expiry: Timestamp, now: Timestamp) -> String {
+    match expiry.as_second() - now.as_second() {
+        DAY_SECONDS.. => expiry.strftime("%Y-%m-%d").to_string(),
+        left => format!("{} UTC, in {} min", expiry.strftime("%Y-%m-%d %H:%M"), left.max(0) / 60),
+    }
 }
 
 /// What is to be said of the sealed values that the token sees: a line for each that could be better, and one for all.
@@ -323,4 +334,18 @@ fn table(findings: &[Finding]) -> Table {
     let mut table = Table::default();
     findings.iter().for_each(|finding| finding.write(&mut table));
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shows_the_time_at_which_a_token_of_minutes_ends() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let after = |seconds: i64| end(Timestamp::from_second(1_800_000_000 + seconds).unwrap(), now);
+        assert_eq!(after(300), "2027-01-15 08:05 UTC, in 5 min");
+        assert_eq!(after(0), "2027-01-15 08:00 UTC, in 0 min");
+        assert_eq!(after(DAY_SECONDS), "2027-01-16");
+    }
 }

@@ -14,11 +14,11 @@
 //!
 //! | path | what it does |
 //! |---|---|
-//! | `mint` | `{"token": …}`, with `claims` and `header` put over the usual ones (`null` takes one away), signed `by` another issuer, with a `retired` key, or with the `algorithm` `none`, `HS256` (confused with the public key) |
+//! | `mint` | `{"token": …}`, with `claims` and `header` put over the usual ones (`null` takes one away) or with the texts `raw-claims-members` and `raw-header-members` put before their members, signed `by` another issuer, with a `retired` key, or with the `algorithm` `none`, `HS256` (confused with the public key) |
 //! | `rotate` | makes a new key; the old ones stay to be seen unless `"keep"` is `false` |
 //! | `fault` | answers of `discovery`, `jwks` and `request` have the fault of this name ([`crate::fault`]), `null` ends it |
 //! | `discovery` | puts these members over those of the document |
-//! | `jwks` | serves these keys instead; `null` ends it |
+//! | `jwks` | serves these keys instead, or the text `raw`; `null` ends it |
 
 mod key;
 mod platform;
@@ -67,7 +67,10 @@ impl Issuers {
         let url = format!("{}/{name}", self.url);
         match (request.method.as_str(), endpoint(issuer.platform, path)) {
             ("GET", Some("discovery")) => http::json(200, &issuer.discovery(&url)),
-            ("GET", Some("jwks")) => http::json(200, &issuer.jwks()),
+            ("GET", Some("jwks")) => match &issuer.jwks()["raw"] {
+                Value::String(text) => http::content(200, "application/json", text.as_bytes()),
+                _ => http::json(200, &issuer.jwks()),
+            },
             ("GET", Some("request")) => issuer.grant(&url, request),
             (_, Some(_)) => http::empty(405),
             _ => http::empty(404),
@@ -197,8 +200,12 @@ impl Issuer {
         ]);
         put_over(&mut header, &body["header"]);
         put_over(&mut claims, &body["claims"]);
-        let text = |members: Map<String, Value>| BASE64_URL_SAFE_NO_PAD.encode(Value::from(members).to_string());
-        let message = format!("{}.{}", text(header), text(claims));
+        let text = |members: Map<String, Value>, raw: &str| {
+            let text = Value::from(members).to_string();
+            let raw = body[raw].as_str().map_or(text.clone(), |raw| text.replacen('{', &format!("{{{raw},"), 1));
+            BASE64_URL_SAFE_NO_PAD.encode(raw)
+        };
+        let message = format!("{}.{}", text(header, "raw-header-members"), text(claims, "raw-claims-members"));
         let signature = match algorithm {
             "none" => Vec::new(),
             "HS256" => key.confuse(message.as_bytes()),
