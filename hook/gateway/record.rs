@@ -2,7 +2,6 @@
 //!
 //! A record has the identity, the operation and the grounds of the decision; never a token, a secret, or what is out of scope.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
@@ -15,6 +14,7 @@ use serde::Serialize;
 use super::denial::Denial;
 use super::log::PROGRAM;
 use super::route::Route;
+use crate::audit::append_line;
 use crate::excerpt::EXCERPT_CHARS_MAX;
 use crate::settings::FileError;
 use crate::settings::file;
@@ -206,7 +206,7 @@ impl Record {
 /// Where records go: the system log, and standard output and a file if the settings name them.
 pub struct Trail {
     stdout: bool,
-    file: RefCell<Option<File>>,
+    file: Option<File>,
 }
 
 impl Trail {
@@ -215,24 +215,23 @@ impl Trail {
     /// # Errors
     /// If the file cannot be opened.
     pub fn open(path: Option<&Path>, stdout: bool) -> Result<Trail, FileError> {
-        Ok(Trail { stdout, file: RefCell::new(path.map(file::append).transpose()?) })
+        Ok(Trail { stdout, file: path.map(file::append).transpose()? })
     }
 
-    /// Writes one record as one line.
+    /// Writes one record as one line. If an interrupted write has left part of a line in the file, that part stays a line of its own.
     ///
     /// # Errors
     /// If the file or standard output cannot be written. The request must then be refused.
     pub fn write(&self, record: &Record) -> io::Result<()> {
-        let mut line = serde_json::to_string(record)?;
+        let line = serde_json::to_string(record)?;
         syslog::log(Severity::Info, PROGRAM, &line, &[]);
-        line.push('\n');
         if self.stdout {
             let mut stdout = io::stdout().lock();
-            stdout.write_all(line.as_bytes())?;
+            stdout.write_all(format!("{line}\n").as_bytes())?;
             stdout.flush()?;
         }
-        match &mut *self.file.borrow_mut() {
-            Some(file) => file.write_all(line.as_bytes()),
+        match &self.file {
+            Some(file) => append_line(file, &line),
             None => Ok(()),
         }
     }

@@ -1,4 +1,4 @@
-//! The records of the audit: what each tells, and what it does not.
+//! The records of the audit: what they contain, and what they do not.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -32,6 +32,18 @@ fn a_denial_tells_the_claims_that_rules_look_at_and_no_others() {
     site.gateway.get("/v1/vaults", &stranger);
     assert_eq!((&site.last()["subject"], &site.last()["claims"]), (&json!("canary-subject"), &Value::Null));
     assert!(!site.gateway.audit_text().contains("canary-actor"));
+}
+
+#[test]
+fn an_interrupted_write_costs_no_further_record() {
+    let mut site = Site::showing(&["op://AgentVault/ordinary/*"]);
+    fs::write(site.gateway.install().path("audit.jsonl"), "{\"schema\":1,\"ti").unwrap();
+    site.gateway.reload("reloaded the settings");
+    assert_eq!(site.get("/v1/vaults").status, 200);
+    let text = site.gateway.audit_text();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!((lines.len(), lines[0]), (2, "{\"schema\":1,\"ti"));
+    assert_eq!(serde_json::from_str::<Value>(lines[1]).unwrap()["decision"], "allowed");
 }
 
 #[test]
