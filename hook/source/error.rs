@@ -60,9 +60,9 @@ pub enum SourceError {
     /// The source cannot do what the reference's query asks.
     #[error("1Password Connect cannot convert keys, so ?ssh-format is not supported")]
     NoKeyFormats,
-    /// The source has not heard of our token.
-    #[error("{server} refuses the token: 401 Unauthorized")]
-    Unauthorized { server: String, origin: Origin },
+    /// The token is not accepted.
+    #[error("{server} refuses the token: 401 Unauthorized{}", quoted(message.as_deref()))]
+    Unauthorized { server: String, message: Option<String>, origin: Origin },
     /// The token is good, but not for this.
     #[error("the token may not read {what}: 403 Forbidden")]
     Forbidden { what: String, origin: Origin },

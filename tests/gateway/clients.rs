@@ -49,6 +49,15 @@ fn serves_our_own_hook() {
     assert_eq!(container.secret("x"), b"canary-secret");
     assert_eq!(site.last()["action"], "read-item");
 
+    host.write("token", site.mint(serde_json::json!({ "claims": { "aud": "other" } })).as_bytes(), 0o600);
+    let output = host.hook(&Container::create().state(request("password")));
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        message.contains("401 Unauthorized") && message.contains("audience is not this gateway alone"),
+        "{message}"
+    );
+    host.write("token", site.mint(Value::Null).as_bytes(), 0o600);
+
     let output = host.hook(&Container::create().state(request("other")));
     assert_eq!(output.status.code(), Some(66));
     assert!(String::from_utf8_lossy(&output.stderr).contains("no field \"other\" in item \"deploy\""));

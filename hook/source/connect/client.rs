@@ -240,8 +240,8 @@ impl Connect {
         let server = self.server.clone();
         match refusal {
             Refusal::Token(error) => no_token(error),
-            Refusal::Status { status: StatusCode::UNAUTHORIZED, .. } => {
-                SourceError::Unauthorized { server, origin: self.tokens.origin().clone() }
+            Refusal::Status { status: StatusCode::UNAUTHORIZED, message, .. } => {
+                SourceError::Unauthorized { server, message, origin: self.tokens.origin().clone() }
             }
             Refusal::Status { status: StatusCode::FORBIDDEN, .. } => {
                 SourceError::Forbidden { what, origin: self.tokens.origin().clone() }
@@ -326,7 +326,9 @@ async fn refused(response: Response) -> Failure<Refusal> {
         let retry_after = retry_after(&response);
         return Failure::Transient { error: Refusal::Status { status, tries: 1, message: None }, retry_after };
     }
-    let message = if status == StatusCode::BAD_REQUEST { message(response).await } else { None };
+    // What is wrong with a request, or with a token: the gateway says why it refuses one.
+    let has_message = matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED);
+    let message = if has_message { message(response).await } else { None };
     Failure::Final(Refusal::Status { status, tries: 1, message })
 }
 
