@@ -25,6 +25,15 @@ pub struct SyscallError {
     pub errno: Errno,
 }
 
+impl SyscallError {
+    /// What a call that the kernel does not have needs.
+    pub fn hint(&self) -> Option<String> {
+        (self.errno == Errno(nix::errno::Errno::ENOSYS)).then(|| {
+            "Linux 5.6 is the oldest that is supported; where it is newer, a seccomp filter forbids the call".to_owned()
+        })
+    }
+}
+
 /// Adds the call to an errno: `fsopen(…).map_err(failed("fsopen(\"tmpfs\")"))?`.
 pub fn failed<E: Into<Errno>>(call: impl Into<String>) -> impl FnOnce(E) -> SyscallError {
     move |errno| SyscallError { call: call.into(), errno: errno.into() }

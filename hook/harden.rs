@@ -47,6 +47,9 @@ pub fn harden_but_keep(variables: &[&str]) -> Result<(), SyscallError> {
 
 /// Forbids core dumps, and other processes of the same user to trace this one or read its memory.
 pub fn hide_memory() {
+    // Before Linux 6.4 the page size is read from /proc/self/auxv, which belongs to root once the process is not dumpable. rustix reads
+    // all of the auxiliary vector at the first call.
+    let _ = rustix::param::page_size();
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
 }

@@ -13,7 +13,8 @@ use regex::Regex;
 use serde_json::Value;
 
 const GATEWAY: &str = include_str!("../config/gateway.toml");
-const SETTINGS: &str = include_str!("../config/settings.toml");
+const SETTINGS: &str = include_str!("../config/settings.reference.toml");
+const INSTALLED: &str = include_str!("../config/settings.toml");
 const GUIDE: &str = include_str!("../packaging/docs/gateway.md");
 const HOOK: &str = include_str!("../config/hooks.d/90-oci-secrets.json");
 const DOCKER: &str = include_str!("../config/docker/daemon.json");
@@ -42,11 +43,19 @@ fn the_settings_load_as_written() {
 }
 
 #[test]
+fn the_installed_settings_give_the_first_container_its_secret() {
+    let settings: Settings = INSTALLED.parse().unwrap();
+    assert!(settings.connect.is_some() && settings.kek_is_listed("local-kek:trial"));
+    let reference = "op://AgentVault/database/password".parse().unwrap();
+    assert!(settings.grants.decide(&reference, &Default::default(), false).is_ok());
+}
+
+#[test]
 fn optional_keys_show_their_defaults() {
     let written: Settings = SETTINGS.parse().unwrap();
     let full: Settings = with_optional_keys().parse().unwrap();
     assert_eq!(full.deliver, Deliver::default());
-    assert_eq!(full.local_kek, LocalKek::default());
+    assert_eq!(full.local_kek.directory(), LocalKek::default().directory());
     assert!(full.grants.named("agents").is_some() && written.grants.named("agents").is_none());
     assert!(full.gcp_kms.sends_credentials());
     let plain = with_optional_keys().replace("https://connect", "http://connect");
@@ -87,7 +96,7 @@ fn the_settings_show_every_key_that_the_code_knows() {
         ("break-glass", "[break-glass]\nno-such-key = 1"),
     ] {
         for key in keys_expected_instead_of(unknown) {
-            assert!(shows(section, &key), "config/settings.toml lacks [{section}] {key}");
+            assert!(shows(section, &key), "config/settings.reference.toml lacks [{section}] {key}");
             shown += 1;
         }
     }

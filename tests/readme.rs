@@ -15,7 +15,7 @@ use serde_json::Value;
 const README: &str = include_str!("../README.md");
 const SECURITY: &str = include_str!("../.github/SECURITY.md");
 const CLASSES: &str = include_str!("../hook/fault.rs");
-const SETTINGS: &str = include_str!("../config/settings.toml");
+const SETTINGS: &str = include_str!("../config/settings.reference.toml");
 const GATEWAY: &str = include_str!("../config/gateway.toml");
 const HOOK: &str = include_str!("../config/hooks.d/90-oci-secrets.json");
 const CI: &str = include_str!("../packaging/docs/ci.md");

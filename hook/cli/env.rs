@@ -10,7 +10,7 @@ use clap::builder::PossibleValue;
 use super::error::CliError;
 use super::listed::{AllowedNames, requests, secrets, summary, variables};
 use super::source::Choice;
-use super::{load_own, write_output};
+use super::{load, write_output};
 use crate::envrc::Variable;
 use crate::envrc::shell::{Shell, json};
 use crate::fault::AnyFault;
@@ -74,7 +74,7 @@ fn print(arguments: &Arguments, settings_path: &Path, variables: &[Variable]) ->
     let secrets = if requests.is_empty() {
         Vec::new()
     } else {
-        secrets(&requests, &arguments.choice.over(load_own(settings_path)?))?
+        secrets(&requests, &arguments.choice.over(load(settings_path)?))?
     };
     let values: Vec<(&Variable, &Secret)> =
         variables.iter().zip(secrets.iter().map(|resolved| &resolved.secret)).collect();

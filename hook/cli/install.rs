@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::error::CliError;
-use super::{host, own_settings, write_json, write_output};
+use super::{host, write_json, write_output};
 use crate::engine::{Engine, HOOK_PATH, Hook, Written};
 use crate::fault::AnyFault;
 use crate::settings::{SETTINGS_PATH, file};
@@ -62,10 +62,9 @@ impl ValueEnum for Engine {
 
 pub(super) fn run(arguments: &Arguments, settings: &Path) -> Result<ExitCode, AnyFault> {
     let host = host();
-    // Whoever calls the hook does so from another working directory.
+    // The engine calls the hook from another working directory.
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let told = || (settings != Path::new(SETTINGS_PATH)).then(|| absolute(settings));
-    let settings = own_settings(settings, &host).or_else(told);
+    let settings = (settings != Path::new(SETTINGS_PATH)).then(|| absolute(settings));
     let hook = Hook { path: absolute(&arguments.hook), settings };
     let files = arguments.engine.files(&host, &hook)?;
     if arguments.write {

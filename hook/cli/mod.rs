@@ -36,7 +36,7 @@ use crate::engine::Host;
 use crate::fault::{AnyFault, Class};
 use crate::harden::is_root_of_the_host;
 use crate::retry::Deadline;
-use crate::settings::{SETTINGS_PATH, Settings};
+use crate::settings::{SETTINGS_PATH, Settings, SettingsError};
 use crate::{harden, report, tls};
 use error::CliError;
 use source::{patience, source};
@@ -55,9 +55,9 @@ const THREADS_TIMEOUT: Duration = Duration::from_millis(100);
 #[derive(Parser)]
 #[command(name = PROGRAM, version, max_term_width = 100, after_help = EXAMPLE)]
 struct Arguments {
-    /// The settings file.
-    #[arg(long, value_name = "PATH", default_value = SETTINGS_PATH, global = true)]
-    settings: PathBuf,
+    /// The settings file [default: /etc/oci-secrets/settings.toml; without root, ~/.config/oci-secrets/settings.toml].
+    #[arg(long, value_name = "PATH", global = true)]
+    settings: Option<PathBuf>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -95,7 +95,7 @@ pub fn run() -> ExitCode {
     report::install_panic_hook(PROGRAM);
     tls::install();
     let outcome = match Arguments::try_parse() {
-        Ok(arguments) => arguments.verb.run(&arguments.settings),
+        Ok(arguments) => arguments.verb.run(&arguments.settings.unwrap_or_else(default_settings)),
         Err(usage) => return report_usage(&usage),
     };
     match outcome {
@@ -163,19 +163,22 @@ fn host() -> Host {
     Host { root: PathBuf::from("/"), user }
 }
 
-/// The settings of a user without root, unless `--settings` names a file.
-fn own_settings(settings_path: &Path, host: &Host) -> Option<PathBuf> {
-    let own = host.user.as_ref().map(|user| user.join("oci-secrets/settings.toml"));
-    own.filter(|_| settings_path == Path::new(SETTINGS_PATH))
+/// The settings file, unless `--settings` names one: `oci-secrets/settings.toml` in the caller's own configuration directory, of root
+/// in /etc.
+fn default_settings() -> PathBuf {
+    host().user.map_or_else(|| SETTINGS_PATH.into(), |user| user.join("oci-secrets/settings.toml"))
 }
 
+/// The settings, or none if the default file is missing and the environment names a source: then the file is not needed.
 fn load(path: &Path) -> Result<Settings, AnyFault> {
-    Settings::load_in_job(path).map_err(AnyFault::from)
-}
-
-/// The caller's settings, unless `--settings` names a file.
-fn load_own(settings_path: &Path) -> Result<Settings, AnyFault> {
-    load(own_settings(settings_path, &host()).as_deref().unwrap_or(settings_path))
+    match Settings::load_in_job(path) {
+        Err(SettingsError::File(error))
+            if error.is_missing() && path == default_settings() && source::in_environment() =>
+        {
+            Ok(Settings::default())
+        }
+        loaded => Ok(loaded?),
+    }
 }
 
 /// Runs network requests on this thread, within the settings' deadline, or longer where a person has to unlock an app.

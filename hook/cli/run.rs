@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode};
 use super::error::CliError;
 use super::listed::{AllowedNames, requests, secrets, summary};
 use super::source::Choice;
-use super::{PROGRAM, load_own};
+use super::{PROGRAM, load};
 use crate::container::Owner;
 use crate::deliver::{Carried, DeliveryOptions, Frozen, Private};
 use crate::envrc::shell::variable_value;
@@ -64,7 +64,7 @@ pub(super) fn run(arguments: Arguments, settings_path: &Path) -> Result<ExitCode
     let variables = variables(&arguments)?;
     arguments.allowed.check(&variables)?;
     if !variables.is_empty() {
-        let settings = arguments.choice.over(load_own(settings_path)?);
+        let settings = arguments.choice.over(load(settings_path)?);
         let requests = requests(&variables);
         let secrets = secrets(&requests, &settings)?;
         match &arguments.files {

@@ -64,6 +64,13 @@ pub(super) fn source(settings: &Settings) -> Result<Box<dyn Source>, AnyFault> {
     source::open(settings, Some(Session::of(|name| variable(name).filter(is_path)))).map_err(AnyFault::from)
 }
 
+/// Whether 1Password's variables name a source.
+pub(super) fn in_environment() -> bool {
+    [CONNECT_HOST, SERVICE_ACCOUNT_TOKEN]
+        .iter()
+        .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+}
+
 /// How long everything may take: where an app is to be unlocked, as much longer as that may take.
 pub(super) fn patience(settings: &Settings) -> Duration {
     let op = settings.op.clone().unwrap_or_default();

@@ -225,6 +225,7 @@ impl Fault for ProcessError {
             ProcessError::UnmappedUid { .. } | ProcessError::UnmappedGid { .. } => {
                 "map the id in the container's user namespace, or run its process as one that is mapped"
             }
+            ProcessError::Syscall(error) => return error.hint(),
             _ => return None,
         };
         Some(hint.to_owned())

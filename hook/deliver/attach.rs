@@ -134,6 +134,7 @@ impl Fault for AttachError {
             AttachError::Target(error) => error.hint(),
             AttachError::Preflight(error) => error.hint(),
             AttachError::Shared => Some("make the container's root filesystem a private mount".into()),
+            AttachError::Syscall(error) => error.hint(),
             _ => None,
         }
     }

@@ -290,6 +290,7 @@ impl Fault for CarryError {
             CarryError::Special { .. } | CarryError::TooMany => {
                 Some("leave the mount out, or give it another place than /run/secrets".into())
             }
+            CarryError::Syscall(error) => error.hint(),
             _ => None,
         }
     }

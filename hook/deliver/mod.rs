@@ -34,5 +34,5 @@ pub use carry::{Carried, CarryError};
 pub use preflight::{PreflightError, preflight};
 pub use private::{Private, PrivateError};
 pub use site::SiteError;
-pub use target::{TARGET, TargetError};
+pub use target::{TARGET, TargetError, require_openat2};
 pub use tmpfs::{DeliveryOptions, Frozen, Tmpfs, TmpfsError, TmpfsOptions};

@@ -113,6 +113,7 @@ impl Fault for PrivateError {
                 "user namespaces are turned off here for users without root; without `--files` the command gets variables"
             }
             PrivateError::Directory { .. } => "make it first: an empty directory will do",
+            PrivateError::Syscall(error) => return error.hint(),
             _ => return None,
         };
         Some(hint.to_owned())

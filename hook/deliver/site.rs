@@ -207,6 +207,7 @@ impl Fault for SiteError {
                 "the hook is for runtimes that share the host's kernel and call it before the container enters its root filesystem: runc, crun, youki from 0.6"
                     .into(),
             ),
+            SiteError::Syscall(error) => error.hint(),
             _ => None,
         }
     }

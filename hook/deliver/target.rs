@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
-use rustix::fs::{FsWord, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, fstatfs, mkdirat, openat2};
+use rustix::fs::{CWD, FsWord, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, fstatfs, mkdirat, openat2};
 use rustix::io::Errno;
 
 use crate::container::{Owner, Process, ProcessError};
@@ -111,6 +111,18 @@ fn usable(path: &'static str, resolved: Result<OwnedFd, Errno>) -> Result<OwnedF
     Ok(directory)
 }
 
+/// Checks that the kernel can resolve a path inside a root.
+///
+/// # Errors
+/// Linux before 5.6 cannot.
+pub fn require_openat2() -> Result<(), TargetError> {
+    open_root().map(drop).map_err(|errno| not_resolved("/", errno))
+}
+
+fn open_root() -> Result<OwnedFd, Errno> {
+    openat2(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_MAGICLINKS)
+}
+
 fn not_resolved(path: &'static str, errno: Errno) -> TargetError {
     match errno {
         Errno::NOSYS => TargetError::NoOpenat2,
@@ -178,6 +190,7 @@ impl Fault for TargetError {
             TargetError::Dangling { .. } | TargetError::NotADirectory { .. } | TargetError::Loop { .. } => {
                 "/run/secrets must be a directory in the image, or missing"
             }
+            TargetError::Syscall(error) => return error.hint(),
             _ => return None,
         };
         Some(hint.to_owned())

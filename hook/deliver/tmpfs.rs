@@ -300,6 +300,7 @@ impl Fault for TmpfsError {
             TmpfsError::NoNoswap => {
                 "noswap = \"prefer\" under [deliver] in the settings goes on without; then keep swap off or encrypted"
             }
+            TmpfsError::Syscall(error) => return error.hint(),
             _ => return None,
         };
         Some(hint.to_owned())

@@ -247,6 +247,13 @@ pub enum FileError {
     TooLarge { path: PathBuf, bytes_max: usize },
 }
 
+impl FileError {
+    /// Whether there is no such file.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, FileError::Open { errno, .. } if errno.is_not_found())
+    }
+}
+
 impl Fault for FileError {
     fn class(&self) -> Class {
         match self {

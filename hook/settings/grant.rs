@@ -64,6 +64,16 @@ impl Grants {
         self.0.iter().flat_map(|grant| &grant.references).any(|pattern| pattern.names_vault(vault))
     }
 
+    /// Adds the grants of another file, unless one of their names is taken: then it is returned.
+    pub(super) fn append(&mut self, Grants(more): Grants) -> Result<(), String> {
+        let taken = more.iter().filter_map(|grant| grant.name.as_deref()).find(|name| self.named(name).is_some());
+        if let Some(name) = taken {
+            return Err(name.to_owned());
+        }
+        self.0.extend(more);
+        Ok(())
+    }
+
     /// The grant of this name.
     pub fn named(&self, name: &str) -> Option<&Grant> {
         self.0.iter().find(|grant| grant.name.as_deref() == Some(name))

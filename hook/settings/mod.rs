@@ -1,12 +1,13 @@
 //! The settings of this host, `/etc/oci-secrets/settings.toml`: the only place from which the hook takes orders.
 //!
-//! `config/settings.toml` explains every key. What is wrong is found when the file is loaded, before a container waits for it; what
+//! `config/settings.reference.toml` explains every key. What is wrong is found when the file is loaded, before a container waits for it; what
 //! is loaded needs no further check, save for the files that it names, which [`mod@file`] checks when they are read.
 
 mod audit;
 mod aws;
 mod break_glass;
 mod connect;
+mod drop_in;
 pub mod file;
 mod gcp;
 mod grant;
@@ -113,7 +114,14 @@ impl Settings {
     /// The file cannot be read or trusted, or what it says is not valid. Messages name line and key, never a value: it may be a
     /// secret that was put in the wrong place.
     pub fn load_in_job(path: &Path) -> Result<Settings, SettingsError> {
-        load(path).map(Settings::with_ages)
+        let mut settings: Settings = load(path).map(Settings::with_ages)?;
+        settings.add_drop_ins(path)?;
+        if settings.local_kek.directory.is_none() {
+            let keks = path.parent().map(|directory| directory.join("keks"));
+            settings.local_kek.directory =
+                keks.and_then(|keks| AbsolutePath::try_from(std::path::absolute(keks).ok()?).ok());
+        }
+        Ok(settings)
     }
 
     /// Whether sealed values may be unsealed with this KEK.
@@ -176,21 +184,21 @@ pub struct Documents {
 }
 
 const DOCUMENTS: Documents = Documents {
-    example: "config/settings.toml is an example to begin with",
-    keys: "`oci-secrets check` tests the settings; config/settings.toml explains every key",
+    example: "create it: /etc/oci-secrets/settings.reference.toml explains every key",
+    keys: "/etc/oci-secrets/settings.reference.toml explains every key",
 };
 
 /// Where the keys of `local-kek:<name>` are.
-#[derive(Debug, PartialEq, Deserialize)]
+#[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LocalKek {
-    /// Each key is the file `<name>` in it: a credential.
-    pub directory: AbsolutePath,
+    directory: Option<AbsolutePath>,
 }
 
-impl Default for LocalKek {
-    fn default() -> LocalKek {
-        LocalKek { directory: AbsolutePath(LOCAL_KEK_DIRECTORY.into()) }
+impl LocalKek {
+    /// Each key is the file `<name>` in it: a credential. By default it is `keks` next to the settings file.
+    pub fn directory(&self) -> &Path {
+        self.directory.as_deref().unwrap_or(Path::new(LOCAL_KEK_DIRECTORY))
     }
 }
 
@@ -290,6 +298,9 @@ pub enum SettingsError {
     /// The file is not TOML, or has invalid settings.
     #[error("cannot parse {}", path.display())]
     Invalid { path: PathBuf, source: ParseError },
+    /// Two files have a grant or a set of requests of the same name.
+    #[error("cannot use {}: {what} is in another settings file, too", path.display())]
+    Twice { path: PathBuf, what: String },
     /// A token comes from the environment of a CI job, which a hook does not have.
     #[error("refusing to use {}: [{table}] takes its token from the environment of a job, and here is none", path.display())]
     NoJob { path: PathBuf, table: &'static str },
@@ -299,9 +310,10 @@ impl Fault for SettingsError {
     fn class(&self) -> Class {
         match self {
             SettingsError::File(error) => error.class(),
-            SettingsError::NotUtf8 { .. } | SettingsError::Invalid { .. } | SettingsError::NoJob { .. } => {
-                Class::Settings
-            }
+            SettingsError::NotUtf8 { .. }
+            | SettingsError::Invalid { .. }
+            | SettingsError::Twice { .. }
+            | SettingsError::NoJob { .. } => Class::Settings,
         }
     }
 
@@ -316,6 +328,7 @@ impl SettingsError {
         let hint = match self {
             SettingsError::File(error) => return error.hint().or_else(|| Some(documents.example.to_owned())),
             SettingsError::NotUtf8 { .. } | SettingsError::Invalid { .. } => documents.keys,
+            SettingsError::Twice { .. } => "rename one of them",
             SettingsError::NoJob { .. } => {
                 "name a file on a tmpfs, token = { file = … }, and let the job's step write it: `oci-secrets token --help`"
             }
@@ -375,7 +388,7 @@ mod tests {
         assert!(!settings.gcp_kms.sends_credentials());
         assert_eq!(settings.deliver.deadline, Duration::from_millis(2500));
         assert_eq!((settings.deliver.plaintext, settings.deliver.noswap), (Permission::Allow, Noswap::Require));
-        assert_eq!(&*settings.local_kek.directory, Path::new("/var/lib/keks"));
+        assert_eq!(settings.local_kek.directory(), Path::new("/var/lib/keks"));
         assert_eq!(settings.pkcs11.environment.len(), 1);
         assert_eq!(&*settings.pkcs11.helper, Path::new("/usr/libexec/oci-secrets/oci-secrets-pkcs11"));
         assert!(settings.kek_is_listed("local-kek:trial"));
@@ -417,7 +430,13 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             Settings::load(&path)
         };
-        assert_eq!(load(b"keks = []", 0o644).unwrap(), Settings::default());
+        let loaded = load(b"keks = []", 0o644).unwrap();
+        assert!(loaded.keks.is_empty());
+        assert_eq!(
+            loaded.local_kek.directory(),
+            directory.path().join("keks"),
+            "a user's keys are next to the user's settings"
+        );
         let error = load(b"kek = []", 0o644).unwrap_err();
         assert_eq!(error.to_string(), format!("cannot parse {}", path.display()));
         assert!(matches!(error, SettingsError::Invalid { .. }));

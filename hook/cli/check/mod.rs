@@ -14,9 +14,9 @@ use super::error::CliError;
 use super::finding::Finding;
 use super::source::Choice;
 use super::table::Table;
-use super::{block_on, is_root, load, own_settings, write_json, write_table};
+use super::{block_on, is_root, write_json, write_table};
 use crate::audit::{Trail, default_file};
-use crate::deliver::{Carried, Tmpfs, TmpfsOptions};
+use crate::deliver::{Carried, Tmpfs, TmpfsOptions, require_openat2};
 use crate::engine::{Calls, Engine, Host};
 use crate::fault::{AnyFault, Class};
 use crate::harden::is_initial_user_namespace;
@@ -69,15 +69,13 @@ const DAY_SECONDS: i64 = 24 * 60 * 60;
 pub(super) fn run(arguments: &Arguments, settings_path: &Path) -> Result<ExitCode, AnyFault> {
     let mut findings = vec![kernel()];
     let host = super::host();
-    let own = own_settings(settings_path, &host);
-    let path = own.as_deref().unwrap_or(settings_path);
     findings.extend(PROGRAMS.iter().filter_map(|(name, minimum, engine)| program(name, *minimum, *engine, &host)));
     findings.extend(device(&host));
-    match load(path).map(|settings| arguments.choice.over(settings)) {
-        Err(error) => findings.push(Finding::problem("settings", &*error)),
+    match Settings::load_in_job(settings_path).map(|settings| arguments.choice.over(settings)) {
+        Err(error) => findings.push(Finding::problem("settings", &error)),
         Ok(settings) => {
             let whose = if is_root() { "" } else { ": yours to change, so its grants guard against mistakes alone" };
-            findings.push(Finding::ok("settings", format!("{}{whose}", path.display())));
+            findings.push(Finding::ok("settings", format!("{}{whose}", settings_path.display())));
             findings.extend(settings.token_of_a_job().map(job_only));
             findings.extend(source::choice(&settings));
             findings.extend(source::op(&settings));
@@ -120,14 +118,22 @@ fn job_only(table: &str) -> Finding {
 fn kernel() -> Finding {
     let linux = format!("Linux {}", rustix::system::uname().release().to_string_lossy());
     if !rustix::process::geteuid().is_root() {
+        let advice = "`podman unshare oci-secrets check` tests mounts as podman makes them";
+        if !has_swap() {
+            return Finding::warning("kernel", format!("{linux}: mounts are not tested without root"), advice.into());
+        }
         let detail = format!("{linux}: mounts are not tested; without root nothing can be kept out of swap");
-        let advice =
-            "turn swap off or encrypt it; `podman unshare oci-secrets check` tests mounts as podman makes them";
-        return Finding::warning("kernel", detail, advice.into());
+        return Finding::warning("kernel", detail, format!("turn swap off or encrypt it; {advice}"));
     }
     let options = TmpfsOptions { files: 1, bytes: 1, label: None, noswap: Noswap::Prefer };
+    if let Err(error) = require_openat2() {
+        return Finding::problem("kernel", &error);
+    }
     match Tmpfs::create(&options, Carried::default()).and_then(|tmpfs| Ok((tmpfs.noswap(), tmpfs.freeze()?))) {
         Ok((true, _)) => Finding::ok("kernel", format!("{linux}: a read-only tmpfs without swap can be made")),
+        Ok((false, _)) if !has_swap() => {
+            Finding::ok("kernel", format!("{linux}: a read-only tmpfs can be made; this host has no swap"))
+        }
         Ok((false, _)) => {
             let detail = format!("{linux}: a read-only tmpfs can be made, but not kept out of swap");
             let advice = match is_initial_user_namespace() {
@@ -138,6 +144,16 @@ fn kernel() -> Finding {
         }
         Err(error) => Finding::problem("kernel", &error),
     }
+}
+
+/// Whether this host has swap space, as far as /proc tells.
+fn has_swap() -> bool {
+    std::fs::read_to_string("/proc/swaps").map_or(true, |swaps| lists_swap(&swaps))
+}
+
+/// Whether the text of /proc/swaps, whose first line is a heading, lists any.
+fn lists_swap(swaps: &str) -> bool {
+    swaps.lines().count() > 1
 }
 
 /// The version of a runtime or engine, if there is one on the PATH, and whether it will call the hook.
@@ -347,5 +363,12 @@ mod tests {
         assert_eq!(after(300), "2027-01-15 08:05 UTC, in 5 min");
         assert_eq!(after(0), "2027-01-15 08:00 UTC, in 0 min");
         assert_eq!(after(DAY_SECONDS), "2027-01-16");
+    }
+
+    #[test]
+    fn finds_swap_below_the_heading() {
+        let heading = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n";
+        assert!(!lists_swap(heading));
+        assert!(lists_swap(&format!("{heading}/dev/zram0 partition\t8388604\t0\t100\n")));
     }
 }

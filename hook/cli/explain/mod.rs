@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::finding::Finding;
 use super::source::Choice;
 use super::table::Table;
-use super::{block_on, load_own, source, write_json, write_table};
+use super::{block_on, load, source, write_json, write_table};
 use crate::cli::error::CliError;
 use crate::container::FileName;
 use crate::fault::AnyFault;
@@ -94,9 +94,9 @@ struct Explained {
     findings: Vec<Finding>,
 }
 
-pub(super) fn run(arguments: &Arguments, told: &Path) -> Result<ExitCode, AnyFault> {
+pub(super) fn run(arguments: &Arguments, settings_path: &Path) -> Result<ExitCode, AnyFault> {
     let subject = Subject::find(&arguments.target, arguments.engine)?;
-    let settings = load_own(told).map(|settings| arguments.choice.over(settings));
+    let settings = load(settings_path).map(|settings| arguments.choice.over(settings));
     let explanation = explain(subject, settings, arguments.open);
     if arguments.json {
         write_json(&explanation)?

@@ -41,7 +41,7 @@ struct LocalKeks {
 
 /// Knows where the files are; none is read yet.
 fn open(settings: &Settings, _: Deadline) -> Answer<'_, Box<dyn Kek + '_>> {
-    let keks: Box<dyn Kek> = Box::new(LocalKeks { directory: settings.local_kek.directory.to_path_buf() });
+    let keks: Box<dyn Kek> = Box::new(LocalKeks { directory: settings.local_kek.directory().to_path_buf() });
     ready(Ok(keks)).boxed_local()
 }
 
