@@ -1,4 +1,4 @@
-//! One more line in a file of JSON lines that several processes append to.
+//! Appends a line to a file of JSON lines that several processes write to.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 
 use super::tail::is_whole;
 
-/// How long an append waits for the file's lock. Others hold it for one write.
+/// How long an append waits for the file's lock. Other processes hold it for one write.
 const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// Appends one line in one write. If an interrupted write has left a line without its newline, that line is ended first.
 ///
-/// Under the file's lock, a write that is still in progress is not mistaken for an interrupted one. A process that keeps the
-/// lock cannot stop container starts: the line is then written without it, and an empty line may precede it.
+/// The file's lock distinguishes a write in progress from an interrupted one. A process that holds the lock cannot block container
+/// starts: after a timeout the line is written without it, and an empty line may precede it.
 ///
 /// # Errors
-/// If the file cannot be read or written. Part of the line may be left in it; the next append ends it.
+/// If the file cannot be read or written. It may then end with a part of the line, which the next append ends.
 pub fn append_line(file: &File, line: &str) -> io::Result<()> {
     let is_locked = lock(file);
     let written = is_whole(file).and_then(|is_whole| {
@@ -55,7 +55,7 @@ mod tests {
         const LINES: usize = 50;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("audit.jsonl");
-        // Of many pages, so that a write takes long enough to be seen half done.
+        // Many pages, so that other threads can observe a write in progress.
         let line = "x".repeat(128 * 1024);
         thread::scope(|scope| {
             for _ in 0..WRITERS {
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_an_interrupted_line_and_does_not_wait_for_a_kept_lock() {
+    fn ends_an_interrupted_line_and_times_out_on_the_lock() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("audit.jsonl");
         fs::write(&path, "{\"sch").unwrap();

@@ -1,13 +1,13 @@
 //! A file in which every line has the hash of the line before it.
 //!
-//! Each line also has a number. Other text in the file is closed off by a line that says so, a *mark*: an interrupted write, or lines
-//! that were written without the chain. Nothing is repaired.
+//! Each line also has a sequence number. Text that is not part of the chain, such as an interrupted write or lines of a program
+//! without the chain, stays in the file, and the next line is a *mark* with its hash.
 //!
 //! Writers are short-lived, so all state is in the file. Each reads the last line and appends its own under the file's lock, with one
-//! write. A file that was renamed meanwhile is not written to; a new one begins with the hash of the last line of the previous one.
+//! write. A renamed file is no longer written to; the new one begins with the hash of the last line of the previous one.
 //!
-//! A chain does not show that its end is missing, nor that root has written all of it again: for that, the hash of the last line must
-//! be kept elsewhere. The system log has it with every line.
+//! A chain does not reveal that its end was truncated, or that root rewrote all of it. To detect that, store the hash of the last line
+//! elsewhere. The system log contains every line.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
@@ -24,7 +24,7 @@ use super::record::SCHEMA;
 use super::tail::{End, Tail};
 use crate::settings::file;
 
-/// How long a writer waits before it tries the lock again. It varies, so that many writers do not try at the same moment.
+/// The average pause between attempts to lock. It varies, so that writers do not retry at the same moment.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// A chain to append to.
@@ -33,14 +33,14 @@ pub struct Chain {
     file: File,
 }
 
-/// A line that is about the chain itself.
+/// A line about the chain itself.
 #[derive(Serialize)]
 struct Mark {
     schema: u8,
     time: String,
     mark: What,
-    /// The hash of the text that is closed off, without its last newline: the whole file if a chain begins, the text after the last
-    /// line if it resumes.
+    /// The hash of the text before the mark that is not part of the chain, without its last newline: the whole file if a chain begins,
+    /// the text after the last line if it resumes.
     #[serde(skip_serializing_if = "Option::is_none")]
     over: Option<Hash>,
 }
@@ -51,7 +51,7 @@ struct Mark {
 pub(super) enum What {
     /// The chain begins.
     Begins,
-    /// Before it is text that is not of the chain.
+    /// The text before it is not part of the chain.
     Resumes,
 }
 
@@ -67,7 +67,7 @@ impl Chain {
     /// Opens the file, or creates it with mode 0600. It is not locked.
     ///
     /// # Errors
-    /// If the file cannot be opened, or other users could write to it.
+    /// If the file cannot be opened, or other users can write to it.
     pub fn open(path: &Path) -> Result<Chain, AuditError> {
         let file = file::append(path).map_err(|source| AuditError::Open { source })?;
         Ok(Chain { path: path.to_owned(), file })
@@ -77,8 +77,8 @@ impl Chain {
     /// record. [`Chain::sync`] makes them survive a power loss.
     ///
     /// # Errors
-    /// If another process holds the file's lock for too long, or the file cannot be read or written. Part of a line may be left in
-    /// it; the next writer closes it off.
+    /// If another process holds the file's lock for too long, or the file cannot be read or written. The file may then end
+    /// with a part of a line, which the next writer marks.
     pub fn append(&mut self, record: &impl Serialize, patience: Duration) -> Result<Vec<String>, AuditError> {
         let until = Instant::now() + patience;
         self.lock(until, patience)?;
@@ -87,7 +87,7 @@ impl Chain {
         outcome
     }
 
-    /// Waits until all lines are on the disk.
+    /// Syncs all lines to disk.
     ///
     /// # Errors
     /// If fdatasync(2) fails.
@@ -95,7 +95,7 @@ impl Chain {
         self.file.sync_data().map_err(self.cannot_write())
     }
 
-    /// Locks the file that is at our path now.
+    /// Locks the file that is at the path now.
     fn lock(&mut self, until: Instant, patience: Duration) -> Result<(), AuditError> {
         loop {
             match self.file.try_lock() {
@@ -145,8 +145,8 @@ impl Chain {
         Ok(lines)
     }
 
-    /// The hash of the last line of the previous file, the newest that was renamed to `<name>.…` or `<name>-…`. It is read under its
-    /// lock: a writer that opened it before it was renamed has written by then, or will see that it was renamed.
+    /// The hash of the last line of the previous file: the newest that was renamed to `<name>.…` or `<name>-…`. It is read under its lock:
+    /// a writer that opened it before the rename has either written already, or will detect the rename.
     fn last_of_before(&self, until: Instant) -> Option<Hash> {
         let file = newest_renamed(&self.path)?;
         while file.try_lock_shared().is_err() {
@@ -200,7 +200,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    fn place() -> (TempDir, PathBuf) {
+    fn audit_file() -> (TempDir, PathBuf) {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("audit.jsonl");
         (directory, path)
@@ -219,8 +219,8 @@ mod tests {
     }
 
     #[test]
-    fn every_line_has_the_hash_of_the_one_before() {
-        let (_directory, path) = place();
+    fn every_line_has_the_hash_of_the_previous_line() {
+        let (_directory, path) = audit_file();
         let written: Vec<String> = (1..=3).flat_map(|number| append(&path, number)).collect();
         let lines = lines(&path);
         assert_eq!(lines, written);
@@ -236,8 +236,8 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_write_is_closed_off_by_a_mark() {
-        let (_directory, path) = place();
+    fn a_mark_follows_an_interrupted_write() {
+        let (_directory, path) = audit_file();
         append(&path, 1);
         let mut file = File::options().append(true).open(&path).unwrap();
         file.write_all(b"{\"schema\":1,\"ti").unwrap();
@@ -255,8 +255,8 @@ mod tests {
     }
 
     #[test]
-    fn lines_without_the_chain_are_closed_off() {
-        let (_directory, path) = place();
+    fn a_mark_follows_lines_without_the_chain() {
+        let (_directory, path) = audit_file();
         fs::write(&path, "{\"schema\":1}\n{\"schema\":1}\n").unwrap();
         append(&path, 1);
         let mark = value(&lines(&path)[2]);
@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_new_file_continues_the_previous_one() {
-        let (directory, path) = place();
+        let (directory, path) = audit_file();
         let mut opened_before = Chain::open(&path).unwrap();
         let last = append(&path, 1).pop().unwrap();
         fs::write(directory.path().join("audit.json"), "").unwrap();
@@ -282,8 +282,8 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_lock_is_not_waited_for_without_end() {
-        let (_directory, path) = place();
+    fn waiting_for_the_lock_times_out() {
+        let (_directory, path) = audit_file();
         append(&path, 1);
         let holder = File::open(&path).unwrap();
         holder.lock().unwrap();
@@ -295,10 +295,10 @@ mod tests {
     }
 
     #[test]
-    fn many_writers_make_one_chain_however_often_it_is_rotated() {
+    fn concurrent_writers_and_rotations_produce_one_chain() {
         const WRITERS: u64 = 16;
         const LINES: u64 = 25;
-        let (directory, path) = place();
+        let (directory, path) = audit_file();
         let rotated = |rotation| directory.path().join(format!("audit.jsonl-{rotation}"));
         let rotations: Vec<u64> = (0..LINES).filter(|number| number % 5 == 4).collect();
         thread::scope(|scope| {

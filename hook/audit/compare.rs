@@ -1,8 +1,8 @@
-//! Our records, compared with the requests that 1Password Connect logged.
+//! Compares our records with the requests that 1Password Connect logged.
 //!
-//! A start's id is in its record and, as part of the `User-Agent`, in Connect's log. By it and the item's id, requests are matched
-//! with records. A command such as `explain` writes no record, and its `User-Agent` has no start: its requests are listed, but are no
-//! difference. A `User-Agent` proves nothing about the program that sent it.
+//! The id of a start is in its record and, as part of the `User-Agent`, in Connect's log. Requests are matched with records by this id
+//! and the item's id. A command such as `explain` writes no record, and its `User-Agent` has no start id: its requests are listed, but
+//! are no difference. A `User-Agent` does not authenticate the program that sent it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -47,7 +47,7 @@ pub enum Difference {
         /// Connect's id of the request.
         request: String,
     },
-    /// Connect logged that a start, or our token, read an item, and no record has it.
+    /// Connect logged that an item was read by a start, or with our token, and no record has it.
     #[error("{time} {user_agent:?} at {ip} read item {item}: no record has it (request {request})")]
     TheirsAlone {
         /// When it was read.
@@ -68,7 +68,7 @@ pub enum Difference {
 pub struct Comparison {
     /// The number of items that both have.
     pub agreed: usize,
-    /// What one of them has alone, oldest first.
+    /// What only one of them has, oldest first.
     pub differences: Vec<Difference>,
     /// Items that commands read with our token, oldest first.
     pub commands: Vec<CommandRead>,
@@ -102,7 +102,7 @@ impl fmt::Display for CommandRead {
 
 /// Compares the records of a period with Connect's log of it. `token` is the id of our token: every use of it is compared.
 ///
-/// A refused start may have read items that its record does not name. They are no difference.
+/// A refused start may have read items that its record does not name. They are not a difference.
 pub fn compare(entries: &[Entry], seen: &[Seen], token: Option<&str>) -> Comparison {
     let ours = |seen: &&Seen| seen.start().is_some() || token.is_some_and(|token| seen.actor.jti == token);
     let mut unmatched: BTreeMap<(&str, &str), Vec<&Seen>> = BTreeMap::new();
@@ -127,7 +127,7 @@ pub fn compare(entries: &[Entry], seen: &[Seen], token: Option<&str>) -> Compari
                     container: entry.container.clone(),
                     item: item.to_owned(),
                 }),
-                // More than one request: it was repeated, or fetched a file, too.
+                // More than one request: it was retried, or also fetched a file.
                 Some(requests) => match other_version(entry, item, version, requests) {
                     None => agreed += 1,
                     Some(difference) => differences.push(difference),
@@ -218,7 +218,7 @@ mod tests {
     const OURS: &str = "oci-secrets/1 (start s1)";
 
     #[test]
-    fn the_same_reading_is_no_difference() {
+    fn equal_readings_are_not_a_difference() {
         let none = Vec::<String>::new();
         let entries = [entry("s1", Some("i1"), false)];
         assert_eq!(compared(&entries, &[seen(OURS, "ours", "i1", json!(3))]), (1, none.clone()));
@@ -229,12 +229,12 @@ mod tests {
         assert_eq!(
             compared(&[], &[seen("curl/8", "others", "i1", json!(3))]),
             (0, none),
-            "who has another token is not us"
+            "another token belongs to another client"
         );
     }
 
     #[test]
-    fn a_command_is_listed_and_no_difference() {
+    fn reads_by_commands_are_listed_and_not_a_difference() {
         let read = |user_agent: &str| compare(&[], &[seen(user_agent, "ours", "i1", json!(3))], Some("ours"));
         let comparison = read("oci-secrets/1");
         assert_eq!((comparison.differences.len(), comparison.commands.len()), (0, 1));
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn differences_show_in_both_directions() {
+    fn finds_differences_in_both_directions() {
         let (_, ours_alone) = compared(&[entry("s1", Some("i1"), false)], &[]);
         assert_eq!(ours_alone, ["2026-05-04T10:00:00Z start s1 of container c read item i1: Connect did not log it"]);
         let (_, version) = compared(&[entry("s1", Some("i1"), false)], &[seen(OURS, "ours", "i1", json!(4))]);

@@ -16,7 +16,7 @@ const USERS: &str = "/etc/passwd";
 
 /// Its path: in `/var/log` for root on the host, else in the user's state directory.
 ///
-/// The environment is not read. The hook has none, and the command must find the same file.
+/// It does not depend on the environment: the hook has none, and the command must find the same file.
 ///
 /// # Errors
 /// If the user has no home directory.
@@ -40,7 +40,7 @@ pub(super) fn open() -> Result<(PathBuf, File), AuditError> {
     opened.map(|file| (path, file)).map_err(|source| AuditError::DefaultFile { source })
 }
 
-/// Our uid outside of the user namespace that podman makes without root.
+/// Our UID in the initial user namespace: rootless podman runs the hook in a user namespace.
 fn uid_on_the_host() -> u32 {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     outside(rustix::process::geteuid().as_raw(), &map)
@@ -56,7 +56,7 @@ fn outside(uid: u32, map: &str) -> u32 {
     map.lines().find_map(range).unwrap_or(uid)
 }
 
-/// The home directory of a user in the text of `/etc/passwd`. The resolver of the C library would load shared libraries for it.
+/// The home directory of a user in the text of `/etc/passwd`. getpwuid(3) would load shared libraries.
 fn home_of(uid: u32, users: &str) -> Option<PathBuf> {
     let home = |line: &str| {
         let mut fields = line.split(':').skip(2);
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_has_a_home_directory_inside_of_a_user_namespace_too() {
+    fn finds_the_home_directory_inside_a_user_namespace() {
         const USERS: &str = "root:x:0:0:root:/root:/bin/sh\nada:x:1000:1000:Ada,,,:/home/ada:/bin/sh\nx:x:7:7::none:/";
         let podman = "         0       1000          1\n         1     100000      65536\n";
         assert_eq!(outside(0, podman), 1000);

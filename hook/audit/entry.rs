@@ -1,16 +1,16 @@
-//! Records that are read again: those of starts, and those of break-glass.
+//! Parses records of starts and of break-glass.
 
 use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::settings::Pattern;
 
-/// The record of a start, as far as it is shown. Unknown keys are ignored: a newer version may have written it.
+/// The record of a start, with the fields that are shown. Unknown keys are ignored: a newer version may have written it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Entry {
     /// When the start began.
     pub time: Timestamp,
-    /// The decision as it is written: `delivered`, `break-glass`, `refused`.
+    /// The decision: `delivered`, `break-glass`, `refused`.
     pub decision: String,
     /// The id of the start. Records of the first version have none.
     #[serde(default)]
@@ -35,10 +35,10 @@ pub struct StaticToken {
     pub anomalies: Vec<Anomaly>,
 }
 
-/// One unexpected thing.
+/// One unexpected property of a use.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Anomaly {
-    /// A sentence about it.
+    /// The description.
     pub detail: String,
 }
 
@@ -65,7 +65,7 @@ pub struct Reading {
     pub kept: bool,
 }
 
-/// The record of an act of break-glass, as far as it is shown.
+/// The record of an action of break-glass, with the fields that are shown.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Act {
     /// When it was recorded.
@@ -85,19 +85,19 @@ pub struct Act {
     pub operators: Vec<String>,
     /// When the emergency ends.
     pub until: Option<Timestamp>,
-    /// Why secrets could not be resolved in the normal way.
+    /// Why the source or the KMS could not resolve secrets.
     pub cause: Option<String>,
-    /// Whether the time of the emergency was over.
+    /// Whether the duration of the emergency had elapsed.
     #[serde(default)]
     pub expired: bool,
     /// Whether another process ended the emergency.
     #[serde(default)]
     pub tampered: bool,
-    /// The one secret that it is about.
+    /// The reference of a single secret.
     pub reference: Option<String>,
     /// The secrets, or the number of those in a file.
     secrets: Option<Secrets>,
-    /// The number of those that 1Password has in another version.
+    /// The number of secrets that have another version in 1Password.
     pub stale: Option<u64>,
     /// Why a drill failed.
     pub failure: Option<String>,
@@ -146,14 +146,14 @@ pub struct Refusal {
     pub message: String,
 }
 
-/// Which records to show. An absent part chooses all.
+/// Selects records. An absent field matches all.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     /// The beginning of the container's id.
     pub container: Option<String>,
     /// A requested reference.
     pub reference: Option<Pattern>,
-    /// The decision of a start, or the event of break-glass, as it is written.
+    /// The decision of a start, or the event of break-glass.
     pub decision: Option<String>,
     /// With an unexpected use of a static token.
     pub anomalies: bool,
@@ -164,7 +164,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Whether an act of break-glass is to be shown.
+    /// Whether the filter matches an action of break-glass.
     pub fn matches_act(&self, act: &Act) -> bool {
         let references = || act.reference.iter().chain(act.secrets().iter().map(|kept| &kept.reference));
         self.container.as_ref().is_none_or(|id| act.container.as_ref().is_some_and(|whole| whole.starts_with(id)))
@@ -178,11 +178,11 @@ impl Filter {
         self.since.is_none_or(|since| time >= since) && self.until.is_none_or(|until| time < until)
     }
 
-    /// Whether the record of a start is to be shown.
+    /// Whether the filter matches the record of a start.
     pub fn matches(&self, entry: &Entry) -> bool {
-        let asked_for = |pattern: &Pattern| entry.secrets.iter().any(|reading| pattern.matches(&reading.reference));
+        let has_request = |pattern: &Pattern| entry.secrets.iter().any(|reading| pattern.matches(&reading.reference));
         self.container.as_ref().is_none_or(|id| entry.container.starts_with(id))
-            && self.reference.as_ref().is_none_or(asked_for)
+            && self.reference.as_ref().is_none_or(has_request)
             && self.decision.as_ref().is_none_or(|decision| entry.decision == *decision)
             && (!self.anomalies || entry.anomalies().next().is_some())
             && self.is_in_time(entry.time)
@@ -194,7 +194,7 @@ impl Filter {
 pub enum Line {
     /// The record of a start.
     Start(Entry),
-    /// The record of an act of break-glass.
+    /// The record of an action of break-glass.
     Act(Act),
     /// A mark, or a record of another kind.
     Other,
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_a_newer_version_wrote_and_no_fragment() {
+    fn parses_records_of_newer_versions_and_rejects_fragments() {
         assert_eq!(entry().secrets[0].item_version, Some(3));
         assert_eq!(Line::parse(r#"{"schema":1,"time":"2026-05-04T10:00:00Z","mark":"begins"}"#), Line::Other);
         for fragment in
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_an_act_of_break_glass() {
+    fn parses_an_action_of_break_glass() {
         let act = |text: &str| match Line::parse(text) {
             Line::Act(act) => act,
             other => panic!("{other:?}"),
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn every_part_of_a_filter_can_leave_a_record_out() {
+    fn every_field_of_a_filter_can_exclude_a_record() {
         let (entry, none) = (entry(), Filter::default());
         assert!(none.matches(&entry));
         let pattern = |text: &str| Some(Pattern::try_from(text.to_owned()).unwrap());

@@ -1,4 +1,4 @@
-//! The link of a line to the one before it.
+//! The link of a line to the previous one.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,12 +8,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 const HASH_BYTES: usize = 32;
 
-/// The place of a line in its chain. The number shows removed and moved lines, the hash changed ones.
+/// The position of a line in its chain. The sequence number reveals removed and moved lines, the hash changed ones.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
-    /// 1 for the line with which the chain begins, one more with every line.
+    /// 1 for the first line of the chain, incremented with every line.
     pub sequence: u64,
-    /// The hash of the line before; for the first line, that of the last line of the previous file, if it was found.
+    /// The hash of the previous line; for the first line, that of the last line of the previous file, if it was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<Hash>,
 }
@@ -42,7 +42,7 @@ impl Hash {
     }
 }
 
-/// A hash that is computed in pieces.
+/// An incremental hash.
 #[derive(Clone)]
 pub(super) struct Hasher(digest::Context);
 
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hash_is_written_as_sha256sum_prints_it() {
+    fn a_hash_has_the_format_of_sha256sum() {
         let text = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(Hash::of(b"abc").to_string(), text);
         assert_eq!(text.parse(), Ok(Hash::of(b"abc")));
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn parses_a_link_and_no_other_line() {
+    fn parses_a_link_and_rejects_other_lines() {
         let link = Link { sequence: 2, previous: Some(Hash::of(b"abc")) };
         let line = format!(r#"{{"schema":1,"chain":{}}}"#, serde_json::to_string(&link).unwrap());
         assert_eq!(Link::of(line.as_bytes()), Some(link));

@@ -1,6 +1,6 @@
 //! The audit trail: one line of JSON for every container start that requests secrets, delivered or refused.
 //!
-//! It records what was requested, by whom and why it was decided so; never a value, and never the length of one.
+//! It records the requests, the container and the reason for the decision; never a value, and never its length.
 
 mod append;
 mod chain;
@@ -41,7 +41,7 @@ pub enum AuditError {
     /// No system log accepts a record, and the default file cannot be opened.
     #[error("no system log accepts the audit record, and the default file cannot be used")]
     DefaultFile { source: FileError },
-    /// No system log accepts a record, and the user has no place for the default file.
+    /// No system log accepts a record, and the user has no home directory for the default file.
     #[error("no system log accepts the audit record, and /etc/passwd names no home directory of uid {uid}")]
     NoDefaultFile { uid: u32 },
     /// A record is larger than the trail allows.
@@ -67,7 +67,7 @@ pub enum AuditError {
     /// There is no file to read.
     #[error("the settings name no audit file")]
     NoFile,
-    /// A chain was changed; the places were printed.
+    /// A chain was modified; the lines were printed.
     #[error("{problems} {} in the audit trail {} not as written", if *problems == 1 { "place" } else { "places" }, if *problems == 1 { "is" } else { "are" })]
     NotAsWritten { problems: usize },
     /// Our records and Connect's differ; the differences were printed.

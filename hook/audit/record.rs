@@ -17,7 +17,7 @@ use crate::token::static_token::Use;
 /// The version of the record's format.
 pub(super) const SCHEMA: u8 = 1;
 
-/// The largest record. With its link it is shorter than what is searched for the last line of a chain.
+/// The largest record. With its link it fits the window in which the last line of a chain is searched.
 const RECORD_BYTES_MAX: usize = 1024 * 1024 - 4096;
 
 /// The longest message in a refusal.
@@ -26,7 +26,7 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 /// The journal's field for unexpected uses of a static token, by their kind.
 const ANOMALY: &str = "OCI_SECRETS_ANOMALY";
 
-/// The record of one start. It is filled while the start goes on, so that the record of a refusal shows how far it came.
+/// The record of one start. It is filled during the start, so that the record of a refusal shows which phases were reached.
 #[derive(Serialize)]
 pub struct Record {
     /// The program that logs it.
@@ -36,7 +36,7 @@ pub struct Record {
     /// RFC 3339, UTC.
     time: String,
     decision: Decision,
-    /// A random id. It is in the `User-Agent` of every request, so that 1Password Connect logs it, too.
+    /// A random id. It is in the `User-Agent` of every request, so that 1Password Connect also logs it.
     pub start: String,
     /// The container's id.
     pub container: String,
@@ -51,7 +51,7 @@ pub struct Record {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub static_token: Option<Use>,
     secrets: Vec<Reading>,
-    /// The number of secrets that are left out, as the record of a refusal would be too large.
+    /// The number of secrets that are omitted because the record of a refusal would be too large.
     #[serde(skip_serializing_if = "Option::is_none")]
     omitted: Option<usize>,
     /// The exit code and the error of a refusal.
@@ -97,7 +97,7 @@ struct Refusal {
 }
 
 impl Record {
-    /// Begins the record of a program, and its clock.
+    /// Begins the record of a program, and starts its clock.
     pub fn begin(program: &'static str) -> Record {
         Record {
             program,
@@ -118,7 +118,7 @@ impl Record {
         }
     }
 
-    /// Notes what the container requests.
+    /// Adds the container's requests.
     pub fn requests(&mut self, requests: &[Request]) {
         let reading = |request: &Request| Reading {
             file: request.file.to_string(),
@@ -132,7 +132,7 @@ impl Record {
         self.secrets = requests.iter().map(reading).collect();
     }
 
-    /// Notes what was read for it.
+    /// Adds the items that were read.
     pub fn resolved(&mut self, resolved: &[Resolved<'_>]) {
         for secret in resolved {
             let file = secret.request.file.to_string();
@@ -146,7 +146,7 @@ impl Record {
         }
     }
 
-    /// Notes how long the phase that ends here took.
+    /// Adds the duration of the phase that ends here.
     pub fn phase_ends(&mut self, name: &'static str) {
         let now = Instant::now();
         let milliseconds = (now - self.lap).as_secs_f64() * 1e3;
@@ -154,7 +154,7 @@ impl Record {
         self.lap = now;
     }
 
-    /// The fields by which the journal finds the record.
+    /// The fields by which journalctl can select the record.
     pub(super) fn fields(&self) -> Vec<Field<'_>> {
         let decision = match self.decision {
             Decision::Delivered => "delivered",
@@ -171,13 +171,13 @@ impl Record {
         one.into_iter().chain(anomalies).chain(references).map(|(name, value)| Field { name, value }).collect()
     }
 
-    /// Notes that the container has its secrets.
+    /// Sets the decision: the secrets were delivered.
     pub fn delivered(&mut self) {
         let is_kept = self.secrets.iter().any(|reading| reading.kept);
         self.decision = if is_kept { Decision::BreakGlass } else { Decision::Delivered };
     }
 
-    /// Notes that it does not, and why.
+    /// Sets the decision: the start was refused, and why.
     pub fn refused(&mut self, error: &dyn Fault) {
         let (code, mut message) = (error.class() as u8, report::chain(error));
         message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
@@ -193,7 +193,7 @@ impl Record {
     /// The record as one line.
     ///
     /// # Errors
-    /// If it is larger than every reader of the trail takes.
+    /// If it is larger than readers of the trail accept.
     pub(super) fn line(&self) -> Result<String, AuditError> {
         let line = serde_json::to_string(self).map_err(|source| AuditError::Encode { source })?;
         match line.len() {

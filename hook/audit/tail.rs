@@ -1,4 +1,4 @@
-//! The end of a file, as the writer of the next line finds it.
+//! The end of a file, which determines what the next writer appends.
 
 use std::fs::File;
 use std::io;
@@ -6,9 +6,9 @@ use std::os::unix::fs::FileExt as _;
 
 use super::link::{Hash, Hasher, Link};
 
-/// What is read first: more than most lines have.
+/// The first window: larger than most lines.
 const WINDOW_BYTES: u64 = 16 * 1024;
-/// The most that is searched for a line of the chain. No line is longer: the record of a start has at most 1 MiB, and one of
+/// The limit of the search for a line of the chain. No line is longer: the record of a start has at most 1 MiB, and one of
 /// break-glass lists the secrets of a sealed file, which has at most 16 MiB with their values.
 const WINDOW_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
@@ -17,9 +17,9 @@ const WINDOW_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub(super) enum Tail {
     /// It is empty.
     Empty,
-    /// With a line of a chain, or with one and then other text: `over` is the hash of that text.
+    /// It ends with a line of a chain, possibly followed by other text: `over` is the hash of that text.
     Chained { sequence: u64, hash: Hash, over: Option<Hash> },
-    /// Without a line of a chain: `over` is the hash of the whole file.
+    /// It has no line of a chain: `over` is the hash of the whole file.
     Foreign { over: Hash },
 }
 
@@ -51,7 +51,7 @@ impl End {
     }
 }
 
-/// Whether the last line ends with a newline. An interrupted write leaves none; nor has one that is still in progress.
+/// Whether the last line ends with a newline. After an interrupted write, or during a write, it does not.
 pub(super) fn is_whole(file: &File) -> io::Result<bool> {
     let length = file.metadata()?.len();
     let Some(last) = length.checked_sub(1) else { return Ok(true) };
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn text_after_it_is_hashed() {
+    fn hashes_the_text_after_the_chain() {
         let torn = end_of(&format!("{LINE}\n{{\"sch"));
         assert_eq!(torn.tail, chained(Some("{\"sch")));
         assert!(!torn.is_whole);
@@ -142,12 +142,12 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_line_of_the_chain_is_none() {
+    fn an_interrupted_line_is_not_part_of_the_chain() {
         assert_eq!(end_of(LINE).tail, Tail::Foreign { over: Hash::of(LINE.as_bytes()) });
     }
 
     #[test]
-    fn a_file_without_a_line_of_the_chain_in_the_window_is_hashed_as_a_whole() {
+    fn hashes_the_whole_file_if_the_window_has_no_line_of_the_chain() {
         let long = format!("{LINE}\n{}", "x".repeat(WINDOW_BYTES_MAX as usize + 5));
         assert_eq!(end_of(&long).tail, Tail::Foreign { over: Hash::of(long.as_bytes()) });
         assert_eq!(end_of(&format!("{long}\n")).tail, Tail::Foreign { over: Hash::of(long.as_bytes()) });

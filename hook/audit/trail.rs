@@ -1,4 +1,4 @@
-//! Where records go.
+//! The destination of records.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -10,11 +10,11 @@ use super::{AuditError, Record, default_file};
 use crate::settings::{self, file};
 use crate::syslog::{self, Severity};
 
-/// How long a record waits for the lock of a chain at least: the deadline may be what ended the start.
+/// The minimum timeout for the lock of a chain: the start may have failed because its deadline expired.
 const PATIENCE_MIN: Duration = Duration::from_secs(1);
 
-/// Where records go: the system log, and the file that the settings name. Without one, the default file gets the records that no system
-/// log accepts. One of them must have a record before its container starts.
+/// The destination of records: the system log, and the file that the settings name. Without such a file, records that no system log
+/// accepts go to the default file. A container starts only after one of them has accepted its record.
 #[derive(Default)]
 pub struct Trail {
     destination: Destination,
@@ -35,9 +35,9 @@ enum Destination {
 }
 
 impl Trail {
-    /// Opens the file, or creates it with mode 0600: a trail that does not work is found before any secret is fetched.
+    /// Opens the file, or creates it with mode 0600, so that a broken trail is detected before any secret is fetched.
     ///
-    /// `deadline` is for everything from now on. A record waits for the lock of a chain as long as there is time left.
+    /// `deadline` applies from now on. A record waits for the lock of a chain until then.
     ///
     /// # Errors
     /// If the file cannot be opened.
@@ -79,7 +79,7 @@ impl Trail {
             Destination::Chain { chain, until } => {
                 let patience = until.saturating_duration_since(Instant::now()).max(PATIENCE_MIN);
                 let lines = chain.append(record, patience)?;
-                // A mark belongs to no start, so it has none of its fields.
+                // A mark belongs to no start, so it has no fields of one.
                 for (index, line) in lines.iter().enumerate() {
                     let fields = if index + 1 == lines.len() { record.fields() } else { Vec::new() };
                     log(line, &fields);

@@ -11,12 +11,12 @@ use super::tail::without_newline;
 /// A line number, from 1.
 type Line = u64;
 
-/// The state of a verification over one file or several.
+/// The state of a verification of one or more files.
 #[derive(Default)]
 pub struct Verification {
-    /// The hash of the last line so far, which the next file's first line must have.
+    /// The hash of the last line so far, which the first line of the next file must contain.
     end: Option<Hash>,
-    /// The hash that was kept, and after how many lines it was found.
+    /// The hash that the operator stored, and the number of the line that has it, once found.
     sought: Option<(Hash, Option<u64>)>,
     /// How many lines were read.
     lines: u64,
@@ -27,12 +27,12 @@ pub struct Verification {
 pub struct Verdict {
     /// The number of lines of the chain in it.
     pub lines: u64,
-    /// Whether it continues the previous file; absent if there is none, or the file does not name one.
+    /// Whether it continues the previous file; absent if there is none, or the file has no hash of one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub continues: Option<bool>,
-    /// Changes.
+    /// Changes of the chain.
     pub problems: Vec<Finding<Problem>>,
-    /// Unchanged text that is not of the chain.
+    /// Unchanged text that is not part of the chain.
     pub notes: Vec<Finding<Note>>,
 }
 
@@ -59,18 +59,18 @@ pub enum Problem {
     /// A line was moved.
     #[error("it is out of order: it has number {found} of the chain where {expected} is expected")]
     Reordered {
-        /// The number of its place.
+        /// The sequence number that its position requires.
         expected: u64,
-        /// Its number.
+        /// Its sequence number.
         found: u64,
     },
-    /// The next line has the hash of another line.
+    /// The next line does not have its hash.
     #[error("it, or line {next}, which has its hash, was changed")]
     Changed {
-        /// The line with the hash.
+        /// The next line.
         next: Line,
     },
-    /// Text is not of the chain, and no mark closes it off.
+    /// Text is not part of the chain, and no mark follows it.
     #[error("{} is not of the chain", lines(*.line, *.last))]
     Foreign {
         /// Its first line.
@@ -79,13 +79,13 @@ pub enum Problem {
         /// Its last line.
         last: Line,
     },
-    /// Text that a mark closed off was changed.
+    /// Text before a mark was changed.
     #[error("what it closed off was changed or removed")]
     ClosedOff,
     /// The file does not continue the previous one.
     #[error("it does not continue the file before")]
     NotContinued,
-    /// No line has the hash that was kept.
+    /// No line has the hash that the operator stored.
     #[error("no line up to it has the given hash: lines were removed from the end, or the file was rewritten")]
     NoHead,
 }
@@ -94,7 +94,7 @@ pub enum Problem {
 #[derive(Debug, PartialEq, Serialize, thiserror::Error)]
 #[serde(tag = "note", rename_all = "kebab-case")]
 pub enum Note {
-    /// Text that a mark closes off: lines without the chain, or an interrupted write.
+    /// Text before a mark: lines without the chain, or an interrupted write.
     #[error("{} is not of the chain, as line {mark} says: cut off, or written without the chain", lines(*.line, *.last))]
     ClosedOff {
         /// Its first line.
@@ -105,7 +105,7 @@ pub enum Note {
         /// The mark.
         mark: Line,
     },
-    /// A line is repeated. A command or journal may receive a line twice.
+    /// A line is repeated. A command or journal may receive a line repeated.
     #[error("it is line {before} once more")]
     Twice {
         /// The first one.
@@ -128,14 +128,14 @@ struct Entry {
     over: Option<Hash>,
 }
 
-/// The beginning of text that is not of the chain.
+/// The beginning of text that is not part of the chain.
 struct Foreign {
     line: Line,
     offset: usize,
 }
 
 impl Verification {
-    /// Searches for the line whose hash was kept.
+    /// Starts a verification that searches for the line with this hash.
     pub fn with_head(head: Option<Hash>) -> Verification {
         Verification { sought: head.map(|head| (head, None)), ..Verification::default() }
     }
@@ -145,9 +145,9 @@ impl Verification {
         self.end
     }
 
-    /// The number of lines after the one whose hash was kept.
+    /// The number of lines after the one with the given hash.
     pub fn lines_after_head(&self) -> Option<u64> {
-        self.sought.and_then(|(_, place)| place).map(|place| self.lines - place)
+        self.sought.and_then(|(_, found)| found).map(|found| self.lines - found)
     }
 
     /// Reads the next file, oldest first. `is_last` marks the last one.
@@ -205,10 +205,10 @@ impl Verification {
     fn passed(&mut self, hash: Hash) {
         self.lines += 1;
         self.end = Some(hash);
-        if let Some((sought, place)) = &mut self.sought
+        if let Some((sought, found)) = &mut self.sought
             && *sought == hash
         {
-            *place = Some(self.lines);
+            *found = Some(self.lines);
         }
     }
 
@@ -231,7 +231,7 @@ impl Verification {
 }
 
 impl Verdict {
-    /// Compares text that is not of the chain with the mark after it.
+    /// Compares text that is not part of the chain with the mark after it.
     fn look_between(&mut self, line: Line, entry: &Entry, between: Option<(Line, Option<&[u8]>)>, before: &[u8]) {
         let hash = match (entry.mark, &between) {
             (Some(What::Begins), _) if !before.is_empty() => Some(Hash::of(without_newline(before))),
@@ -306,15 +306,15 @@ mod tests {
     }
 
     fn problems(content: &[u8]) -> Vec<String> {
-        let told = verify(content, None).problems;
-        told.iter().map(|finding| format!("{}: {}", finding.line, finding.what)).collect()
+        let problems = verify(content, None).problems;
+        problems.iter().map(|finding| format!("{}: {}", finding.line, finding.what)).collect()
     }
 
     fn lines(content: &[u8]) -> Vec<&[u8]> {
         content.split_inclusive(|byte| *byte == b'\n').collect()
     }
 
-    /// A file as it may come to be: lines from before the chain, writes that were cut off, and records.
+    /// A random file: lines from before the chain, interrupted writes, and records.
     fn random() -> Vec<u8> {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("audit.jsonl");
@@ -342,23 +342,23 @@ mod tests {
             let head = intact.head();
             let is_found = |content: &[u8]| !verify(content, head).problems.is_empty();
             assert!(!is_found(&content));
-            for place in 0..content.len() {
+            for offset in 0..content.len() {
                 let mut changed = content.clone();
-                changed[place] ^= 1 << fastrand::u8(..8);
-                assert!(is_found(&changed), "byte {place}, seed {seed}: {}", String::from_utf8_lossy(&changed));
-                changed.remove(place);
-                assert!(is_found(&changed), "byte {place} removed, seed {seed}");
+                changed[offset] ^= 1 << fastrand::u8(..8);
+                assert!(is_found(&changed), "byte {offset}, seed {seed}: {}", String::from_utf8_lossy(&changed));
+                changed.remove(offset);
+                assert!(is_found(&changed), "byte {offset} removed, seed {seed}");
             }
             let lines = lines(&content);
             for one in 0..lines.len() {
                 let mut without = lines.clone();
                 without.remove(one);
                 assert!(is_found(&without.concat()), "line {one} removed, seed {seed}");
-                let mut twice = lines.clone();
-                twice.insert(one, lines[one]);
-                let verdict = verify(&twice.concat(), head);
-                let is_told = !verdict.problems.is_empty() || verdict.notes.len() > intact_notes;
-                assert!(is_told, "line {one} twice, seed {seed}");
+                let mut repeated = lines.clone();
+                repeated.insert(one, lines[one]);
+                let verdict = verify(&repeated.concat(), head);
+                let is_reported = !verdict.problems.is_empty() || verdict.notes.len() > intact_notes;
+                assert!(is_reported, "line {one} repeated, seed {seed}");
                 for other in 0..one {
                     let mut swapped = lines.clone();
                     swapped.swap(one, other);
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn says_which_line_and_what_was_done_to_it() {
+    fn reports_the_line_and_the_kind_of_change() {
         let (_directory, path) = written(6);
         let content = fs::read(&path).unwrap();
         let lines = lines(&content);
@@ -390,10 +390,10 @@ mod tests {
         );
         let text = String::from_utf8(content.clone()).unwrap().replace("\"number\":2", "\"number\":9");
         assert_eq!(problems(text.as_bytes()), ["4: it, or line 5, which has its hash, was changed"]);
-        let mut twice = lines.clone();
-        twice.splice(3..3, [lines[2], lines[2]]);
-        assert_eq!(problems(&twice.concat()), [""; 0]);
-        let notes = verify(&twice.concat(), None)
+        let mut repeated = lines.clone();
+        repeated.splice(3..3, [lines[2], lines[2]]);
+        assert_eq!(problems(&repeated.concat()), [""; 0]);
+        let notes = verify(&repeated.concat(), None)
             .notes
             .iter()
             .map(|note| (note.line, note.what.to_string()))
@@ -404,25 +404,25 @@ mod tests {
     }
 
     #[test]
-    fn the_end_is_known_by_the_hash_that_was_noted() {
+    fn a_stored_hash_reveals_a_truncated_end() {
         let (_directory, path) = written(3);
-        let noted = {
+        let head = {
             let mut verification = Verification::default();
             verification.read(&fs::read(&path).unwrap(), true);
             verification.head()
         };
         Chain::open(&path).unwrap().append(&json!({}), Duration::from_secs(60)).unwrap();
         let content = fs::read(&path).unwrap();
-        let mut verification = Verification::with_head(noted);
+        let mut verification = Verification::with_head(head);
         assert_eq!(verification.read(&content, true).problems, []);
         assert_eq!(verification.lines_after_head(), Some(1));
         let shorter = lines(&content)[..3].concat();
-        assert_eq!(verify(&shorter, None).problems, [], "the file itself does not tell");
-        assert_eq!(verify(&shorter, noted).problems, [Finding { line: 3, what: Problem::NoHead }]);
+        assert_eq!(verify(&shorter, None).problems, [], "the file alone does not reveal it");
+        assert_eq!(verify(&shorter, head).problems, [Finding { line: 3, what: Problem::NoHead }]);
     }
 
     #[test]
-    fn files_are_joined() {
+    fn verifies_consecutive_files() {
         let (directory, path) = written(2);
         let before = fs::read(&path).unwrap();
         fs::rename(&path, directory.path().join("audit.jsonl.1")).unwrap();

@@ -1,11 +1,11 @@
-//! `oci-secrets-gateway`: 1Password Connect, for pipelines that prove who they are.
+//! `oci-secrets-gateway`: gives CI jobs with identity tokens access to 1Password Connect.
 
 use std::alloc::System;
 use std::process::ExitCode;
 
 use zeroizing_alloc::ZeroAlloc;
 
-/// Zeroes what is freed: items and tokens pass through buffers of libraries that are not ours to zero.
+/// Zeroes freed memory: libraries copy items and tokens into buffers that this program cannot zero.
 #[global_allocator]
 static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 

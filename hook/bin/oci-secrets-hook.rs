@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use zeroizing_alloc::ZeroAlloc;
 
-/// Zeroes what is freed: libraries copy secrets into buffers that are not ours to zero.
+/// Zeroes freed memory: libraries copy secrets into buffers that this program cannot zero.
 #[global_allocator]
 static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 

@@ -1,4 +1,4 @@
-//! `oci-secrets-runtime`: runc, for engines that cannot be told of hooks.
+//! `oci-secrets-runtime`: an OCI runtime that adds the hook and runs runc, for engines without hook support.
 
 use std::process::ExitCode;
 

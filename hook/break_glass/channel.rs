@@ -1,8 +1,8 @@
-//! The channel: each act of break-glass is recorded here before it is done, separately from the audit trail of starts.
+//! The channel: each action of break-glass is recorded here before it is taken, separately from the audit trail of starts.
 //!
 //! A record is one line of JSON with the hash of the previous one ([`Chain`]). A file is such a chain itself. For a log or a command
-//! the chain is kept next to the ledger, and lines that were not accepted yet are sent before any new one: the receiver gets every
-//! line in order, and one twice only if a process was killed in between.
+//! the chain is kept next to the ledger, and pending lines are sent before any new one: the receiver gets every line in order, and
+//! a line twice only if a process was killed between sending it and saving that.
 
 use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -35,10 +35,10 @@ const SENT: &str = "channel-sent";
 
 /// How long a channel may take for one record.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// The most that a command may print; it is not used.
+/// The limit for the output of a command, which is discarded.
 const OUTPUT_BYTES_MAX: usize = 1024 * 1024;
 
-/// An act.
+/// An action of break-glass.
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event<'a> {
@@ -75,9 +75,9 @@ pub enum Event<'a> {
     },
     /// An emergency ended.
     Close {
-        /// Its id.
+        /// The id of the emergency.
         emergency: &'a str,
-        /// Whether its time was over.
+        /// Whether its duration had elapsed.
         expired: bool,
         /// Whether another process ended it, by removing its key from the kernel's keyring.
         #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -99,13 +99,13 @@ pub enum Event<'a> {
         /// Why, in the operator's words.
         reason: &'a str,
     },
-    /// A sealed file was tried.
+    /// A sealed file was tested.
     Drill {
         /// Its SHA-256.
         file: &'a str,
         /// The number of its secrets.
         secrets: usize,
-        /// The number of those that 1Password has in another version, or not at all.
+        /// The number of secrets that have another version in 1Password, or are missing there.
         stale: usize,
         /// Why the drill failed, if it did.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -118,7 +118,7 @@ struct Record<'a> {
     schema: u8,
     time: Timestamp,
     host: String,
-    /// The user who logged in, as the kernel knows it, if there is one.
+    /// The login UID of the process, if it is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     login_uid: Option<u32>,
     #[serde(flatten)]
@@ -175,7 +175,7 @@ impl<'a> Channel<'a> {
     /// Writes one record, and returns when the channel has accepted it.
     ///
     /// # Errors
-    /// If it does not: then what the record is about must not be done.
+    /// If the channel does not accept the record. Then the recorded action must not be taken.
     pub(super) async fn record(&mut self, lock: &Locked, event: Event<'_>) -> Result<(), ChannelError> {
         let host = host_name();
         let record = Record { schema: SCHEMA, time: Timestamp::now(), host, login_uid: login_uid(), event };
@@ -248,7 +248,7 @@ fn no_syslog(error: std::io::Error) -> ChannelError {
     ChannelError::Syslog { errno: error.into() }
 }
 
-/// Runs the command with one line on its standard input. What it has started ends with it.
+/// Runs the command with one line on its standard input. Its child processes are killed with it.
 async fn to_command(command: &settings::ChannelCommand, line: &str) -> Result<(), ChannelError> {
     let program = || command.program().to_owned();
     let mut words = Command::new(command.program());
@@ -296,7 +296,7 @@ pub enum ChannelError {
         #[source]
         errno: Errno,
     },
-    /// The journal namespace does not run, or is busy.
+    /// The journal namespace is not running, or is busy.
     #[error("the journal namespace \"{namespace}\" takes no record")]
     Journal {
         namespace: String,
@@ -309,7 +309,7 @@ pub enum ChannelError {
         #[source]
         errno: Errno,
     },
-    /// The command cannot be trusted.
+    /// Other users can change the command.
     #[error("cannot use the command")]
     Program { source: FileError },
     /// The command cannot be run.
@@ -322,10 +322,10 @@ pub enum ChannelError {
     /// The command failed.
     #[error("{} took no record: {status}", program.display())]
     Command { program: PathBuf, status: ExitStatus },
-    /// The command printed without an end.
+    /// The command printed more than the limit.
     #[error("{} printed more than {OUTPUT_BYTES_MAX} bytes", program.display())]
     Output { program: PathBuf },
-    /// The command did not end.
+    /// The command timed out.
     #[error("{} did not end within {} s", program.display(), PATIENCE.as_secs())]
     Slow { program: PathBuf },
 }

@@ -9,7 +9,7 @@ use super::store::{Emergency, Status};
 use crate::report;
 use crate::settings::Settings;
 
-/// The emergency that is open, if one is. If one is over and its end is not recorded, it is ended here.
+/// Returns the open emergency, if there is one. An emergency that is over, but whose end is not recorded, is ended here.
 ///
 /// # Errors
 /// If the store cannot be trusted or read, or the end cannot be recorded.
@@ -20,13 +20,13 @@ pub async fn find(settings: &Settings) -> Result<Option<Emergency>, BreakGlassEr
     }
 }
 
-/// Ends an emergency, open or over, and returns what it was before. If several processes do so at the same time, one records the end.
+/// Ends an emergency and returns its previous status. If several processes do so at the same time, one of them records the end.
 ///
-/// The store is removed last: until the end is recorded, the next process that finds the store ends it again. So no end goes
-/// unrecorded and no grace period fails to begin if a process is killed; an end may be recorded twice.
+/// The store is removed last: until the end is recorded, the next process that finds the store ends it again. So even if a
+/// process is killed, each end is recorded and each grace period begins. An end may be recorded twice.
 ///
 /// # Errors
-/// If the end cannot be recorded or the store not removed. The secrets are destroyed all the same.
+/// If the end cannot be recorded, or the store cannot be removed. The secrets are destroyed in any case.
 pub async fn end(emergency: &Emergency, settings: &Settings) -> Result<Status, BreakGlassError> {
     let status = emergency.status();
     emergency.destroy_key();

@@ -1,4 +1,4 @@
-//! Why an act of break-glass fails.
+//! Errors of break-glass.
 
 use super::channel::ChannelError;
 use super::file::{IdentityError, RecipientError, SealedError};
@@ -11,14 +11,14 @@ use crate::fault::{Class, Fault};
 use crate::reference::Reference;
 use crate::resolve::ResolveError;
 
-/// Why an act of break-glass fails.
+/// Why an action of break-glass fails.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are the objects that the messages name")]
 pub enum BreakGlassError {
-    /// Not the host's root.
+    /// The caller is not the host's root.
     #[error("refusing to break the glass: it takes root of the host")]
     NotRoot,
-    /// Neither a terminal to ask, nor `--yes`.
+    /// There is neither a terminal nor `--yes`.
     #[error("refusing to open {}: it was not confirmed", Excerpt(file))]
     NotConfirmed { file: String },
     /// A sealed file.
@@ -45,7 +45,7 @@ pub enum BreakGlassError {
     /// A line that is not a reference.
     #[error("cannot use {} line {line}", Excerpt(file))]
     References { file: String, line: usize, source: crate::reference::ReferenceError },
-    /// A computed value, which cannot be kept.
+    /// A computed value, which cannot be stored.
     #[error("cannot keep {reference}: with a query it is not what is stored")]
     Computed { reference: Reference },
     /// A file that cannot be read or written.
@@ -78,7 +78,7 @@ pub enum BreakGlassError {
         time(due)
     )]
     Overdue { reference: Reference, used: jiff::Timestamp, due: jiff::Timestamp },
-    /// A secret that is not in the ledger.
+    /// A secret without a pending rotation.
     #[error("{reference} is not in the ledger")]
     NotOwed { reference: Reference },
     /// A sealed file with other versions than 1Password.
@@ -87,10 +87,10 @@ pub enum BreakGlassError {
     /// A sealed file that is too old.
     #[error("{} is {days} days old, at most {max} are wanted", Excerpt(file))]
     Old { file: String, days: i64, max: i64 },
-    /// A request, in the normal way.
+    /// A request to the source or the KMS.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
-    /// The record of an act.
+    /// The record of an action.
     #[error("refusing to break the glass without a record")]
     Channel(#[from] ChannelError),
     /// The record of an end.

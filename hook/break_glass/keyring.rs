@@ -4,8 +4,8 @@
 //! the timeout, or a reboot, no process can read it. It is never on a disk or in swap.
 //!
 //! Every process with uid 0 in the initial user namespace shares this keyring, those of a container without a user namespace
-//! included. Such a process can read the key and remove it. So the key alone opens nothing (`store.rs`), its removal is noticed, and
-//! its permissions let no process change its bytes or its timeout.
+//! included. Such a process can read the key and remove it. So the key alone decrypts nothing (`store.rs`), its removal is detected,
+//! and its permissions prevent changes to its bytes and its timeout.
 
 use linux_keyutils::{Key, KeyError, KeyPermissionsBuilder, KeyRing, KeyRingIdentifier, Permission};
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -14,17 +14,17 @@ use zeroize::Zeroizing;
 /// The length of a key, in bytes.
 pub(super) const KEY_BYTES: usize = 32;
 
-/// A key in the kernel, by its serial number.
+/// A key in the kernel's keyring, by its serial number.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ExpiringKey(i32);
 
-/// What the kernel has under a serial number.
+/// The state of a key with a given serial number.
 pub(super) enum Content {
     /// The key.
     Bytes(Zeroizing<[u8; KEY_BYTES]>),
-    /// A key whose timeout is over. A few minutes later the kernel has no such key.
+    /// An expired key. A few minutes later the kernel garbage-collects it.
     Expired,
-    /// No such key, or one that was revoked or invalidated.
+    /// No such key, or a revoked or invalidated one.
     Missing,
 }
 
@@ -87,7 +87,7 @@ pub(super) fn random_key() -> Result<Zeroizing<[u8; KEY_BYTES]>, KeyringError> {
     Ok(bytes)
 }
 
-/// Why the kernel does not keep a key.
+/// Why the kernel does not store a key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyringError {
     /// getrandom(2) failed.

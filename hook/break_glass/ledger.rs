@@ -1,8 +1,8 @@
 //! The ledger: the secrets that an emergency has used, each until it is rotated.
 //!
-//! It is a JSON file next to a random key. A used value is in it only as its HMAC-SHA-256 under that key, by which a later value is
-//! compared with it. The file is replaced as a whole and is on the disk before a container has its secret: a crash at any moment
-//! leaves the old ledger or the new one, and no use is lost.
+//! It is a JSON file next to a random key. It holds a used value only as its HMAC-SHA-256 under that key, to compare
+//! later values with it. The file is replaced atomically, and synced to disk before a container gets its secret: a crash at any
+//! moment leaves the old ledger or the new one, and no use is lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -74,13 +74,13 @@ impl Ledger {
     /// Reads the ledger. Without a ledger, no secret must be rotated.
     ///
     /// # Errors
-    /// If it cannot be read or trusted: then it is not known which secrets must be rotated.
+    /// If it cannot be read or trusted. Then it is unknown which secrets must be rotated.
     pub fn read(directory: &Path) -> Result<Ledger, LedgerError> {
         let path = directory.join(LEDGER);
         match fs::symlink_metadata(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ledger::default()),
-            // Emergencies are for the host's root, and so is the directory. Root itself is refused by a security module only: then it
-            // is not known what is in the ledger.
+            // Only the host's root opens emergencies and can read the directory. If root is denied access, a security module does
+            // that, and the content of the ledger is unknown.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !is_root_of_the_host() => {
                 return Ok(Ledger::default());
             }
@@ -92,16 +92,16 @@ impl Ledger {
         if ledger.schema == SCHEMA { Ok(ledger) } else { Err(LedgerError::Damaged { path }) }
     }
 
-    /// Replaces the ledger, and returns when it is on the disk.
+    /// Replaces the ledger, and returns when it is synced to disk.
     ///
     /// # Errors
-    /// If it cannot be written. Then the old one stays.
+    /// If it cannot be written. Then the old ledger remains.
     pub fn write(&self, lock: &Locked) -> Result<(), LedgerError> {
         let bytes = serde_json::to_vec_pretty(self).map_err(|source| LedgerError::Encode { source })?;
         replace(lock, LEDGER, &bytes)
     }
 
-    /// Enters one use of a secret.
+    /// Adds one use of a secret.
     pub fn enter(&mut self, kept: &Kept, value: String, emergency: &str, now: Timestamp) {
         let owed = self.owed.entry(kept.reference.clone()).or_insert_with(|| Owed {
             item: kept.item.clone(),
@@ -129,7 +129,7 @@ impl Ledger {
 }
 
 impl Owed {
-    /// Whether 1Password has a newer item or version with another value. A source that reports neither item nor version has none.
+    /// Whether 1Password has a newer item or version with another value. A source that reports neither an item nor a version never has.
     pub fn is_rotated(&self, item: Option<&str>, version: Option<u64>, value: Option<&str>) -> bool {
         let is_newer = item.is_some_and(|item| item != self.item) || version > Some(self.version);
         is_newer && value.is_some_and(|value| !self.values.contains(value))
@@ -200,7 +200,7 @@ impl Hasher {
     }
 }
 
-/// Replaces a file as a whole, and returns when it is on the disk.
+/// Replaces a file atomically, and returns when it is synced to disk.
 pub(super) fn replace(lock: &Locked, name: &str, content: &[u8]) -> Result<(), LedgerError> {
     let path = lock.directory().join(name);
     let new = lock.directory().join(format!("{name}.new"));
@@ -221,7 +221,7 @@ pub enum LedgerError {
     /// The ledger, or its key, cannot be read or trusted.
     #[error("cannot use the ledger")]
     File { source: FileError },
-    /// The file is not one that we wrote.
+    /// The file is not in the format that this program writes.
     #[error("cannot use the ledger: {} is damaged", path.display())]
     Damaged { path: PathBuf },
     /// The file cannot be written.

@@ -14,7 +14,7 @@ use crate::settings::file::{self, FileError};
 
 const LOCK: &str = "lock";
 
-/// How long other processes may take: each writes a few lines, and waits less than this for a channel.
+/// The timeout for the lock. Each holder writes a few lines, and waits less than this for a channel.
 const PATIENCE: Duration = Duration::from_secs(4);
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -66,7 +66,7 @@ pub enum LockError {
         #[source]
         errno: Errno,
     },
-    /// Other users could have written to it.
+    /// Other users can write to it.
     #[error(transparent)]
     File { source: FileError },
     /// Another process holds it.

@@ -1,14 +1,13 @@
 //! Break-glass: how containers start while 1Password or the KMS does not answer, and what must be done afterwards.
 //!
 //! ```text
-//! all is well    seal ──► sealed file, kept offline                                     file/
-//! an outage      open ──► store: a tmpfs for root alone, until the emergency ends       session, store, keyring
-//!                hook ──► the normal way first, then the store, and a record            resolve, channel
-//! afterwards     hook ──► a warning, then a refusal, until the secret was rotated       ending, ledger, rotation
+//! before         seal ──► sealed file, kept offline                                     file/
+//! during         open ──► store: a tmpfs for root only, until the emergency ends        session, store, keyring
+//! an outage      hook ──► the source first, then the store, and a record                resolve, channel
+//! afterwards     hook ──► a warning, then a refusal, until the secret is rotated        ending, ledger, rotation
 //! ```
 //!
-//! A container start calls [`resolve`] and nothing else. It does not use `file/`. What changes anything does so in a
-//! [`Session`](session::Session).
+//! A container start calls only [`resolve`], which does not use `file/`. All changes are made in a [`Session`](session::Session).
 
 pub mod channel;
 pub mod ending;
@@ -31,7 +30,7 @@ pub use self::resolve::resolve;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kept {
-    /// As containers ask for it, without its query.
+    /// As containers request it, without its query.
     pub reference: String,
     /// The item's id.
     pub item: String,

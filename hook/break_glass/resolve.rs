@@ -1,7 +1,7 @@
 //! Resolving the secrets of one container start, in an emergency or not.
 //!
-//! The source and the KMS are always asked first. Only what they do not answer (class 69) comes from an emergency that is open; any
-//! other failure stands. Without an emergency and with an empty ledger this is [`resolve`](crate::resolve::resolve) and two `open`
+//! The source and the KMS are always tried first. Only requests that they do not answer (class 69) are served from the open emergency;
+//! any other failure is returned. Without an emergency and with an empty ledger this is [`resolve`](crate::resolve::resolve) and two `open`
 //! calls that fail.
 
 use std::time::Duration;
@@ -29,10 +29,10 @@ use crate::source::Source;
 /// A request that the source or the KMS did not answer, and the failure.
 type Unanswered<'a> = (&'a Request, ResolveError);
 
-/// Resolves all requests, and notes in the record what an emergency was used for.
+/// Resolves all requests, and adds to the record which secrets came from an emergency.
 ///
 /// # Errors
-/// The first failure; or why an emergency does not help, or a secret is no longer delivered before it is rotated.
+/// The first failure; or the failure of the emergency; or that a secret with an overdue rotation is refused.
 pub async fn resolve<'a>(
     requests: &'a [Request],
     source: &dyn Source,
@@ -40,7 +40,7 @@ pub async fn resolve<'a>(
     settings: &Settings,
     record: &mut Record,
 ) -> Result<Vec<Resolved<'a>>, BreakGlassError> {
-    // A damaged emergency must not keep containers from starting in the normal way.
+    // A damaged emergency must not prevent normal container starts.
     let emergency = ending::find(settings).await.unwrap_or_else(|error| {
         report::warn(record.program, &report::chain(&error));
         None
@@ -61,12 +61,12 @@ pub async fn resolve<'a>(
     Ok(secrets)
 }
 
-/// The part of the deadline that the normal way has while an emergency is open: the rest is for the emergency.
+/// The part of the deadline for the source and the KMS while an emergency is open: the rest is for the emergency.
 fn normal_deadline(deadline: Duration) -> Duration {
     deadline / 2
 }
 
-/// Separates the secrets from the requests without an answer. Any other failure stands.
+/// Separates the secrets from the requests without an answer. Any other failure is returned.
 fn partition(outcomes: Vec<Outcome<'_>>) -> Result<(Vec<Resolved<'_>>, Vec<Unanswered<'_>>), ResolveError> {
     let (mut secrets, mut unanswered) = (Vec::new(), Vec::new());
     for (request, outcome) in outcomes {
@@ -95,7 +95,7 @@ fn log(findings: &Findings, record: &Record) {
 }
 
 impl Session<'_> {
-    /// Takes secrets from the emergency that is open. The use is recorded, and is in the ledger on the disk, before any is returned.
+    /// Takes secrets from the open emergency. Before any is returned, the use is recorded, and the ledger is synced to disk.
     async fn take<'a>(
         &mut self,
         unanswered: Vec<Unanswered<'a>>,
@@ -107,12 +107,12 @@ impl Session<'_> {
         };
         let cause = unanswered.first().map(|(_, failure)| report::chain(failure)).unwrap_or_default();
         let Some(emergency) = open else {
-            // It ended since: the failure stands.
+            // The emergency ended meanwhile: return the failure.
             return Err(unanswered.into_iter().next().map_or(StoreError::Over.into(), |(_, failure)| failure.into()));
         };
         let (mut secrets, mut used) = (Vec::new(), Vec::new());
         for (request, failure) in unanswered {
-            // A value that a query computes, such as a one-time password, is not kept.
+            // A value that a query computes, such as a one-time password, is not stored.
             let reference = request.reference.as_str();
             let found = if request.reference.query().is_none() { emergency.secret(reference)? } else { None };
             let Some((secret, kept)) = found else {

@@ -10,19 +10,19 @@ use crate::reference::Reference;
 use crate::resolve::Resolved;
 use crate::settings::{Overdue, Settings};
 
-/// What the ledger says about the secrets of a normal start.
+/// The result of comparing the secrets of a normal start with the ledger.
 #[derive(Debug, Default)]
 pub struct Findings {
     /// Secrets that were rotated, and are no longer in the ledger.
     pub rotated: Vec<String>,
     /// Secrets that must still be rotated, and until when.
     pub owed: Vec<(String, Timestamp)>,
-    /// Why rotated secrets stay in the ledger: the channel did not accept the record.
+    /// Why rotated secrets are still in the ledger: the channel did not accept the record.
     pub unrecorded: Option<BreakGlassError>,
 }
 
-/// Compares resolved secrets with the ledger. Rotated ones are struck off; for the others the grace period begins. `then` is what
-/// happens after it.
+/// Compares resolved secrets with the ledger. Rotated ones are removed; for the others the grace period begins. `then` is the action
+/// when it is over.
 ///
 /// # Errors
 /// If a rotation is overdue and `then` refuses that, or the ledger cannot be read.
@@ -34,10 +34,10 @@ pub async fn check(resolved: &[Resolved<'_>], then: Overdue, settings: &Settings
     Session::begin(settings).await?.check_rotation(resolved, then).await
 }
 
-/// Strikes a secret off the ledger that will not be rotated.
+/// Removes a secret from the ledger that will not be rotated.
 ///
 /// # Errors
-/// If it is not in the ledger, or that cannot be recorded.
+/// If it is not in the ledger, or its removal cannot be recorded.
 pub async fn waive(reference: &Reference, reason: &str, settings: &Settings) -> Result<(), BreakGlassError> {
     let mut session = Session::begin(settings).await?;
     if session.ledger.owed.remove(reference.as_str()).is_none() {

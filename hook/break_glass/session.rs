@@ -9,12 +9,12 @@ use crate::secret::Secret;
 use crate::settings::Settings;
 use std::time::Duration;
 
-/// Exclusive access to the state of break-glass. What others would change meanwhile waits for its end.
+/// Exclusive access to the state of break-glass. Other processes that would change it wait until the session ends.
 pub struct Session<'a> {
     pub(super) settings: &'a Settings,
     pub(super) lock: Locked,
     pub(super) ledger: Ledger,
-    /// Opened by the first record: without one, a channel that does not work is no obstacle.
+    /// Opened by the first record: a session that records nothing needs no working channel.
     channel: Option<Channel<'a>>,
 }
 
@@ -22,7 +22,7 @@ impl<'a> Session<'a> {
     /// Waits for the lock, and reads the ledger.
     ///
     /// # Errors
-    /// If other processes keep the lock for too long, or the directory or the ledger cannot be used.
+    /// If other processes hold the lock for too long, or the directory or the ledger cannot be used.
     pub async fn begin(settings: &'a Settings) -> Result<Session<'a>, BreakGlassError> {
         let lock = Locked::take(&settings.break_glass.directory).await?;
         let ledger = Ledger::read(lock.directory())?;
@@ -44,7 +44,7 @@ impl<'a> Session<'a> {
     /// Writes one record to the channel, and returns when the channel has accepted it.
     ///
     /// # Errors
-    /// If the channel does not accept it. Then what it is about must not be done.
+    /// If the channel does not accept the record. Then the recorded action must not be taken.
     pub async fn record(&mut self, event: Event<'_>) -> Result<(), ChannelError> {
         self.open_channel()?;
         let Session { channel: Some(channel), lock, .. } = self else { return Err(ChannelError::None) };

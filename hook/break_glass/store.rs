@@ -1,17 +1,17 @@
 //! The store: the secrets of a sealed file while an emergency is open.
 //!
-//! It is a tmpfs for root alone at `/run/oci-secrets/break-glass`, kept out of swap. It is filled while it has no path, and mounted
-//! as a whole: if the process that opens an emergency is killed, there is the whole store or none.
+//! It is a tmpfs for root only at `/run/oci-secrets/break-glass`, without swap. It is filled while it is detached, and then mounted:
+//! if the process that opens an emergency is killed, there is the complete store or none.
 //!
 //! ```text
-//! emergency       the account of the emergency, its end, the serial number of the key in the kernel's keyring
+//! emergency       the description of the emergency, its end, the serial number of the key in the kernel's keyring
 //! half-key        32 random bytes
 //! 0, 1, 2 …       each secret under AES-256-GCM, bound to its reference and to `emergency`
 //! ```
 //!
-//! The key that opens the secrets is derived from two: one in the kernel's keyring (`keyring.rs`), which expires there, and
-//! `half-key`. So an emergency ends without any process of ours; and a container that shares root's keyring can end one early,
-//! which is reported, but opens nothing.
+//! The key that decrypts the secrets is derived from two: one in the kernel's keyring (`keyring.rs`), which expires there, and
+//! `half-key`. So an emergency ends even if no process of ours is running. A container that shares root's keyring can end an
+//! emergency early, which is reported, but it cannot decrypt anything.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -45,17 +45,17 @@ const STORE: &str = "/run/oci-secrets/break-glass";
 const EMERGENCY: &str = "emergency";
 const HALF_KEY: &str = "half-key";
 
-/// What the derived key is for, as HKDF wants it.
+/// HKDF's `info`: the purpose of the derived key.
 const PURPOSE: &[u8] = b"oci-secrets break-glass store";
 
 const TMPFS_MAGIC: FsWord = 0x0102_1994;
 const RAMFS_MAGIC: FsWord = 0x8584_58f6;
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// How much earlier than its end by our clocks, which are read at another moment, the kernel may drop a key.
+/// The kernel may expire a key this much before the end by our clocks, which are read at another moment.
 const CLOCK_MARGIN: Duration = Duration::from_secs(5);
 
-/// The account of an emergency.
+/// The description of an emergency.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Account {
@@ -83,7 +83,7 @@ pub struct Account {
 #[serde(deny_unknown_fields)]
 struct Written {
     account: Account,
-    /// The end as seconds since the machine started, a clock that cannot be set back.
+    /// The end in seconds since boot, a clock that cannot be set back.
     until_uptime: u64,
     /// The serial number of the key in the keyring.
     key: i32,
@@ -97,16 +97,16 @@ pub struct Emergency {
     bound: Vec<u8>,
 }
 
-/// What is left of an emergency.
+/// The status of an emergency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// Its secrets can be opened.
+    /// Its secrets can be decrypted.
     Open,
-    /// Its time is over.
+    /// Its duration has elapsed.
     Expired,
     /// Its secrets were destroyed, but its end is not recorded yet.
     Closing,
-    /// Another process has removed the key from the kernel's keyring before it expired: tampering.
+    /// Another process removed the key from the kernel's keyring before it expired: tampering.
     KeyRemoved,
 }
 
@@ -117,16 +117,16 @@ enum StoreKey {
 }
 
 impl Emergency {
-    /// The emergency whose store is mounted, open or over.
+    /// Returns the emergency whose store is mounted, open or over.
     ///
     /// # Errors
-    /// If something else is mounted there, or it cannot be read.
+    /// If another filesystem is mounted there, or the store cannot be read.
     pub fn current() -> Result<Option<Emergency>, StoreError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = match openat(CWD, STORE, flags, Mode::empty()) {
             Ok(directory) => directory,
             Err(Errno::NOENT) => return Ok(None),
-            // Emergencies are for the host's root. If a security module refuses root, it is not known whether one is open.
+            // Only the host's root opens emergencies. If a security module denies root access, it is unknown whether one is open.
             Err(Errno::ACCESS) if !is_root_of_the_host() => return Ok(None),
             Err(errno) => return Err(failed("openat(store)")(errno).into()),
         };
@@ -142,10 +142,10 @@ impl Emergency {
         Ok(Some(Emergency { directory, written, bound: bytes.to_vec() }))
     }
 
-    /// Opens a store with these secrets, which are in the account's order.
+    /// Opens a store with these secrets, which are in the order of `account.secrets`.
     ///
     /// # Errors
-    /// If one is open already, or a system call fails. Then nothing is left behind.
+    /// If one is open already, or a system call fails. Then neither a store nor a key remains.
     pub fn open(
         _lock: &Locked,
         account: Account,
@@ -161,7 +161,7 @@ impl Emergency {
         opened.inspect_err(|_| key.invalidate())
     }
 
-    /// Makes the system calls that [`Emergency::open`] needs, and leaves nothing behind.
+    /// Makes the system calls that [`Emergency::open`] needs, and removes what they create.
     ///
     /// # Errors
     /// If one of them fails.
@@ -172,7 +172,7 @@ impl Emergency {
         Ok(())
     }
 
-    /// The account of the emergency.
+    /// The description of the emergency.
     pub fn account(&self) -> &Account {
         &self.written.account
     }
@@ -180,7 +180,7 @@ impl Emergency {
     /// The secret for a reference, if it is in the store.
     ///
     /// # Errors
-    /// If the emergency is over, or the store was changed.
+    /// If the emergency is over, or the store was modified.
     pub fn secret(&self, reference: &str) -> Result<Option<(Secret, &Kept)>, StoreError> {
         let Some(index) = self.account().secrets.iter().position(|kept| kept.reference == reference) else {
             return Ok(None);
@@ -200,14 +200,14 @@ impl Emergency {
 
     /// Destroys the secrets: both halves of their key are removed.
     ///
-    /// The file goes first: only root on the host can remove it, so that a key which is missing while the file is there was removed by
-    /// another process.
+    /// The file is removed first. Only root on the host can remove it, so if the key is missing while the file exists, another process
+    /// removed the key.
     pub fn destroy_key(&self) {
         let _ = unlinkat(&self.directory, HALF_KEY, AtFlags::empty());
         ExpiringKey::of(self.written.key).invalidate();
     }
 
-    /// Removes what is left of the store after its key was destroyed.
+    /// Removes the store after its key was destroyed.
     ///
     /// # Errors
     /// If a file cannot be removed.
@@ -219,20 +219,20 @@ impl Emergency {
                 Err(errno) => return Err(failed(format!("unlinkat({name:?})"))(errno).into()),
             }
         }
-        // In another mount namespace the mount may stay, empty.
+        // In another mount namespace the mount may remain, empty.
         let _ = unmount(STORE, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
         let _ = unlinkat(CWD, STORE, AtFlags::REMOVEDIR);
         Ok(())
     }
 
-    /// How long until its time is over.
+    /// The remaining duration.
     pub fn remaining(&self) -> Duration {
         let by_uptime = self.written.until_uptime.saturating_sub(uptime());
         let by_clock = self.account().until.as_second().saturating_sub(Timestamp::now().as_second());
         Duration::from_secs(by_uptime.min(u64::try_from(by_clock).unwrap_or_default()))
     }
 
-    /// Whether it is open, and if not, why.
+    /// Whether the emergency is open, and if not, why.
     ///
     /// # Errors
     /// If the key or its file cannot be read.
@@ -261,7 +261,7 @@ impl Emergency {
     }
 }
 
-/// The key of the store. Without either half, the other says nothing about it.
+/// Derives the key of the store. Neither half alone reveals anything about it.
 fn derive(half: &[u8], expiring: &[u8; KEY_BYTES]) -> Result<Zeroizing<[u8; KEY_BYTES]>, StoreError> {
     let mut key = Zeroizing::new([0; KEY_BYTES]);
     let derived = Salt::new(HKDF_SHA256, half).extract(expiring);
@@ -279,7 +279,7 @@ pub fn new_id() -> Result<String, StoreError> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// A store without a path.
+/// A filled store that is not mounted yet.
 struct Filled {
     mount: OwnedFd,
     emergency: Emergency,
@@ -325,7 +325,7 @@ fn mount(filled: Filled) -> Result<Emergency, StoreError> {
     Ok(filled.emergency)
 }
 
-/// A filesystem in memory for root alone that is never swapped out: a tmpfs with `noswap`, or before Linux 6.4 a ramfs.
+/// A filesystem in memory for root only that is never swapped out: a tmpfs with `noswap`, or before Linux 6.4 a ramfs.
 fn detached() -> Result<OwnedFd, SyscallError> {
     let open = |name: &str| fsopen(name, FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed(format!("fsopen({name:?})")));
     let mut context = open("tmpfs")?;
@@ -366,7 +366,7 @@ fn write(directory: impl AsFd, name: &str, content: &[u8]) -> Result<(), Syscall
     File::from(file).write_all(content).map_err(failed("write(store)"))
 }
 
-/// Seconds since the machine started, including those in suspend.
+/// Seconds since boot, including suspend (`CLOCK_BOOTTIME`).
 fn uptime() -> u64 {
     u64::try_from(clock_gettime(ClockId::Boottime).tv_sec).unwrap_or(u64::MAX)
 }
@@ -418,13 +418,13 @@ pub enum StoreError {
     /// The emergency ended while it was used.
     #[error("the emergency is over")]
     Over,
-    /// The path leads to something else.
+    /// Another filesystem is mounted at the path.
     #[error("refusing to use {STORE}: it is not a memory filesystem for root alone")]
     NotOurs,
-    /// The store was changed.
+    /// The store was modified.
     #[error("{STORE} is damaged")]
     Damaged,
-    /// The kernel does not keep the key.
+    /// The kernel does not store the key.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
     /// A system call failed.

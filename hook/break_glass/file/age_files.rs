@@ -1,4 +1,4 @@
-//! One age file: to recipients, and back by identities.
+//! Encrypting one age file to recipients, and decrypting it with identities.
 
 use std::io::{Read as _, Write as _};
 
@@ -12,7 +12,7 @@ use super::recipient::Recipient;
 use crate::excerpt::Excerpt;
 use crate::fault::{Class, Fault};
 
-/// Encrypts to all of these recipients, as text.
+/// Encrypts to all of these recipients, with ASCII armor.
 pub(super) fn encrypt<'a>(
     plaintext: &[u8],
     recipients: impl Iterator<Item = &'a Recipient>,
@@ -28,7 +28,7 @@ pub(super) fn encrypt<'a>(
     String::from_utf8(bytes).map_err(|_| AgeError::Damaged)
 }
 
-/// Decrypts by any of these identities.
+/// Decrypts with any of these identities.
 pub(super) fn decrypt(armored: &str, identities: &[Identity]) -> Result<Zeroizing<Vec<u8>>, AgeError> {
     let decryptor = Decryptor::new(ArmoredReader::new(armored.as_bytes()))?;
     let mut reader = decryptor.decrypt(identities.iter().map(Identity::as_age))?;
@@ -37,26 +37,26 @@ pub(super) fn decrypt(armored: &str, identities: &[Identity]) -> Result<Zeroizin
     Ok(plaintext)
 }
 
-/// What age does not do.
+/// Why age cannot encrypt or decrypt.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum AgeError {
-    /// None of the identities is of a recipient.
+    /// None of the identities belongs to a recipient.
     #[error("none of the identities opens it")]
     NoMatch,
-    /// An identity that its passphrase does not open, or for which there was none.
+    /// An encrypted identity with a wrong passphrase, or none.
     #[error("the passphrase does not open the identity")]
     Passphrase,
-    /// Bytes that were changed or lost.
+    /// A modified or truncated file.
     #[error("it is damaged")]
     Damaged,
     /// A plugin that is not on the PATH.
     #[error("cannot find the plugin {} on the PATH", Excerpt(program))]
     NoPlugin { program: String },
-    /// What a plugin says.
+    /// A plugin reported an error.
     #[error("a plugin of age says {}", Excerpt(message))]
     Plugin { message: String },
-    /// Recipients that age does not mix, such as those that are safe from quantum computers with others.
+    /// Recipients that age does not combine, such as post-quantum recipients with others.
     #[error("age does not encrypt to these recipients together")]
     Incompatible,
 }
@@ -64,7 +64,7 @@ pub enum AgeError {
 impl Fault for AgeError {
     fn class(&self) -> Class {
         match self {
-            // What a plugin says is as a rule that its card is not there, or that the PIN is wrong.
+            // A plugin usually reports a missing card or a wrong PIN.
             AgeError::NoMatch | AgeError::Passphrase | AgeError::Plugin { .. } => Class::NotPermitted,
             AgeError::Damaged => Class::Data,
             AgeError::NoPlugin { .. } => Class::Settings,

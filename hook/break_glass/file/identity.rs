@@ -1,4 +1,4 @@
-//! By whom a file is opened.
+//! The identities that open a sealed file.
 
 use std::io;
 
@@ -12,10 +12,10 @@ use super::recipient::Recipient;
 use crate::excerpt::Excerpt;
 use crate::fault::{Class, Fault};
 
-/// The most work, as a power of two, that a passphrase of an identity file may ask for: some ten seconds.
+/// The limit for the scrypt work factor of an encrypted identity file, as a power of two: some ten seconds.
 const WORK_FACTOR_MAX: u8 = 22;
 
-/// A private key, or the way to one.
+/// A private key, or a plugin that has one.
 pub struct Identity(Box<dyn age::Identity>);
 
 impl Identity {
@@ -24,22 +24,22 @@ impl Identity {
     }
 }
 
-/// Whoever can be asked while keys are used: for the passphrase of a key file, or to touch a token.
+/// Prompts for the operator while keys are used: for the passphrase of a key file, or to touch a token.
 pub trait Ask: Clone + Send + Sync + 'static {
-    /// Asks for something that is not shown.
+    /// Prompts without echo.
     fn passphrase(&self, prompt: &str) -> Option<Zeroizing<String>>;
 
-    /// Asks for something that may be shown.
+    /// Prompts with echo.
     fn line(&self, prompt: &str) -> Option<String>;
 
-    /// Tells something.
-    fn tell(&self, message: &str);
+    /// Shows a message.
+    fn show(&self, message: &str);
 }
 
-/// Reads the identities of one file: age's own, those of plugins, the whole under a passphrase, or an SSH private key.
+/// Reads the identities of one file: native or plugin identities of age, possibly encrypted with a passphrase, or an SSH private key.
 ///
 /// # Errors
-/// If it holds none, or its passphrase is not given.
+/// If it holds none, or the passphrase is missing.
 pub fn identities(content: &[u8], name: &str, ask: impl Ask) -> Result<Vec<Identity>, IdentityError> {
     let none = |_| IdentityError::None { name: name.to_owned() };
     let age_error = |source: age::DecryptError| IdentityError::Age { name: name.to_owned(), source: source.into() };
@@ -63,14 +63,14 @@ pub fn identities(content: &[u8], name: &str, ask: impl Ask) -> Result<Vec<Ident
     if identities.is_empty() { Err(none(())) } else { Ok(identities) }
 }
 
-/// A key of its own for one file.
+/// Generates a key pair for one file.
 pub(super) fn generate() -> (Recipient, Zeroizing<String>) {
     let identity = age::x25519::Identity::generate();
     let text = Zeroizing::new(identity.to_string().expose_secret().to_owned());
     (Recipient::native(identity.to_public()), text)
 }
 
-/// The key that is written in these bytes.
+/// Parses a native identity.
 pub(super) fn native(text: &[u8]) -> Option<Identity> {
     let identity = str::from_utf8(text).ok()?.parse::<age::x25519::Identity>().ok()?;
     Some(Identity(Box::new(identity)))
@@ -80,13 +80,13 @@ fn boxed(identities: Vec<Box<dyn age::Identity + Send + Sync>>) -> Vec<Identity>
     identities.into_iter().map(|identity| Identity(identity)).collect()
 }
 
-/// [`Ask`], as age calls it.
+/// Adapts [`Ask`] to age's callbacks.
 #[derive(Clone)]
 pub(super) struct Asking<A>(pub(super) A);
 
 impl<A: Ask> Callbacks for Asking<A> {
     fn display_message(&self, message: &str) {
-        self.0.tell(message);
+        self.0.show(message);
     }
 
     fn confirm(&self, message: &str, yes: &str, no: Option<&str>) -> Option<bool> {
@@ -107,7 +107,7 @@ impl<A: Ask> Callbacks for Asking<A> {
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum IdentityError {
-    /// Nothing that age knows.
+    /// No identity that age knows.
     #[error("{} holds no identity that age knows", Excerpt(name))]
     None { name: String },
     /// age cannot use it.

@@ -1,23 +1,23 @@
-//! The sealed file: what an operator keeps offline for the day on which 1Password or the KMS does not answer.
+//! The sealed file, which an operator keeps offline for an outage of 1Password or the KMS.
 //!
 //! ```text
 //! oci-secrets break-glass v1
 //! {"created":"…","expires":"…","hosts":["…"],"recipients":["age1…"],"secrets":[{"reference":"op://…","item":"…","version":3}]}
-//! -----BEGIN AGE ENCRYPTED FILE-----        the secrets, for every recipient, or for the key that the shares make
+//! -----BEGIN AGE ENCRYPTED FILE-----        the secrets, for every recipient, or for the key that is split into shares
 //! …
 //! -----END AGE ENCRYPTED FILE-----
 //! -----BEGIN AGE ENCRYPTED FILE-----        with a threshold: one share of that key for each recipient
 //! …
 //! ```
 //!
-//! It is text, and each block is an [age](https://age-encryption.org/v1) file, so that `age` opens it where this program is missing. Inside the
-//! first block are lines: the header above, byte for byte, then each secret in base64, in the header's order. Anyone can read the
-//! header; it is believed only when the block inside says the same.
+//! It is text, and each block is an [age](https://age-encryption.org/v1) file, so `age` can decrypt it without this program. The
+//! first block contains lines: the header above, byte for byte, then each secret in base64, in the header's order. Anyone can read and
+//! change the header in front; opening the file verifies that it matches the encrypted one.
 //!
-//! With a threshold the first block is for an age identity that was made for this file alone. The text of that identity,
+//! With a threshold the first block is for an age identity that is generated for this file. The text of that identity,
 //! `AGE-SECRET-KEY-1…`, is split by Shamir's scheme over GF(2⁸), byte by byte; a share is one line of base64: the point, then the values.
 //!
-//! age knows recipients, not senders: who has the public keys can make a file. [`SealedFile::digest`] tells one from another.
+//! age does not authenticate senders: anyone with the public keys can create a file. [`SealedFile::digest`] identifies a file.
 
 mod age_files;
 mod identity;
@@ -50,25 +50,25 @@ const MAGIC: &str = "oci-secrets break-glass v1";
 const MAGIC_ANY_VERSION: &str = "oci-secrets break-glass ";
 const BLOCK_END: &str = "-----END AGE ENCRYPTED FILE-----\n";
 
-/// Where a host is not asked for its name.
+/// Matches every host name.
 const ANY_HOST: &str = "*";
 
-/// What a sealed file tells everyone.
+/// The header of a sealed file, which is not encrypted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Header {
     /// When the secrets were read.
     pub created: Timestamp,
-    /// When the file is no longer opened.
+    /// When the file expires.
     pub expires: Timestamp,
     /// The names of the hosts that may open it; `*` is any.
     pub hosts: Vec<String>,
-    /// How many recipients must open it together, if one alone cannot.
+    /// How many recipients must open it together, if more than one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threshold: Option<u8>,
-    /// For whom it is, as they were named.
+    /// The recipients, as they were given.
     pub recipients: Vec<String>,
-    /// What is in it.
+    /// The secrets, without values.
     pub secrets: Vec<Kept>,
 }
 
@@ -78,15 +78,15 @@ impl Header {
         self.hosts.iter().any(|name| name == ANY_HOST || name == host)
     }
 
-    /// How many recipients must come together.
+    /// How many recipients must open it together.
     pub fn operators(&self) -> usize {
         self.threshold.map_or(1, usize::from)
     }
 }
 
-/// A sealed file that was read and not opened.
+/// A parsed sealed file, which is still encrypted.
 pub struct SealedFile {
-    /// What it says of itself. Nobody has vouched for it yet.
+    /// The header, which is not authenticated until the file is opened.
     pub header: Header,
     header_line: String,
     payload: String,
@@ -97,7 +97,7 @@ pub struct SealedFile {
 /// Seals secrets, which are in the header's order.
 ///
 /// # Errors
-/// If a recipient cannot be encrypted to, or a threshold does not fit their number.
+/// If a recipient cannot be encrypted to, or the threshold does not match the number of recipients.
 pub fn seal(header: &Header, secrets: &[Secret], recipients: &[Recipient]) -> Result<String, SealedError> {
     let header_line = serde_json::to_string(header).map_err(|source| SealedError::Encode { source })?;
     let mut payload = Zeroizing::new(format!("{header_line}\n"));
@@ -125,10 +125,10 @@ pub fn seal(header: &Header, secrets: &[Secret], recipients: &[Recipient]) -> Re
 }
 
 impl SealedFile {
-    /// Reads a file without any key.
+    /// Parses a file without decrypting it.
     ///
     /// # Errors
-    /// If it is no sealed file, or of another version.
+    /// If it is not a sealed file, or has another version.
     pub fn parse(bytes: &[u8]) -> Result<SealedFile, SealedError> {
         let text = str::from_utf8(bytes).map_err(|_| SealedError::Form)?;
         let (magic, rest) = text.split_once('\n').ok_or(SealedError::Form)?;
@@ -156,7 +156,7 @@ impl SealedFile {
         Ok(SealedFile { header, header_line: header_line.to_owned(), payload, shares, digest })
     }
 
-    /// The SHA-256 of the file, in hexadecimal: what two people compare to know that they have the same one.
+    /// The SHA-256 of the file, in hexadecimal. Operators compare it to check that they have the same file.
     pub fn digest(&self) -> &str {
         &self.digest
     }
@@ -164,11 +164,11 @@ impl SealedFile {
     /// Opens the file; the secrets are in the header's order.
     ///
     /// # Errors
-    /// If the identities are not enough, or what is inside does not bear the header out. Nothing is left behind.
+    /// If there are too few identities, or the encrypted header differs from the one in front.
     pub fn open(&self, identities: &[Identity]) -> Result<Vec<Secret>, SealedError> {
         let payload = match self.header.threshold {
             None => decrypt(&self.payload, identities)?,
-            Some(threshold) => decrypt(&self.payload, &[self.joined(threshold, identities)?])?,
+            Some(threshold) => decrypt(&self.payload, &[self.recover_identity(threshold, identities)?])?,
         };
         let payload = str::from_utf8(&payload).map_err(|_| SealedError::Form)?;
         let mut lines = payload.lines();
@@ -181,8 +181,8 @@ impl SealedFile {
         if secrets.len() == self.header.secrets.len() { Ok(secrets) } else { Err(SealedError::OtherHeader) }
     }
 
-    /// The identity that enough shares make.
-    fn joined(&self, threshold: u8, identities: &[Identity]) -> Result<Identity, SealedError> {
+    /// Recovers the identity from the shares.
+    fn recover_identity(&self, threshold: u8, identities: &[Identity]) -> Result<Identity, SealedError> {
         let mut shares = Vec::new();
         for block in &self.shares {
             let line = match decrypt(block, identities) {
@@ -205,13 +205,13 @@ impl SealedFile {
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum SealedError {
-    /// Not what `break-glass seal` writes, or cut off.
+    /// Not written by `break-glass seal`, or truncated.
     #[error("it is not a whole file of `oci-secrets break-glass seal`")]
     Form,
-    /// A format of the future.
+    /// A newer format.
     #[error("it is of version {}, this program knows \"{MAGIC}\"", Excerpt(found))]
     Version { found: String },
-    /// A header that someone changed.
+    /// A modified header.
     #[error("what it says of itself is not what was sealed in it")]
     OtherHeader,
     /// Shares of another key.
@@ -220,10 +220,10 @@ pub enum SealedError {
     /// Operators are missing.
     #[error("the identities open {found} of the {threshold} shares that it takes")]
     TooFew { found: usize, threshold: u8 },
-    /// A threshold that nobody, or anybody, reaches.
+    /// A threshold below 2 or above the number of recipients.
     #[error("a threshold is from 2 to the number of recipients: found {threshold} of {recipients}")]
     Threshold { threshold: u8, recipients: usize },
-    /// age does not do its part.
+    /// age cannot encrypt or decrypt.
     #[error(transparent)]
     Age(#[from] AgeError),
     /// The header is not JSON.
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn every_recipient_opens_what_was_sealed_and_nobody_else() {
+    fn only_recipients_open_the_file() {
         let ((a, a_key), (b, b_key), (_, other)) = (pair(), pair(), pair());
         let text = seal(&header(None, &[&a, &b]), &secrets(), &[a, b]).unwrap();
         let expected = vec![CANARY.to_vec(), vec![0, 255, b'\n']];
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn it_takes_as_many_operators_as_the_threshold_says() {
+    fn opening_requires_the_threshold_of_operators() {
         let pairs = [pair(), pair(), pair()];
         let (recipients, mut keys): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
         let text = seal(&header(Some(2), &recipients.iter().collect::<Vec<_>>()), &secrets(), &recipients).unwrap();
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_was_changed_is_refused() {
+    fn refuses_a_modified_header() {
         let (recipient, key) = pair();
         let text = seal(&header(None, &[&recipient]), &secrets(), &[recipient]).unwrap();
         for (from, to) in [("agents-1", "agents-2"), ("\"version\":3", "\"version\":4"), ("2026-04", "2027-04")] {
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_cut_off_or_of_the_future_is_told() {
+    fn refuses_a_truncated_file_and_a_newer_version() {
         let (recipient, key) = pair();
         let text = seal(&header(None, &[&recipient]), &secrets(), &[recipient]).unwrap();
         for length in [0, 10, 40, text.len() / 2, text.len() - 40] {

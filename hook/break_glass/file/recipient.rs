@@ -1,21 +1,21 @@
-//! For whom a file is sealed.
+//! The recipients of a sealed file.
 
 use super::age_files::AgeError;
 use super::identity::{Ask, Asking};
 use crate::excerpt::Excerpt;
 use crate::fault::{Class, Fault};
 
-/// One recipient, and how it was named.
+/// One recipient, and the text that it was parsed from.
 pub struct Recipient {
     name: String,
     recipient: Box<dyn age::Recipient>,
 }
 
 impl Recipient {
-    /// Reads `age1…`, that of a plugin included, or a line of an SSH public key file.
+    /// Parses `age1…`, also that of a plugin, or a line of an SSH public key file.
     ///
     /// # Errors
-    /// If it is none, of a kind that age does not encrypt to, or its plugin is not on the PATH.
+    /// If it is not a recipient, age does not support its type, or its plugin is not on the PATH.
     pub fn parse(name: &str, ask: impl Ask) -> Result<Recipient, RecipientError> {
         let text = name.trim();
         let recipient: Box<dyn age::Recipient> = if let Ok(key) = text.parse::<age::x25519::Recipient>() {
@@ -36,7 +36,7 @@ impl Recipient {
         Ok(Recipient { name: text.to_owned(), recipient })
     }
 
-    /// How it was named.
+    /// The text that it was parsed from.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -50,11 +50,11 @@ impl Recipient {
     }
 }
 
-/// Why nothing is sealed for someone.
+/// Why a recipient cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum RecipientError {
-    /// No recipient that age knows.
+    /// Not a recipient that age knows.
     #[error("{} is no recipient: expected age1…, ssh-ed25519 … or ssh-rsa …", Excerpt(found))]
     Unknown { found: String },
     /// Its plugin cannot be used.

@@ -16,7 +16,7 @@ use crate::fault::AnyFault;
 /// Standard input instead of a file.
 const STDIN: &str = "-";
 
-/// How the names of our programs begin.
+/// The prefix of the names of our programs.
 const PREFIX: &str = "oci-secrets-";
 
 /// Read the audit trail.
@@ -52,7 +52,7 @@ impl Files {
     }
 }
 
-/// Reads a whole file, under its lock, so that no line is read half written; the records alone if syslog wrote it.
+/// Reads a whole file under its lock, so that no partial line is read. If syslog wrote the file, only the records are returned.
 fn read(path: &Path) -> Result<Vec<u8>, AnyFault> {
     let cannot_read =
         |error: io::Error| AnyFault::from(AuditError::Read { path: path.to_owned(), errno: error.into() });
@@ -68,7 +68,7 @@ fn read(path: &Path) -> Result<Vec<u8>, AnyFault> {
 }
 
 /// The records in the lines of a syslog, or of `journalctl` without `-o cat`, which begin with `… oci-secrets-hook[123]: `. Lines of
-/// other programs are left out. A file that has records of its own is returned as it is.
+/// other programs are skipped. A file that contains records without such a prefix is returned unchanged.
 fn without_syslog(bytes: Vec<u8>) -> Vec<u8> {
     let text = String::from_utf8_lossy(&bytes);
     let record = |line: &str| {
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_records_in_a_syslog_are_read_without_its_prefix() {
+    fn strips_the_prefix_of_syslog_from_records() {
         let read = |text: &str| String::from_utf8(without_syslog(text.into())).unwrap();
         for prefix in ["<86>oci-secrets-hook[7]: ", "Nov 26 10:00:00 host oci-secrets-hook[7]: "] {
             let log = format!(

@@ -19,9 +19,9 @@ use crate::source::connect::Connect;
 const EXAMPLE: &str = "\
 Example: oci-secrets audit show --since 2h --decision refused";
 
-/// The part of a container's id that engines show.
+/// The length of the container id that engines show.
 const ID_CHARACTERS: usize = 12;
-/// How much earlier than its record a start's requests may be logged, by the clock of another machine.
+/// How much earlier than the record Connect may log the requests of a start: its clock may differ.
 const CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(2);
 
 /// Show records of container starts and of break-glass, selected by container, reference or time.
@@ -128,7 +128,7 @@ fn start(entry: &Entry, text: &mut String) {
     }
 }
 
-/// An act of break-glass. The id of an emergency has the length of a container's shown id.
+/// Prints an action of break-glass. The id of an emergency is as long as the shown id of a container.
 fn act(act: &Act, text: &mut String) {
     let id: String = plain(act.emergency.as_deref().unwrap_or("-")).chars().take(ID_CHARACTERS).collect();
     let _ = writeln!(text, "{:.3}  {id:<ID_CHARACTERS$}  {}", act.time, plain(&act.event));

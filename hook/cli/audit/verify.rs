@@ -1,4 +1,4 @@
-//! `oci-secrets audit verify`: whether a chain is as it was written.
+//! `oci-secrets audit verify`: finds changes to a chain.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -33,13 +33,13 @@ pub(in crate::cli) struct Arguments {
     json: bool,
 }
 
-/// What is known of all files.
+/// The result for all files.
 #[derive(Serialize)]
 struct Report {
     files: Vec<OfFile>,
     #[serde(skip_serializing_if = "Option::is_none")]
     head: Option<Hash>,
-    /// How many lines were written since the head was noted.
+    /// The number of lines after the one with the given hash.
     #[serde(skip_serializing_if = "Option::is_none")]
     lines_after_head: Option<u64>,
 }

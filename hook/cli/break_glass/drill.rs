@@ -47,7 +47,7 @@ pub(in crate::cli) struct Arguments {
     max_age: String,
 }
 
-/// The state of one secret in 1Password.
+/// The state of one secret in 1Password, compared with the file.
 enum Live {
     Same,
     Newer(u64),
@@ -76,7 +76,7 @@ pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
-/// Opens the file, drops the secrets, and returns how many 1Password has in another version.
+/// Opens the file, drops the secrets, and returns how many have another version in 1Password.
 fn rehearse(
     arguments: &Arguments,
     file: &SealedFile,

@@ -1,4 +1,4 @@
-//! The references to keep: those of a file, and those that match the patterns of grants in 1Password.
+//! The references to seal: those in a file, and those in 1Password that match the patterns of grants.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -34,8 +34,8 @@ pub(super) fn of_file(path: &Path) -> Result<BTreeSet<Reference>, BreakGlassErro
         .collect()
 }
 
-/// The references of grants: those that a pattern names, and, for every sealed field that a pattern matches, the spelling that opens
-/// it. A field that no spelling opens is reported and left out: no container gets it either.
+/// The references of grants: patterns without `*`, and, for every sealed field that a pattern matches, the spelling that unseals it.
+/// A field that no spelling unseals is reported and left out: no container gets it either.
 pub(super) async fn of_grants(
     names: &[String],
     settings: &Settings,
@@ -47,7 +47,7 @@ pub(super) async fn of_grants(
     };
     let grants = names.iter().map(grant).collect::<Result<Vec<&Grant>, AnyFault>>()?;
     let patterns: Vec<&Pattern> = grants.into_iter().flat_map(Grant::references).collect();
-    // A pattern without `*` is a reference itself.
+    // A pattern without `*` is a reference.
     let mut references: BTreeSet<Reference> =
         patterns.iter().filter_map(|pattern| pattern.as_str().parse().ok()).collect();
     references.retain(|reference| !reference.as_str().split('/').any(|segment| segment == "*"));
@@ -75,7 +75,7 @@ pub(super) async fn of_grants(
     Ok(references)
 }
 
-/// The spelling of a field, with this name of the vault, that a pattern matches and that opens the stored value.
+/// The spelling of a field, with this name of the vault, that a pattern matches and that unseals the stored value.
 async fn spelling(
     field: &StoredField,
     vault_id: &str,

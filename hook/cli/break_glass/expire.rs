@@ -9,7 +9,7 @@ use crate::break_glass::store::{Emergency, Status};
 use crate::fault::AnyFault;
 use crate::settings::Settings;
 
-/// How often the emergency is looked at: it may be closed, and the clock may be set.
+/// How often the emergency is checked: it may be closed, and the clock may be set.
 const PERIOD: Duration = Duration::from_secs(60);
 
 pub(super) fn run(settings: &Settings) -> Result<ExitCode, AnyFault> {

@@ -13,7 +13,7 @@ use crate::cli::error::CliError;
 use crate::fault::AnyFault;
 use crate::report;
 
-/// Standard input, or a terminal.
+/// Reads standard input instead of a file.
 const TYPED: &str = "-";
 const IDENTITY_BYTES_MAX: usize = 1024 * 1024;
 const READ_BY_OTHERS: u32 = 0o077;
@@ -31,12 +31,12 @@ impl Ask for Terminal {
         ask(prompt)
     }
 
-    fn tell(&self, message: &str) {
+    fn show(&self, message: &str) {
         report::note(PROGRAM, message);
     }
 }
 
-/// Reads the keys of the operators. Without files, each operator is asked for one.
+/// Reads the keys of the operators. Without files, it prompts each operator for one.
 pub(super) fn read(files: &[PathBuf], operators: usize) -> Result<Vec<Identity>, AnyFault> {
     let mut all = Vec::new();
     if files.is_empty() {
@@ -75,7 +75,7 @@ fn typed(number: usize, of: usize) -> Result<Vec<Identity>, AnyFault> {
     identities(&bytes, "that was typed", Terminal).map_err(|error| AnyFault::from(BreakGlassError::from(error)))
 }
 
-/// Asks for a line on the terminal.
+/// Prompts for a line on the terminal.
 pub(super) fn ask(prompt: &str) -> Option<String> {
     if !stdin().is_terminal() {
         return None;

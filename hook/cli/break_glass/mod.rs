@@ -1,4 +1,4 @@
-//! `oci-secrets break-glass`: for an outage of 1Password or the KMS. One file for each verb.
+//! `oci-secrets break-glass`: for an outage of 1Password or the KMS. One file per verb.
 
 mod close;
 mod drill;
@@ -71,7 +71,7 @@ pub(super) fn run(verb: &Verb, settings: &Path) -> Result<ExitCode, AnyFault> {
     }
 }
 
-/// The emergency that is open, if one is. One that is over is ended.
+/// Returns the open emergency, if there is one, and ends one that is over.
 fn find(settings: &Settings) -> Result<Option<Emergency>, AnyFault> {
     match Emergency::current()? {
         Some(emergency) if emergency.status()? != Status::Open => end(&emergency, settings).map(|()| None),
@@ -79,7 +79,7 @@ fn find(settings: &Settings) -> Result<Option<Emergency>, AnyFault> {
     }
 }
 
-/// Ends an emergency, and reports at the terminal, too, if another process did so before.
+/// Ends an emergency, and also reports on the terminal if its key was removed.
 fn end(emergency: &Emergency, settings: &Settings) -> Result<(), AnyFault> {
     let status = block_on(settings, async |_| Ok(ending::end(emergency, settings).await?))?;
     if status == Status::KeyRemoved {
@@ -111,7 +111,7 @@ fn read_file(path: &Path, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>, BreakG
     }
 }
 
-/// Refuses a file that is expired, or for other hosts.
+/// Refuses an expired file, and one for other hosts.
 pub(super) fn admit(file: &SealedFile, path: &Path) -> Result<(), BreakGlassError> {
     let (header, host, name) = (&file.header, host_name(), || path.display().to_string());
     if !header.is_for(&host) {
@@ -123,7 +123,7 @@ pub(super) fn admit(file: &SealedFile, path: &Path) -> Result<(), BreakGlassErro
     Ok(())
 }
 
-/// A request as a container would have it. Its file is never written; in messages it has the name of the field.
+/// A request as a container would make it. Its file is never written; messages show the name of the field.
 fn request(reference: Reference) -> Option<Request> {
     let field = reference.as_str().rsplit('/').next().and_then(|field| field.parse().ok());
     let file = field.or_else(|| "secret".parse().ok())?;

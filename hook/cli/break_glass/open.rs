@@ -1,4 +1,4 @@
-//! `oci-secrets break-glass open`: the hook may use the secrets of a sealed file for a limited time.
+//! `oci-secrets break-glass open`: lets the hook use the secrets of a sealed file for a limited time.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -72,7 +72,7 @@ pub(super) fn run(arguments: &Arguments, settings: &Settings, settings_path: &Pa
         time(&account.until),
         account.secrets.len()
     );
-    remove_in_time(settings_path);
+    spawn_remover(settings_path);
     write_output(text.as_bytes())
 }
 
@@ -80,7 +80,7 @@ fn open(arguments: &Arguments, duration: Duration, settings: &Settings) -> Resul
     let sealed = read(&arguments.file)?;
     admit(&sealed, &arguments.file)?;
     let operators = operators(arguments, &sealed)?;
-    // Obstacles are found before an operator is asked for a key. The session ends here: containers start meanwhile.
+    // Fail before prompting for a key. The session ends here, so that containers can start during the prompt.
     if find(settings)?.is_some() {
         return Err(BreakGlassError::from(StoreError::IsOpen).into());
     }
@@ -173,8 +173,8 @@ fn chosen(
     Ok(kept.iter().cloned().zip(secrets).filter(|(kept, _)| is_wanted(kept)).unzip())
 }
 
-/// Starts the process that removes the store in time. Nothing depends on it: the key expires in the kernel.
-fn remove_in_time(settings: &Path) {
+/// Starts the process that removes the store at the end. Security does not depend on it: the key expires in the kernel.
+fn spawn_remover(settings: &Path) {
     let program = std::env::current_exe();
     let settings = std::path::absolute(settings);
     let (Ok(program), Ok(settings)) = (program, settings) else { return };

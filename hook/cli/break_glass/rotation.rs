@@ -84,7 +84,7 @@ fn check_all(settings: &Settings) -> Result<ExitCode, AnyFault> {
                 }
             }
         }
-        // Nothing is delivered here, so nothing is refused.
+        // No secret is delivered here, so none is refused.
         Ok(check(&resolved, Overdue::Warn, settings).await?)
     })?;
     for reference in &findings.rotated {

@@ -130,7 +130,7 @@ fn kept(resolved: Resolved<'_>) -> (Kept, Secret) {
     (Kept { reference, item, version }, resolved.secret)
 }
 
-/// Writes the file as a whole, with mode 0600, and never over another one.
+/// Writes the file atomically, with mode 0600, and never replaces one.
 fn write(path: &Path, content: &[u8]) -> Result<(), BreakGlassError> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
