@@ -1,7 +1,7 @@
-//! Every identity by which AWS can know a host, and what is told when it is refused: nothing that is secret.
+//! Every kind of AWS credentials, and the error messages when they are refused, which contain no secret.
 //!
-//! The settings are those of production: AWS's client finds its services by their names, and the metadata server and the agents at
-//! their fixed addresses. Each test runs on a machine of its own, where these lead to moto, or to a stand-in that refuses.
+//! The settings are those of production: the AWS client uses the names of its services, and the fixed addresses of the metadata server
+//! and the agents. Each test runs in its own namespaces, where these lead to moto, or to a stand-in that refuses.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, its helpers too")]
 
@@ -23,10 +23,10 @@ const REFERENCE: &str = "op://AgentVault/database/password";
 const SECRET: &[u8] = b"canary";
 const KEK: &str = "aws-kms://arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab";
 
-/// The settings' deadline, and what a process may take besides.
+/// The deadline of the settings, plus the run time of a process.
 const PATIENCE: Duration = Duration::from_millis(2000 + 1500);
 
-/// A user's keys; a role that is assumed with them; and one that is not there.
+/// A user's keys, a role that is assumed with them, a role without an answer, and an incomplete profile.
 const PROFILES: &str = "\
 [default]
 aws_access_key_id = AKIASTANDINUSER
@@ -42,7 +42,7 @@ aws_access_key_id = AKIASTANDINUSER
 ";
 
 #[test]
-fn is_known_by_each_identity() {
+fn authenticates_with_every_kind_of_credentials() {
     let Some(aws) = Aws::start(&["--metadata", AGENTS[0]]) else { return };
     let _others = [AGENTS[1], METADATA].map(|address| StandIn::start(&["--metadata", address]));
     for service in ["kms", "sts"] {
@@ -80,10 +80,10 @@ fn is_known_by_each_identity() {
 }
 
 #[test]
-fn tells_why_a_role_is_refused() {
+fn reports_why_a_role_is_refused() {
     let Some(aws) = Aws::start(&["--identity-port", "443"]) else { return };
     aws.machine.name("sts.eu-central-1.amazonaws.com", "127.0.0.1");
-    // Neither says in a way that we understand how long it lasts: one that does and is over is not sent.
+    // The expiry of these tokens cannot be parsed, so they are sent. A token whose expiry is known to be past is not sent.
     let expired = "eyJhbGciOiJSUzI1NiJ9..eyJleHAiOjF9.standin-subject-token";
     let forged = "eyJhbGciOiJSUzI1NiJ9.e30.standin-subject-token-forged";
     for (keys, code, words) in [
@@ -104,11 +104,11 @@ fn tells_why_a_role_is_refused() {
 }
 
 #[test]
-fn tells_why_an_agent_refuses() {
+fn reports_why_an_agent_refuses() {
     let Some(aws) = Aws::start(&["--metadata", AGENTS[1]]) else { return };
     aws.is_refused(&aws.pod_identity("standin-subject-token-of-another-pod"), 77, "the agent refuses us");
-    let nobody = "container-credentials = \"http://169.254.170.2/v2/credentials/task\"";
-    aws.is_refused(nobody, 69, "no answer");
+    let unreachable = "container-credentials = \"http://169.254.170.2/v2/credentials/task\"";
+    aws.is_refused(unreachable, 69, "no answer");
     let readable = aws.write("readable", "standin-subject-token", 0o644);
     let keys = format!("container-credentials = \"https://agent\"\ncontainer-token-file = {readable:?}");
     let refused = aws.seal(&aws.host(KEK, &keys), KEK);
@@ -116,35 +116,35 @@ fn tells_why_an_agent_refuses() {
 }
 
 #[test]
-fn tells_that_a_machine_has_no_role_whatever_the_environment_says() {
+fn reports_a_missing_role_and_ignores_the_environment() {
     let Some(aws) = Aws::start(&["--metadata", METADATA, "--metadata-fault", "no-role"]) else { return };
     aws.is_refused("", 77, "the machine has no role");
     let host = aws.host(KEK, "");
     let mut command = aws.command(&host, KEK);
     command.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1").env("AWS_EC2_METADATA_DISABLED", "true");
-    let told = text(&run(&mut command, SECRET));
-    assert!(told.contains("the machine has no role"), "{told}");
+    let message = text(&run(&mut command, SECRET));
+    assert!(message.contains("the machine has no role"), "{message}");
 }
 
 #[test]
-fn a_metadata_server_that_does_not_answer_costs_no_more_than_the_deadline() {
+fn a_metadata_server_without_an_answer_takes_at_most_the_deadline() {
     for (fault, code, words) in [
         ("status-403", 77, "the metadata server refuses us"),
         ("silent", 69, "no answer"),
         ("status-500", 69, "no answer"),
     ] {
-        // A thread, as no machine is left again.
-        let show = move || {
+        // A thread, because entering the namespaces cannot be undone.
+        let case = move || {
             let Some(aws) = Aws::start(&["--metadata", METADATA, "--metadata-fault", fault]) else { return };
             aws.is_refused("", code, words);
         };
-        std::thread::spawn(show).join().unwrap();
+        std::thread::spawn(case).join().unwrap();
     }
     let Some(aws) = Aws::start(&[]) else { return };
     aws.is_refused("", 69, "no answer");
 }
 
-/// A machine, and on it what refuses.
+/// Namespaces with a stand-in that refuses.
 struct Aws {
     machine: Machine,
     stand_in: StandIn,
@@ -152,7 +152,7 @@ struct Aws {
 }
 
 impl Aws {
-    /// Makes this thread's machine; `None` if there can be none.
+    /// Moves this thread into new namespaces; `None` if that is not possible.
     fn start(arguments: &[&str]) -> Option<Aws> {
         let machine = Machine::enter()?;
         let directory = tempfile::Builder::new().prefix("aws").tempdir().unwrap();
@@ -161,7 +161,7 @@ impl Aws {
         Some(Aws { machine, stand_in, directory })
     }
 
-    /// A host with one key, that is known by what these keys of `[aws-kms]` say.
+    /// A host with one KEK, and credentials from these keys of `[aws-kms]`.
     fn host(&self, kek: &str, keys: &str) -> Host {
         Host::with_kek(&self.stand_in, kek, &format!("[aws-kms]\n{keys}"))
     }
@@ -197,11 +197,11 @@ impl Aws {
         let begin = Instant::now();
         let output = self.seal(&self.host(KEK, keys), KEK);
         assert!(begin.elapsed() < PATIENCE, "{keys}: took {:?}", begin.elapsed());
-        let told = text(&output);
-        assert_eq!(output.status.code(), Some(code), "{keys}: {told}");
-        assert!(told.contains("cannot get credentials from AWS: ") && told.contains(words), "{told}");
-        assert!(told.contains("hint: ") && output.stdout.is_empty(), "{keys}: {told}");
-        self.assert_holds_no_secret(&told);
+        let message = text(&output);
+        assert_eq!(output.status.code(), Some(code), "{keys}: {message}");
+        assert!(message.contains("cannot get credentials from AWS: ") && message.contains(words), "{message}");
+        assert!(message.contains("hint: ") && output.stdout.is_empty(), "{keys}: {message}");
+        self.assert_holds_no_secret(&message);
     }
 
     fn assert_holds_no_secret(&self, text: &str) {

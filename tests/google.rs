@@ -1,7 +1,7 @@
-//! Every identity by which Google can know a host, and what is told when it is refused: nothing that is secret.
+//! Every kind of Google credentials, and the error messages when they are refused, which contain no secret.
 //!
-//! Google's client finds its certificates where the system has them, and the metadata server at its fixed address: each test runs
-//! on a machine of its own.
+//! Google's client uses the CA certificates of the system, and the fixed address of the metadata server: each test runs in its own
+//! namespaces.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, its helpers too")]
 
@@ -25,14 +25,14 @@ use tempfile::TempDir;
 const REFERENCE: &str = "op://AgentVault/database/password";
 const SECRET: &[u8] = b"canary";
 
-/// The pool's provider that the stand-in knows.
+/// The workload identity provider of the stand-in.
 const PROVIDER: &str = "projects/123456/locations/global/workloadIdentityPools/stand-in/providers/stand-in";
 
-/// The settings' deadline, and what a process may take besides.
+/// The deadline of the settings, plus the run time of a process.
 const PATIENCE: Duration = Duration::from_millis(2000 + 1500);
 
 #[test]
-fn takes_each_kind_of_credentials_file() {
+fn authenticates_with_every_kind_of_credentials_file() {
     let Some(google) = Google::start(&[]) else { return };
     for file in [
         "service-account.json",
@@ -46,7 +46,7 @@ fn takes_each_kind_of_credentials_file() {
 }
 
 #[test]
-fn exchanges_the_token_of_a_job_or_of_a_file_that_is_renewed() {
+fn exchanges_the_token_of_a_ci_job_or_of_a_file() {
     let Some(google) = Google::start(&["--identity-port", "443"]) else { return };
     let provider = format!("workload-identity-provider = \"{PROVIDER}\"");
     let github =
@@ -57,13 +57,13 @@ fn exchanges_the_token_of_a_job_or_of_a_file_that_is_renewed() {
     for gcp_kms in [&github, &gitlab, &file, &format!("{github}\n{account}"), &format!("{file}\n{account}")] {
         google.stand_in.request("POST", "/stand-in/reset", &Value::Null);
         google.write("renewed", google.mint("kubernetes").as_bytes(), 0o600);
-        let host = patient(google.host_with(gcp_kms));
+        let host = with_long_deadline(google.host_with(gcp_kms));
         let sealed = google.in_job(&host, &["seal", "--kek", &format!("{KEY_RING}/prod"), "--for", REFERENCE], SECRET);
         assert!(sealed.status.success(), "{}", text(&sealed));
         let opened = google.in_job(&host, &["unseal", "--for", REFERENCE], &sealed.stdout);
         assert_eq!(opened.stdout, SECRET, "{}", text(&opened));
         let asked = |path: &str| google.stand_in.requests().iter().filter(|request| request["path"] == path).count();
-        // What a file says is remembered for the next process, and what a job says is asked for by each.
+        // An exchange for a file's token is cached for the next process. Each process requests the token of a job.
         let exchanges = if gcp_kms.contains("file") { 1 } else { 2 };
         assert_eq!(asked("/v1/token"), exchanges, "{gcp_kms}");
         assert_eq!(asked("/github/request"), if gcp_kms.contains("github") { 2 } else { 0 }, "{gcp_kms}");
@@ -71,7 +71,7 @@ fn exchanges_the_token_of_a_job_or_of_a_file_that_is_renewed() {
 }
 
 #[test]
-fn tells_what_is_missing_for_an_exchange() {
+fn reports_why_a_token_cannot_be_exchanged() {
     let Some(google) = Google::start(&["--identity-port", "443"]) else { return };
     let provider = format!("workload-identity-provider = \"{PROVIDER}\"");
     let source = |token: &str| google.host_with(&format!("{provider}\ntoken = {token}"));
@@ -90,14 +90,14 @@ fn tells_what_is_missing_for_an_exchange() {
 }
 
 #[test]
-fn asks_the_metadata_server_when_there_is_no_file() {
+fn uses_the_metadata_server_without_a_credentials_file() {
     let Some(google) = Google::start(&[]) else { return };
     google.opens_what_it_seals(&google.host_with(""));
     assert!(google.stand_in.requests().iter().any(|request| request["service"] == "metadata"));
 }
 
 #[test]
-fn the_hook_delivers_by_an_identity_and_keeps_its_tokens_to_itself() {
+fn the_hook_delivers_and_records_no_token() {
     let Some(google) = Google::start(&[]) else { return };
     let host = google.host("external-account-impersonated.json");
     let sealed = String::from_utf8(google.seal(&host).stdout).unwrap();
@@ -112,16 +112,16 @@ fn the_hook_delivers_by_an_identity_and_keeps_its_tokens_to_itself() {
 }
 
 #[test]
-fn uses_a_token_again_within_its_time_for_the_same_principal_alone() {
+fn caches_a_token_until_it_expires_for_one_principal_only() {
     let Some(google) = Google::start(&[]) else { return };
     let host = |file: &str, name: &str, seconds: i64| {
         let end = jiff::Timestamp::now().as_second() + seconds;
         let claims = BASE64_URL_SAFE_NO_PAD.encode(json!({ "exp": end, "sub": name }).to_string());
         let token = format!("eyJhbGciOiJSUzI1NiJ9.{claims}.standin-subject-token");
         let source = json!({ "file": google.write(name, token.as_bytes(), 0o600) });
-        patient(google.changed(file, &json!({ "credential_source": source })))
+        with_long_deadline(google.changed(file, &json!({ "credential_source": source })))
     };
-    // How many tokens were exchanged for two processes, or more.
+    // The number of token exchanges by two or more processes.
     let exchanges = |host: &Host| {
         google.stand_in.request("POST", "/stand-in/reset", &Value::Null);
         google.opens_what_it_seals(host);
@@ -129,15 +129,23 @@ fn uses_a_token_again_within_its_time_for_the_same_principal_alone() {
     };
     let first = host("external-account-file.json", "first", 3600);
     assert_eq!(exchanges(&first), 1);
-    // What the stand-in has forgotten it refuses: then the token is had anew, once.
+    // After its reset the stand-in refuses the cached token: the token is exchanged again, once.
     assert_eq!(exchanges(&first), 1);
-    assert_eq!(exchanges(&host("external-account-file.json", "second", 3600)), 1, "the token of another was taken");
+    assert_eq!(
+        exchanges(&host("external-account-file.json", "second", 3600)),
+        1,
+        "the cached token of another subject was used"
+    );
     assert_eq!(
         exchanges(&host("external-account-impersonated.json", "second", 3600)),
         1,
-        "another account's was taken"
+        "the cached token of another account was used"
     );
-    assert_eq!(exchanges(&host("external-account-file.json", "short", 20)), 2, "it may be over before it is used");
+    assert_eq!(
+        exchanges(&host("external-account-file.json", "short", 20)),
+        2,
+        "the token may expire before it is used"
+    );
     let files = || fs::read_dir("/run/oci-secrets").unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
     assert_eq!(files().len(), 3);
     assert!(files().iter().all(|path| fs::metadata(path).unwrap().permissions().mode() & 0o777 == 0o600));
@@ -152,13 +160,13 @@ fn uses_a_token_again_within_its_time_for_the_same_principal_alone() {
 }
 
 #[test]
-fn tells_that_impersonation_is_denied() {
+fn reports_that_impersonation_is_denied() {
     let Some(google) = Google::start(&[]) else { return };
     google.is_refused(&google.host("impersonated-denied.json"), 77, "may not be impersonated by us");
 }
 
 #[test]
-fn tells_that_the_pool_does_not_know_the_token_or_us() {
+fn reports_why_the_pool_refuses_a_token() {
     let Some(google) = Google::start(&[]) else { return };
     let expired = google.write("expired", b"eyJhbGciOiJSUzI1NiJ9.eyJleHAiOjF9.standin-subject-token", 0o600);
     let forged = google.write("forged", b"eyJhbGciOiJSUzI1NiJ9.eyJleHAiOjJ9.standin-forged", 0o600);
@@ -172,14 +180,14 @@ fn tells_that_the_pool_does_not_know_the_token_or_us() {
 }
 
 #[test]
-fn tells_that_the_service_account_is_not_known() {
+fn reports_an_unknown_service_account() {
     let Some(google) = Google::start(&[]) else { return };
     let change = json!({ "client_email": "other@stand-in.iam.gserviceaccount.com" });
     google.is_refused(&google.changed("service-account.json", &change), 77, "refuses our credentials");
 }
 
 #[test]
-fn does_not_repeat_a_token_file_in_which_it_finds_no_token() {
+fn does_not_print_a_token_file_that_it_cannot_parse() {
     let Some(google) = Google::start(&[]) else { return };
     let token = json!({ "value": google.subject_token() }).to_string();
     let source = json!({
@@ -205,7 +213,7 @@ fn refuses_credentials_that_others_can_read() {
 }
 
 #[test]
-fn a_token_service_that_does_not_answer_costs_no_more_than_the_deadline() {
+fn a_token_service_without_an_answer_takes_at_most_the_deadline() {
     let Some(google) = Google::start(&[]) else { return };
     let audience = google.file("external-account-file.json")["audience"].as_str().unwrap().to_owned();
     let (pool, _) = audience.rsplit_once('/').unwrap();
@@ -216,32 +224,32 @@ fn a_token_service_that_does_not_answer_costs_no_more_than_the_deadline() {
 }
 
 #[test]
-fn a_silent_metadata_server_costs_no_more_than_the_deadline() {
+fn a_silent_metadata_server_takes_at_most_the_deadline() {
     let Some(google) = Google::start(&["--metadata-fault", "silent"]) else { return };
     google.is_not_reached(&google.host_with(""));
 }
 
 #[test]
-fn a_machine_without_a_metadata_server_is_told_so_within_the_deadline() {
+fn reports_a_missing_metadata_server_within_the_deadline() {
     let Some(google) = Google::start(&["--metadata", "127.0.0.1:0"]) else { return };
     google.is_not_reached(&google.host_with(""));
 }
 
-/// A host with time enough, where requests are counted: on a loaded machine, a try may be given up and made again.
-fn patient(host: Host) -> Host {
+/// Sets a long deadline for tests that count requests: on a loaded machine, a request may time out and be retried.
+fn with_long_deadline(host: Host) -> Host {
     let settings = fs::read_to_string(host.settings()).unwrap().replace("deadline = \"2s\"", "deadline = \"1m\"");
     host.write("settings.toml", settings.as_bytes(), 0o644);
     host
 }
 
-/// A machine, and on it all of Google that is needed: over TLS, and with a Cloud KMS that asks for tokens.
+/// Namespaces with the required Google services: over TLS, and with a Cloud KMS that requires tokens.
 struct Google {
     stand_in: StandIn,
     directory: TempDir,
 }
 
 impl Google {
-    /// Makes this thread's machine; `None` if there can be none.
+    /// Moves this thread into new namespaces; `None` if that is not possible.
     fn start(arguments: &[&str]) -> Option<Google> {
         let machine = Machine::enter()?;
         let directory = tempfile::Builder::new().prefix("google").tempdir().unwrap();
@@ -258,7 +266,7 @@ impl Google {
         Some(Google { stand_in, directory })
     }
 
-    /// A host that is known by this file of the stand-in's directory.
+    /// A host with this credentials file of the stand-in.
     fn host(&self, credentials: &str) -> Host {
         self.host_with(&format!("credentials-file = {:?}", self.path(credentials)))
     }
@@ -267,7 +275,7 @@ impl Google {
         Host::new(&self.stand_in, &format!("{gcp_kms}\nendpoint = \"{}\"", self.stand_in.kms()))
     }
 
-    /// A host that is known by a file in which these members are others.
+    /// A host with a credentials file in which these members are replaced.
     fn changed(&self, credentials: &str, members: &Value) -> Host {
         let mut file = self.file(credentials);
         file.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
@@ -279,7 +287,7 @@ impl Google {
         host.oci_secrets(&["seal", "--kek", &format!("{KEY_RING}/prod"), "--for", REFERENCE], SECRET)
     }
 
-    /// Runs `oci-secrets` in a job that may have tokens of GitHub Actions, and has one of GitLab CI.
+    /// Runs `oci-secrets` in a CI job that can request tokens of GitHub Actions, and has one of GitLab CI.
     fn in_job(&self, host: &Host, arguments: &[&str], input: &[u8]) -> Output {
         let mut command = host.program("oci-secrets");
         command

@@ -1,4 +1,4 @@
-//! How host names are resolved: by `/etc/hosts` and `resolv.conf`, in the process itself, and by no library of the host.
+//! Name resolution with `/etc/hosts` and `resolv.conf`, in the process and without libraries of the host.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, its helpers too")]
 
@@ -19,11 +19,11 @@ use support::{AGENT_VAULT, StandIn, skip};
 const REFERENCE: &str = "op://AgentVault/database/password";
 const PROVIDER: &str = "projects/123456/locations/global/workloadIdentityPools/stand-in/providers/stand-in";
 
-/// What getaddrinfo opens, in a static program too.
+/// Files that getaddrinfo(3) opens, also in a static program.
 const NSS_FILES: [&str; 5] = ["nsswitch.conf", "libnss_", "gai.conf", "libresolv", "host.conf"];
 
 #[test]
-fn no_library_of_the_host_is_loaded_for_a_name() {
+fn name_resolution_loads_no_library_of_the_host() {
     let Some(machine) = Machine::enter() else { return };
     if Command::new("strace").arg("--version").output().is_err() {
         return skip("strace");
@@ -40,7 +40,7 @@ fn no_library_of_the_host_is_loaded_for_a_name() {
     for name in ["cloudkms", "sts", "iamcredentials", "oauth2"] {
         machine.name(&format!("{name}.googleapis.com"), "127.0.0.1");
     }
-    // Connect, Google's token service and KMS, and a job's token: each is known by a name.
+    // Connect, Google's token service and KMS, and a job's token are all addressed by name.
     let endpoint = stand_in.kms().replace("127.0.0.1", "localhost");
     let gcp_kms = format!(
         "endpoint = {endpoint:?}\nworkload-identity-provider = {PROVIDER:?}\n\
@@ -54,10 +54,10 @@ fn no_library_of_the_host_is_loaded_for_a_name() {
     let kek = format!("{}/prod", support::host::KEY_RING);
     let traced = |program: &str, arguments: &[&str], input: &[u8]| {
         let trace = path.join("trace");
-        let whole = host.program(program);
+        let command = host.program(program);
         let mut strace = Command::new("strace");
-        strace.args(["-f", "-qq", "-e", "trace=open,openat,connect", "-o"]).arg(&trace).arg(whole.get_program());
-        let output = run(strace.args(whole.get_args()).args(arguments).env_clear(), input);
+        strace.args(["-f", "-qq", "-e", "trace=open,openat,connect", "-o"]).arg(&trace).arg(command.get_program());
+        let output = run(strace.args(command.get_args()).args(arguments).env_clear(), input);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let trace = fs::read_to_string(trace).unwrap();
         assert!(trace.contains("\"/etc/hosts\""), "{trace}");
@@ -79,22 +79,22 @@ fn google_claims() -> serde_json::Value {
 }
 
 #[test]
-fn search_domains_are_tried_as_ndots_says() {
+fn ndots_determines_the_order_of_search_domains() {
     let Some(machine) = Machine::enter() else { return };
     let server = NameServer::start("127.0.0.1");
     machine.replace("/etc/resolv.conf", "nameserver 127.0.0.1\nsearch one.test two.test\noptions ndots:2\n");
     assert_eq!(resolve("connect"), Ok(vec!["192.0.2.2".into()]));
-    assert_eq!(server.asked(), ["connect.one.test.", "connect.two.test."]);
+    assert_eq!(server.take_queried(), ["connect.one.test.", "connect.two.test."]);
     assert_eq!(resolve("a.b.known.test"), Ok(vec!["192.0.2.3".into()]));
-    assert_eq!(server.asked(), ["a.b.known.test."]);
+    assert_eq!(server.take_queried(), ["a.b.known.test."]);
     assert_eq!(resolve("nowhere"), Err("host \"nowhere\" does not exist".into()));
 }
 
 #[test]
-fn a_name_in_the_hosts_file_is_not_asked_for() {
+fn names_in_the_hosts_file_cause_no_query() {
     let Some(machine) = Machine::enter() else { return };
     machine.name("Pinned.test", "192.0.2.9");
-    // Not UTF-8, from here on.
+    // The file is not valid UTF-8 from here on.
     fs::OpenOptions::new()
         .append(true)
         .open("/etc/hosts")
@@ -105,11 +105,11 @@ fn a_name_in_the_hosts_file_is_not_asked_for() {
     assert_eq!(resolve("pinned.TEST"), Ok(vec!["192.0.2.9".into()]));
     assert_eq!(resolve("after.test"), Ok(vec!["2001:db8::9".into()]));
     assert_eq!(resolve("localhost"), Ok(vec!["127.0.0.1".into()]));
-    assert!(server.asked().is_empty());
+    assert!(server.take_queried().is_empty());
 }
 
 #[test]
-fn both_kinds_of_address_are_found() {
+fn resolves_ipv4_and_ipv6_addresses() {
     let Some(machine) = Machine::enter() else { return };
     let _server = NameServer::start("127.0.0.1");
     machine.replace("/etc/resolv.conf", "nameserver 127.0.0.1\n");
@@ -118,7 +118,7 @@ fn both_kinds_of_address_are_found() {
 }
 
 #[test]
-fn the_next_server_is_asked_if_one_does_not_answer() {
+fn falls_back_to_the_next_name_server() {
     let Some(machine) = Machine::enter() else { return };
     let _silent = UdpSocket::bind("127.0.0.2:53").unwrap();
     let _server = NameServer::start("127.0.0.1");
@@ -129,7 +129,7 @@ fn the_next_server_is_asked_if_one_does_not_answer() {
 }
 
 #[test]
-fn a_host_without_resolv_conf_asks_itself_and_notices_a_change() {
+fn queries_localhost_without_a_name_server_and_rereads_resolv_conf() {
     let Some(machine) = Machine::enter() else { return };
     machine.replace("/etc/resolv.conf", "# nothing\n");
     let resolver = Resolver::default();
@@ -137,10 +137,10 @@ fn a_host_without_resolv_conf_asks_itself_and_notices_a_change() {
     assert!(found().is_err());
     let _server = NameServer::start("127.0.0.1");
     assert_eq!(found().unwrap(), 2);
-    let _other = NameServer::start("127.0.0.3");
+    let other = NameServer::start("127.0.0.3");
     fs::write("/etc/resolv.conf", "nameserver 127.0.0.3\nsearch one.test\n").unwrap();
     assert_eq!(block_on(resolver.resolve("both.test")).unwrap().len(), 2);
-    assert!(!_other.asked().is_empty());
+    assert!(!other.take_queried().is_empty());
 }
 
 fn resolve(host: &str) -> Result<Vec<Address>, String> {
@@ -161,23 +161,23 @@ fn block_on<T>(work: impl Future<Output = Result<T, ResolveError>>) -> Result<T,
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 
-/// A name server of the machine: it knows a few names, and keeps what it was asked for, in lower case.
+/// A name server with a few names. It records the names of all queries, in lower case.
 struct NameServer {
-    asked: Arc<Mutex<Vec<String>>>,
+    queried: Arc<Mutex<Vec<String>>>,
 }
 
 impl NameServer {
     fn start(address: &str) -> NameServer {
         let socket = UdpSocket::bind((address, 53)).unwrap();
-        let asked = Arc::new(Mutex::new(Vec::<String>::new()));
-        let server = NameServer { asked: Arc::clone(&asked) };
+        let queried = Arc::new(Mutex::new(Vec::<String>::new()));
+        let server = NameServer { queried: Arc::clone(&queried) };
         std::thread::spawn(move || {
             let mut query = [0; 512];
             while let Ok((length, client)) = socket.recv_from(&mut query) {
                 let (name, kind, end) = question(&query[..length]);
-                let mut asked = asked.lock().unwrap();
-                if !asked.contains(&name) {
-                    asked.push(name.clone());
+                let mut queried = queried.lock().unwrap();
+                if !queried.contains(&name) {
+                    queried.push(name.clone());
                 }
                 let _ = socket.send_to(&answer(&query[..end], &name, kind), client);
             }
@@ -185,13 +185,13 @@ impl NameServer {
         server
     }
 
-    /// The names that it was asked for since the last time, each once.
-    fn asked(&self) -> Vec<String> {
-        std::mem::take(&mut self.asked.lock().unwrap())
+    /// The names in queries since the last call, without duplicates.
+    fn take_queried(&self) -> Vec<String> {
+        std::mem::take(&mut self.queried.lock().unwrap())
     }
 }
 
-/// The name and type of a query's question, and where it ends (RFC 1035, section 4.1.2).
+/// The name and type in a query, and the offset of the end of its question (RFC 1035, section 4.1.2).
 fn question(query: &[u8]) -> (String, u16, usize) {
     let (mut name, mut at) = (String::new(), 12);
     while query[at] != 0 {
@@ -203,7 +203,7 @@ fn question(query: &[u8]) -> (String, u16, usize) {
     (name, u16::from_be_bytes([query[at + 1], query[at + 2]]), at + 5)
 }
 
-/// The answer to a query that ends with its question.
+/// The response to a query that ends with its question.
 fn answer(question: &[u8], name: &str, kind: u16) -> Vec<u8> {
     const A: u16 = 1;
     const AAAA: u16 = 28;

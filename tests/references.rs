@@ -1,7 +1,7 @@
-//! References, against the answers of 1Password's own validator.
+//! References, compared with 1Password's validator.
 //!
-//! `references.json` holds what the 1Password SDKs for Python (0.4.2) and JavaScript (0.5.0), which agree, say to each text. We
-//! never accept what they refuse; where we refuse what they accept, `tightened` is our reason.
+//! `references.json` has the results of the 1Password SDKs for Python (0.4.2) and JavaScript (0.5.0), which agree. The parser never
+//! accepts a reference that they refuse. If it refuses one that they accept, `tightened` is the error message.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
@@ -39,12 +39,12 @@ fn accepts_what_the_sdks_accept_unless_tightened() {
 fn refuses_what_the_sdks_refuse() {
     for Case { reference, tightened, .. } in cases().into_iter().filter(|case| case.sdk == Answer::Refuses) {
         assert!(reference.parse::<Reference>().is_err(), "{reference:?}");
-        assert_eq!(tightened, None, "{reference:?}: the SDKs refuse it too");
+        assert_eq!(tightened, None, "{reference:?}: the SDKs also refuse it");
     }
 }
 
 #[test]
-fn prints_a_reference_as_it_was_asked_for() {
+fn prints_a_reference_as_it_was_parsed() {
     for Case { reference, .. } in cases() {
         if let Ok(parsed) = reference.parse::<Reference>() {
             assert_eq!(parsed.to_string(), reference.replace("=totp", "=otp"));

@@ -1,4 +1,4 @@
-//! Sealed values go over to other keys and versions, and none is lost on the way, whenever it is cut off.
+//! Rewrapping sealed values under other keys and key versions. Interruption at any moment loses no value.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, its helpers too")]
 
@@ -25,20 +25,20 @@ fn moves_one_value_to_another_key_and_its_newest_version() {
     assert!(moved.starts_with(&format!("sealed:v1 {LOCAL_KEK} ")), "{moved}");
     assert_eq!(unseal(&host, reference, &moved), SECRET);
 
-    let again =
+    let rewrap =
         |line: &str| succeeded(host.oci_secrets(&["rewrap", "--to", &kek, "--for", reference], line.as_bytes()));
-    assert_eq!(again(&first), first, "it was under the newest version already");
+    assert_eq!(rewrap(&first), first, "the value is already under the newest version");
     rotate(&stand_in, &kek);
-    let second = again(&first);
+    let second = rewrap(&first);
     assert_ne!(second, first);
     assert_eq!(unseal(&host, reference, &second), SECRET);
-    assert_eq!(again(&second), second);
+    assert_eq!(rewrap(&second), second);
 
     let other =
         host.oci_secrets(&["rewrap", "--to", LOCAL_KEK, "--for", "op://AgentVault/other/password"], first.as_bytes());
     assert_eq!((other.status.code(), other.stdout.len()), (Some(65), 0));
     let from = ["rewrap", "--to", LOCAL_KEK, "--from", &format!("{KEY_RING}/other"), "--for", reference];
-    assert_eq!(succeeded(host.oci_secrets(&from, first.as_bytes())), first, "another key was asked for");
+    assert_eq!(succeeded(host.oci_secrets(&from, first.as_bytes())), first, "`--from` selects another key");
 }
 
 #[test]
@@ -70,16 +70,16 @@ fn moves_every_sealed_field_of_a_vault_and_no_other() {
 
     let dry = host.oci_secrets(&arguments, b"");
     assert_eq!(dry.status.code(), Some(65), "{dry:?}");
-    let told = String::from_utf8_lossy(&dry.stdout);
-    assert!(told.contains("3 to move, 0 current already, 0 under other keys, 1 failed"), "{told}");
-    assert!(told.contains("nothing is changed yet"), "{told}");
+    let report = String::from_utf8_lossy(&dry.stdout);
+    assert!(report.contains("3 to move, 0 current already, 0 under other keys, 1 failed"), "{report}");
+    assert!(report.contains("nothing is changed yet"), "{report}");
     assert_eq!([values(&stand_in, &one), values(&stand_in, &two)], before);
 
     let written = host.oci_secrets(&[&arguments[..], &["--write"]].concat(), b"");
     assert!(String::from_utf8_lossy(&written.stdout).contains("3 moved, 0 current"), "{written:?}");
     let after = values(&stand_in, &one);
     assert_eq!(after[2], "no secret");
-    assert_eq!(values(&stand_in, &two), before[1], "what does not open stays");
+    assert_eq!(values(&stand_in, &two), before[1], "a value that cannot be unsealed is unchanged");
     for (at, reference) in [
         (0, "op://AgentVault/one/password".to_owned()),
         (1, "op://AgentVault/one/prod/user".to_owned()),
@@ -89,13 +89,13 @@ fn moves_every_sealed_field_of_a_vault_and_no_other() {
         assert_eq!(unseal(&host, &reference, &after[at]), SECRET);
     }
     for output in [&dry, &written] {
-        let told = [output.stdout.clone(), output.stderr.clone()].concat();
-        assert!(!String::from_utf8_lossy(&told).contains("hunter2"));
+        let text = [output.stdout.clone(), output.stderr.clone()].concat();
+        assert!(!String::from_utf8_lossy(&text).contains("hunter2"));
     }
 }
 
 #[test]
-fn gives_no_value_that_would_not_open_again() {
+fn refuses_a_rewrapped_value_that_does_not_unseal() {
     let stand_in = StandIn::start(&[]);
     let host = host(&stand_in);
     let (other, reference) = (format!("{KEY_RING}/other"), "op://AgentVault/database/password");
@@ -113,7 +113,7 @@ fn gives_no_value_that_would_not_open_again() {
 }
 
 #[test]
-fn leaves_a_field_that_was_changed_meanwhile() {
+fn does_not_overwrite_a_concurrent_change() {
     let stand_in = StandIn::start(&[]);
     let host = host(&stand_in);
     let kek = format!("{KEY_RING}/slow-300");
@@ -130,13 +130,15 @@ fn leaves_a_field_that_was_changed_meanwhile() {
     let field = stand_in.request("GET", &format!("/v1/vaults/{AGENT_VAULT}/items/{item}"), &Value::Null);
     let path = format!("/fields/{}/value", field["fields"][0]["id"].as_str().unwrap());
     patch(&stand_in, &item, &json!([{ "op": "replace", "path": path, "value": "newer" }]));
-    let told = child.wait_with_output().unwrap();
-    assert!(String::from_utf8_lossy(&told.stdout).contains("0 moved, 0 current already, 0 under other keys, 1 failed"));
+    let output = child.wait_with_output().unwrap();
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains("0 moved, 0 current already, 0 under other keys, 1 failed")
+    );
     assert_eq!(values(&stand_in, &item), ["newer"]);
 }
 
 #[test]
-fn loses_nothing_when_it_is_killed_and_ends_what_it_began() {
+fn resumes_after_sigkill_without_losing_a_value() {
     let stand_in = StandIn::start(&["--latency", "3"]);
     let host = host(&stand_in);
     let items: Vec<(String, String)> = (0..ITEMS)
@@ -154,7 +156,7 @@ fn loses_nothing_when_it_is_killed_and_ends_what_it_began() {
         });
         opened.filter(|is_moved| *is_moved).count()
     };
-    let mut cut_in_the_middle = 0;
+    let mut interrupted = 0;
     for after in (20..).step_by(15).take(60) {
         let mut command = host.program("oci-secrets");
         command.args([
@@ -172,13 +174,13 @@ fn loses_nothing_when_it_is_killed_and_ends_what_it_began() {
         child.kill().unwrap();
         let ended = child.wait().unwrap().success();
         let moved = moved();
-        cut_in_the_middle += usize::from((1..ITEMS).contains(&moved));
+        interrupted += usize::from((1..ITEMS).contains(&moved));
         if ended && moved == ITEMS {
             break;
         }
     }
     assert_eq!(moved(), ITEMS);
-    assert!(cut_in_the_middle > 0, "it was never cut off in the middle");
+    assert!(interrupted > 0, "no run was interrupted");
 }
 
 #[test]
@@ -217,7 +219,7 @@ fn unseal(host: &Host, reference: &str, line: &str) -> Vec<u8> {
     host.oci_secrets(&["unseal", "--for", reference], line.as_bytes()).stdout
 }
 
-/// Gives a key a new version, and makes it the primary one.
+/// Adds a version to a key and makes it the primary one.
 fn rotate(stand_in: &StandIn, kek: &str) {
     let name = kek.strip_prefix("gcp-kms://").unwrap();
     stand_in.request_kms("POST", &format!("/v1/{name}/cryptoKeyVersions"), &json!({}));
@@ -228,7 +230,7 @@ fn patch(stand_in: &StandIn, item: &str, change: &Value) {
     stand_in.request("PATCH", &format!("/v1/vaults/{AGENT_VAULT}/items/{item}"), change);
 }
 
-/// What the fields of an item hold, in their order.
+/// The values of the fields of an item, in order.
 fn values(stand_in: &StandIn, item: &str) -> Vec<String> {
     let item = stand_in.request("GET", &format!("/v1/vaults/{AGENT_VAULT}/items/{item}"), &Value::Null);
     let fields = item["fields"].as_array().unwrap().iter();

@@ -1,4 +1,4 @@
-//! The stand-in itself: what others rely on when they test against it.
+//! Tests of the stand-in itself.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
@@ -38,7 +38,7 @@ fn serves_a_fault_as_often_as_its_name_says() {
 }
 
 #[test]
-fn refuses_filters_that_a_name_has_broken_out_of() {
+fn refuses_filters_with_injected_conditions() {
     let stand_in = StandIn::start(&[]);
     for filter in ["title eq \"a\" or title eq \"b\"", "title eq \"it's\"", "title ne \"a\"", "title"] {
         let filter = filter.replace(' ', "%20").replace('"', "%22");
@@ -48,7 +48,7 @@ fn refuses_filters_that_a_name_has_broken_out_of() {
 }
 
 #[test]
-fn patches_items_as_connects_own_documentation_shows() {
+fn patches_items_as_documented_by_connect() {
     let stand_in = StandIn::start(&[]);
     let id = stand_in.create_item(AGENT_VAULT, "patched", &[("", "first", "1"), ("", "second", "2")]);
     let path = format!("/v1/vaults/{AGENT_VAULT}/items/{id}");
@@ -74,7 +74,7 @@ fn patches_items_as_connects_own_documentation_shows() {
 }
 
 #[test]
-fn speaks_tls_with_a_certificate_of_its_own_authority() {
+fn serves_tls_with_a_certificate_of_its_ca() {
     let dir = tempfile::tempdir().unwrap();
     let stand_in = StandIn::start(&["--tls", "--dir", dir.path().to_str().unwrap()]);
     assert!(stand_in.connect().starts_with("https://"));
@@ -84,29 +84,29 @@ fn speaks_tls_with_a_certificate_of_its_own_authority() {
 }
 
 #[test]
-fn satisfies_1passwords_own_client() {
+fn is_compatible_with_the_1password_client() {
     drive("connect_client.py", &StandIn::start(&[]));
 }
 
 #[test]
-fn satisfies_googles_own_kms_client() {
+fn is_compatible_with_the_google_kms_client() {
     drive("kms_client.py", &StandIn::start(&[]));
 }
 
 #[test]
-fn satisfies_googles_own_identity_library() {
+fn is_compatible_with_the_google_auth_library() {
     let dir = tempfile::tempdir().unwrap();
     let arguments = ["--dir", dir.path().to_str().unwrap(), "--service-account", "--kms-auth"];
     drive("identity_client.py", &StandIn::start(&arguments));
 }
 
 #[test]
-fn issues_identity_tokens_that_an_independent_library_verifies() {
+fn issues_identity_tokens_that_pyjwt_verifies() {
     drive("issuer_client.py", &StandIn::start(&[]));
 }
 
 #[tokio::test]
-async fn gives_tokens_to_googles_rust_client() {
+async fn is_compatible_with_the_google_rust_client() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let dir = tempfile::tempdir().unwrap();
     let stand_in = StandIn::start(&["--dir", dir.path().to_str().unwrap(), "--service-account", "--kms-auth"]);
@@ -120,8 +120,8 @@ async fn gives_tokens_to_googles_rust_client() {
     }
     let credentials = impersonated::Builder::new(file("impersonated.json")).build().unwrap();
     assert_eq!(status(&stand_in, credentials).await, None);
-    let nobody = google_cloud_auth::credentials::anonymous::Builder::new().build();
-    assert_eq!(status(&stand_in, nobody).await, Some(401));
+    let anonymous = google_cloud_auth::credentials::anonymous::Builder::new().build();
+    assert_eq!(status(&stand_in, anonymous).await, Some(401));
 }
 
 /// The HTTP status with which Cloud KMS refuses to encrypt for these credentials, or none.
@@ -133,7 +133,7 @@ async fn status(stand_in: &StandIn, credentials: Credentials) -> Option<u16> {
     answer.err().map(|error| error.http_status_code().expect("no answer"))
 }
 
-/// Runs a client in Python, whose output tells what it checked.
+/// Runs a Python client, which prints each of its checks.
 fn drive(program: &str, stand_in: &StandIn) {
     if let Some(mut client) = python::client(program) {
         let status = client.arg(stand_in.ready().to_string()).status();

@@ -1,4 +1,4 @@
-//! Sealed values are what Google's Tink makes and opens: its own library for Python does both.
+//! Compatibility of sealed values with Google's Tink, by its Python library.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
@@ -16,8 +16,8 @@ const OTHER_REFERENCE: &str = "op://AgentVault/database/Password";
 const SECRET: &[u8] = b"canary \x00 \xff\n of any bytes";
 
 #[test]
-fn opens_what_tink_seals() {
-    let Some(tink) = Tink::of_all_tests() else { return };
+fn unseals_values_that_tink_sealed() {
+    let Some(tink) = Tink::shared() else { return };
     for kek in tink.keks() {
         let envelope = tink.run("seal", &kek, REFERENCE, SECRET);
         let opened = tink.unseal(&kek, REFERENCE, &succeeded(envelope));
@@ -26,8 +26,8 @@ fn opens_what_tink_seals() {
 }
 
 #[test]
-fn seals_what_tink_opens() {
-    let Some(tink) = Tink::of_all_tests() else { return };
+fn tink_opens_values_that_we_sealed() {
+    let Some(tink) = Tink::shared() else { return };
     for kek in tink.keks() {
         let sealed = tink.seal(&kek, REFERENCE, SECRET);
         let opened = tink.run("open", &kek, REFERENCE, &sealed);
@@ -36,8 +36,8 @@ fn seals_what_tink_opens() {
 }
 
 #[test]
-fn refuses_what_tink_sealed_for_another_reference() {
-    let Some(tink) = Tink::of_all_tests() else { return };
+fn refuses_a_value_of_tink_for_another_reference() {
+    let Some(tink) = Tink::shared() else { return };
     for kek in tink.keks() {
         let envelope = tink.run("seal", &kek, OTHER_REFERENCE, SECRET);
         let refused = tink.unseal(&kek, REFERENCE, &succeeded(envelope));
@@ -50,8 +50,8 @@ fn refuses_what_tink_sealed_for_another_reference() {
 }
 
 #[test]
-fn tink_refuses_what_was_sealed_for_another_reference() {
-    let Some(tink) = Tink::of_all_tests() else { return };
+fn tink_refuses_a_value_for_another_reference() {
+    let Some(tink) = Tink::shared() else { return };
     for kek in tink.keks() {
         let sealed = tink.seal(&kek, OTHER_REFERENCE, SECRET);
         let refused = tink.run("open", &kek, REFERENCE, &sealed);
@@ -68,8 +68,8 @@ struct Tink {
 }
 
 impl Tink {
-    /// It ends with this process.
-    fn of_all_tests() -> Option<&'static Tink> {
+    /// One instance for all tests, which ends with this process.
+    fn shared() -> Option<&'static Tink> {
         static TINK: OnceLock<Option<Tink>> = OnceLock::new();
         TINK.get_or_init(Tink::start).as_ref()
     }
@@ -87,20 +87,20 @@ impl Tink {
         [format!("{KEY_RING}/prod"), aws, LOCAL_KEK.to_owned()]
     }
 
-    /// Lets Tink seal or open, bound to this reference as a sealed value is.
+    /// Runs Tink to seal or open, with the associated data of a sealed value for this reference.
     fn run(&self, action: &str, kek: &str, reference: &str, input: &[u8]) -> Output {
         let mut client = python::client("tink_envelope.py").unwrap();
         client.args([action, kek, &format!("sealed:v1 {kek} {reference}"), "--gcp", self.stand_in.kms()]);
         run(client.args(["--aws", self.moto.url(), "--keks"]).arg(self.host.keks()), input)
     }
 
-    /// Unseals an envelope that is in base64.
+    /// Unseals an envelope in base64.
     fn unseal(&self, kek: &str, reference: &str, envelope: &[u8]) -> Output {
         let line = [format!("sealed:v1 {kek} ").as_bytes(), envelope].concat();
         self.host.oci_secrets(&["unseal", "--for", reference], &line)
     }
 
-    /// Seals a secret, and gives back the envelope in base64.
+    /// Seals a secret, and returns the envelope in base64.
     fn seal(&self, kek: &str, reference: &str, secret: &[u8]) -> Vec<u8> {
         let line = succeeded(self.host.oci_secrets(&["seal", "--kek", kek, "--for", reference], secret));
         let envelope = line.strip_prefix(format!("sealed:v1 {kek} ").as_bytes()).unwrap();

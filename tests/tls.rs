@@ -1,4 +1,4 @@
-//! What a person reads whose server cannot be connected to by TLS: each is a matter of settings, and no outage.
+//! Error messages for TLS certificates that cannot be verified: each is a settings error, and not an outage.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, its helpers too")]
 
@@ -21,7 +21,7 @@ use support::host::Host;
 const SETTINGS: Option<i32> = Some(78);
 
 #[test]
-fn a_certificate_is_explained_and_is_no_outage() {
+fn an_invalid_certificate_is_a_settings_error() {
     let authority = authority();
     for (params, words) in [
         (expired(), "its certificate expired at 2020-01-01T00:00:00Z"),
@@ -37,7 +37,7 @@ fn a_certificate_is_explained_and_is_no_outage() {
 }
 
 #[test]
-fn the_certificate_that_openssl_makes_by_default_is_explained() {
+fn explains_a_self_signed_ca_certificate() {
     let mut params = named("localhost");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().unwrap();
@@ -48,7 +48,7 @@ fn the_certificate_that_openssl_makes_by_default_is_explained() {
 }
 
 #[test]
-fn an_authority_that_is_not_trusted_is_explained() {
+fn explains_an_untrusted_authority() {
     let key = KeyPair::generate().unwrap();
     let certificate = named("localhost").signed_by(&key, &authority()).unwrap();
     let error = check(certificate.der().clone(), &key, authority().pem().as_bytes());
@@ -57,7 +57,7 @@ fn an_authority_that_is_not_trusted_is_explained() {
 }
 
 #[test]
-fn a_ca_file_without_a_certificate_in_pem_is_explained() {
+fn explains_a_ca_file_without_certificates() {
     let authority = authority();
     let key = KeyPair::generate().unwrap();
     let certificate = named("localhost").signed_by(&key, &authority).unwrap();
@@ -73,7 +73,7 @@ fn a_ca_file_without_a_certificate_in_pem_is_explained() {
     }
 }
 
-/// Runs a command that asks a server with this certificate, and returns what it prints when it fails.
+/// Runs a command against a server with this certificate, and returns its error output.
 fn check(certificate: CertificateDer<'static>, key: &KeyPair, ca_file: &[u8]) -> String {
     let stand_in = StandIn::start(&[]);
     let host = Host::new(&stand_in, "");
@@ -89,7 +89,7 @@ fn check(certificate: CertificateDer<'static>, key: &KeyPair, ca_file: &[u8]) ->
     text
 }
 
-/// A server that shows this certificate, until the test ends.
+/// Starts a server with this certificate, which runs until the test ends.
 fn serve(certificate: CertificateDer<'static>, key: &KeyPair) -> u16 {
     let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()

@@ -1,4 +1,4 @@
-//! Real journals: what they are given arrives, and is a chain when it is read again.
+//! Real journals: each record arrives, and the records form a chain when they are read back.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::support::container::Container;
 use super::support::skip;
-use super::{DB, Desk, NOBODY, succeeded};
+use super::{DB, Site, UNREACHABLE, succeeded};
 
 const JOURNALD: &str = "/lib/systemd/systemd-journald";
 const NAMESPACE: &str = "glass";
@@ -20,7 +20,7 @@ const NAMESPACE: &str = "glass";
 struct Journals(Vec<Child>);
 
 impl Journals {
-    /// Starts the usual one and that of our namespace. What they keep is in this machine's memory, and so is `/dev`, where syslog is.
+    /// Starts the default journal and that of our namespace. Their files, and `/dev` with the syslog socket, are on tmpfs.
     fn start() -> Option<Journals> {
         if !fs::exists(JOURNALD).unwrap() {
             skip(&format!("{JOURNALD} is missing"));
@@ -57,46 +57,47 @@ impl Drop for Journals {
     }
 }
 
-/// What a journal holds, by these words of `journalctl`, once it has taken all that it was sent.
-fn journal(words: &[&str]) -> String {
-    let command = |words: &[&str]| succeeded(Command::new("journalctl").args(words).output().unwrap());
-    let namespace: Vec<&str> = words.iter().copied().filter(|word| word.starts_with("--namespace")).collect();
+/// The output of `journalctl` with these arguments, after the journal has processed all pending messages.
+fn journal(arguments: &[&str]) -> String {
+    let command = |arguments: &[&str]| succeeded(Command::new("journalctl").args(arguments).output().unwrap());
+    let namespace: Vec<&str> =
+        arguments.iter().copied().filter(|argument| argument.starts_with("--namespace")).collect();
     command(&[&namespace[..], &["--sync"]].concat());
-    command(&[words, &["--no-pager", "--quiet"]].concat())
+    command(&[arguments, &["--no-pager", "--quiet"]].concat())
 }
 
-fn verified(desk: &Desk, lines: &str) {
-    succeeded(desk.host.oci_secrets(&["audit", "verify", "-"], lines.as_bytes()));
+fn verified(site: &Site, lines: &str) {
+    succeeded(site.host.oci_secrets(&["audit", "verify", "-"], lines.as_bytes()));
 }
 
 #[test]
-fn a_journal_has_what_it_was_given() {
-    let Some(desk) = Desk::new() else { return };
+fn journals_receive_records_of_starts_and_of_break_glass() {
+    let Some(site) = Site::new() else { return };
     let Some(_journals) = Journals::start() else { return };
-    desk.settings("[audit]\n", "[audit]\nchain = true\n");
-    let file = format!("audit = {{ file = {:?} }}", desk.host.path("glass"));
+    site.settings("[audit]\n", "[audit]\nchain = true\n");
+    let file = format!("audit = {{ file = {:?} }}", site.host.path("glass"));
     let channel = format!("audit = {{ journal-namespace = {NAMESPACE:?} }}");
-    desk.settings(&file, &channel);
-    succeeded(desk.open("1h", &[]));
-    desk.connect_is(desk.stand_in.connect(), NOBODY);
+    site.settings(&file, &channel);
+    succeeded(site.open("1h", &[]));
+    site.connect_is(site.stand_in.connect(), UNREACHABLE);
     let container = Container::create();
     let state = container.state([("run.secrets/secret".to_owned(), DB.to_owned())]);
-    assert!(desk.host.hook(&state).status.success());
-    desk.succeeds(&["break-glass", "close"]);
+    assert!(site.host.hook(&state).status.success());
+    site.succeeds(&["break-glass", "close"]);
 
-    // The channel: every act, and a chain that begins with a mark.
+    // The channel: every action, and a chain that begins with a mark.
     let namespace = format!("--namespace={NAMESPACE}");
-    let words = [namespace.as_str(), "--identifier=oci-secrets-break-glass", "--output=cat"];
-    let lines = journal(&words);
+    let arguments = [namespace.as_str(), "--identifier=oci-secrets-break-glass", "--output=cat"];
+    let lines = journal(&arguments);
     let records: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let kinds: Vec<&str> = records.iter().filter_map(|record| record["event"].as_str()).collect();
     assert_eq!(kinds, ["open", "use", "close"]);
-    verified(&desk, &lines);
+    verified(&site, &lines);
     let without_use: String =
         lines.lines().filter(|line| !line.contains("\"use\"")).map(|line| format!("{line}\n")).collect();
-    assert_eq!(desk.host.oci_secrets(&["audit", "verify", "-"], without_use.as_bytes()).status.code(), Some(65));
+    assert_eq!(site.host.oci_secrets(&["audit", "verify", "-"], without_use.as_bytes()).status.code(), Some(65));
 
-    // The journal: the start by its fields, as a chain, and the warnings.
+    // The default journal: the start is found by its fields; records form a chain; warnings are logged.
     let id = serde_json::from_slice::<Value>(&state).unwrap()["id"].as_str().unwrap().to_owned();
     let by_container = journal(&[&format!("OCI_SECRETS_CONTAINER={id}"), "--output=json"]);
     let entries: Vec<Value> = by_container.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -113,28 +114,28 @@ fn a_journal_has_what_it_was_given() {
     let record: Value = serde_json::from_str(start["MESSAGE"].as_str().unwrap()).unwrap();
     assert_eq!(record["start"], start["OCI_SECRETS_START"]);
     let trail = journal(&["--identifier=oci-secrets-hook", "--priority=info..info", "--output=cat"]);
-    verified(&desk, &trail);
+    verified(&site, &trail);
     let warnings = journal(&["--identifier=oci-secrets-hook", "--priority=warning", "--output=cat"]);
     assert!(warnings.contains(&format!("break-glass: {DB} comes from emergency")), "{warnings}");
 
-    // The same by way of syslog. What the new channel has not had is sent first.
-    desk.settings(&channel, "audit = { syslog-facility = \"local3\" }");
-    fs::remove_file(desk.host.path("state/channel-sent")).unwrap();
-    desk.succeeds(&["break-glass", "rotation", "waive", DB, "--reason", "x"]);
+    // The same with syslog. Records that the new channel has not received are sent first.
+    site.settings(&channel, "audit = { syslog-facility = \"local3\" }");
+    fs::remove_file(site.host.path("state/channel-sent")).unwrap();
+    site.succeeds(&["break-glass", "rotation", "waive", DB, "--reason", "x"]);
     let lines = journal(&["SYSLOG_FACILITY=19", "--identifier=oci-secrets-break-glass", "--output=cat"]);
     assert_eq!(lines.lines().count(), 5, "{lines}");
-    verified(&desk, &lines);
-    desk.leaves_no_trace();
+    verified(&site, &lines);
+    site.leaves_no_trace();
 }
 
-/// Requests that the container's author adds make a record that no datagram holds.
+/// Many requests of a container result in a record that is larger than a datagram.
 #[test]
-fn a_large_record_reaches_the_journal_as_a_whole() {
+fn a_record_larger_than_a_datagram_reaches_the_journal() {
     const MISSING: usize = 700;
-    let Some(desk) = Desk::new() else { return };
+    let Some(site) = Site::new() else { return };
     let Some(_journals) = Journals::start() else { return };
-    desk.settings(&format!("[audit]\nfile = {:?}", desk.host.path("audit")), "");
-    desk.settings("deadline = \"2s\"", "deadline = \"30s\"");
+    site.settings(&format!("[audit]\nfile = {:?}", site.host.path("audit")), "");
+    site.settings("deadline = \"2s\"", "deadline = \"30s\"");
     let names: Vec<String> = (0..MISSING).map(|number| format!("missing-{number}")).collect();
     let missing = names.iter().map(|name| {
         (format!("run.secrets/{name}"), format!("op://AgentVault/db/a-field-with-a-name-that-no-item-has/{name}"))
@@ -142,7 +143,7 @@ fn a_large_record_reaches_the_journal_as_a_whole() {
     let more = [("run.secrets/secret".to_owned(), DB.to_owned()), ("run.secrets.optional".to_owned(), names.join(","))];
     let container = Container::create();
     let state = container.state(missing.chain(more));
-    let output = desk.host.hook(&state);
+    let output = site.host.hook(&state);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let id = serde_json::from_slice::<Value>(&state).unwrap()["id"].as_str().unwrap().to_owned();
     let entries = journal(&[&format!("OCI_SECRETS_CONTAINER={id}"), "--output=cat", "--all"]);
@@ -154,14 +155,14 @@ fn a_large_record_reaches_the_journal_as_a_whole() {
 }
 
 #[test]
-fn mistakes_on_the_command_line_are_not_logged() {
-    let Some(desk) = Desk::new() else { return };
+fn command_line_errors_are_not_logged() {
+    let Some(site) = Site::new() else { return };
     let Some(_journals) = Journals::start() else { return };
     let log = || journal(&["--identifier=oci-secrets", "--output=cat"]);
     for (arguments, code) in [(&["--canary"][..], 64), (&["audit", "show", "--since", "canary"], 64)] {
-        assert_eq!(desk.host.oci_secrets(arguments, b"").status.code(), Some(code));
+        assert_eq!(site.host.oci_secrets(arguments, b"").status.code(), Some(code));
     }
     assert_eq!(log(), "");
-    assert_eq!(desk.host.oci_secrets(&["audit", "show", "missing"], b"").status.code(), Some(66));
-    assert!(log().contains("cannot read the audit file missing"), "other errors are");
+    assert_eq!(site.host.oci_secrets(&["audit", "show", "missing"], b"").status.code(), Some(66));
+    assert!(log().contains("cannot read the audit file missing"), "other errors are logged");
 }

@@ -1,4 +1,4 @@
-//! kill -9 at every step: no secret in the plain, no use that the ledger does not know, no act that the channel does not.
+//! SIGKILL at every step: no plaintext secret remains, every use is in the ledger, and every action is in the channel.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,30 +8,30 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::support::container::Container;
-use super::{CANARY, DB, Desk, NOBODY, RECIPIENT, succeeded};
+use super::{CANARY, DB, RECIPIENT, Site, UNREACHABLE, succeeded};
 
-/// How many times a command is killed, about, at moments that are spread over the time that it takes; each run has others.
+/// About how many times a command is killed, at random moments spread over its run time.
 const TRIES: u32 = 9;
 
-/// A command, and what it is given on standard input.
+/// A command and its standard input.
 type Call = (Command, Vec<u8>);
 
-/// Runs a command to its end; then kills it later and later until it comes to its end again, looking around after each time.
-fn kill_it(mut call: impl FnMut() -> Call, mut look: impl FnMut()) {
+/// Runs a command to completion. Then runs and kills it repeatedly, each time later, until it completes again. Checks after each run.
+fn kill_repeatedly(mut call: impl FnMut() -> Call, mut check: impl FnMut()) {
     let begin = Instant::now();
-    assert!(run_for(call(), Duration::MAX), "it never came to its end");
+    assert!(run_for(call(), Duration::MAX), "the command failed");
     let step = begin.elapsed() / TRIES;
-    look();
+    check();
     for tries in 0_u32.. {
-        let ended = run_for(call(), step.mul_f64(f64::from(tries) + fastrand::f64()));
-        look();
-        if ended {
+        let completed = run_for(call(), step.mul_f64(f64::from(tries) + fastrand::f64()));
+        check();
+        if completed {
             return;
         }
     }
 }
 
-/// Kills a command after this time; tells whether it had come to its end.
+/// Kills a command after this time, and returns whether it had completed.
 fn run_for((mut command, input): Call, time: Duration) -> bool {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let _ = std::io::Write::write_all(&mut child.stdin.take().unwrap(), &input);
@@ -42,7 +42,7 @@ fn run_for((mut command, input): Call, time: Duration) -> bool {
     child.wait().unwrap().success()
 }
 
-impl Desk {
+impl Site {
     fn call(&self, arguments: &[&str]) -> Call {
         let mut command = self.host.program("oci-secrets");
         command.args(arguments);
@@ -53,29 +53,29 @@ impl Desk {
         self.kinds().iter().filter(|recorded| *recorded == kind).count()
     }
 
-    /// An emergency that was used and closed, and the ledger that it has left.
-    fn used(&self) -> String {
-        self.connect_is(self.stand_in.connect(), NOBODY);
+    /// Opens, uses and closes an emergency, and returns the resulting ledger.
+    fn use_emergency(&self) -> String {
+        self.connect_is(self.stand_in.connect(), UNREACHABLE);
         succeeded(self.open("1h", &[]));
         assert_eq!(self.start(&[DB]).0, 0);
         self.succeeds(&["break-glass", "close"]);
-        self.connect_is(NOBODY, self.stand_in.connect());
+        self.connect_is(UNREACHABLE, self.stand_in.connect());
         fs::read_to_string(self.host.path("state/ledger")).unwrap()
     }
 
-    /// Kills what strikes the secret off, each time from this ledger on: it is not gone without a record.
-    fn kill_who_strikes_off(&self, ledger: &str, kind: &str, mut call: impl FnMut() -> Call) {
-        let (before, mut gone) = (self.recorded(kind), 0);
+    /// Kills a command that removes the secret from this ledger, and checks that each removal has a record.
+    fn kill_removal(&self, ledger: &str, kind: &str, mut call: impl FnMut() -> Call) {
+        let (before, mut removed) = (self.recorded(kind), 0);
         let call = || {
             self.host.write("state/ledger", ledger.as_bytes(), 0o600);
             call()
         };
-        kill_it(call, || {
-            gone += usize::from(!self.owed().contains(DB));
-            assert!(self.recorded(kind) >= before + gone, "{kind}");
+        kill_repeatedly(call, || {
+            removed += usize::from(!self.owed().contains(DB));
+            assert!(self.recorded(kind) >= before + removed, "{kind}");
             assert_eq!(self.leaks(), Vec::<PathBuf>::new());
         });
-        assert!(gone > 1, "{kind}");
+        assert!(removed > 1, "{kind}");
     }
 }
 
@@ -84,82 +84,82 @@ fn is_open() -> bool {
 }
 
 #[test]
-fn sealing_leaves_a_whole_file_or_none_and_nothing_plain() {
-    let Some(desk) = Desk::new() else { return };
-    let file = desk.file("new");
+fn killing_seal_leaves_a_complete_file_or_none_and_no_plaintext() {
+    let Some(site) = Site::new() else { return };
+    let file = site.file("new");
     let call = || {
         let _ = fs::remove_file(&file);
-        desk.call(&["break-glass", "seal", "--grants", "agents", "--recipient", RECIPIENT, "--out", &file])
+        site.call(&["break-glass", "seal", "--grants", "agents", "--recipient", RECIPIENT, "--out", &file])
     };
-    kill_it(call, || {
-        assert_eq!(desk.leaks(), Vec::<PathBuf>::new());
-        if desk.host.path("new").exists() {
-            desk.succeeds(&["break-glass", "inspect", &file]);
+    kill_repeatedly(call, || {
+        assert_eq!(site.leaks(), Vec::<PathBuf>::new());
+        if site.host.path("new").exists() {
+            site.succeeds(&["break-glass", "inspect", &file]);
         }
     });
 }
 
 #[test]
-fn opening_leaves_a_whole_store_or_none() {
-    let Some(desk) = Desk::new() else { return };
-    let (file, key) = (desk.file("sealed"), desk.file("key"));
-    desk.connect_is(desk.stand_in.connect(), NOBODY);
+fn killing_open_leaves_a_complete_store_or_none() {
+    let Some(site) = Site::new() else { return };
+    let (file, key) = (site.file("sealed"), site.file("key"));
+    site.connect_is(site.stand_in.connect(), UNREACHABLE);
     let call = || {
         if is_open() {
-            desk.succeeds(&["break-glass", "close"]);
+            site.succeeds(&["break-glass", "close"]);
         }
-        desk.call(&["break-glass", "open", &file, "--identity", &key, "--reason", "x", "--for", "1h", "--yes"])
+        site.call(&["break-glass", "open", &file, "--identity", &key, "--reason", "x", "--for", "1h", "--yes"])
     };
     let (mut opened, mut uses) = (0, 0);
-    kill_it(call, || {
-        assert_eq!(desk.leaks(), Vec::<PathBuf>::new());
+    kill_repeatedly(call, || {
+        assert_eq!(site.leaks(), Vec::<PathBuf>::new());
         if is_open() {
             opened += 1;
-            assert_eq!(desk.start(&[DB]), (0, vec![format!("{CANARY}-db")]), "it is whole");
+            assert_eq!(site.start(&[DB]), (0, vec![format!("{CANARY}-db")]), "the store is complete");
             uses += 1;
         }
-        assert!(desk.recorded("open") >= opened, "it is recorded first");
+        assert!(site.recorded("open") >= opened, "opening is recorded first");
     });
     assert!(uses > 1);
 }
 
 #[test]
-fn closing_destroys_the_secrets_and_is_recorded() {
-    let Some(desk) = Desk::new() else { return };
-    desk.connect_is(desk.stand_in.connect(), NOBODY);
+fn killing_close_leaves_no_unrecorded_end() {
+    let Some(site) = Site::new() else { return };
+    site.connect_is(site.stand_in.connect(), UNREACHABLE);
     let call = || {
         if !is_open() {
-            succeeded(desk.open("1h", &[]));
-            assert_eq!(desk.start(&[DB]).0, 0);
+            succeeded(site.open("1h", &[]));
+            assert_eq!(site.start(&[DB]).0, 0);
         }
-        desk.call(&["break-glass", "close"])
+        site.call(&["break-glass", "close"])
     };
-    let (mut gone, mut begun) = (0, 0);
-    kill_it(call, || {
-        assert_eq!(desk.leaks(), Vec::<PathBuf>::new());
-        assert!(desk.owed().contains(DB), "the ledger is whole");
-        if is_open() && desk.start(&[DB]).0 != 0 {
-            // It was killed in between; whoever finds what is left ends it.
-            begun += 1;
+    let (mut ended, mut incomplete) = (0, 0);
+    kill_repeatedly(call, || {
+        assert_eq!(site.leaks(), Vec::<PathBuf>::new());
+        assert!(site.owed().contains(DB), "the ledger is complete");
+        if is_open() && site.start(&[DB]).0 != 0 {
+            // It was killed in between; the next start ends the emergency.
+            incomplete += 1;
             assert!(!is_open());
         }
-        gone += usize::from(!is_open());
-        assert!(desk.recorded("close") >= gone, "an end is not recorded");
+        ended += usize::from(!is_open());
+        assert!(site.recorded("close") >= ended, "an end is not recorded");
         if !is_open() {
-            assert!(!fs::read_to_string(desk.host.path("state/ledger")).unwrap().contains("\"due\": null"));
+            assert!(!fs::read_to_string(site.host.path("state/ledger")).unwrap().contains("\"due\": null"));
         }
     });
-    assert!(gone > 1 && !is_open(), "{begun} of {gone} in two steps");
+    assert!(ended > 1 && !is_open(), "{incomplete} of {ended} in two steps");
 }
 
 #[test]
-fn a_container_that_has_a_secret_is_in_the_ledger() {
-    let Some(desk) = Desk::new() else { return };
-    desk.connect_is(desk.stand_in.connect(), NOBODY);
-    succeeded(desk.open("1h", &[]));
+fn killing_the_hook_loses_no_use_from_the_ledger() {
+    let Some(site) = Site::new() else { return };
+    site.connect_is(site.stand_in.connect(), UNREACHABLE);
+    succeeded(site.open("1h", &[]));
     let (containers, mut delivered) = (std::cell::RefCell::new(Vec::new()), 0);
     let uses = || {
-        let ledger = fs::read_to_string(desk.host.path("state/ledger")).unwrap_or_default();
+        let ledger = fs::read_to_string(site.host.path("state/ledger")).unwrap_or_default();
         let line = ledger.lines().find_map(|line| line.trim().strip_prefix("\"uses\": ")).map(str::to_owned);
         line.map_or(0, |uses| uses.trim_end_matches(',').parse::<usize>().unwrap())
     };
@@ -167,63 +167,61 @@ fn a_container_that_has_a_secret_is_in_the_ledger() {
         let container = Container::create();
         let state = container.state([("run.secrets/secret".to_owned(), DB.to_owned())]);
         containers.borrow_mut().push(container);
-        (desk.host.program("oci-secrets-hook"), state)
+        (site.host.program("oci-secrets-hook"), state)
     };
-    kill_it(call, || {
+    kill_repeatedly(call, || {
         delivered += usize::from(containers.borrow().last().unwrap().has_secrets());
         assert!(uses() >= delivered, "a use is lost");
-        assert_eq!(desk.leaks(), Vec::<PathBuf>::new());
+        assert_eq!(site.leaks(), Vec::<PathBuf>::new());
     });
     assert!(delivered > 1);
-    assert!(desk.recorded("use") >= uses(), "each use is recorded before it is entered");
+    assert!(site.recorded("use") >= uses(), "each use is recorded before it is added to the ledger");
 }
 
 #[test]
-fn nothing_is_struck_off_without_a_record() {
-    let Some(desk) = Desk::new() else { return };
-    let ledger = desk.used();
-    desk.kill_who_strikes_off(&ledger, "waive", || {
-        desk.call(&["break-glass", "rotation", "waive", DB, "--reason", "x"])
-    });
-    desk.rotate(&format!("{CANARY}-new"));
-    desk.kill_who_strikes_off(&ledger, "rotated", || desk.call(&["break-glass", "rotation", "check"]));
+fn killing_a_removal_from_the_ledger_leaves_its_record() {
+    let Some(site) = Site::new() else { return };
+    let ledger = site.use_emergency();
+    site.kill_removal(&ledger, "waive", || site.call(&["break-glass", "rotation", "waive", DB, "--reason", "x"]));
+    site.rotate(&format!("{CANARY}-new"));
+    site.kill_removal(&ledger, "rotated", || site.call(&["break-glass", "rotation", "check"]));
     let mut containers = Vec::new();
-    desk.kill_who_strikes_off(&ledger, "rotated", || {
+    site.kill_removal(&ledger, "rotated", || {
         let container = Container::create();
         let state = container.state([("run.secrets/secret".to_owned(), DB.to_owned())]);
         containers.push(container);
-        (desk.host.program("oci-secrets-hook"), state)
+        (site.host.program("oci-secrets-hook"), state)
     });
 }
 
 #[test]
-fn a_drill_leaves_nothing_but_its_record() {
-    let Some(desk) = Desk::new() else { return };
-    let (file, key) = (desk.file("sealed"), desk.file("key"));
-    let mut ended = 0;
-    kill_it(
-        || desk.call(&["break-glass", "drill", &file, "--identity", &key]),
+fn killing_a_drill_leaves_only_its_record() {
+    let Some(site) = Site::new() else { return };
+    let (file, key) = (site.file("sealed"), site.file("key"));
+    let mut runs = 0;
+    kill_repeatedly(
+        || site.call(&["break-glass", "drill", &file, "--identity", &key]),
         || {
-            assert_eq!(desk.leaks(), Vec::<PathBuf>::new());
+            assert_eq!(site.leaks(), Vec::<PathBuf>::new());
             assert!(!Path::new("/run/oci-secrets").exists());
-            assert!(!desk.host.path("state/ledger").exists());
-            assert!(desk.kinds().iter().all(|kind| kind == "drill"));
-            ended += 1;
+            assert!(!site.host.path("state/ledger").exists());
+            assert!(site.kinds().iter().all(|kind| kind == "drill"));
+            runs += 1;
         },
     );
-    assert!(ended > 2 && desk.recorded("drill") >= 2, "those that came to their end are recorded");
-    desk.leaves_no_trace();
+    assert!(runs > 2 && site.recorded("drill") >= 2, "completed drills are recorded");
+    site.leaves_no_trace();
 }
 
-/// What only reads cannot leave anything half done, whenever it is killed.
+/// Commands that only read cannot leave a partial change when they are killed.
 #[test]
-fn who_only_looks_changes_nothing() {
-    let Some(desk) = Desk::new() else { return };
-    desk.used();
-    succeeded(desk.open("1h", &[]));
+fn read_only_commands_change_no_file() {
+    let Some(site) = Site::new() else { return };
+    site.use_emergency();
+    succeeded(site.open("1h", &[]));
     let content = || {
         let mut content = BTreeMap::new();
-        for directory in [desk.host.path("."), desk.host.path("state"), "/run/oci-secrets/break-glass".into()] {
+        for directory in [site.host.path("."), site.host.path("state"), "/run/oci-secrets/break-glass".into()] {
             let files =
                 fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
             content.extend(files.map(|path| {
@@ -234,7 +232,7 @@ fn who_only_looks_changes_nothing() {
         content
     };
     let before = content();
-    let (file, glass) = (desk.file("sealed"), desk.file("glass"));
+    let (file, glass) = (site.file("sealed"), site.file("glass"));
     for arguments in [
         &["break-glass", "inspect", &file][..],
         &["break-glass", "status"],
@@ -243,7 +241,7 @@ fn who_only_looks_changes_nothing() {
         &["audit", "show"],
         &["check"],
     ] {
-        assert!(matches!(desk.host.oci_secrets(arguments, b"").status.code(), Some(0 | 1)), "{arguments:?}");
+        assert!(matches!(site.host.oci_secrets(arguments, b"").status.code(), Some(0 | 1)), "{arguments:?}");
         assert_eq!(content(), before, "{arguments:?}");
     }
 }

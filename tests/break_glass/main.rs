@@ -1,6 +1,6 @@
-//! A person in an outage: what they do before, meanwhile and afterwards, with the real programs.
+//! Break-glass before, during and after an outage, with the real programs.
 //!
-//! Each test is on a machine of its own, so that nobody else sees its emergency. It takes root.
+//! Each test runs in its own mount and network namespaces, so that other processes do not see its emergency. It requires root.
 
 #![allow(
     clippy::unwrap_used,
@@ -31,14 +31,14 @@ use support::machine::Machine;
 use support::search::Needle;
 use support::{AGENT_VAULT, StandIn};
 
-/// What every secret of these tests begins with.
+/// The prefix of every secret of these tests.
 const CANARY: &str = "canary-3f1c";
 
-/// A port on which nobody listens.
-const NOBODY: &str = "http://127.0.0.1:9";
+/// A URL on which no server listens.
+const UNREACHABLE: &str = "http://127.0.0.1:9";
 
 /// A host with two secrets, a sealed file of both, and the key to it.
-struct Desk {
+struct Site {
     _machine: Machine,
     stand_in: StandIn,
     host: Host,
@@ -50,26 +50,26 @@ struct Desk {
 const DB: &str = "op://AgentVault/db/password";
 const MAIL: &str = "op://AgentVault/mail/password";
 
-impl Desk {
-    /// Everything as it is while all is well. Without root there is none.
-    fn new() -> Option<Desk> {
+impl Site {
+    /// Prepares the host for an outage. `None` without root.
+    fn new() -> Option<Site> {
         let machine = Machine::enter()?;
         let stand_in = StandIn::start(&[]);
         let host = Host::new(&stand_in, &format!("endpoint = \"{}\"", stand_in.kms()));
         fs::create_dir(host.path("state")).unwrap();
-        let desk =
-            Desk { _machine: machine, items: items(&stand_in, &host), stand_in, host, needle: Needle::new(CANARY) };
-        desk.settings(
+        let site =
+            Site { _machine: machine, items: items(&stand_in, &host), stand_in, host, needle: Needle::new(CANARY) };
+        site.settings(
             "references = [\"op://AgentVault/*\"]",
             "name = \"agents\"\nreferences = [\"op://AgentVault/*\"]",
         );
-        let channel = format!("{{ file = {:?} }}", desk.host.path("glass"));
-        desk.append(&format!(
+        let channel = format!("{{ file = {:?} }}", site.host.path("glass"));
+        site.append(&format!(
             "[break-glass]\naudit = {channel}\nrotation = {{ grace = \"24h\", then = \"refuse\" }}\ndirectory = {:?}\n",
-            desk.host.path("state")
+            site.host.path("state")
         ));
-        desk.host.write("key", KEY.as_bytes(), 0o600);
-        desk.succeeds(&[
+        site.host.write("key", KEY.as_bytes(), 0o600);
+        site.succeeds(&[
             "break-glass",
             "seal",
             "--grants",
@@ -77,16 +77,16 @@ impl Desk {
             "--recipient",
             RECIPIENT,
             "--out",
-            &desk.file("sealed"),
+            &site.file("sealed"),
         ]);
-        Some(desk)
+        Some(site)
     }
 
     fn file(&self, name: &str) -> String {
         self.host.path(name).display().to_string()
     }
 
-    /// Replaces a text of the settings.
+    /// Replaces a part of the settings.
     fn settings(&self, from: &str, to: &str) {
         let before = fs::read_to_string(self.host.settings()).unwrap();
         let after = before.replacen(from, to, 1);
@@ -118,7 +118,7 @@ impl Desk {
         succeeded(self.host.oci_secrets(arguments, b""))
     }
 
-    /// Starts a container that asks for these references, and tells its exit code and the secrets that it got.
+    /// Starts a container that requests these references, and returns the hook's exit code and the delivered secrets.
     fn start(&self, references: &[&str]) -> (i32, Vec<String>) {
         let container = Container::create();
         let files: Vec<String> = (0..references.len()).map(|at| format!("secret-{at}")).collect();
@@ -128,10 +128,10 @@ impl Desk {
             .map(|(file, reference)| (format!("run.secrets/{file}"), (*reference).to_owned()));
         let output = self.host.hook(&container.state(pairs));
         let code = output.status.code().unwrap();
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert!(!told.contains(CANARY), "{told}");
-        let got = || files.iter().map(|file| String::from_utf8(container.secret(file)).unwrap()).collect();
-        (code, if code == 0 { got() } else { Vec::new() })
+        let messages = String::from_utf8_lossy(&output.stderr);
+        assert!(!messages.contains(CANARY), "{messages}");
+        let delivered = || files.iter().map(|file| String::from_utf8(container.secret(file)).unwrap()).collect();
+        (code, if code == 0 { delivered() } else { Vec::new() })
     }
 
     /// The references in the ledger.
@@ -141,7 +141,7 @@ impl Desk {
         ledger["owed"].as_object().unwrap().keys().cloned().collect()
     }
 
-    /// What the separate channel has recorded, mark included, once the chain was found whole.
+    /// The records of the channel, after its chain was verified.
     fn events(&self) -> Vec<Value> {
         self.succeeds(&["audit", "verify", &self.file("glass")]);
         let text = fs::read_to_string(self.host.path("glass")).unwrap();
@@ -163,12 +163,12 @@ impl Desk {
         self.host.oci_secrets(&["break-glass", "status"], b"").status.code().unwrap()
     }
 
-    /// Stores a new value for the database, as who rotates it does.
+    /// Stores a new value for the database.
     fn rotate(&self, value: &str) {
         self.store("db", &seal(&self.host, LOCAL_KEK, DB, value));
     }
 
-    /// Puts a sealed value in the place of the one of the item with this title.
+    /// Replaces the sealed value of the item with this title.
     fn store(&self, title: &str, sealed: &str) {
         let (_, id) = self.items.iter().find(|(of, _)| *of == title).unwrap();
         let path = format!("/v1/vaults/{AGENT_VAULT}/items/{id}");
@@ -178,7 +178,7 @@ impl Desk {
         self.stand_in.request("PATCH", &path, &patch);
     }
 
-    /// Everything of the host, of `/run` and of processes that holds a secret.
+    /// Files of the host and of `/run`, and processes, that contain a secret.
     fn leaks(&self) -> Vec<PathBuf> {
         let mut found = self.needle.processes();
         for root in [self.host.path("."), PathBuf::from("/run")] {
@@ -187,7 +187,7 @@ impl Desk {
         found
     }
 
-    /// The same for all that was changed on this machine since the desk was there.
+    /// Asserts that there are no leaks, also in files that changed since the host was prepared.
     fn leaves_no_trace(&self) {
         let since = fs::metadata(self.host.path("keks")).unwrap().ctime();
         assert_eq!([self.leaks(), self.needle.files(since)].concat(), Vec::<PathBuf>::new());
@@ -207,8 +207,8 @@ impl Desk {
     }
 }
 
-impl Drop for Desk {
-    /// Keys outlast the machine: none shall stay in the kernel.
+impl Drop for Site {
+    /// Kernel keys outlive the namespaces: closing the emergency removes them.
     fn drop(&mut self) {
         if Path::new("/run/oci-secrets/break-glass").exists() {
             self.host.oci_secrets(&["break-glass", "close"], b"");
@@ -216,7 +216,7 @@ impl Drop for Desk {
     }
 }
 
-/// A key of these tests alone.
+/// A key that only these tests use.
 const KEY: &str = "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33\n";
 const RECIPIENT: &str = "age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa";
 
@@ -234,12 +234,12 @@ fn seal(host: &Host, kek: &str, reference: &str, value: &str) -> String {
 
 fn succeeded(output: Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let told = String::from_utf8(output.stdout).unwrap();
-    assert!(!told.contains(CANARY), "{told}");
-    told
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(!text.contains(CANARY), "{text}");
+    text
 }
 
-/// Runs a line at a terminal, by `script`, where this is typed; its exit code, and what is shown there.
+/// Runs a command line on a terminal of `script(1)` with this input. Returns the exit code and the output.
 fn at_terminal(script: &mut Command, line: &str, typed: &str) -> (i32, String) {
     let output = run(script.args(["-qec", line, "/dev/null"]), typed.as_bytes());
     (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned())

@@ -1,15 +1,15 @@
-//! Servers that are broken in one way each.
+//! Servers with one fault each.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 
-/// Answers nothing, and keeps who asks waiting.
+/// Accepts connections and sends no response.
 pub(crate) fn silent() -> String {
     serve(std::mem::forget)
 }
 
-/// Answers every request with this status.
+/// Responds to every request with this status.
 pub(crate) fn status(line: &'static str) -> String {
     serve(move |mut stream| {
         let _ = stream.read(&mut [0; 4096]);
@@ -17,7 +17,7 @@ pub(crate) fn status(line: &'static str) -> String {
     })
 }
 
-/// Answers with bytes that are no HTTP.
+/// Responds with bytes that are not HTTP.
 pub(crate) fn garbage() -> String {
     serve(|mut stream| {
         let _ = stream.read(&mut [0; 4096]);
@@ -25,7 +25,7 @@ pub(crate) fn garbage() -> String {
     })
 }
 
-/// Serves on loopback of this machine until the test's process ends.
+/// Serves on loopback until the test process ends.
 fn serve(answer: impl Fn(TcpStream) + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

@@ -84,7 +84,7 @@ fn keys_that_are_swapped_open_nothing() {
     // The document of the issuer leads to keys on another server.
     let elsewhere = pipeline.stand_in.issuer("github-mallory").replace("127.0.0.1", "localhost");
     let document = json!({ "jwks_uri": format!("{elsewhere}/.well-known/jwks") });
-    pipeline.stand_in.tell_issuer("github", "discovery", &document);
+    pipeline.stand_in.control_issuer("github", "discovery", &document);
     let mut swapped = body(json!({}));
     swapped["by"] = "github-mallory".into();
     let swapped = pipeline.stand_in.mint("github", &swapped);
@@ -100,7 +100,7 @@ fn keys_that_are_swapped_open_nothing() {
     let forged = impostor.mint("github", &body(json!({})));
     assert_eq!(pipeline.answers(&forged), 401);
     pipeline.has_recorded(&forged, "an impostor's key of the same name", "signature");
-    impostor.tell_issuer("github", "rotate", &json!({}));
+    impostor.control_issuer("github", "rotate", &json!({}));
     let forged = impostor.mint("github", &body(json!({})));
     assert_eq!(pipeline.answers(&forged), 503);
     pipeline.has_recorded(&forged, "an impostor's new key", "issuer-down");

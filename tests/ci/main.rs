@@ -56,7 +56,7 @@ fn jobs_live_through_what_their_issuer_does_meanwhile() {
         let run = runner.run(&pipeline.github_job());
         assert!(run.text.contains(SECRET), "{what}: {}", run.text);
     };
-    let fault = |fault: Value| pipeline.stand_in.tell_issuer("github", "fault", &fault);
+    let fault = |fault: Value| pipeline.stand_in.control_issuer("github", "fault", &fault);
     let old = pipeline.stand_in.mint("github", &json!({ "claims": { "aud": GATEWAY } }));
     has_its_secret("before");
 
@@ -71,7 +71,7 @@ fn jobs_live_through_what_their_issuer_does_meanwhile() {
     fault(json!({ "discovery": "status-503", "jwks": "reset" }));
     has_its_secret("signed by a known key, and the issuer is down");
     fault(json!({ "discovery": null, "jwks": null }));
-    pipeline.stand_in.tell_issuer("github", "rotate", &json!({ "keep": false }));
+    pipeline.stand_in.control_issuer("github", "rotate", &json!({ "keep": false }));
     has_its_secret("the issuer is back, and shows its newest key alone");
     assert_eq!(pipeline.answers(&old), 401);
 }

@@ -1,9 +1,9 @@
-//! Runs the transcripts beside this file: what a person types, and what they see.
+//! Runs the transcripts next to this file: commands and their output.
 //!
-//! A transcript is a text file. `# …` is a remark; `$ …` is a command, run by bash in a fresh directory after `setup.bash`; the lines
+//! A transcript is a text file. `# …` is a comment; `$ …` is a command, run by bash in a fresh directory after `setup.bash`; the lines
 //! below it are everything it prints on either stream, and `[exit N]` its exit code unless that is 0. In what it prints, addresses
 //! and the directory are replaced by the variables that the commands know them by. With `UPDATE=1` in the environment, the
-//! transcripts are rewritten to what was seen: the diff is then for the author to judge.
+//! transcripts are rewritten with the actual output: review the diff.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
@@ -19,7 +19,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_
 use support::StandIn;
 
 #[test]
-fn transcripts_are_true() {
+fn transcripts_match_the_output() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli");
     let mut transcripts: Vec<PathBuf> = fs::read_dir(&here).unwrap().map(|entry| entry.unwrap().path()).collect();
     transcripts.retain(|path| path.extension().is_some_and(|extension| extension == "txt"));
@@ -32,22 +32,22 @@ fn transcripts_are_true() {
         transcripts.into_iter().map(|path| (std::thread::spawn(read_and_replay(&path)), path)).collect();
     let count = sessions.len();
     for (session, path) in sessions {
-        let (told, seen) = session.join().unwrap();
-        if told == seen {
+        let (expected, actual) = session.join().unwrap();
+        if expected == actual {
             continue;
         }
         if update {
-            fs::write(&path, &seen).unwrap();
+            fs::write(&path, &actual).unwrap();
         } else {
             wrong += 1;
-            eprintln!("{}:\n{}", path.display(), difference(&told, &seen));
+            eprintln!("{}:\n{}", path.display(), difference(&expected, &actual));
         }
     }
-    assert_eq!(wrong, 0, "of {count} transcripts, this many are not true");
+    assert_eq!(wrong, 0, "of {count} transcripts, this many do not match");
 }
 
 #[test]
-fn records_are_as_the_schema_says() {
+fn records_match_the_schema() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let Some(mut validator) = support::python::client("audit_schema.py") else {
         return;
@@ -69,7 +69,7 @@ fn records_are_as_the_schema_says() {
     let files = ["b", "glass"].map(|name| session.directory.path().join(name));
     let mut kinds = "begins delivered refused resumes\n";
     if rustix::process::geteuid().is_root() {
-        live_through_an_outage(&session);
+        record_an_outage(&session);
         kinds = "begins break-glass close delivered drill open refused resumes rotated use waive\n";
     }
     let output = validator
@@ -81,8 +81,8 @@ fn records_are_as_the_schema_says() {
     assert_eq!(String::from_utf8_lossy(&output.stdout), kinds);
 }
 
-/// Adds a record of every act of break-glass to the file `glass`, and one of a start that it helped to `b`.
-fn live_through_an_outage(session: &Session) {
+/// Adds a record of every action of break-glass to the file `glass`, and the record of a start in the emergency to `b`.
+fn record_an_outage(session: &Session) {
     for command in [
         "settings '[audit]' \"file = \\\"$DIR/b\\\"\" '[break-glass]' \"audit = { file = \\\"$DIR/glass\\\" }\" \"directory = \\\"$DIR/state\\\"\"",
         "sed -i 's|^references = .*|&\\nname = \"agents\"|' settings.toml; age-keygen -o key; cp settings.toml normal",
@@ -100,9 +100,9 @@ fn live_through_an_outage(session: &Session) {
     }
 }
 
-/// Each command of the page is typed in its transcript as it stands there.
+/// The transcript contains each command of the page, unchanged.
 #[test]
-fn the_page_for_an_outage_is_true() {
+fn the_transcript_runs_every_command_of_the_outage_page() {
     const PAGE: &str = include_str!("../../packaging/docs/outage.md");
     const TRANSCRIPT: &str = include_str!("outage.txt");
     let joined: Vec<String> = PAGE.split("\\\n").map(|part| part.trim().to_owned()).collect();
@@ -116,11 +116,11 @@ fn the_page_for_an_outage_is_true() {
 }
 
 fn read_and_replay(path: &Path) -> impl FnOnce() -> (String, String) + 'static {
-    let told = fs::read_to_string(path).unwrap();
+    let expected = fs::read_to_string(path).unwrap();
     move || {
         isolate_host_state();
-        let seen = Session::begin().replay(&told);
-        (told, seen)
+        let actual = Session::begin().replay(&expected);
+        (expected, actual)
     }
 }
 
@@ -152,19 +152,19 @@ impl Session {
         Session { stand_in: StandIn::start(&[]), directory }
     }
 
-    /// The transcript as it should read: its own remarks and commands, with what was really seen below each.
-    fn replay(&self, told: &str) -> String {
+    /// The transcript with the same comments and commands, and the actual output of each command.
+    fn replay(&self, expected: &str) -> String {
         let mut seen = String::new();
-        let mut lines = told.lines().peekable();
+        let mut lines = expected.lines().peekable();
         while let Some(line) = lines.next() {
             seen.push_str(line);
             seen.push('\n');
             if let Some(command) = line.strip_prefix("$ ") {
                 seen.push_str(&self.run(command));
-                // What was told of the last run ends where the next command or remark begins, or with the empty lines before it.
+                // The expected output ends before the next command or comment, and the empty lines before it.
                 let mut gap = 0;
-                while let Some(told) = lines.next_if(|line| !line.starts_with("# ") && !line.starts_with("$ ")) {
-                    gap = if told.is_empty() { gap + 1 } else { 0 };
+                while let Some(line) = lines.next_if(|line| !line.starts_with("# ") && !line.starts_with("$ ")) {
+                    gap = if line.is_empty() { gap + 1 } else { 0 };
                 }
                 seen.push_str(&"\n".repeat(gap));
             }
@@ -211,17 +211,17 @@ impl Session {
     }
 }
 
-fn difference(told: &str, seen: &str) -> String {
+fn difference(expected: &str, actual: &str) -> String {
     let mut text = String::new();
-    let (told, seen): (Vec<&str>, Vec<&str>) = (told.lines().collect(), seen.lines().collect());
-    let same_before = told.iter().zip(&seen).take_while(|(a, b)| a == b).count();
-    let command = told.iter().take(same_before + 1).rfind(|line| line.starts_with("$ "));
+    let (expected, actual): (Vec<&str>, Vec<&str>) = (expected.lines().collect(), actual.lines().collect());
+    let same_before = expected.iter().zip(&actual).take_while(|(a, b)| a == b).count();
+    let command = expected.iter().take(same_before + 1).rfind(|line| line.starts_with("$ "));
     text.push_str(&format!("  {}\n", command.unwrap_or(&"(at the beginning)")));
-    for line in told.iter().skip(same_before).take(6) {
-        text.push_str(&format!("  told {line}\n"));
+    for line in expected.iter().skip(same_before).take(6) {
+        text.push_str(&format!("  expected {line}\n"));
     }
-    for line in seen.iter().skip(same_before).take(6) {
-        text.push_str(&format!("  seen {line}\n"));
+    for line in actual.iter().skip(same_before).take(6) {
+        text.push_str(&format!("  actual   {line}\n"));
     }
     text
 }

@@ -1,4 +1,4 @@
-# What the transcripts' commands have at hand. $DIR is the working directory, $CONNECT, $KMS and $TOKEN belong to the stand-in.
+# Functions and variables for the commands of transcripts. $DIR is the working directory, $CONNECT, $KMS and $TOKEN belong to the stand-in.
 umask 077
 PATH=$DIR/bin:$PATH
 set -o pipefail
@@ -7,7 +7,7 @@ kek=gcp-kms://projects/acme/locations/europe/keyRings/agents/cryptoKeys
 
 oci-secrets() { command oci-secrets --settings "$DIR/settings.toml" "$@"; }
 
-# The same as a user without root, whose configuration is in $DIR/home, and who may not be able to look where this was built.
+# The same as a user without root, whose configuration is in $DIR/home. The program is copied: the user may have no access to the build.
 user() {
     cp -u "$(type -P oci-secrets)" "$DIR/oci-secrets" && chmod 755 "$DIR/oci-secrets"
     setpriv --reuid 1000 --clear-groups env XDG_CONFIG_HOME="$DIR/home" "$DIR/oci-secrets" "$@"
@@ -34,14 +34,14 @@ item() {
             "$CONNECT/v1/vaults/$vault/items"
 }
 
-# Stores a canary in AgentVault, sealed under a key that decrypts as its name says, and starts a container with it: with_key KEY
+# Stores a canary in AgentVault, sealed under a key whose name selects a fault, and starts a container with it: with_key KEY
 with_key() {
     item "$1" password "$(printf canary-secret | oci-secrets seal --kek "$kek/$1" --for "op://AgentVault/$1/password")"
     start "run.secrets/x=op://AgentVault/$1/password"
 }
 
 # Runs the hook for a container with these annotations: start KEY=VALUE...
-# Its process lives in a mount namespace of its own, which has the root filesystem at $AT; its bundle is $DIR/bundle.
+# Its process has its own mount namespace, with the root filesystem at $AT; its bundle is $DIR/bundle.
 start() {
     mkdir -p "$DIR/bundle/rootfs"
     [ -e "$DIR/bundle/config.json" ] ||
@@ -68,7 +68,7 @@ state() {
           annotations: ($ARGS.positional | map(capture("(?<key>[^=]*)=(?<value>.*)"; "s")) | from_entries)}' --args -- "$@"
 }
 
-# Runs the hook, its state on standard input; $AS are words of a command line before it.
+# Runs the hook with its state on standard input; $AS is a command prefix.
 hook() {
     local hook; hook=$(command -v oci-secrets-hook)
     local words; read -ra words <<<"${AS:-}"
@@ -88,7 +88,7 @@ blank_times() {
     sed -E 's/20[0-9-]{8} [0-9:]{5} UTC/…/g; s/[0-9a-f]{64}/…/g; s/emergency [0-9a-f]{12}/emergency …/g; s/new[0-9]{23}/…/g; s/age1[0-9a-z]{58}/age1…/; s/(hosts    )"'"$(uname -n)"'"/\1"…"/; s/(ssh-ed25519) [A-Za-z0-9+\/]+/\1 …/g'
 }
 
-# Makes $DIR/bundle anew, with these annotations: bundle KEY=VALUE...
+# Creates $DIR/bundle with these annotations: bundle KEY=VALUE...
 bundle() {
     mkdir -p "$DIR/bundle"
     jq -n '{ociVersion: "1.0.2", annotations: ($ARGS.positional | map(capture("(?<key>[^=]*)=(?<value>.*)")) | from_entries)}' \
@@ -102,7 +102,7 @@ runtime() {
     oci-secrets-runtime --runtime "$DIR/real" "$@"
 }
 
-# Puts a stand-in for 1Password's CLI at $DIR/op, with these members in its setup: op NAME=VALUE...
+# Installs a stand-in for 1Password's CLI as $DIR/op, with these members in its setup: op NAME=VALUE...
 # shellcheck disable=SC2120 # Transcripts have arguments for it.
 op() {
     cp "$(dirname "${BASH_SOURCE[0]}")/../support/op" "$DIR/op"
@@ -111,7 +111,7 @@ op() {
         ($ARGS.positional | map(capture("(?<key>[^=]*)=(?<value>.*)")) | from_entries)' --args -- "$@" >"$DIR/op.json"
 }
 
-# Writes settings that fetch through it, with plain values allowed; the arguments are lines of [op].
+# Writes settings that use it as the source, and allow plaintext values; the arguments are lines of [op].
 op_settings() {
     # shellcheck disable=SC2119 # The arguments are for another.
     op && DEADLINE=${DEADLINE:-10s} settings
@@ -121,7 +121,7 @@ op_settings() {
     printf '%s\n' '[op]' "program = \"$DIR/op\"" "$@" >>"$DIR/settings.toml"
 }
 
-# Writes settings with these lines in [static-token], and begins the audit file anew.
+# Writes settings with these lines in [static-token], and starts a new audit file.
 conditions() {
     rm -f "$DIR/audit.jsonl"
     settings '[audit]' "file = \"$DIR/audit.jsonl\"" '[static-token]' "$@"
@@ -132,10 +132,10 @@ blank_uses() {
     sed -E 's/(mon|tue|wed|thu|fri|sat|sun) ([0-9:]{5} UTC|00:00)/… \2/g; s/[0-9:]{5} UTC/…/g; s/^2[^ ]*/…/; s/item [a-z0-9]{26}/item …/; s/is [0-9hms ]* old/is … old/'
 }
 
-# Whether a process holds SIGTERM back.
+# Whether a process blocks SIGTERM.
 holds() { grep -qs '^SigBlk:.*[4-7c-f]...$' "/proc/$1/status"; }
 
-# Whether a process that the stand-in left behind is still there.
+# Whether a process that the stand-in started is still running.
 left_behind() {
     local pid pids
     read -ra pids <"$DIR/op.pids"
@@ -145,7 +145,7 @@ left_behind() {
     rm "$DIR/op.pids"
 }
 
-# Makes $DIR/bundle anew as an engine does, with a user and the hook, and with these annotations: bundle_with_hook KEY=VALUE...
+# Creates $DIR/bundle as an engine does, with a user, the hook and these annotations: bundle_with_hook KEY=VALUE...
 bundle_with_hook() {
     bundle "$@"
     jq '. + {process: {user: {uid: 1000, gid: 1001}}, root: {path: "rootfs"},
@@ -153,7 +153,7 @@ bundle_with_hook() {
     mv "$DIR/spec" "$DIR/bundle/config.json"
 }
 
-# Puts a program of this name on the PATH, which prints this: engine NAME TEXT. How it was called is in $DIR/NAME.called.
+# Installs a program of this name on the PATH, which prints this text: engine NAME TEXT. Its arguments are in $DIR/NAME.called.
 engine() {
     mkdir -p "$DIR/bin"
     printf '%s' "$2" >"$DIR/bin/$1.out"
@@ -161,7 +161,7 @@ engine() {
     chmod 755 "$DIR/bin/$1"
 }
 
-# Makes the folder $DIR/project with this .envrc, which direnv may run, and gives direnv our library: project LINE...
+# Creates $DIR/project with this .envrc, allows it in direnv, and installs our direnv library: project LINE...
 project() {
     mkdir -p "$DIR/project" "$DIR/for-direnv" "$DIR/config/direnv/lib"
     cp "${BASH_SOURCE[0]%/*}/../../config/direnv/oci-secrets.sh" "$DIR/config/direnv/lib/"
@@ -173,7 +173,7 @@ project() {
 
 direnv() { PATH=$DIR/for-direnv:$PATH HOME=$DIR XDG_CONFIG_HOME=$DIR/config XDG_DATA_HOME=$DIR/data command direnv "$@"; }
 
-# Types these lines at a shell with direnv's hook, and with no other oci-secrets than that of `project`: types SHELL LINE...
+# Runs these lines in an interactive shell with direnv's hook and the oci-secrets of `project`: types SHELL LINE...
 types() {
     local shell=$1 options
     shift
@@ -186,7 +186,7 @@ types() {
             "$shell" "${options[@]}" 2>&1 | sed 's/\x1b\[[0-9;]*m//g; /job control\|process group\|^exit$/d'
 }
 
-# Shows how a file of these lines is refused: refused LINE...
+# Prints the error for a file with these lines: refused LINE...
 refused() {
     printf '%s\n' "$@" >list
     oci-secrets annotate --format compose list
@@ -195,30 +195,30 @@ refused() {
 # Blanks hashes, as the lines of a chain have them.
 blank_hash() { sed -E 's/[0-9a-f]{64}/…/'; }
 
-# The environment of a job of GitHub Actions: github COMMAND... $ISSUER is another than that of a job which may have tokens.
+# The environment of a job of GitHub Actions: github COMMAND... $ISSUER overrides the default issuer.
 github() {
     ACTIONS_ID_TOKEN_REQUEST_URL="$ISSUERS${ISSUER:-github}/request?api-version=2.0" ACTIONS_ID_TOKEN_REQUEST_TOKEN=$REQUEST_TOKEN "$@"
 }
 
-# Prints a token of this issuer with these claims over the usual ones: mint ISSUER CLAIMS
+# Prints a token of this issuer with these claims added to the default ones: mint ISSUER CLAIMS
 mint() {
     curl -sf -X POST -H 'Content-Type: application/json' -d "{\"claims\": $2}" "${ISSUERS%/}/stand-in/issuers/$1/mint" |
         jq -j .token
 }
 
-# What a token says of itself.
+# Prints some claims of a token.
 claims() { jq -cR 'split(".")[1] | @base64d | fromjson | {iss: (.iss | split("/")[-1]), aud, repository, project_path}'; }
 
-# Lets the token of [connect] come from here: token_from TOML
+# Sets the source of the token in [connect]: token_from TOML
 token_from() { settings && sed -i "s|^token-file = .*|token = $1|" settings.toml; }
 
-# Gives the answers of an issuer faults: fault ISSUER FAULTS
+# Sets faults for the responses of an issuer: fault ISSUER FAULTS
 fault() { curl -sf -X POST -H 'Content-Type: application/json' -d "$2" "${ISSUERS%/}/stand-in/issuers/$1/fault"; }
 
 # Seals a canary for a field of AgentVault and stores it: write ITEM [FIELD]
 write() { printf canary-secret | oci-secrets seal --kek local-kek:trial --for "op://AgentVault/$1/${2:-password}" --write >/dev/null; }
 
-# How many items of AgentVault have this title, and how many fields each: stored TITLE
+# Prints the number of fields of each item of AgentVault with this title: stored TITLE
 stored() {
     curl -sf -H "Authorization: Bearer $TOKEN" "$CONNECT/v1/vaults/$vault/items" | jq -r --arg title "$1" '.[] | select(.title == $title).id' |
         while read -r id; do curl -sf -H "Authorization: Bearer $TOKEN" "$CONNECT/v1/vaults/$vault/items/$id" | jq '.fields | length'; done

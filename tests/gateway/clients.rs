@@ -1,4 +1,4 @@
-//! Clients that know nothing of the gateway, and hold an identity token where they expect one of Connect.
+//! Unmodified Connect clients, with an identity token in place of a Connect token.
 
 use serde_json::Value;
 
@@ -8,9 +8,12 @@ use crate::support::host::Host;
 use crate::support::{AGENT_VAULT, python, skip};
 
 #[test]
-fn serves_1passwords_own_client() {
-    let site =
-        Site::showing(&["op://AgentVault/deploy/*", "op://AgentVault/ordinary/username", "op://Shapes/files/text.txt"]);
+fn is_compatible_with_the_1password_client() {
+    let site = Site::granting(&[
+        "op://AgentVault/deploy/*",
+        "op://AgentVault/ordinary/username",
+        "op://Shapes/files/text.txt",
+    ]);
     site.stand_in.create_item(
         AGENT_VAULT,
         "deploy",
@@ -26,11 +29,11 @@ fn serves_1passwords_own_client() {
 }
 
 #[test]
-fn serves_our_own_hook() {
+fn serves_the_hook() {
     if !rustix::process::geteuid().is_root() {
-        return skip("a mount namespace takes root");
+        return skip("a mount namespace requires root");
     }
-    let site = Site::showing(&["op://AgentVault/deploy/password"]);
+    let site = Site::granting(&["op://AgentVault/deploy/password"]);
     let host = Host::new(&site.stand_in, "");
     let seal = ["seal", "--kek", crate::support::host::LOCAL_KEK, "--for", "op://AgentVault/deploy/password"];
     let sealed = String::from_utf8(host.oci_secrets(&seal, b"canary-secret").stdout).unwrap();

@@ -1,4 +1,4 @@
-//! Tokens and requests that are refused, each with its record.
+//! Denied tokens and requests, each with its record.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -12,8 +12,8 @@ use crate::support::gateway::{AUDIENCE, Gateway};
 use crate::{Site, issuer, vault_path};
 
 #[test]
-fn denies_each_token_that_does_not_prove_enough_and_records_it() {
-    let site = Site::showing(&["op://AgentVault/ordinary/*"]);
+fn denies_and_records_each_insufficient_token() {
+    let site = Site::granting(&["op://AgentVault/ordinary/*"]);
     let claims = |claims: Value| json!({ "claims": claims });
     let cases = [
         ("another branch", claims(json!({ "ref": "refs/heads/feature" })), 403, "no-rule"),
@@ -24,17 +24,17 @@ fn denies_each_token_that_does_not_prove_enough_and_records_it() {
         ("a longer repository", claims(json!({ "repository": "acme/app-evil" })), 403, "no-rule"),
         ("a longer owner", claims(json!({ "repository": "acme-evil/app" })), 403, "no-rule"),
         ("another case", claims(json!({ "repository": "Acme/app" })), 403, "no-rule"),
-        ("a letter that looks alike", claims(json!({ "repository": "\u{430}cme/app" })), 403, "no-rule"),
+        ("a homoglyph", claims(json!({ "repository": "\u{430}cme/app" })), 403, "no-rule"),
         ("the name under another owner's id", claims(json!({ "repository_owner_id": "99999" })), 403, "no-rule"),
         ("a claim that is missing", claims(json!({ "repository_owner_id": null })), 403, "no-rule"),
         ("expired", claims(json!({ "exp": seconds(-120), "iat": seconds(-420) })), 401, "expired"),
         ("not valid yet", claims(json!({ "nbf": seconds(600) })), 401, "not-yet-valid"),
         ("issued in the future", claims(json!({ "iat": seconds(600), "exp": seconds(900) })), 401, "not-yet-valid"),
-        ("living for a week", claims(json!({ "exp": seconds(7 * 86_400) })), 401, "long-lived"),
-        ("living for ever", claims(json!({ "exp": null })), 401, "no-lifetime"),
-        ("an expiry that is no number", claims(json!({ "exp": "4102444800" })), 401, "no-lifetime"),
-        ("a time that is no number", claims(json!({ "nbf": "tomorrow" })), 401, "not-a-token"),
-        ("issued at no time", claims(json!({ "iat": null })), 401, "no-lifetime"),
+        ("valid for a week", claims(json!({ "exp": seconds(7 * 86_400) })), 401, "long-lived"),
+        ("valid without end", claims(json!({ "exp": null })), 401, "no-lifetime"),
+        ("an expiry that is not a number", claims(json!({ "exp": "4102444800" })), 401, "no-lifetime"),
+        ("a time that is not a number", claims(json!({ "nbf": "tomorrow" })), 401, "not-a-token"),
+        ("without an issue time", claims(json!({ "iat": null })), 401, "no-lifetime"),
         ("another audience", claims(json!({ "aud": "https://github.com/acme" })), 401, "audience"),
         ("no audience", claims(json!({ "aud": null })), 401, "audience"),
         ("several audiences", claims(json!({ "aud": [AUDIENCE, "https://github.com/acme"] })), 401, "audience"),
@@ -51,7 +51,7 @@ fn denies_each_token_that_does_not_prove_enough_and_records_it() {
         ("a repository in a list", claims(json!({ "repository": ["acme/app"] })), 403, "no-rule"),
         ("an expiry with a fraction", claims(json!({ "exp": 4_102_444_800.5 })), 401, "no-lifetime"),
         (
-            "an expiry beyond all numbers",
+            "an expiry that overflows",
             json!({ "claims": { "exp": null }, "raw-claims-members": "\"exp\":1e999" }),
             401,
             "not-a-token",
@@ -127,8 +127,8 @@ fn denies_each_token_that_does_not_prove_enough_and_records_it() {
 }
 
 #[test]
-fn records_requests_that_http_does_not_allow() {
-    let site = Site::showing(&["op://AgentVault/ordinary/*"]);
+fn records_invalid_http_requests() {
+    let site = Site::granting(&["op://AgentVault/ordinary/*"]);
     let mut connection = site.gateway.connect();
     connection.write_all(b"GET /v1/vaults\0 HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     while site.gateway.audit().is_empty() {
@@ -159,11 +159,11 @@ fn a_gitlab_ref_is_a_branch_unless_the_rule_says_otherwise() {
 }
 
 #[test]
-fn denies_a_head_that_is_too_large_to_be_read_and_records_it() {
-    let site = Site::showing(&["op://AgentVault/ordinary/*"]);
+fn denies_and_records_an_oversized_request_head() {
+    let site = Site::granting(&["op://AgentVault/ordinary/*"]);
     let mut connection = site.gateway.connect();
     let huge = format!("GET /v1/vaults HTTP/1.1\r\nAuthorization: Bearer {}\r\n\r\n", "x".repeat(200_000));
-    // The answer can be lost with what was not read; the record is not.
+    // The response may be lost because the connection is reset; the record is not.
     let _ = connection.write_all(huge.as_bytes());
     while site.gateway.audit().is_empty() {
         thread::sleep(Duration::from_millis(5));
@@ -172,10 +172,10 @@ fn denies_a_head_that_is_too_large_to_be_read_and_records_it() {
 }
 
 #[test]
-fn a_flood_of_refusals_does_not_fill_the_audit() {
-    let site = Site::showing(&["op://AgentVault/ordinary/*"]);
-    site.stand_in.tell_issuer("github", "fault", &json!({ "discovery": "status-503" }));
-    // Without keys they can be neither accepted nor denied for good.
+fn a_flood_of_denials_does_not_fill_the_audit() {
+    let site = Site::granting(&["op://AgentVault/ordinary/*"]);
+    site.stand_in.control_issuer("github", "fault", &json!({ "discovery": "status-503" }));
+    // Without keys the gateway can neither accept a token nor deny it permanently.
     let token = site.mint(Value::Null);
     let mut connection = BufReader::new(site.gateway.connect());
     let mut statuses = BTreeMap::<String, usize>::new();
@@ -198,8 +198,8 @@ fn a_flood_of_refusals_does_not_fill_the_audit() {
 }
 
 #[test]
-fn denies_what_is_no_token() {
-    let site = Site::showing(&["op://AgentVault/ordinary/*"]);
+fn denies_malformed_tokens() {
+    let site = Site::granting(&["op://AgentVault/ordinary/*"]);
     for (header, reason) in [
         ("", "no-token"),
         ("Authorization: Basic eDp4\r\n", "no-token"),
@@ -220,8 +220,8 @@ fn denies_what_is_no_token() {
 }
 
 #[test]
-fn denies_everything_but_reading() {
-    let site = Site::showing(&["op://AgentVault/*"]);
+fn denies_every_method_except_get() {
+    let site = Site::granting(&["op://AgentVault/*"]);
     let token = site.mint(Value::Null);
     let items = vault_path("/items");
     for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "HEAD", "PROPFIND"] {

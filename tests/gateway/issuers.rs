@@ -1,4 +1,4 @@
-//! Issuers that change their keys, do not respond, respond slowly, or respond with something else.
+//! Issuers that rotate their keys, do not respond, respond slowly, or send invalid responses.
 
 use std::io::Write as _;
 use std::thread;
@@ -12,27 +12,27 @@ use crate::{Site, issuer, rule};
 
 #[test]
 fn rotated_keys_interrupt_no_client() {
-    let site = Site::showing(&["op://AgentVault/ordinary/*"]);
+    let site = Site::granting(&["op://AgentVault/ordinary/*"]);
     let before = site.mint(Value::Null);
     assert_eq!(site.gateway.get("/v1/vaults", &before).status, 200);
-    site.stand_in.tell_issuer("github", "rotate", &json!({}));
+    site.stand_in.control_issuer("github", "rotate", &json!({}));
     let after = site.mint(Value::Null);
     assert_eq!(site.gateway.get("/v1/vaults", &after).status, 200);
     assert_eq!(site.gateway.get("/v1/vaults", &before).status, 200);
 
-    // A key that is withdrawn goes with the next look at the keys, which a new one makes necessary.
-    site.stand_in.tell_issuer("github", "rotate", &json!({ "keep": false }));
+    // A withdrawn key is removed at the next fetch of the keys, which an unknown key triggers.
+    site.stand_in.control_issuer("github", "rotate", &json!({ "keep": false }));
     assert_eq!(site.gateway.get("/v1/vaults", &site.mint(Value::Null)).status, 200);
-    // There were as many fetches as are allowed at once, so the refusal is not final.
+    // The limit for fetches is reached, so the denial is not permanent.
     assert_eq!(site.gateway.get("/v1/vaults", &after).status, 503);
     assert_eq!(site.last()["reason"], "key-pending");
-    assert_eq!(asked(&site, "jwks"), 3);
+    assert_eq!(request_count(&site, "jwks"), 3);
 }
 
 #[test]
 fn keys_of_another_server_or_issuer_are_not_accepted() {
     let site = site_with(9);
-    // Its own keys, and yet where others could have put them.
+    // The issuer's own keys, but on another host.
     let elsewhere = site.stand_in.issuer("github-0").replace("127.0.0.1", "localhost") + "/.well-known/jwks";
     let signed_by = |algorithms: [&str; 1]| json!({ "id_token_signing_alg_values_supported": algorithms });
     let cases = [
@@ -40,7 +40,7 @@ fn keys_of_another_server_or_issuer_are_not_accepted() {
         ("keys over plain http", "discovery", json!({ "jwks_uri": "http://keys.example/keys" }), 503, "issuer-down"),
         ("another's document", "discovery", json!({ "issuer": "https://issuer.example" }), 503, "issuer-down"),
         ("no set of keys", "jwks", json!("keys"), 503, "issuer-down"),
-        ("a set of keys that is there twice", "jwks", json!({ "raw": r#"{"keys":[],"keys":[]}"# }), 503, "issuer-down"),
+        ("a duplicate set of keys", "jwks", json!({ "raw": r#"{"keys":[],"keys":[]}"# }), 503, "issuer-down"),
         (
             "a key with a member twice",
             "jwks",
@@ -48,9 +48,9 @@ fn keys_of_another_server_or_issuer_are_not_accepted() {
             503,
             "issuer-down",
         ),
-        ("keys for what is not believed", "discovery", signed_by(["HS256"]), 401, "unknown-key"),
+        ("keys for an algorithm that is not accepted", "discovery", signed_by(["HS256"]), 401, "unknown-key"),
         (
-            "a key that everybody has",
+            "a symmetric key",
             "jwks",
             json!({ "keys": [{ "kty": "oct", "kid": "github-key-1", "k": "eA" }] }),
             401,
@@ -60,33 +60,33 @@ fn keys_of_another_server_or_issuer_are_not_accepted() {
     ];
     for (at, (name, document, content, status, reason)) in cases.iter().enumerate() {
         let issuer = format!("github-{at}");
-        site.stand_in.tell_issuer(&issuer, document, content);
+        site.stand_in.control_issuer(&issuer, document, content);
         let answer = site.gateway.get("/v1/vaults", &site.stand_in.mint(&issuer, &Value::Null));
         assert_eq!((answer.status, &site.last()["reason"]), (*status, &json!(reason)), "{name}");
     }
 
-    // The keys of another under the names of its own: what they signed is not taken for what its own key signed before.
+    // Keys of another issuer with the same key ids: the cached verification of the genuine key does not apply to them.
     let genuine = site.mint(Value::Null);
     let mut keys = site.stand_in.keys("github-other");
     keys["keys"][0]["kid"] = "github-key-1".into();
-    site.stand_in.tell_issuer("github", "jwks", &keys);
+    site.stand_in.control_issuer("github", "jwks", &keys);
     assert_eq!(site.gateway.get("/v1/vaults", &genuine).status, 401);
     assert_eq!(site.last()["reason"], "signature");
 }
 
 #[test]
 fn an_issuer_that_does_not_respond_affects_only_unknown_keys() {
-    let site = Site::showing(&["op://AgentVault/ordinary/*"]);
+    let site = Site::granting(&["op://AgentVault/ordinary/*"]);
     let token = site.mint(Value::Null);
     for fault in ["status-503", "reset"] {
-        site.stand_in.tell_issuer("github", "fault", &json!({ "discovery": fault }));
+        site.stand_in.control_issuer("github", "fault", &json!({ "discovery": fault }));
         let answer = site.gateway.get("/v1/vaults", &token);
         assert_eq!((answer.status, &site.last()["reason"]), (503, &json!("issuer-down")), "{fault}");
         assert!(answer.head.iter().any(|line| line == "retry-after: 1"));
     }
-    site.stand_in.tell_issuer("github", "fault", &json!({ "discovery": null }));
+    site.stand_in.control_issuer("github", "fault", &json!({ "discovery": null }));
     assert_eq!(site.gateway.get("/v1/vaults", &token).status, 200);
-    site.stand_in.tell_issuer("github", "fault", &json!({ "discovery": "status-503", "jwks": "status-503" }));
+    site.stand_in.control_issuer("github", "fault", &json!({ "discovery": "status-503", "jwks": "status-503" }));
     assert_eq!(site.gateway.get("/v1/vaults", &token).status, 200);
 }
 
@@ -96,7 +96,7 @@ fn hostile_responses_of_an_issuer_are_bounded() {
     let site = site_with(faults.len());
     for (at, fault) in faults.iter().enumerate() {
         let issuer = format!("github-{at}");
-        site.stand_in.tell_issuer(&issuer, "fault", &json!({ "jwks": fault }));
+        site.stand_in.control_issuer(&issuer, "fault", &json!({ "jwks": fault }));
         let answer = site.gateway.get("/v1/vaults", &site.stand_in.mint(&issuer, &Value::Null));
         assert_eq!((answer.status, &site.last()["reason"]), (503, &json!("issuer-down")), "{fault}");
     }
@@ -104,21 +104,21 @@ fn hostile_responses_of_an_issuer_are_bounded() {
 }
 
 #[test]
-fn a_slow_issuer_gets_one_request_for_all_waiters() {
-    let site = Site::showing(&["op://AgentVault/ordinary/*"]);
-    site.stand_in.tell_issuer("github", "fault", &json!({ "jwks": "slow-300" }));
+fn concurrent_waiters_cause_one_request_to_a_slow_issuer() {
+    let site = Site::granting(&["op://AgentVault/ordinary/*"]);
+    site.stand_in.control_issuer("github", "fault", &json!({ "jwks": "slow-300" }));
     let token = site.mint(Value::Null);
     thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| assert_eq!(site.gateway.get("/v1/vaults", &token).status, 200));
         }
     });
-    assert_eq!(asked(&site, "jwks"), 1);
+    assert_eq!(request_count(&site, "jwks"), 1);
 }
 
 #[test]
 fn made_up_keys_cause_few_requests_and_delay_a_new_key_by_seconds() {
-    let site = Site::showing(&["op://AgentVault/ordinary/*"]);
+    let site = Site::granting(&["op://AgentVault/ordinary/*"]);
     let mut statuses = Vec::new();
     for number in 0..30 {
         let token = site.mint(json!({ "header": { "kid": format!("made-up-{number}") } }));
@@ -127,11 +127,11 @@ fn made_up_keys_cause_few_requests_and_delay_a_new_key_by_seconds() {
     assert_eq!(statuses[..3], [401; 3]);
     assert!(statuses[3..].iter().filter(|status| **status == 503).count() >= 25, "{statuses:?}");
     assert_eq!(site.last()["reason"], "key-pending");
-    assert!(asked(&site, "jwks") <= 5);
+    assert!(request_count(&site, "jwks") <= 5);
     assert_eq!(site.gateway.get("/v1/vaults", &site.mint(Value::Null)).status, 200);
 
-    // A genuine new key is refused for now, and accepted as soon as the answer says.
-    site.stand_in.tell_issuer("github", "rotate", &json!({}));
+    // A genuine new key is refused at first, and accepted after the time in `Retry-After`.
+    site.stand_in.control_issuer("github", "rotate", &json!({}));
     let token = site.mint(Value::Null);
     let answer = site.gateway.get("/v1/vaults", &token);
     let after = answer.head.iter().find_map(|line| line.strip_prefix("retry-after: "));
@@ -151,9 +151,9 @@ fn a_silent_issuer_does_not_shut_out_clients_of_others() {
         "[limits]\nrequests = 2\n".to_owned(),
     ];
     let gateway = Gateway::start(&stand_in, &rules.concat());
-    stand_in.tell_issuer("github-silent", "fault", &json!({ "discovery": "silent" }));
+    stand_in.control_issuer("github-silent", "fault", &json!({ "discovery": "silent" }));
     let token = stand_in.mint("github", &Value::Null);
-    // Requests that wait for keys, more than are served at the same time.
+    // More waiting requests than the limit for concurrent requests.
     let waiting: Vec<_> = (0..8)
         .map(|number| {
             let made_up = stand_in.mint("github-silent", &json!({ "header": { "kid": format!("made-up-{number}") } }));
@@ -196,14 +196,14 @@ fn accepts_each_kind_of_issuer_for_its_own_rules() {
         assert_eq!(vaults[0]["name"], "Shapes", "{name}: {vaults}");
         assert_eq!(gateway.audit().pop().unwrap()["rules"], json!([name]));
     }
-    // The claims of one issuer's rule under another issuer's name.
+    // Claims that match the rule of another issuer.
     let forged = stand_in.mint(
         "es256",
         &json!({ "claims": { "sub": "system:serviceaccount:agents:deployer",
         "kubernetes.io": { "namespace": "agents" }, "repository": "acme/app" } }),
     );
     assert_eq!(gateway.get("/v1/vaults", &forged).status, 403);
-    // The name of one issuer over the signature of another that is believed, too.
+    // The name of one issuer with the signature of another trusted issuer.
     for (header, reason) in [(json!({}), "unknown-key"), (json!({ "kid": "github-key-1" }), "signature")] {
         let forged = stand_in.mint("github", &json!({ "by": "gitlab", "header": header }));
         assert_eq!(gateway.get("/v1/vaults", &forged).status, 401);
@@ -211,7 +211,7 @@ fn accepts_each_kind_of_issuer_for_its_own_rules() {
     }
 }
 
-/// A site with so many more issuers, `github-0` and so on.
+/// A site with this number of additional issuers, `github-0` and so on.
 fn site_with(issuers: usize) -> Site {
     let stand_in = StandIn::start(&[]);
     let more = (0..issuers).map(|at| issuer(&stand_in, &format!("github-{at}"), "github"));
@@ -221,8 +221,8 @@ fn site_with(issuers: usize) -> Site {
     Site { stand_in, gateway }
 }
 
-/// How often something was asked of the issuer.
-fn asked(site: &Site, what: &str) -> usize {
+/// The number of requests to the issuer for this path.
+fn request_count(site: &Site, what: &str) -> usize {
     let requests = site.stand_in.requests();
     requests.iter().filter(|request| request["path"].as_str().unwrap().ends_with(what)).count()
 }

@@ -1,4 +1,4 @@
-//! `oci-secrets-gateway` before the stand-in for 1Password Connect, with tokens of the stand-in's issuers.
+//! `oci-secrets-gateway` in front of the stand-in for 1Password Connect, with tokens of the stand-in's issuers.
 
 #![allow(
     clippy::unwrap_used,
@@ -23,15 +23,15 @@ use serde_json::{Value, json};
 use support::gateway::{AUDIENCE, Gateway};
 use support::{AGENT_VAULT, StandIn};
 
-/// A gateway that lets the branch `main` of `acme/app` see one item, and its token.
+/// A stand-in and a gateway with one rule, for the branch `main` of `acme/app`.
 struct Site {
     stand_in: StandIn,
     gateway: Gateway,
 }
 
 impl Site {
-    /// One that shows these references, from an issuer `github`.
-    fn showing(references: &[&str]) -> Site {
+    /// A site whose rule grants these references, with the issuer `github`.
+    fn granting(references: &[&str]) -> Site {
         let stand_in = StandIn::start(&[]);
         let rules = format!("{}{}", issuer(&stand_in, "github", "github"), rule(&stand_in, references));
         let gateway = Gateway::start(&stand_in, &rules);
@@ -46,13 +46,13 @@ impl Site {
         self.gateway.get(path, &self.mint(Value::Null))
     }
 
-    /// The records of the last requests.
+    /// The record of the last request.
     fn last(&self) -> Value {
         self.gateway.audit().pop().expect("nothing was recorded")
     }
 }
 
-/// Settings that believe an issuer.
+/// The settings for a trusted issuer.
 fn issuer(stand_in: &StandIn, name: &str, kind: &str) -> String {
     format!("[[issuer]]\nurl = '{}'\nkind = '{kind}'\naudience = '{AUDIENCE}'\n", stand_in.issuer(name))
 }
@@ -80,8 +80,8 @@ fn ids(list: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn health_is_told_to_everyone() {
-    let site = Site::showing(&["op://AgentVault/*"]);
+fn health_requires_no_token() {
+    let site = Site::granting(&["op://AgentVault/*"]);
     let health = site.gateway.ask("GET /health HTTP/1.1\r\n");
     assert_eq!(health.json()["dependencies"][0], json!({ "service": "connect", "status": "ACTIVE" }));
     assert_eq!(site.gateway.ask("GET /heartbeat HTTP/1.1\r\n").body, b".");

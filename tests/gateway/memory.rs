@@ -15,7 +15,7 @@ use crate::{issuer, rule, vault_path};
 const LISTS: usize = 120;
 const ITEMS: usize = 1_500;
 const LIST_BYTES: usize = 4_000_000;
-/// Far less than all lists at once, and than what `packaging/systemd` allows.
+/// Far less than the size of all lists, and than the limit in `packaging/systemd`.
 const MEMORY_KIB_MAX: usize = 128 * 1024;
 
 #[test]
@@ -40,7 +40,7 @@ fn long_lists_in_parallel_stay_within_the_memory_of_the_unit() {
         let served: usize = thread::scope(|scope| {
             let list = || {
                 let answer = gateway.get(&vault_path("/items"), &token);
-                // On a slow machine some wait for longer than the gateway keeps them.
+                // On a slow machine some requests exceed the gateway's wait limit.
                 assert!(matches!(answer.status, 200 | 429), "{}", String::from_utf8_lossy(&answer.body));
                 let is_served = answer.status == 200;
                 assert!(!is_served || answer.json().as_array().unwrap().len() == shown);
@@ -51,18 +51,18 @@ fn long_lists_in_parallel_stay_within_the_memory_of_the_unit() {
         });
         assert!(served > 8, "{served}");
         let peak = peak_memory_kib(gateway.pid());
-        assert!(peak < MEMORY_KIB_MAX, "{peak} KiB at {LISTS} lists of {ITEMS} items, of which {shown} are shown");
+        assert!(peak < MEMORY_KIB_MAX, "{peak} KiB at {LISTS} lists of {ITEMS} items, of which {shown} are granted");
     }
 }
 
-/// The peak of the resident memory of a process.
+/// The peak resident memory of a process.
 fn peak_memory_kib(pid: u32) -> usize {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     peak.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// A Connect server on loopback that has these vaults, and these items in each.
+/// Starts a Connect server on loopback with these vaults, and these items in each.
 fn serve(vaults: Value, items: Value) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

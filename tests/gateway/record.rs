@@ -1,4 +1,4 @@
-//! The records of the audit: what they contain, and what they do not.
+//! The contents of audit records.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,8 +10,8 @@ use crate::support::python;
 use crate::{Site, filtered, vault_path};
 
 #[test]
-fn a_denial_tells_the_claims_that_rules_look_at_and_no_others() {
-    let site = Site::showing(&["op://AgentVault/ordinary/*"]);
+fn a_denial_records_only_claims_that_rules_use() {
+    let site = Site::granting(&["op://AgentVault/ordinary/*"]);
     let fork = json!({
         "repository": "mallory/app", "ref": "x".repeat(300), "event_name": "pull_request", "actor": "canary-actor",
         "repository_owner_id": (0..40).map(|id| id.to_string()).collect::<Vec<_>>(),
@@ -35,8 +35,8 @@ fn a_denial_tells_the_claims_that_rules_look_at_and_no_others() {
 }
 
 #[test]
-fn an_interrupted_write_costs_no_further_record() {
-    let mut site = Site::showing(&["op://AgentVault/ordinary/*"]);
+fn an_interrupted_write_damages_no_other_record() {
+    let mut site = Site::granting(&["op://AgentVault/ordinary/*"]);
     fs::write(site.gateway.install().path("audit.jsonl"), "{\"schema\":1,\"ti").unwrap();
     site.gateway.reload("reloaded the settings");
     assert_eq!(site.get("/v1/vaults").status, 200);
@@ -47,8 +47,8 @@ fn an_interrupted_write_costs_no_further_record() {
 }
 
 #[test]
-fn records_are_as_the_schema_says() {
-    let site = Site::showing(&["op://AgentVault/ordinary/*", "op://Shapes/files/text.txt"]);
+fn records_match_the_schema() {
+    let site = Site::granting(&["op://AgentVault/ordinary/*", "op://Shapes/files/text.txt"]);
     let files = "/v1/vaults/shapes00000000000000000000/items/files000000000000000000000/files";
     let file = format!("{files}/textfile000000000000000000");
     for (path, status) in [
@@ -76,8 +76,8 @@ fn records_are_as_the_schema_says() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/gateway-audit.schema.json");
     let schema: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     let keys = |object: &Value| -> BTreeSet<String> { object.as_object().unwrap().keys().cloned().collect() };
-    let told: BTreeSet<String> = site.gateway.audit().iter().flat_map(keys).collect();
-    assert_eq!(told, keys(&schema["properties"]), "the schema describes all that is told, and no more");
+    let recorded: BTreeSet<String> = site.gateway.audit().iter().flat_map(keys).collect();
+    assert_eq!(recorded, keys(&schema["properties"]), "the schema describes exactly the recorded keys");
     if let Some(mut validator) = python::client("audit_schema.py") {
         let output = validator.arg(path).arg(site.gateway.install().path("audit.jsonl")).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -1,4 +1,4 @@
-//! What is out of scope looks like what does not exist.
+//! Objects that no rule grants are indistinguishable from missing ones.
 
 use serde_json::{Value, json};
 
@@ -11,8 +11,8 @@ const DUPLICATES: &str = "duplicates0000000000000000";
 const NOWHERE: &str = "zzzzzzzzzzzzzzzzzzzzzzzzzz";
 
 #[test]
-fn lists_and_bodies_hold_what_the_rule_names_and_no_more() {
-    let site = Site::showing(&["op://AgentVault/deploy/password", "op://AgentVault/deploy/prod/*"]);
+fn lists_and_items_contain_only_granted_objects() {
+    let site = Site::granting(&["op://AgentVault/deploy/password", "op://AgentVault/deploy/prod/*"]);
     let fields = [("", "password", "canary-seen"), ("prod", "key", "canary-seen"), ("test", "key", "canary-hidden")];
     let deploy = site.stand_in.create_item(AGENT_VAULT, "deploy", &fields);
     let other = site.stand_in.create_item(AGENT_VAULT, "hidden", &[("", "password", "canary-hidden")]);
@@ -50,8 +50,8 @@ fn lists_and_bodies_hold_what_the_rule_names_and_no_more() {
 }
 
 #[test]
-fn hidden_and_absent_are_answered_alike_to_the_last_byte() {
-    let site = Site::showing(&["op://AgentVault/deploy/*", "op://Shapes/files/text.txt"]);
+fn responses_for_hidden_and_missing_objects_are_identical() {
+    let site = Site::granting(&["op://AgentVault/deploy/*", "op://Shapes/files/text.txt"]);
     let hidden = site.stand_in.create_item(AGENT_VAULT, "hidden", &[("", "password", "canary-hidden")]);
     let (absent, files) = (NOWHERE, "files000000000000000000000");
     assert_eq!(site.get("/v1/vaults").status, 200);
@@ -81,8 +81,8 @@ fn hidden_and_absent_are_answered_alike_to_the_last_byte() {
 }
 
 #[test]
-fn a_filter_is_no_way_to_ask_about_the_rest() {
-    let site = Site::showing(&["op://AgentVault/ordinary/username"]);
+fn a_filter_reveals_no_hidden_object() {
+    let site = Site::granting(&["op://AgentVault/ordinary/username"]);
     let items = vault_path("/items");
     let found = |path: &str, filter: &str| site.get(&filtered(path, filter)).json();
     assert_eq!(ids(&found(&items, r#"title eq "ordinary""#)).len(), 1);
@@ -104,8 +104,8 @@ fn a_filter_is_no_way_to_ask_about_the_rest() {
 }
 
 #[test]
-fn of_two_items_of_one_title_both_are_shown_and_ids_mean_one() {
-    let site = Site::showing(&["op://Duplicates/same title/*", "op://Duplicates/upper000000000000000000000/*"]);
+fn a_title_grants_all_items_of_that_title_and_an_id_grants_one() {
+    let site = Site::granting(&["op://Duplicates/same title/*", "op://Duplicates/upper000000000000000000000/*"]);
     let items = site.get(&format!("/v1/vaults/{DUPLICATES}/items")).json();
     let mut found = ids(&items);
     found.sort_unstable();
@@ -113,8 +113,8 @@ fn of_two_items_of_one_title_both_are_shown_and_ids_mean_one() {
 }
 
 #[test]
-fn files_are_shown_one_by_one() {
-    let site = Site::showing(&["op://Shapes/files/text.txt"]);
+fn files_are_granted_individually() {
+    let site = Site::granting(&["op://Shapes/files/text.txt"]);
     let files = format!("/v1/vaults/{SHAPES}/items/files000000000000000000000/files");
     let list = site.get(&format!("{files}?inline_files=true")).json();
     assert_eq!(ids(&list), ["textfile000000000000000000"]);
@@ -127,8 +127,8 @@ fn files_are_shown_one_by_one() {
 }
 
 #[test]
-fn what_connect_answers_badly_is_not_passed_on() {
-    let site = Site::showing(&["op://Faults/*"]);
+fn invalid_responses_of_connect_are_not_forwarded() {
+    let site = Site::granting(&["op://Faults/*"]);
     let faults = "/v1/vaults/faults00000000000000000000/items";
     for (title, status) in [
         ("status-500", 500),
@@ -151,7 +151,7 @@ fn what_connect_answers_badly_is_not_passed_on() {
     assert_eq!(site.stand_in.hits(), 0);
 }
 
-/// An answer without the ids that were asked for.
+/// A response without the requested ids.
 fn alike(answer: Answer) -> (Vec<String>, String) {
     let mut body: Value = answer.json();
     let message = body["message"].as_str().unwrap().to_owned();

@@ -1,4 +1,4 @@
-//! The gateway as a service: limits, signals, sockets of others, what it says when it does not start.
+//! The gateway as a service: limits, signals, socket activation, and errors at start.
 
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
@@ -17,32 +17,32 @@ use crate::support::with_mode;
 use crate::{Site, filtered, issuer, rule, vault_path};
 
 #[test]
-fn a_reload_brings_new_rules_and_bad_settings_change_nothing() {
-    let mut site = Site::showing(&["op://AgentVault/*"]);
+fn a_reload_applies_new_rules_and_invalid_settings_change_nothing() {
+    let mut site = Site::granting(&["op://AgentVault/*"]);
     assert_eq!(site.get("/v1/vaults").json().as_array().unwrap().len(), 1);
     let issuer = issuer(&site.stand_in, "github", "github");
     site.gateway.install().write(&format!("{issuer}[[rule]]\nname = 'x'\n"));
-    let told = site.gateway.reload("error: the previous settings stay in effect: ");
-    assert!(told.contains("gateway.toml: line ") && told.ends_with("rule: missing field `issuer`"), "{told}");
+    let message = site.gateway.reload("error: the previous settings stay in effect: ");
+    assert!(message.contains("gateway.toml: line ") && message.ends_with("rule: missing field `issuer`"), "{message}");
     assert_eq!(site.get("/v1/vaults").status, 200);
 
     site.gateway.install().write(&format!("{issuer}{}", rule(&site.stand_in, &["op://Shapes/*"])));
     site.gateway.install().certify();
     site.gateway.reload("note: reloaded the settings");
-    // The new certificate is the one that is shown: the old one is no longer there to be trusted.
+    // The client trusts only the new certificate, so the gateway uses it.
     assert_eq!(site.get("/v1/vaults").json()[0]["name"], "Shapes");
     let keys = site.stand_in.requests().iter().filter(|request| request["path"] == "/github/.well-known/jwks").count();
-    assert_eq!(keys, 1, "what is known of an issuer's keys outlives a reload");
+    assert_eq!(keys, 1, "cached keys of an issuer survive a reload");
 }
 
 #[test]
-fn counts_are_told_to_monitoring_alone() {
+fn metrics_are_served_only_on_their_own_address() {
     let stand_in = StandIn::start(&[]);
     let rules = format!("{}{}", issuer(&stand_in, "github", "github"), rule(&stand_in, &["op://AgentVault/*"]));
     let install = Install::new(&stand_in, &format!("{rules}[metrics]\nlisten = '127.0.0.1:0'\n"));
     let command = install.program();
     let mut gateway = Gateway::run(command, install);
-    let monitoring = gateway.told("metrics are on ");
+    let monitoring = gateway.wait_for_line("metrics are on ");
     let metrics = || {
         let mut stream = TcpStream::connect(&monitoring).unwrap();
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
@@ -66,7 +66,7 @@ fn counts_are_told_to_monitoring_alone() {
 }
 
 #[test]
-fn one_identity_cannot_take_the_place_of_others() {
+fn rate_limits_apply_per_identity() {
     let stand_in = StandIn::start(&[]);
     let others = rule(&stand_in, &["op://Shapes/*"])
         .replace("'deploy'", "'others'")
@@ -120,7 +120,7 @@ fn idle_connections_of_one_client_do_not_shut_out_others() {
 }
 
 #[test]
-fn requests_beyond_the_limit_are_turned_away_at_once() {
+fn requests_beyond_the_limit_are_denied_immediately() {
     let stand_in = StandIn::start(&[]);
     let rules = [
         issuer(&stand_in, "github", "github"),
@@ -144,8 +144,8 @@ fn requests_beyond_the_limit_are_turned_away_at_once() {
 }
 
 #[test]
-fn ends_when_what_is_under_way_has_ended() {
-    let mut site = Site::showing(&["op://Faults/*"]);
+fn shuts_down_after_pending_requests() {
+    let mut site = Site::granting(&["op://Faults/*"]);
     let faults = "/v1/vaults/faults00000000000000000000/items";
     let id = site.get(&filtered(faults, "title eq \"slow-500\"")).json()[0]["id"].as_str().unwrap().to_owned();
     let token = site.mint(Value::Null);
@@ -164,8 +164,8 @@ fn ends_when_what_is_under_way_has_ended() {
 }
 
 #[test]
-fn takes_the_socket_that_systemd_passes_and_tells_it_that_it_is_ready() {
-    // What systemd does: a socket that listens as descriptor 3, and the process's own id in the environment.
+fn supports_socket_activation_and_sd_notify() {
+    // As systemd does: a listening socket as descriptor 3, and the PID in the environment.
     const SYSTEMD: &str = "
 import os, socket, sys
 passed = socket.create_server(('127.0.0.1', 0))
@@ -184,28 +184,28 @@ os.execv(sys.argv[2], sys.argv[2:])
     let mut command = Command::new("python3");
     command.args(["-c", SYSTEMD]).arg(install.path("notify")).arg(program.get_program()).args(program.get_args());
     let mut gateway = Gateway::run(command, install);
-    let mut told = [0; 64];
-    let length = systemd.recv(&mut told).unwrap();
-    assert_eq!(&told[..length], b"READY=1");
+    let mut state = [0; 64];
+    let length = systemd.recv(&mut state).unwrap();
+    assert_eq!(&state[..length], b"READY=1");
     assert_eq!(gateway.get("/v1/vaults", &stand_in.mint("github", &Value::Null)).status, 200);
     let environment = fs::read(format!("/proc/{}/environ", gateway.pid())).unwrap();
     assert!(!String::from_utf8_lossy(&environment).contains("SSL_CERT_FILE"));
     gateway.signal(Signal::TERM);
-    let length = systemd.recv(&mut told).unwrap();
-    assert_eq!(&told[..length], b"STOPPING=1");
+    let length = systemd.recv(&mut state).unwrap();
+    assert_eq!(&state[..length], b"STOPPING=1");
     assert_eq!(gateway.wait().code(), Some(0));
 }
 
 #[test]
-fn does_not_start_with_what_is_not_safe_and_says_why() {
+fn refuses_unsafe_settings_and_reports_why() {
     let stand_in = StandIn::start(&[]);
     let good = format!("{}{}", issuer(&stand_in, "github", "github"), rule(&stand_in, &["op://AgentVault/*"]));
     let install = Install::new(&stand_in, &good);
     let check = |code: i32, message: &str| {
         let output = install.program().arg("--check").output().unwrap();
-        let told = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(code), "{told}");
-        assert!(told.contains(message), "{told} lacks {message}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{stderr}");
+        assert!(stderr.contains(message), "{stderr} lacks {message}");
     };
     check(0, "");
     with_mode(&install.path("connect-token"), b"token", 0o644);
@@ -237,7 +237,7 @@ fn does_not_start_with_what_is_not_safe_and_says_why() {
         install.write(&text);
         check(78, message);
     }
-    // Of another kind an issuer may end its name with a slash; this one does not.
+    // A generic issuer may have a trailing slash in its name; this one does not.
     let generic = good.replace("kind = 'github'", "kind = 'generic'").replace("claims = {", "claims = { sub = 'job',");
     install.write(&generic);
     check(0, "");
@@ -253,7 +253,7 @@ fn does_not_start_with_what_is_not_safe_and_says_why() {
 }
 
 #[test]
-fn keeps_the_audit_or_gives_nothing() {
+fn denies_requests_that_cannot_be_recorded() {
     let stand_in = StandIn::start(&[]);
     let rules = format!("{}{}", issuer(&stand_in, "github", "github"), rule(&stand_in, &["op://AgentVault/*"]));
     let install = Install::new(&stand_in, &format!("stdout = true\n{rules}"));

@@ -1,4 +1,4 @@
-//! The units in `packaging/systemd` under the real systemd, installed by the commands of `packaging/docs/gateway.md` as they stand there.
+//! The units in `packaging/systemd` under the real systemd, installed by the commands of `packaging/docs/gateway.md` unchanged.
 
 use std::fs;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::support::machine::Machine;
 use crate::support::systemd::Systemd;
 use crate::support::{StandIn, with_mode};
 
-/// The most that `systemd-analyze security` may find, in tenths: network and sockets of its own are what it is for.
+/// The limit for the exposure level of `systemd-analyze security`, in tenths: the gateway needs network sockets.
 const EXPOSURE_MAX: &str = "12";
 
 const UNIT: &str = "oci-secrets-gateway.service";
@@ -24,15 +24,15 @@ const AUDIT: &str = "/var/log/oci-secrets-gateway/audit.jsonl";
 const FAULTS: &str = "/v1/vaults/faults00000000000000000000/items";
 
 #[test]
-fn the_units_start_guard_reload_and_end_the_gateway_as_the_guide_installs_it() {
+fn the_units_work_as_installed_by_the_guide() {
     let Some(_machine) = Machine::enter() else { return };
     let Some(systemd) = Systemd::boot() else { return };
     let site = Site::install(&systemd);
     assert_eq!(systemd.succeeds("systemctl", &["is-active", UNIT]), "active\n");
     assert_eq!(site.get("/v1/vaults"), 200);
-    assert_eq!(site.records(), 1, "it can write where the settings say, and there alone");
+    assert_eq!(site.records(), 1, "it can write its audit file");
 
-    // What it may do: nothing that the units do not allow it.
+    // The sandbox of the units is in effect.
     systemd.succeeds("systemd-analyze", &["verify", UNIT, "oci-secrets-gateway.socket"]);
     systemd.succeeds("systemd-analyze", &["security", &format!("--threshold={EXPOSURE_MAX}"), UNIT]);
     let pid = systemd.succeeds("systemctl", &["show", "--property", "MainPID", "--value", UNIT]);
@@ -41,7 +41,7 @@ fn the_units_start_guard_reload_and_end_the_gateway_as_the_guide_installs_it() {
         assert!(status.lines().any(|found| found == line), "{line} is not in {status}");
     }
 
-    // Settings that cannot be used are told to who reloads them, and good ones come into force.
+    // A reload reports invalid settings, and applies valid ones.
     let good = fs::read_to_string(systemd.path("/etc/oci-secrets/gateway.toml")).unwrap();
     site.settings(&format!("{good}nonsense = 1\n"));
     assert!(!systemd.run("systemctl", &["reload", UNIT]).status.success());
@@ -57,7 +57,7 @@ fn the_units_start_guard_reload_and_end_the_gateway_as_the_guide_installs_it() {
         thread::sleep(Duration::from_millis(20));
     }
 
-    // It ends when what is under way has ended, and its socket starts it again.
+    // It shuts down after pending requests, and its socket starts it again.
     let slow = site.curl(&filtered(FAULTS, "title eq \"slow-500\""), &["--fail"]).output().unwrap();
     let slow: Value = serde_json::from_slice(&slow.stdout).unwrap();
     let slow = slow[0]["id"].as_str().unwrap();
@@ -77,7 +77,7 @@ fn the_units_start_guard_reload_and_end_the_gateway_as_the_guide_installs_it() {
     assert!(journal.lines().any(|line| line.starts_with("{\"schema\":1,")), "{journal}");
 }
 
-/// A gateway on a machine with systemd, before a stand-in.
+/// A gateway in namespaces with systemd, in front of a stand-in.
 struct Site<'a> {
     systemd: &'a Systemd,
     stand_in: StandIn,
@@ -91,28 +91,28 @@ impl Site<'_> {
         let stand_in = StandIn::start(&["--dir", directory.path().to_str().unwrap(), "--tls"]);
         let site = Site { systemd, stand_in, directory };
         let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let place = |path: &str| systemd.path("/srv").join(path);
+        let destination = |path: &str| systemd.path("/srv").join(path);
         for path in ["packaging/systemd", "config", "bin", "tools"] {
-            fs::create_dir_all(place(path)).unwrap();
+            fs::create_dir_all(destination(path)).unwrap();
         }
         for file in fs::read_dir(sources.join("packaging/systemd")).unwrap() {
             let file = file.unwrap();
-            fs::copy(file.path(), place("packaging/systemd").join(file.file_name())).unwrap();
+            fs::copy(file.path(), destination("packaging/systemd").join(file.file_name())).unwrap();
         }
         let program = StandIn::program().ancestors().nth(2).unwrap().join("oci-secrets-gateway");
-        fs::copy(program, place("bin/oci-secrets-gateway")).unwrap();
+        fs::copy(program, destination("bin/oci-secrets-gateway")).unwrap();
         let settings = fs::read_to_string(sources.join("config/gateway.toml")).unwrap();
-        fs::write(place("config/gateway.toml"), site.adapted(&settings)).unwrap();
+        fs::write(destination("config/gateway.toml"), site.adapted(&settings)).unwrap();
         let key = KeyPair::generate().unwrap();
         let certificate =
             CertificateParams::new(["secrets.acme.example".to_owned()]).unwrap().self_signed(&key).unwrap();
-        for place in [place("gateway.crt"), site.directory.path().join("gateway.crt")] {
-            fs::write(place, certificate.pem()).unwrap();
+        for path in [destination("gateway.crt"), site.directory.path().join("gateway.crt")] {
+            fs::write(path, certificate.pem()).unwrap();
         }
-        fs::write(place("gateway.key"), key.serialize_pem()).unwrap();
+        fs::write(destination("gateway.key"), key.serialize_pem()).unwrap();
         fs::copy(site.stand_in.ca_file().unwrap(), systemd.path("/etc/ca.pem")).unwrap();
-        with_mode(&place("tools/sudo"), b"#!/bin/sh\nexec \"$@\"\n", 0o755);
-        with_mode(&place("tools/op"), format!("#!/bin/sh\necho '{}'\n", site.stand_in.token()).as_bytes(), 0o755);
+        with_mode(&destination("tools/sudo"), b"#!/bin/sh\nexec \"$@\"\n", 0o755);
+        with_mode(&destination("tools/op"), format!("#!/bin/sh\necho '{}'\n", site.stand_in.token()).as_bytes(), 0o755);
 
         let guide = fs::read_to_string(sources.join("packaging/docs/gateway.md")).unwrap();
         let (_, guide) = guide.split_once("\n## Install\n").unwrap();

@@ -1,4 +1,4 @@
-//! AWS KMS, which moto is; and servers that only refuse, or say nothing.
+//! AWS KMS: moto, and servers that refuse every request or do not answer.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -7,21 +7,21 @@ use std::thread;
 
 use oci_secrets::fault::{Class, Fault as _};
 
-use crate::gcp::nobody;
+use crate::gcp::unreachable;
 use crate::support::host::run;
 use crate::support::moto::Moto;
 use crate::support::python;
-use crate::{Place, REFERENCE, SECRET, Situation, Trouble, unseal};
+use crate::{Case, Failure, Fixture, REFERENCE, SECRET, unseal};
 
-/// `kek::main` shows these, too.
-pub(crate) const SITUATIONS: [Situation; 1] = [("opens_what_aws_s_own_client_encrypted", opens_what_the_kms_encrypted)];
+/// Tests that only this kind has.
+pub(crate) const CASES: [Case; 1] = [("unseals_a_value_of_the_aws_client", opens_what_the_kms_encrypted)];
 
 /// One moto for all tests, which ends with this process.
 static MOTO: OnceLock<Option<Moto>> = OnceLock::new();
 
 struct AwsKms(&'static Moto);
 
-pub(crate) fn place() -> Option<Box<dyn Place>> {
+pub(crate) fn fixture() -> Option<Box<dyn Fixture>> {
     let moto = MOTO.get_or_init(|| Moto::start(&[])).as_ref()?;
     Some(Box::new(AwsKms(moto)))
 }
@@ -32,7 +32,7 @@ impl AwsKms {
     }
 }
 
-impl Place for AwsKms {
+impl Fixture for AwsKms {
     fn settings(&self) -> String {
         self.settings_at(self.0.url())
     }
@@ -41,16 +41,16 @@ impl Place for AwsKms {
         self.0.keks()
     }
 
-    fn trouble(&self, trouble: Trouble) -> (String, String, Class) {
-        let (endpoint, class) = match trouble {
-            Trouble::Unreachable => (nobody(), Class::Unavailable),
-            Trouble::Slow => (server(None), Class::Unavailable),
-            Trouble::Denied => (server(Some("AccessDeniedException")), Class::NotPermitted),
+    fn failure(&self, failure: Failure) -> (String, String, Class) {
+        let (endpoint, class) = match failure {
+            Failure::Unreachable => (unreachable(), Class::Unavailable),
+            Failure::Slow => (server(None), Class::Unavailable),
+            Failure::Denied => (server(Some("AccessDeniedException")), Class::NotPermitted),
         };
         (self.settings_at(&endpoint), self.keks()[0].clone(), class)
     }
 
-    fn hides_which_keys_there_are(&self) -> bool {
+    fn hides_the_existence_of_keys(&self) -> bool {
         true
     }
 
@@ -59,7 +59,7 @@ impl Place for AwsKms {
     }
 }
 
-/// A server that answers every request with this error, or accepts connections and says nothing.
+/// A server that answers every request with this error, or without one does not answer.
 fn server(error: Option<&'static str>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -80,16 +80,16 @@ fn server(error: Option<&'static str>) -> String {
     url
 }
 
-/// As `aws kms encrypt --encryption-context` does it.
-fn opens_what_the_kms_encrypted(place: &dyn Place) {
-    let [_, kek] = place.keks();
-    let settings = place.settings();
+/// Encrypts as `aws kms encrypt --encryption-context` does.
+fn opens_what_the_kms_encrypted(fixture: &dyn Fixture) {
+    let [_, kek] = fixture.keks();
+    let settings = fixture.settings();
     let endpoint = settings.rsplit('"').nth(1).unwrap();
     let arn = kek.strip_prefix("aws-kms://").unwrap();
     let mut client = python::client("kms_encrypt.py").unwrap();
     let output = run(client.args(["aws", endpoint, arn, &format!("sealed:v1 {kek} {REFERENCE}")]), SECRET);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let line = format!("sealed:v1/direct {kek} {}", String::from_utf8(output.stdout).unwrap());
-    assert_eq!(unseal(place, &line, REFERENCE).unwrap(), SECRET);
-    assert_eq!(unseal(place, &line, "op://AgentVault/other/password").unwrap_err().class(), Class::Data);
+    assert_eq!(unseal(fixture, &line, REFERENCE).unwrap(), SECRET);
+    assert_eq!(unseal(fixture, &line, "op://AgentVault/other/password").unwrap_err().class(), Class::Data);
 }

@@ -1,4 +1,4 @@
-//! Google Cloud KMS, which the stand-in is.
+//! Google Cloud KMS: the stand-in.
 
 use std::net::TcpListener;
 
@@ -6,19 +6,18 @@ use oci_secrets::fault::{Class, Fault as _};
 
 use crate::support::host::{KEY_RING, run};
 use crate::support::{StandIn, python};
-use crate::{Place, REFERENCE, SECRET, Situation, Trouble, unseal};
+use crate::{Case, Failure, Fixture, REFERENCE, SECRET, unseal};
 
-/// `kek::main` shows these, too.
-pub(crate) const SITUATIONS: [Situation; 1] =
-    [("opens_what_google_s_own_client_encrypted", opens_what_the_kms_encrypted)];
+/// Tests that only this kind has.
+pub(crate) const CASES: [Case; 1] = [("unseals_a_value_of_the_google_client", opens_what_the_kms_encrypted)];
 
 struct CloudKms(StandIn);
 
-pub(crate) fn place() -> Option<Box<dyn Place>> {
+pub(crate) fn fixture() -> Option<Box<dyn Fixture>> {
     Some(Box::new(CloudKms(StandIn::start(&[]))))
 }
 
-impl Place for CloudKms {
+impl Fixture for CloudKms {
     fn settings(&self) -> String {
         settings(self.0.kms())
     }
@@ -27,12 +26,12 @@ impl Place for CloudKms {
         [format!("{KEY_RING}/prod"), format!("{KEY_RING}/hsm")]
     }
 
-    fn trouble(&self, trouble: Trouble) -> (String, String, Class) {
+    fn failure(&self, failure: Failure) -> (String, String, Class) {
         let kek = |name| format!("{KEY_RING}/{name}");
-        match trouble {
-            Trouble::Unreachable => (settings(&nobody()), kek("prod"), Class::Unavailable),
-            Trouble::Slow => (self.settings(), kek("silent"), Class::Unavailable),
-            Trouble::Denied => (self.settings(), kek("denied"), Class::NotPermitted),
+        match failure {
+            Failure::Unreachable => (settings(&unreachable()), kek("prod"), Class::Unavailable),
+            Failure::Slow => (self.settings(), kek("silent"), Class::Unavailable),
+            Failure::Denied => (self.settings(), kek("denied"), Class::NotPermitted),
         }
     }
 
@@ -45,16 +44,16 @@ fn settings(endpoint: &str) -> String {
     format!("keks = [\"{KEY_RING}/*\"]\n[gcp-kms]\nendpoint = \"{endpoint}\"\n")
 }
 
-/// An address at which nobody listens.
-pub(crate) fn nobody() -> String {
+/// The URL of a port on which no server listens.
+pub(crate) fn unreachable() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     format!("http://{}", listener.local_addr().unwrap())
 }
 
-/// As `gcloud kms encrypt --additional-authenticated-data-file` does it.
-fn opens_what_the_kms_encrypted(place: &dyn Place) {
-    let [kek, _] = place.keks();
-    let settings = place.settings();
+/// Encrypts as `gcloud kms encrypt --additional-authenticated-data-file` does.
+fn opens_what_the_kms_encrypted(fixture: &dyn Fixture) {
+    let [kek, _] = fixture.keks();
+    let settings = fixture.settings();
     let endpoint = settings.rsplit('"').nth(1).unwrap();
     let encrypt = |associated_data: &str| {
         let mut client = python::client("kms_encrypt.py")?;
@@ -64,9 +63,9 @@ fn opens_what_the_kms_encrypted(place: &dyn Place) {
         Some(format!("sealed:v1/direct {kek} {}", String::from_utf8(output.stdout).unwrap()))
     };
     let Some(line) = encrypt(&format!("sealed:v1 {kek} {REFERENCE}")) else { return };
-    assert_eq!(unseal(place, &line, REFERENCE).unwrap(), SECRET);
-    assert_eq!(unseal(place, &line, "op://AgentVault/other/password").unwrap_err().class(), Class::Data);
-    assert_eq!(unseal(place, &line.replace("/direct", ""), REFERENCE).unwrap_err().class(), Class::Data);
+    assert_eq!(unseal(fixture, &line, REFERENCE).unwrap(), SECRET);
+    assert_eq!(unseal(fixture, &line, "op://AgentVault/other/password").unwrap_err().class(), Class::Data);
+    assert_eq!(unseal(fixture, &line.replace("/direct", ""), REFERENCE).unwrap_err().class(), Class::Data);
     let unbound = encrypt("").unwrap();
-    assert_eq!(unseal(place, &unbound, REFERENCE).unwrap_err().class(), Class::Data);
+    assert_eq!(unseal(fixture, &unbound, REFERENCE).unwrap_err().class(), Class::Data);
 }

@@ -1,15 +1,15 @@
-//! Key files. They are reached where they are readable, and cannot make anyone wait.
+//! Key files. Reading them never blocks.
 
 use oci_secrets::fault::Class;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tempfile::TempDir;
 
 use crate::support::with_mode;
-use crate::{Place, Trouble};
+use crate::{Failure, Fixture};
 
 struct KeyFiles(TempDir);
 
-pub(crate) fn place() -> Option<Box<dyn Place>> {
+pub(crate) fn fixture() -> Option<Box<dyn Fixture>> {
     let files = KeyFiles(TempDir::new().unwrap());
     files.write("one", 0o600);
     files.write("two", 0o600);
@@ -24,7 +24,7 @@ impl KeyFiles {
     }
 }
 
-impl Place for KeyFiles {
+impl Fixture for KeyFiles {
     fn settings(&self) -> String {
         let names = ["one", "two", "denied", "slow", "missing"].map(|name| format!("local-kek:{name}"));
         format!("keks = {names:?}\n[local-kek]\ndirectory = {:?}\n", self.0.path())
@@ -34,11 +34,11 @@ impl Place for KeyFiles {
         ["local-kek:one".into(), "local-kek:two".into()]
     }
 
-    fn trouble(&self, trouble: Trouble) -> (String, String, Class) {
-        let (name, class) = match trouble {
-            Trouble::Unreachable => ("missing", Class::Settings),
-            Trouble::Slow => ("slow", Class::Settings),
-            Trouble::Denied => ("denied", Class::NotPermitted),
+    fn failure(&self, failure: Failure) -> (String, String, Class) {
+        let (name, class) = match failure {
+            Failure::Unreachable => ("missing", Class::Settings),
+            Failure::Slow => ("slow", Class::Settings),
+            Failure::Denied => ("denied", Class::NotPermitted),
         };
         (self.settings(), format!("local-kek:{name}"), class)
     }

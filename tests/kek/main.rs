@@ -1,7 +1,6 @@
-//! What every kind of KEK does, and does alike: one suite, and one file below this directory for each kind.
+//! One test suite for all kinds of KEK, with one file in this directory for each kind.
 //!
-//! `kind::situation` is the name of each test. A kind that cannot be tried here, for want of a program, is skipped aloud; where `CI` is
-//! set that is a failure.
+//! Each test is named `kind::case`. A kind whose program is missing is skipped with a message; if `CI` is set, that is a failure.
 
 #![allow(
     clippy::unwrap_used,
@@ -37,65 +36,65 @@ use oci_secrets::secret::Secret;
 use oci_secrets::settings::Settings;
 use oci_secrets::tls;
 
-/// The kinds, each with its place and with what it alone can show.
-const KINDS: [(&str, MakePlace, &[Situation]); 4] = [
-    ("gcp", gcp::place, &gcp::SITUATIONS),
-    ("aws", aws::place, &aws::SITUATIONS),
-    ("pkcs11", pkcs11::place, &pkcs11::SITUATIONS),
-    ("local", local::place, &[]),
+/// The kinds, each with its fixture and its own cases.
+const KINDS: [(&str, CreateFixture, &[Case]); 4] = [
+    ("gcp", gcp::fixture, &gcp::CASES),
+    ("aws", aws::fixture, &aws::CASES),
+    ("pkcs11", pkcs11::fixture, &pkcs11::CASES),
+    ("local", local::fixture, &[]),
 ];
 
-/// Makes a place in which a kind's keys can be used, `None` if there can be none here.
-type MakePlace = fn() -> Option<Box<dyn Place>>;
+/// Creates the fixture of a kind, `None` if a program is missing.
+type CreateFixture = fn() -> Option<Box<dyn Fixture>>;
 
-/// A name, and what shows it.
-type Situation = (&'static str, fn(&dyn Place));
+/// The name and the body of a test.
+type Case = (&'static str, fn(&dyn Fixture));
 
-/// What is shown of each kind.
-const SITUATIONS: [Situation; 10] = [
-    ("opens_what_it_sealed", opens_what_it_sealed),
-    ("opens_for_no_other_reference", opens_for_no_other_reference),
-    ("opens_nothing_that_is_cut_short_or_changed", opens_nothing_that_is_cut_short_or_changed),
-    ("opens_nothing_that_another_key_wrapped", opens_nothing_that_another_key_wrapped),
-    ("tells_that_it_is_not_reached", |place| place_is_troubled(place, Trouble::Unreachable)),
-    ("waits_no_longer_than_the_deadline", |place| place_is_troubled(place, Trouble::Slow)),
-    ("tells_that_it_is_not_permitted", |place| place_is_troubled(place, Trouble::Denied)),
-    ("serves_many_at_the_same_time", serves_many_at_the_same_time),
-    ("unwraps_once_what_comes_twice", unwraps_once_what_comes_twice),
-    ("tells_what_it_can_do", tells_what_it_can_do),
+/// The tests of every kind.
+const CASES: [Case; 10] = [
+    ("unseals_what_it_sealed", unseals_what_it_sealed),
+    ("refuses_another_reference", refuses_another_reference),
+    ("refuses_a_truncated_or_modified_key", refuses_a_truncated_or_modified_key),
+    ("refuses_a_key_that_another_kek_wrapped", refuses_a_key_that_another_kek_wrapped),
+    ("reports_that_it_is_unreachable", |fixture| fails_with_the_class_of(fixture, Failure::Unreachable)),
+    ("respects_the_deadline", |fixture| fails_with_the_class_of(fixture, Failure::Slow)),
+    ("reports_that_access_is_denied", |fixture| fails_with_the_class_of(fixture, Failure::Denied)),
+    ("serves_concurrent_calls", serves_concurrent_calls),
+    ("caches_an_unwrapped_key", caches_an_unwrapped_key),
+    ("describes_its_abilities", describes_its_abilities),
 ];
 
 const DEADLINE: Duration = Duration::from_millis(1500);
 
-/// What a call may take beyond the deadline: two cores are shared by all tests.
+/// The tolerance for the deadline: all tests share two cores.
 const SLACK: Duration = Duration::from_secs(2);
 
 const REFERENCE: &str = "op://AgentVault/database/password";
 const SECRET: &[u8] = b"hunter2 \x00 of any bytes";
 
-/// Where KEKs of one kind can be used, and what can be wrong there.
-trait Place {
-    /// Settings that list all of these keys, and with which they work.
+/// The fixture of one kind of KEK: working settings, and faults.
+trait Fixture {
+    /// Working settings that list all of these keys.
     fn settings(&self) -> String;
 
-    /// A key, and another of the same kind.
+    /// Two keys of the kind.
     fn keks(&self) -> [String; 2];
 
-    /// Settings and a key with which nothing works, and the class of the error that says so.
-    fn trouble(&self, trouble: Trouble) -> (String, String, Class);
+    /// Settings and a key with this fault, and the class of the expected error.
+    fn failure(&self, failure: Failure) -> (String, String, Class);
 
-    /// Whether a value of another key gets the answer of a key that is not ours to use.
-    fn hides_which_keys_there_are(&self) -> bool {
+    /// Whether a value of another key is refused like a key without permission.
+    fn hides_the_existence_of_keys(&self) -> bool {
         false
     }
 
-    /// What no message may contain.
+    /// Strings that must not appear in messages.
     fn secrets(&self) -> Vec<String>;
 }
 
-/// What can be wrong.
+/// A fault of a KMS or a key.
 #[derive(Clone, Copy, Debug)]
-enum Trouble {
+enum Failure {
     Unreachable,
     Slow,
     Denied,
@@ -103,11 +102,11 @@ enum Trouble {
 
 fn main() -> ExitCode {
     tls::install();
-    let trials = KINDS.iter().flat_map(|(kind, place, own)| {
-        SITUATIONS.iter().chain(*own).map(move |(name, show)| {
+    let trials = KINDS.iter().flat_map(|(kind, fixture, own)| {
+        CASES.iter().chain(*own).map(move |(name, test)| {
             Trial::test(format!("{kind}::{name}"), move || {
-                if let Some(place) = place() {
-                    show(&*place);
+                if let Some(fixture) = fixture() {
+                    test(&*fixture);
                 }
                 Ok(())
             })
@@ -116,26 +115,26 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
 }
 
-fn opens_what_it_sealed(place: &dyn Place) {
-    for kek in place.keks() {
-        let line = seal(place, &kek, REFERENCE);
+fn unseals_what_it_sealed(fixture: &dyn Fixture) {
+    for kek in fixture.keks() {
+        let line = seal(fixture, &kek, REFERENCE);
         assert!(line.starts_with(&format!("sealed:v1 {kek} ")), "{line}");
-        assert_eq!(unseal(place, &line, REFERENCE).unwrap(), SECRET);
-        assert_ne!(line, seal(place, &kek, REFERENCE), "a data key was used twice");
+        assert_eq!(unseal(fixture, &line, REFERENCE).unwrap(), SECRET);
+        assert_ne!(line, seal(fixture, &kek, REFERENCE), "a data key was reused");
     }
 }
 
-fn opens_for_no_other_reference(place: &dyn Place) {
-    let line = seal(place, &place.keks()[0], REFERENCE);
+fn refuses_another_reference(fixture: &dyn Fixture) {
+    let line = seal(fixture, &fixture.keks()[0], REFERENCE);
     for other in ["op://AgentVault/database/Password", "op://AgentVault/database/other/password"] {
-        let error = unseal(place, &line, other).unwrap_err();
+        let error = unseal(fixture, &line, other).unwrap_err();
         assert_eq!(error.class(), Class::Data, "{}", report::chain(&error));
     }
 }
 
-fn opens_nothing_that_is_cut_short_or_changed(place: &dyn Place) {
-    let [kek, _] = place.keks();
-    let whole = wrapped(&seal(place, &kek, REFERENCE));
+fn refuses_a_truncated_or_modified_key(fixture: &dyn Fixture) {
+    let [kek, _] = fixture.keks();
+    let whole = wrapped(&seal(fixture, &kek, REFERENCE));
     let cuts = [0, 1, 3, 4, 11, whole.len() / 2, whole.len() - 1].map(|end| whole[..end].to_vec());
     let changed = (0..whole.len()).step_by(7).map(|at| {
         let mut changed = whole.clone();
@@ -143,46 +142,46 @@ fn opens_nothing_that_is_cut_short_or_changed(place: &dyn Place) {
         changed
     });
     for wrapped in cuts.into_iter().chain(changed) {
-        let error = unwrap(&place.settings(), &kek, &wrapped).unwrap_err();
-        assert_blames_the_value(place, &error);
+        let error = unwrap(&fixture.settings(), &kek, &wrapped).unwrap_err();
+        assert_reports_the_value(fixture, &error);
     }
-    unwrap(&place.settings(), &kek, &whole).unwrap();
+    unwrap(&fixture.settings(), &kek, &whole).unwrap();
 }
 
-fn opens_nothing_that_another_key_wrapped(place: &dyn Place) {
-    let [kek, other] = place.keks();
-    let line = seal(place, &kek, REFERENCE);
-    assert_blames_the_value(place, &unseal(place, &line.replace(&kek, &other), REFERENCE).unwrap_err());
-    assert_blames_the_value(place, &unwrap(&place.settings(), &other, &wrapped(&line)).unwrap_err());
+fn refuses_a_key_that_another_kek_wrapped(fixture: &dyn Fixture) {
+    let [kek, other] = fixture.keks();
+    let line = seal(fixture, &kek, REFERENCE);
+    assert_reports_the_value(fixture, &unseal(fixture, &line.replace(&kek, &other), REFERENCE).unwrap_err());
+    assert_reports_the_value(fixture, &unwrap(&fixture.settings(), &other, &wrapped(&line)).unwrap_err());
 }
 
-fn assert_blames_the_value(place: &dyn Place, error: &dyn Fault) {
-    let hidden = error.class() == Class::NotPermitted && place.hides_which_keys_there_are();
+fn assert_reports_the_value(fixture: &dyn Fixture, error: &dyn Fault) {
+    let hidden = error.class() == Class::NotPermitted && fixture.hides_the_existence_of_keys();
     assert!(error.class() == Class::Data || hidden, "{}", report::chain(error));
 }
 
-fn place_is_troubled(place: &dyn Place, trouble: Trouble) {
-    let wrapped = wrapped(&seal(place, &place.keks()[0], REFERENCE));
-    let (settings, kek, class) = place.trouble(trouble);
+fn fails_with_the_class_of(fixture: &dyn Fixture, failure: Failure) {
+    let wrapped = wrapped(&seal(fixture, &fixture.keks()[0], REFERENCE));
+    let (settings, kek, class) = fixture.failure(failure);
     let begin = Instant::now();
     let unwrapped = unwrap(&settings, &kek, &wrapped).unwrap_err();
     assert!(begin.elapsed() < DEADLINE + SLACK, "unwrap took {:?}", begin.elapsed());
     let begin = Instant::now();
     let key = DataKey::generate().unwrap();
-    let not_wrapped = with_keks(&settings, async |keks, deadline| keks.wrap(&uri(&kek), &key, deadline).await);
+    let wrap_result = with_keks(&settings, async |keks, deadline| keks.wrap(&uri(&kek), &key, deadline).await);
     assert!(begin.elapsed() < DEADLINE + SLACK, "wrap took {:?}", begin.elapsed());
-    for error in [unwrapped, not_wrapped.err().unwrap()] {
-        let told = format!("{} {}", report::chain(&error), error.hint().unwrap_or_default());
-        assert_eq!(error.class(), class, "{told}");
-        assert!(place.secrets().iter().all(|secret| !told.contains(secret)), "{told}");
+    for error in [unwrapped, wrap_result.err().unwrap()] {
+        let message = format!("{} {}", report::chain(&error), error.hint().unwrap_or_default());
+        assert_eq!(error.class(), class, "{message}");
+        assert!(fixture.secrets().iter().all(|secret| !message.contains(secret)), "{message}");
     }
 }
 
-/// A wrapped data key that comes twice is unwrapped once: the second answer is there before any deadline.
-fn unwraps_once_what_comes_twice(place: &dyn Place) {
-    let [kek, _] = place.keks();
-    let wrapped = wrapped(&seal(place, &kek, REFERENCE));
-    with_keks(&place.settings(), async |keks, deadline| {
+/// A wrapped data key is unwrapped once: the cached result is returned even if the deadline has expired.
+fn caches_an_unwrapped_key(fixture: &dyn Fixture) {
+    let [kek, _] = fixture.keks();
+    let wrapped = wrapped(&seal(fixture, &kek, REFERENCE));
+    with_keks(&fixture.settings(), async |keks, deadline| {
         let kek = uri(&kek);
         let both = [keks.unwrap(&kek, &wrapped, deadline), keks.unwrap(&kek, &wrapped, deadline)];
         let [first, second] = join_all(both).await.try_into().ok().unwrap();
@@ -192,11 +191,11 @@ fn unwraps_once_what_comes_twice(place: &dyn Place) {
     });
 }
 
-fn serves_many_at_the_same_time(place: &dyn Place) {
-    let [kek, other] = place.keks();
+fn serves_concurrent_calls(fixture: &dyn Fixture) {
+    let [kek, other] = fixture.keks();
     let wrapped: Vec<_> =
-        (0..24).map(|index| wrapped(&seal(place, if index % 3 == 0 { &other } else { &kek }, REFERENCE))).collect();
-    let opened = with_keks(&place.settings(), async |keks, deadline| {
+        (0..24).map(|index| wrapped(&seal(fixture, if index % 3 == 0 { &other } else { &kek }, REFERENCE))).collect();
+    let opened = with_keks(&fixture.settings(), async |keks, deadline| {
         let one = async |(index, wrapped): (usize, &Vec<u8>)| {
             keks.unwrap(&uri(if index % 3 == 0 { &other } else { &kek }), wrapped, deadline).await
         };
@@ -204,30 +203,34 @@ fn serves_many_at_the_same_time(place: &dyn Place) {
     });
     let keys: Vec<_> =
         opened.ok().unwrap().into_iter().map(|key| key.ok().unwrap().data_key.serialized().to_vec()).collect();
-    assert!(keys.iter().enumerate().all(|(at, key)| !keys[..at].contains(key)), "an answer went to the wrong call");
+    assert!(
+        keys.iter().enumerate().all(|(at, key)| !keys[..at].contains(key)),
+        "a result was returned to another call"
+    );
 }
 
-fn tells_what_it_can_do(place: &dyn Place) {
-    for kek in place.keks() {
-        let abilities = with_keks(&place.settings(), async |keks, deadline| keks.describe(&uri(&kek), deadline).await);
+fn describes_its_abilities(fixture: &dyn Fixture) {
+    for kek in fixture.keks() {
+        let abilities =
+            with_keks(&fixture.settings(), async |keks, deadline| keks.describe(&uri(&kek), deadline).await);
         let abilities = abilities.map_err(|error| report::chain(&error)).unwrap();
         assert!(abilities.wrap && abilities.unwrap, "{kek}");
     }
-    let error = unwrap("keks = []", &place.keks()[0], b"x").unwrap_err();
+    let error = unwrap("keks = []", &fixture.keks()[0], b"x").unwrap_err();
     assert_eq!(error.class(), Class::NotPermitted, "{}", report::chain(&error));
 }
 
-fn seal(place: &dyn Place, kek: &str, reference: &str) -> String {
+fn seal(fixture: &dyn Fixture, kek: &str, reference: &str) -> String {
     let (secret, reference): (_, Reference) = (Secret::new(SECRET.to_vec()), reference.parse().unwrap());
-    let sealed = with_keks(&place.settings(), async |keks, deadline| {
+    let sealed = with_keks(&fixture.settings(), async |keks, deadline| {
         SealedValue::seal(&secret, uri(kek), &reference, keks, deadline).await
     });
     sealed.unwrap_or_else(|source| panic!("{}", report::chain(&source))).to_string()
 }
 
-fn unseal(place: &dyn Place, line: &str, reference: &str) -> Result<Vec<u8>, SealError> {
+fn unseal(fixture: &dyn Fixture, line: &str, reference: &str) -> Result<Vec<u8>, SealError> {
     let reference: Reference = reference.parse().unwrap();
-    let unsealed = with_keks(&place.settings(), async |keks, deadline| {
+    let unsealed = with_keks(&fixture.settings(), async |keks, deadline| {
         line.parse::<SealedValue>()?.unseal(&reference, keks, deadline).await
     });
     unsealed.map(|unsealed| unsealed.secret.expose().to_vec())

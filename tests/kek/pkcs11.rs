@@ -1,4 +1,4 @@
-//! HSMs, which SoftHSM is: a token made from nothing, with a key for each mechanism.
+//! HSMs: SoftHSM with a new token that has a key for each mechanism.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -15,12 +15,12 @@ use oci_secrets::seal::kek::KekError;
 use tempfile::TempDir;
 
 use crate::support::{skip, with_mode};
-use crate::{Place, REFERENCE, Situation, Trouble, seal, unwrap, uri, with_keks, wrapped};
+use crate::{Case, Failure, Fixture, REFERENCE, seal, unwrap, uri, with_keks, wrapped};
 
 const PIN: &str = "hunter2-pin";
 const WRONG_PIN: &str = "hunter2-no-pin";
 
-/// How many calls are under way at the most.
+/// The maximum number of concurrent calls.
 const CALLS: usize = 16;
 
 const LIBRARIES: [&str; 3] = [
@@ -29,15 +29,17 @@ const LIBRARIES: [&str; 3] = [
     "/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so",
 ];
 
-/// `kek::main` shows these, too.
-pub(crate) const SITUATIONS: [Situation; 7] = [
-    ("says_which_mechanism_wrapped_a_key", says_which_mechanism_wrapped_a_key),
-    ("starts_nothing_until_a_value_needs_it", |_| starts_nothing_until_a_value_needs_it()),
-    ("gives_its_process_the_environment_of_the_settings_alone", |_| gives_the_environment_of_the_settings_alone()),
-    ("tells_how_the_process_ended", |_| tells_how_the_process_ended()),
+/// Tests that only this kind has.
+pub(crate) const CASES: [Case; 7] = [
+    ("stores_the_mechanism_that_wrapped_a_key", stores_the_mechanism_that_wrapped_a_key),
+    ("starts_no_helper_until_a_value_needs_it", |_| starts_no_helper_until_a_value_needs_it()),
+    ("starts_the_helper_with_the_environment_of_the_settings", |_| {
+        starts_the_helper_with_the_environment_of_the_settings()
+    }),
+    ("reports_how_the_helper_ended", |_| reports_how_the_helper_ended()),
     ("leaves_no_process_behind", leaves_no_process_behind),
-    ("has_many_calls_under_way_at_once", |_| has_many_calls_under_way()),
-    ("leaves_no_pipe_open_when_it_is_killed", |_| leaves_no_pipe_open_when_it_is_killed()),
+    ("runs_calls_concurrently", |_| runs_calls_concurrently()),
+    ("closes_its_pipes_when_it_is_killed", |_| closes_its_pipes_when_it_is_killed()),
 ];
 
 struct SoftHsm {
@@ -45,7 +47,7 @@ struct SoftHsm {
     library: &'static str,
 }
 
-pub(crate) fn place() -> Option<Box<dyn Place>> {
+pub(crate) fn fixture() -> Option<Box<dyn Fixture>> {
     Some(Box::new(SoftHsm::new()?))
 }
 
@@ -60,7 +62,7 @@ impl SoftHsm {
         let hsm = SoftHsm { directory: TempDir::new().unwrap(), library };
         fs::create_dir(hsm.path("tokens")).unwrap();
         let tokens = hsm.path("tokens");
-        // A token that has no AES-GCM, and the same token when it has.
+        // The same token with and without AES-GCM.
         for (name, mechanisms) in [("all.conf", "ALL"), ("wrap.conf", "CKM_AES_KEY_GEN,CKM_AES_KEY_WRAP_PAD")] {
             let text = format!("directories.tokendir = {}\nslots.mechanisms = {mechanisms}\n", tokens.display());
             with_mode(&hsm.path(name), text.as_bytes(), 0o644);
@@ -68,14 +70,14 @@ impl SoftHsm {
         with_mode(&hsm.path("pin"), format!("{PIN}\n").as_bytes(), 0o600);
         with_mode(&hsm.path("wrong-pin"), WRONG_PIN.as_bytes(), 0o600);
         let arguments = ["--init-token", "--free", "--label", "test token", "--pin", PIN, "--so-pin", "hunter2-so"];
-        let made =
+        let created =
             Command::new("softhsm2-util").args(arguments).env("SOFTHSM2_CONF", hsm.path("all.conf")).output().unwrap();
-        assert!(made.status.success(), "{made:?}");
+        assert!(created.status.success(), "{created:?}");
         for (configuration, kek) in ["all.conf", "wrap.conf"].into_iter().zip(hsm.keks()) {
             let settings = hsm.settings_with(configuration, "pin");
             with_keks(&settings, async |keks, deadline| keks.create(&uri(&kek), deadline).await).unwrap();
             let again = with_keks(&settings, async |keks, deadline| keks.create(&uri(&kek), deadline).await);
-            assert!(matches!(again, Err(KekError::OfKind(_))), "a key was made twice");
+            assert!(matches!(again, Err(KekError::OfKind(_))), "a key was created twice");
         }
         Some(hsm)
     }
@@ -88,7 +90,7 @@ impl SoftHsm {
         self.settings_of(Path::new(self.library), configuration, pin_file)
     }
 
-    /// With these, so many values that were encrypted must be asked for at the same time.
+    /// Settings with a module that blocks until this number of decryptions is pending.
     fn settings_that_wait_for(&self, calls: usize) -> String {
         let module = self.path("barrier.so");
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/pkcs11_barrier.c");
@@ -112,22 +114,22 @@ impl SoftHsm {
     }
 }
 
-impl Place for SoftHsm {
+impl Fixture for SoftHsm {
     fn settings(&self) -> String {
         self.settings_with("all.conf", "pin")
     }
 
-    /// One that encrypts by AES-GCM, and one that wraps by AES key wrap.
+    /// One for AES-GCM, and one for AES key wrap.
     fn keks(&self) -> [String; 2] {
         ["one", "two"].map(|name| format!("pkcs11:token=test%20token;object={name}"))
     }
 
-    fn trouble(&self, trouble: Trouble) -> (String, String, Class) {
+    fn failure(&self, failure: Failure) -> (String, String, Class) {
         let [kek, _] = self.keks();
-        match trouble {
-            Trouble::Unreachable => (self.settings(), "pkcs11:token=other;object=one".into(), Class::Unavailable),
-            Trouble::Slow => (scripted_in(self.directory.path(), "exec /bin/sleep 60"), kek, Class::Unavailable),
-            Trouble::Denied => (self.settings_with("all.conf", "wrong-pin"), kek, Class::NotPermitted),
+        match failure {
+            Failure::Unreachable => (self.settings(), "pkcs11:token=other;object=one".into(), Class::Unavailable),
+            Failure::Slow => (scripted_in(self.directory.path(), "exec /bin/sleep 60"), kek, Class::Unavailable),
+            Failure::Denied => (self.settings_with("all.conf", "wrong-pin"), kek, Class::NotPermitted),
         }
     }
 
@@ -136,18 +138,18 @@ impl Place for SoftHsm {
     }
 }
 
-fn says_which_mechanism_wrapped_a_key(place: &dyn Place) {
-    let [gcm, wrap] = place.keks();
-    assert_eq!(wrapped(&seal(place, &gcm, REFERENCE))[..4], [0, 0, 0x10, 0x87]);
-    let by_wrap = wrapped(&seal(place, &wrap, REFERENCE));
+fn stores_the_mechanism_that_wrapped_a_key(fixture: &dyn Fixture) {
+    let [gcm, wrap] = fixture.keks();
+    assert_eq!(wrapped(&seal(fixture, &gcm, REFERENCE))[..4], [0, 0, 0x10, 0x87]);
+    let by_wrap = wrapped(&seal(fixture, &wrap, REFERENCE));
     assert_eq!(by_wrap[..4], [0, 0, 0x21, 0x0a]);
     let other = [&[0, 0, 0x10, 0x82], &by_wrap[4..]].concat();
-    assert_eq!(unwrap(&place.settings(), &wrap, &other).unwrap_err().class(), Class::Data);
-    let missing = unwrap(&place.settings(), "pkcs11:token=test%20token;object=other", &by_wrap).unwrap_err();
+    assert_eq!(unwrap(&fixture.settings(), &wrap, &other).unwrap_err().class(), Class::Data);
+    let missing = unwrap(&fixture.settings(), "pkcs11:token=test%20token;object=other", &by_wrap).unwrap_err();
     assert_eq!(missing.class(), Class::Data);
 }
 
-fn starts_nothing_until_a_value_needs_it() {
+fn starts_no_helper_until_a_value_needs_it() {
     let (settings, directory) = scripted("/bin/touch \"$MARK\"");
     let key = DataKey::generate().unwrap();
     with_keks(&settings, async |keks, deadline| {
@@ -156,19 +158,20 @@ fn starts_nothing_until_a_value_needs_it() {
     });
     assert!(!directory.path().join("mark").exists());
     unwrap(&settings, KEK, b"x").unwrap_err();
-    assert!(directory.path().join("mark").exists(), "the script is not what is started");
+    assert!(directory.path().join("mark").exists(), "the script was not started");
 }
 
-fn gives_the_environment_of_the_settings_alone() {
+fn starts_the_helper_with_the_environment_of_the_settings() {
     let (settings, directory) = scripted("exec /usr/bin/env > \"$MARK\"");
     unwrap(&settings, KEK, b"x").unwrap_err();
-    let given = fs::read_to_string(directory.path().join("mark")).unwrap();
-    // The shell adds where it is.
-    let given: Vec<&str> = given.lines().filter(|line| !line.starts_with("PWD=") && !line.starts_with("_=")).collect();
-    assert_eq!(given, [format!("MARK={}", directory.path().join("mark").display())]);
+    let environment = fs::read_to_string(directory.path().join("mark")).unwrap();
+    // The shell adds these two.
+    let environment: Vec<&str> =
+        environment.lines().filter(|line| !line.starts_with("PWD=") && !line.starts_with("_=")).collect();
+    assert_eq!(environment, [format!("MARK={}", directory.path().join("mark").display())]);
 }
 
-fn tells_how_the_process_ended() {
+fn reports_how_the_helper_ended() {
     for (script, words, class) in [
         ("kill -SEGV $$", "by signal 11", Class::Unavailable),
         ("exit 3", "exit code 3", Class::Settings),
@@ -176,16 +179,16 @@ fn tells_how_the_process_ended() {
     ] {
         let (settings, _directory) = scripted(script);
         let error = unwrap(&settings, KEK, b"x").unwrap_err();
-        let told = oci_secrets::report::chain(&error);
-        assert!(told.contains(words) && error.class() == class, "{script}: {told}");
+        let message = oci_secrets::report::chain(&error);
+        assert!(message.contains(words) && error.class() == class, "{script}: {message}");
     }
 }
 
-fn leaves_no_process_behind(place: &dyn Place) {
-    let mark = place.settings();
-    seal(place, &place.keks()[0], REFERENCE);
-    unwrap(&place.trouble(Trouble::Slow).0, KEK, b"x").unwrap_err();
-    // Other trials have helpers of their own meanwhile, none of them for as long as the one that hangs.
+fn leaves_no_process_behind(fixture: &dyn Fixture) {
+    let mark = fixture.settings();
+    seal(fixture, &fixture.keks()[0], REFERENCE);
+    unwrap(&fixture.failure(Failure::Slow).0, KEK, b"x").unwrap_err();
+    // Concurrent tests also run helpers, but for a shorter time than the one that hangs.
     let deadline = Instant::now() + Duration::from_secs(20);
     let mut helpers = helpers();
     while !helpers.is_empty() && Instant::now() < deadline {
@@ -195,38 +198,38 @@ fn leaves_no_process_behind(place: &dyn Place) {
     assert!(helpers.is_empty(), "{helpers:?} of {mark}");
 }
 
-fn has_many_calls_under_way() {
-    let Some(place) = SoftHsm::new() else { return };
-    let kek = uri(&place.keks()[0]);
-    let wrapped: Vec<_> = (0..CALLS).map(|_| wrapped(&seal(&place, kek.as_str(), REFERENCE))).collect();
-    let unwrapped = with_keks(&place.settings_that_wait_for(CALLS), async |keks, deadline| {
+fn runs_calls_concurrently() {
+    let Some(fixture) = SoftHsm::new() else { return };
+    let kek = uri(&fixture.keks()[0]);
+    let wrapped: Vec<_> = (0..CALLS).map(|_| wrapped(&seal(&fixture, kek.as_str(), REFERENCE))).collect();
+    let unwrapped = with_keks(&fixture.settings_that_wait_for(CALLS), async |keks, deadline| {
         join_all(wrapped.iter().map(|wrapped| keks.unwrap(&kek, wrapped, deadline))).await
     });
-    assert!(unwrapped.into_iter().all(|unwrapped| unwrapped.is_ok()), "not all were under way at once");
+    assert!(unwrapped.into_iter().all(|unwrapped| unwrapped.is_ok()), "not all calls were concurrent");
 }
 
-/// Whoever waits for what a hook says, as an engine does, waits for all that could say it.
-fn leaves_no_pipe_open_when_it_is_killed() {
-    let Some(place) = SoftHsm::new() else { return };
-    let line = seal(&place, &place.keks()[0], REFERENCE);
+/// An engine reads the hook's output until all writers have closed the pipe.
+fn closes_its_pipes_when_it_is_killed() {
+    let Some(fixture) = SoftHsm::new() else { return };
+    let line = seal(&fixture, &fixture.keks()[0], REFERENCE);
     let directory = TempDir::new().unwrap();
     let settings = directory.path().join("settings.toml");
-    with_mode(&settings, place.settings_that_wait_for(2).as_bytes(), 0o644);
+    with_mode(&settings, fixture.settings_that_wait_for(2).as_bytes(), 0o644);
     let mut command = Command::new(env!("CARGO_BIN_EXE_oci-secrets"));
     command.arg("--settings").arg(&settings).args(["unseal", "--for", REFERENCE]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(line.as_bytes()).unwrap();
     let helper = wait_for("a helper", || children_of(child.id()).into_iter().next());
     child.kill().unwrap();
-    let (said, is_closed) = channel();
+    let (sender, closed) = channel();
     for mut pipe in
         [Box::new(child.stdout.take().unwrap()) as Box<dyn Read + Send>, Box::new(child.stderr.take().unwrap())]
     {
-        let said = said.clone();
-        thread::spawn(move || said.send(pipe.read_to_end(&mut Vec::new())));
+        let sender = sender.clone();
+        thread::spawn(move || sender.send(pipe.read_to_end(&mut Vec::new())));
     }
     for _ in 0..2 {
-        is_closed.recv_timeout(Duration::from_secs(5)).expect("a pipe is open still").unwrap();
+        closed.recv_timeout(Duration::from_secs(5)).expect("a pipe is still open").unwrap();
     }
     child.wait().unwrap();
     wait_for("the helper's end", || {
@@ -235,18 +238,18 @@ fn leaves_no_pipe_open_when_it_is_killed() {
     });
 }
 
-fn wait_for<T>(what: &str, mut there: impl FnMut() -> Option<T>) -> T {
+fn wait_for<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
-        if let Some(there) = there() {
-            return there;
+        if let Some(found) = find() {
+            return found;
         }
-        assert!(Instant::now() < deadline, "waited for {what} in vain");
+        assert!(Instant::now() < deadline, "timed out waiting for {what}");
         thread::sleep(Duration::from_millis(2));
     }
 }
 
-/// The processes that a process has started, and which are called what they are by now.
+/// The helpers among the children of a process, after execve.
 fn children_of(parent: u32) -> Vec<u32> {
     let stats =
         fs::read_dir("/proc").unwrap().filter_map(|entry| fs::read_to_string(entry.unwrap().path().join("stat")).ok());
@@ -254,12 +257,12 @@ fn children_of(parent: u32) -> Vec<u32> {
     helpers.filter_map(|stat| stat.split(' ').next()?.parse().ok()).collect()
 }
 
-/// After the name, which may hold anything: state and parent.
+/// The parent in the text of `/proc/PID/stat`: the fields after the name, which may contain any characters.
 fn parent_of(stat: &str) -> Option<u32> {
     stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// The processes that this one has started to load a module.
+/// The helpers that this process has started.
 fn helpers() -> Vec<String> {
     let ours = fs::read_dir("/proc").unwrap().filter_map(|entry| {
         let stat = fs::read_to_string(entry.unwrap().path().join("stat")).ok()?;
@@ -270,7 +273,7 @@ fn helpers() -> Vec<String> {
 
 const KEK: &str = "pkcs11:token=test%20token;object=one";
 
-/// Settings in which a script stands in for the helper, and the directory where it can leave the file `mark`.
+/// Settings with a script as the helper, and the directory in which the script can create the file `mark`.
 fn scripted(script: &str) -> (String, TempDir) {
     let directory = TempDir::new().unwrap();
     (scripted_in(directory.path(), script), directory)

@@ -1,4 +1,4 @@
-//! What a runtime has made when it calls the hook: a process in a mount namespace of its own, and its bundle.
+//! A container as a runtime has created it when it calls the hook: a process in its own mount namespace, and a bundle.
 
 use std::fs;
 use std::io::Read;
@@ -20,7 +20,7 @@ pub(crate) struct Container {
 }
 
 impl Container {
-    /// Makes the bundle and the namespace, in which the root filesystem is a mount.
+    /// Creates the bundle and the namespace, in which the root filesystem is a mount.
     pub(crate) fn create() -> Container {
         let bundle = tempfile::Builder::new().prefix("bundle").tempdir().unwrap();
         fs::create_dir(bundle.path().join("rootfs")).unwrap();
@@ -36,7 +36,7 @@ impl Container {
         Container { process, bundle }
     }
 
-    /// The state that the hook is given on standard input.
+    /// The state for the hook's standard input.
     pub(crate) fn state(&self, annotations: impl IntoIterator<Item = (String, String)>) -> Vec<u8> {
         let annotations: Map<String, Value> = annotations.into_iter().map(|(key, value)| (key, value.into())).collect();
         let state = json!({
@@ -56,7 +56,7 @@ impl Container {
         fs::read(root.join("rootfs/run/secrets").join(file)).unwrap()
     }
 
-    /// Whether there is any.
+    /// Whether secrets were delivered.
     pub(crate) fn has_secrets(&self) -> bool {
         let root = PathBuf::from(format!("/proc/{}/cwd", self.process.id()));
         fs::read_dir(root.join("rootfs/run/secrets")).is_ok_and(|mut files| files.next().is_some())

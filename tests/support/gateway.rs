@@ -21,7 +21,7 @@ use super::{StandIn, with_mode};
 /// The audience that tokens of the stand-in have.
 pub(crate) const AUDIENCE: &str = "oci-secrets";
 
-/// A gateway before the stand-in's Connect, as a process that ends when this is dropped.
+/// A gateway in front of the stand-in's Connect, as a process that ends when this is dropped.
 pub(crate) struct Gateway {
     child: Child,
     stderr: BufReader<ChildStderr>,
@@ -35,7 +35,7 @@ pub(crate) struct Install {
     head: String,
 }
 
-/// What was answered.
+/// A response.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -51,7 +51,7 @@ impl Answer {
 }
 
 impl Install {
-    /// Settings with this Connect, a certificate for loopback, and what `rules` say of issuers, rules and the rest.
+    /// Settings with this Connect, a certificate for loopback, and the remaining sections in `rules`.
     pub(crate) fn new(stand_in: &StandIn, rules: &str) -> Install {
         let directory = tempfile::Builder::new().prefix("gateway").tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
@@ -71,14 +71,14 @@ impl Install {
         install
     }
 
-    /// Makes it trust this authority's Connect.
+    /// Sets the CA file for Connect.
     pub(crate) fn trust(&self, authority: &Path) {
         let settings = fs::read_to_string(self.path("gateway.toml")).unwrap();
         let settings = settings.replace("[connect]\n", &format!("[connect]\nca-file = {authority:?}\n"));
         with_mode(&self.path("gateway.toml"), settings.as_bytes(), 0o644);
     }
 
-    /// Makes a new certificate and key.
+    /// Creates a new certificate and key.
     pub(crate) fn certify(&self) {
         let key = KeyPair::generate().unwrap();
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
@@ -92,7 +92,7 @@ impl Install {
         with_mode(&self.path("gateway.toml"), format!("{}{rules}", self.head).as_bytes(), 0o644);
     }
 
-    /// A file of it.
+    /// The path of a file of the installation.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -113,17 +113,17 @@ impl Gateway {
         Gateway::run(command, install)
     }
 
-    /// The same by a command that starts it.
+    /// Starts a gateway by this command, and waits until it listens.
     pub(crate) fn run(mut command: Command, install: Install) -> Gateway {
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let mut gateway = Gateway { child, stderr, address: SocketAddr::from(([127, 0, 0, 1], 0)), install };
-        gateway.address = gateway.told("listening on ").parse().unwrap();
+        gateway.address = gateway.wait_for_line("listening on ").parse().unwrap();
         gateway
     }
 
-    /// Waits for a line on standard error, and gives what follows this text in it.
-    pub(crate) fn told(&mut self, text: &str) -> String {
+    /// Waits for a line on standard error that contains this text, and returns the rest of the line.
+    pub(crate) fn wait_for_line(&mut self, text: &str) -> String {
         let mut lines = String::new();
         loop {
             let mut line = String::new();
@@ -147,15 +147,15 @@ impl Gateway {
         self.child.id()
     }
 
-    /// Asks for a path, by this token.
+    /// Sends a GET request with this token.
     pub(crate) fn get(&self, path: &str, token: &str) -> Answer {
         self.ask(&format!("GET {path} HTTP/1.1\r\nAuthorization: Bearer {token}\r\n"))
     }
 
-    /// Asks by a request that has all but `Host`, `Connection` and its end.
+    /// Sends this request, to which it adds `Host`, `Connection` and the final empty line.
     pub(crate) fn ask(&self, request: &str) -> Answer {
         let mut stream = self.connect();
-        // It may be refused, and the connection closed, before it is whole.
+        // The gateway may respond and close the connection before the request is complete.
         let _ = stream.write_all(format!("{request}Host: localhost\r\nConnection: close\r\n\r\n").as_bytes());
         read(stream)
     }
@@ -182,7 +182,7 @@ impl Gateway {
         StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), stream)
     }
 
-    /// Every record of the audit, oldest first.
+    /// All audit records, oldest first.
     pub(crate) fn audit(&self) -> Vec<Value> {
         self.audit_text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
@@ -191,10 +191,10 @@ impl Gateway {
         fs::read_to_string(self.install.path("audit.jsonl")).unwrap()
     }
 
-    /// Has it read its settings anew, and waits for what it says of that.
-    pub(crate) fn reload(&mut self, says: &str) -> String {
+    /// Reloads the settings, and waits for a line with this text.
+    pub(crate) fn reload(&mut self, text: &str) -> String {
         self.signal(Signal::HUP);
-        self.told(says)
+        self.wait_for_line(text)
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -214,10 +214,10 @@ impl Drop for Gateway {
     }
 }
 
-/// Reads an answer to its end.
+/// Reads a response until the connection is closed.
 pub(crate) fn read(mut stream: impl Read) -> Answer {
     let mut bytes = Vec::new();
-    // A connection that was closed without TLS's own farewell has told enough, too.
+    // A response is also complete if the connection is closed without a TLS `close_notify`.
     let _ = stream.read_to_end(&mut bytes);
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("no answer");
     let head = String::from_utf8(bytes[..end].to_vec()).unwrap();

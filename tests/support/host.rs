@@ -9,10 +9,10 @@ use tempfile::TempDir;
 
 use super::{StandIn, program, with_mode};
 
-/// The key file that every host has.
+/// The key file of every host.
 pub(crate) const LOCAL_KEK: &str = "local-kek:trial";
 
-/// The key ring whose keys every host lists.
+/// The key ring in the settings of every host.
 pub(crate) const KEY_RING: &str = "gcp-kms://projects/acme/locations/europe/keyRings/agents/cryptoKeys";
 
 /// A directory with settings that grant all of `AgentVault` to every container, and list the KEKs above.
@@ -21,12 +21,12 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// Installs what is needed to use a stand-in. `gcp_kms` is what the settings say below `[gcp-kms]`.
+    /// Installs what is needed to use a stand-in. `gcp_kms` is the content of `[gcp-kms]`.
     pub(crate) fn new(stand_in: &StandIn, gcp_kms: &str) -> Host {
         Host::with_kek(stand_in, LOCAL_KEK, &format!("[gcp-kms]\n{gcp_kms}"))
     }
 
-    /// The same, with one more KEK, and whatever tables it needs.
+    /// The same, with one more KEK and the tables that it needs.
     pub(crate) fn with_kek(stand_in: &StandIn, kek: &str, tables: &str) -> Host {
         let host = Host { directory: tempfile::Builder::new().prefix("host").tempdir().unwrap() };
         fs::create_dir(host.keks()).unwrap();
@@ -97,10 +97,10 @@ file = {:?}
     }
 }
 
-/// Runs a command with this input to its end.
+/// Runs a command with this input to completion.
 pub(crate) fn run(command: &mut Command, input: &[u8]) -> Output {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // Who refuses at once may be gone before its input comes.
+    // The command may exit before it reads its input.
     let _ = child.stdin.take().unwrap().write_all(input);
     child.wait_with_output().unwrap()
 }

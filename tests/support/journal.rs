@@ -1,4 +1,4 @@
-//! The system log, as this mount namespace has it: every line that a hook sends to the journal.
+//! The system log of this mount namespace: every line that a hook sends to the journal.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,15 +11,15 @@ use serde_json::Value;
 
 const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// A listener in the place of the journal.
+/// Listens on the journal's socket.
 pub(crate) struct Journal {
     lines: Arc<Mutex<Vec<Line>>>,
 }
 
-/// One entry of the hook's.
+/// One entry of the hook.
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
-    /// As syslog numbers it: 3 is an error, 4 a warning, 6 information.
+    /// The syslog severity: 3 is an error, 4 a warning, 6 information.
     pub(crate) priority: String,
     pub(crate) program: String,
     pub(crate) message: String,
@@ -30,7 +30,7 @@ impl Journal {
     pub(crate) fn listen() -> Journal {
         fs::create_dir_all("/run/systemd/journal").unwrap();
         let socket = UnixDatagram::bind(SOCKET).unwrap();
-        // Everyone may write to a log.
+        // Every user can write to the log.
         fs::set_permissions(SOCKET, fs::Permissions::from_mode(0o666)).unwrap();
         let lines = Arc::new(Mutex::new(Vec::new()));
         let received = Arc::clone(&lines);
@@ -43,20 +43,20 @@ impl Journal {
         Journal { lines }
     }
 
-    /// Every line so far that has this text in it.
+    /// All lines so far that contain this text.
     pub(crate) fn lines(&self, text: &str) -> Vec<Line> {
         self.wait_until_read();
         self.lines.lock().unwrap().iter().filter(|line| line.message.contains(text)).cloned().collect()
     }
 
-    /// The audit records of the container's starts, which name its items, and they the container.
+    /// The audit records of the starts of a container, by the name of its items.
     pub(crate) fn records(&self, name: &str) -> Vec<Value> {
         let lines = self.lines(name);
         let records = lines.iter().filter_map(|line| serde_json::from_str::<Value>(&line.message).ok());
         records.filter(|record| record.is_object()).collect()
     }
 
-    /// Sends a line of its own: datagrams keep their order, so everything that was sent before has been read when it is back.
+    /// Sends a mark and waits until it is read: datagrams keep their order, so all earlier ones have been read then.
     fn wait_until_read(&self) {
         let mark = format!("mark {}", fastrand::u64(..));
         let sender = UnixDatagram::unbound().unwrap();
@@ -68,7 +68,7 @@ impl Journal {
 }
 
 impl Line {
-    /// Reads an entry whose message stands last, after eight bytes of its length; anything else is a message as a whole.
+    /// Parses an entry whose message is the last field, after its length in eight bytes. Other datagrams are plain messages.
     fn parse(datagram: &[u8]) -> Line {
         const MESSAGE: &[u8] = b"\nMESSAGE\n";
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

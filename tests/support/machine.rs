@@ -1,7 +1,7 @@
-//! A machine for one test: a network and mounts that only its thread has, and the processes that the thread starts.
+//! A network namespace and a mount namespace for the thread of one test and its child processes.
 //!
-//! There is loopback alone. The metadata server's address and name lead there, too, as they lead to a machine's host in Google's
-//! cloud. Whoever looks for roots of trust in the system finds those of the host, and those that are added here.
+//! The network has only loopback. The address and the name of the metadata server lead there, too. The CA certificates of the system
+//! are those of the host, and those that the test adds.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -14,23 +14,23 @@ use tempfile::NamedTempFile;
 
 use super::skip;
 
-/// Where a stand-in can serve as this machine's metadata server.
+/// The address of the metadata server.
 pub(crate) const METADATA: &str = "169.254.169.254:80";
 
-/// Where a stand-in can serve as the agent of ECS, and of EKS.
+/// The addresses of the agents of ECS and EKS.
 pub(crate) const AGENTS: [&str; 2] = ["169.254.170.2:80", "169.254.170.23:80"];
 
 const HOSTS: &str = "127.0.0.1 localhost\n169.254.169.254 metadata.google.internal\n";
 const ROOTS_PATH: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-/// The machine that this thread has entered, and never leaves.
+/// The namespaces that this thread has entered. It cannot leave them.
 pub(crate) struct Machine(());
 
 impl Machine {
-    /// Leaves the host's network and mounts. It takes root; without, there is none, and the test is to be skipped.
+    /// Moves this thread into new namespaces. Without root it returns `None`, and the test must be skipped.
     pub(crate) fn enter() -> Option<Machine> {
         if !rustix::process::geteuid().is_root() {
-            skip("a machine of its own takes root");
+            skip("new namespaces require root");
             return None;
         }
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
@@ -46,29 +46,29 @@ impl Machine {
         Some(Machine(()))
     }
 
-    /// Lets a name lead to an address of loopback.
+    /// Adds a name for a loopback address to `/etc/hosts`.
     pub(crate) fn name(&self, host: &str, address: &str) {
         let mut hosts = OpenOptions::new().append(true).open("/etc/hosts").unwrap();
         writeln!(hosts, "{address} {host}").unwrap();
     }
 
-    /// Lets a file of the host have this content.
+    /// Replaces the content of a file of the host in this namespace.
     pub(crate) fn replace(&self, path: &str, content: &str) {
         replace(path, content.as_bytes());
     }
 
-    /// Adds a certificate authority to the system's roots of trust.
+    /// Adds a CA certificate to those of the system.
     pub(crate) fn trust(&self, authority: &Path) {
         let mut roots = OpenOptions::new().append(true).open(ROOTS_PATH).unwrap();
         roots.write_all(&fs::read(authority).unwrap()).unwrap();
     }
 }
 
-/// Puts this content in the place of a file of the host.
+/// Mounts a file with this content over a file of the host.
 fn replace(path: &str, content: &[u8]) {
     let file = NamedTempFile::new().unwrap();
     fs::write(file.path(), content).unwrap();
     fs::set_permissions(file.path(), fs::metadata(path).unwrap().permissions()).unwrap();
-    // The mount keeps the file, its name can go.
+    // The mount keeps the file, so its name can be removed.
     mount_bind(file.path(), path).unwrap();
 }

@@ -1,4 +1,4 @@
-//! What integration tests share: the stand-in as a process, and items in its vaults.
+//! Shared code of integration tests: the stand-in as a process, and items in its vaults.
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 #![allow(
@@ -96,48 +96,48 @@ impl StandIn {
         format!("{}/{name}", self.member("issuers"))
     }
 
-    /// What a job of GitHub Actions shows to be given a token.
+    /// The bearer token with which a job of GitHub Actions requests an identity token.
     pub(crate) fn request_token(&self) -> &str {
         self.member("id_token_request_token")
     }
 
-    /// A token of an issuer, for the audience `oci-secrets`; the body says in what it differs from the usual one.
+    /// A token of an issuer, for the audience `oci-secrets`; the body has the differences from the default one.
     pub(crate) fn mint(&self, issuer: &str, body: &Value) -> String {
-        let minted = self.tell_issuer(issuer, "mint", body);
+        let minted = self.control_issuer(issuer, "mint", body);
         minted["token"].as_str().expect("the stand-in minted no token").to_owned()
     }
 
-    /// The keys that an issuer of GitHub's kind shows.
+    /// The published keys of a GitHub issuer.
     pub(crate) fn keys(&self, issuer: &str) -> Value {
         self.request_at(self.member("issuers"), "GET", &format!("/{issuer}/.well-known/jwks"), &Value::Null)
     }
 
-    /// Has an issuer `mint`, `rotate`, `fault`, change its `discovery` or its `jwks`; see `stand-in/identity/issuer`.
-    pub(crate) fn tell_issuer(&self, issuer: &str, action: &str, body: &Value) -> Value {
+    /// Controls an issuer: `mint`, `rotate`, `fault`, `discovery` or `jwks`; see `stand-in/identity/issuer`.
+    pub(crate) fn control_issuer(&self, issuer: &str, action: &str, body: &Value) -> Value {
         self.request_at(self.member("issuers"), "POST", &format!("/stand-in/issuers/{issuer}/{action}"), body)
     }
 
-    /// The certificate authority that its servers show, if they speak https.
+    /// The CA certificate of its servers, if they use https.
     pub(crate) fn ca_file(&self) -> Option<PathBuf> {
         self.connect().starts_with("https").then(|| PathBuf::from(self.member("dir")).join("ca.pem"))
     }
 
-    /// A Connect token that sees every vault.
+    /// A Connect token with access to every vault.
     pub(crate) fn token(&self) -> &str {
         self.member("token")
     }
 
-    /// A Connect token that sees `AgentVault` alone.
+    /// A Connect token with access to `AgentVault` only.
     pub(crate) fn limited_token(&self) -> &str {
         self.member("limited_token")
     }
 
-    /// A Connect token whose time is over.
+    /// An expired Connect token.
     pub(crate) fn expired_token(&self) -> &str {
         self.member("expired_token")
     }
 
-    /// Creates an item in a vault and tells its id. Each field is `(section, label, value)`; an empty section is none.
+    /// Creates an item in a vault and returns its id. Each field is `(section, label, value)`; an empty section is none.
     pub(crate) fn create_item(&self, vault: &str, title: &str, fields: &[(&str, &str, &str)]) -> String {
         let mut sections: Vec<&str> =
             fields.iter().map(|field| field.0).filter(|section| !section.is_empty()).collect();
@@ -170,12 +170,12 @@ impl StandIn {
         self.request("GET", "/stand-in/hits", &Value::Null)["hits"].as_u64().unwrap()
     }
 
-    /// Asks Connect with the good token, and gives back the body of the response.
+    /// Sends a request with the valid token to Connect, and returns the body of the response.
     pub(crate) fn request(&self, method: &str, path: &str, body: &Value) -> Value {
         self.request_at(self.connect(), method, path, body)
     }
 
-    /// Asks Cloud KMS, and gives back the body of the response.
+    /// Sends a request to Cloud KMS, and returns the body of the response.
     pub(crate) fn request_kms(&self, method: &str, path: &str, body: &Value) -> Value {
         self.request_at(self.kms(), method, path, body)
     }
@@ -209,7 +209,7 @@ impl StandIn {
     }
 
     fn member(&self, name: &str) -> &str {
-        self.ready[name].as_str().unwrap_or_else(|| panic!("the stand-in told no {name}"))
+        self.ready[name].as_str().unwrap_or_else(|| panic!("the stand-in printed no {name}"))
     }
 }
 
@@ -232,14 +232,14 @@ pub(crate) fn with_mode(path: &Path, content: &[u8], mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
-/// Says aloud that a test is skipped, for want of this. In CI that is a failure.
+/// Prints that a test is skipped, and the reason. In CI that is a failure.
 ///
 /// # Panics
 /// In CI.
-pub(crate) fn skip(want: &str) {
-    assert!(std::env::var_os("CI").is_none(), "{want}");
-    // Not by eprintln!, which the harness keeps to itself when a test passes.
-    let _ = writeln!(std::io::stderr(), "skipped: {want}");
+pub(crate) fn skip(reason: &str) {
+    assert!(std::env::var_os("CI").is_none(), "{reason}");
+    // Not by eprintln!, whose output the harness discards when a test passes.
+    let _ = writeln!(std::io::stderr(), "skipped: {reason}");
 }
 
 fn exchange(mut stream: impl Read + Write, request: &str) -> String {

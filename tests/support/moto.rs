@@ -1,4 +1,4 @@
-//! AWS as moto has it: a server that no one here wrote.
+//! moto, an independent implementation of AWS.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::python;
 
-/// moto as a process, which ends with its standard input: when this is dropped, and with whoever started it.
+/// moto as a process, which ends with its standard input: when this is dropped, or when this process ends.
 pub(crate) struct Moto {
     child: Child,
     ready: Value,
@@ -29,7 +29,7 @@ impl Moto {
         self.ready["url"].as_str().unwrap()
     }
 
-    /// A key, by its alias, and another by its id.
+    /// A key by its alias, and another by its id.
     pub(crate) fn keks(&self) -> [String; 2] {
         [&self.ready["alias"], &self.ready["keys"][1]].map(|name| format!("aws-kms://{}", name.as_str().unwrap()))
     }

@@ -1,20 +1,20 @@
-//! Python, for the official clients that prove what we make.
+//! Python programs with official clients and libraries.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::skip;
 
-/// Fails if a package of the file that it is given is not installed.
+/// Fails if a package of the given file is not installed.
 const PACKAGES_ARE_INSTALLED: &str = "
 import importlib.metadata, re, sys
 [importlib.metadata.version(re.split(r'[[=]', line)[0]) for line in open(sys.argv[1]) if '==' in line]
 ";
 
-/// A program of `tests/support/clients`, to be given its arguments.
+/// A program of `tests/support/clients`, without arguments.
 ///
-/// The interpreter is `$OCI_SECRETS_PYTHON`, which has the packages of `requirements.txt`. Without them there is none, and the test
-/// that needs it is to be skipped.
+/// The interpreter is `$OCI_SECRETS_PYTHON`, which has the packages of `requirements.txt`. Without them it returns `None`, and the
+/// test must be skipped.
 pub(crate) fn client(program: &str) -> Option<Command> {
     let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/clients");
     let packages = clients.join("requirements.txt");

@@ -1,4 +1,4 @@
-//! Searches through everything that others can see: processes, mounts, files.
+//! Searches processes, mounts and files for leaked secrets and leftovers.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,10 +11,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use regex::bytes::Regex;
 
-/// How long an engine may need to clean up after its command has ended.
+/// The timeout for an engine's cleanup after its command has ended.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The directories in which anything could leave a file.
+/// The directories in which programs could leave a file.
 const WRITABLE: [&str; 7] = ["/dev/shm", "/etc", "/run", "/tmp", "/var/lib", "/var/log", "/var/tmp"];
 
 /// A text that must not be found, as it is and in base64.
@@ -23,7 +23,7 @@ pub(crate) struct Needle(Regex);
 impl Needle {
     pub(crate) fn new(text: &str) -> Needle {
         let mut forms = vec![regex::escape(text)];
-        // In base64 it looks different depending on how many bytes stand before it. What its neighbours have a part in is left out.
+        // Its base64 depends on the number of bytes before it. Characters that also depend on adjacent bytes are omitted.
         for before in 0..3 {
             let encoded = STANDARD_NO_PAD.encode([&vec![0; before], text.as_bytes()].concat());
             let shared_at_end = usize::from(!(before + text.len()).is_multiple_of(3));
@@ -36,22 +36,22 @@ impl Needle {
         self.0.is_match(bytes.as_ref())
     }
 
-    /// The environments and command lines that have it.
+    /// The environments and command lines that contain it.
     pub(crate) fn processes(&self) -> Vec<PathBuf> {
         let files = processes().flat_map(|process| [process.join("environ"), process.join("cmdline")]);
         files.filter(|file| self.is_in(fs::read(file).unwrap_or_default())).collect()
     }
 
-    /// The files that have it, of those that were changed since that time (seconds since 1970).
+    /// The files that contain it and changed since that time (seconds since 1970).
     ///
-    /// Each directory is searched as far as its filesystem goes: what is mounted in it may never end, as /proc/kmsg.
+    /// The search does not cross mount points: reading files such as /proc/kmsg may block forever.
     pub(crate) fn files(&self, since: i64) -> Vec<PathBuf> {
         let mut found = Vec::new();
         let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
         let mut directories: Vec<_> =
             WRITABLE.iter().map(|path| (PathBuf::from(path), device(path.as_ref()))).collect();
         while let Some((directory, filesystem)) = directories.pop() {
-            // What a compiler writes meanwhile is marked as such: https://bford.info/cachedir/
+            // Concurrent compilers mark their output directories: https://bford.info/cachedir/
             if directory.join("CACHEDIR.TAG").exists() {
                 continue;
             }
@@ -83,7 +83,8 @@ pub(crate) fn left(name: &str) -> Vec<String> {
     }
 }
 
-/// What belongs to a container of this name: whoever has its root filesystem mounted is in it, or keeps what was mounted there.
+/// Processes and mounts of a container of this name: a process whose mounts include the container's root filesystem is in it, or
+/// keeps its mounts alive.
 pub(crate) fn left_now(name: &str) -> Vec<String> {
     let mut left = Vec::new();
     for process in processes() {
@@ -104,7 +105,7 @@ pub(crate) fn mount_namespaces(name: &str) -> BTreeSet<PathBuf> {
     processes().filter(is_inside).filter_map(|process| fs::read_link(process.join("ns/mnt")).ok()).collect()
 }
 
-/// The processes whose command line has all of these words.
+/// The processes whose command line contains all of these words.
 pub(crate) fn pids(words: &[&str]) -> Vec<u32> {
     let has_words = |process: &PathBuf| {
         let line = fs::read(process.join("cmdline")).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! A machine whose first process is systemd.
+//! A container whose first process is systemd.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::skip;
 
-/// The machine, with what `tests/support/systemd` tells of it. It is gone when this is dropped.
+/// The container, which `tests/support/systemd` describes. It ends when this is dropped.
 pub(crate) struct Systemd {
     /// It waits for systemd, and systemd ends with it.
     child: Child,
@@ -25,11 +25,11 @@ impl Systemd {
     /// Starts it; `None` if there is no systemd. The network, and so loopback, is that of this thread.
     pub(crate) fn boot() -> Option<Systemd> {
         if !Path::new("/lib/systemd/systemd").exists() {
-            skip("a machine with systemd takes systemd");
+            skip("systemd is missing");
             return None;
         }
         let directory = tempfile::Builder::new().prefix("systemd").tempdir().unwrap();
-        // The one hierarchy, or the newer one beside the others.
+        // The unified hierarchy, or the v2 hierarchy of a hybrid setup.
         let hierarchy = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
         let hierarchy = hierarchy.into_iter().find(|path| path.join("cgroup.controllers").exists()).unwrap();
         let cgroup = hierarchy.join(directory.path().file_name().unwrap());
@@ -41,7 +41,7 @@ impl Systemd {
             active.unwrap().stdout == b"active\n"
         };
         loop {
-            assert!(child.try_wait().unwrap().is_none(), "the machine has ended");
+            assert!(child.try_wait().unwrap().is_none(), "systemd has ended");
             let first = fs::read_to_string(&children).unwrap_or_default();
             let first = first.trim().parse().ok().filter(|first| is_systemd(*first) && is_up(*first));
             match first {
@@ -51,17 +51,17 @@ impl Systemd {
         }
     }
 
-    /// Where a path of the machine is to be found from outside.
+    /// The path outside the container of a path inside.
     pub(crate) fn path(&self, path: &str) -> PathBuf {
         Path::new(&format!("/proc/{}/root", self.systemd)).join(path.trim_start_matches('/'))
     }
 
-    /// Runs a program of the machine to its end.
+    /// Runs a program in the container to completion.
     pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> Output {
         Command::new(program).args(arguments).within(self.systemd).output().unwrap()
     }
 
-    /// The same for one that is to succeed; gives what it printed.
+    /// The same, and asserts success and returns the output.
     pub(crate) fn succeeds(&self, program: &str, arguments: &[&str]) -> String {
         let output = self.run(program, arguments);
         let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
@@ -74,7 +74,7 @@ impl Drop for Systemd {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        // Its processes are on their way.
+        // Its processes are still exiting.
         while let Err(error) = remove_cgroups(&self.cgroup)
             && error.kind() == ErrorKind::ResourceBusy
         {
@@ -83,12 +83,12 @@ impl Drop for Systemd {
     }
 }
 
-/// Whether the script has become systemd.
+/// Whether the script has executed systemd.
 fn is_systemd(pid: u32) -> bool {
     fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|program| program.file_name() == Some(OsStr::new("systemd")))
 }
 
-/// Removes a cgroup and those below it: what else seems to be in them goes with them.
+/// Removes a cgroup and its descendants. The interface files in them disappear with them.
 fn remove_cgroups(cgroup: &Path) -> std::io::Result<()> {
     for entry in fs::read_dir(cgroup)? {
         let entry = entry?;
@@ -104,7 +104,7 @@ trait Within {
 }
 
 impl Within for Command {
-    /// The same command among the processes and files of the machine, without our environment.
+    /// The same command in the namespaces of the container, without our environment.
     fn within(&self, systemd: u32) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["--target", &systemd.to_string(), "--mount", "--pid", "--ipc", "--uts", "--cgroup"]);
