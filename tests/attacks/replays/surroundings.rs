@@ -82,7 +82,7 @@ pub(super) fn a_hostile_environment_has_no_effect(scene: &mut Scene) {
             command.arg("--settings").arg(if is_tls { &tls_settings } else { &settings });
             variables(command);
         });
-        assert_eq!(ended.status.code(), Some(if is_tls { 69 } else { 0 }), "{ended:?}");
+        assert_eq!(ended.status.code(), Some(if is_tls { 78 } else { 0 }), "{ended:?}");
         scene.judge(&victim, &ended);
     }
     assert_eq!(proxy.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "somebody has asked the proxy");
