@@ -1,6 +1,6 @@
 //! Resolving the secrets of one container start, in an emergency or not.
 //!
-//! The source and the KMS are always tried first. Only requests that they do not answer (class 69) are served from the open emergency;
+//! The source and the KMS are always tried first. Only requests that meet an outage are served from the open emergency;
 //! any other failure is returned. Without an emergency and with an empty ledger this is [`resolve`](crate::resolve::resolve) and two `open`
 //! calls that fail.
 
@@ -24,7 +24,8 @@ use crate::resolve::{Outcome, ResolveError, Resolved, resolve as resolve_all, re
 use crate::retry::Deadline;
 use crate::seal::kek::Keks;
 use crate::settings::Settings;
-use crate::source::Source;
+use crate::source::{Source, SourceError};
+use crate::tls::TlsError;
 
 /// A request that the source or the KMS did not answer, and the failure.
 type Unanswered<'a> = (&'a Request, ResolveError);
@@ -72,11 +73,18 @@ fn partition(outcomes: Vec<Outcome<'_>>) -> Result<(Vec<Resolved<'_>>, Vec<Unans
     for (request, outcome) in outcomes {
         match outcome {
             Ok(secret) => secrets.extend(secret),
-            Err(failure) if failure.class() == Class::Unavailable => unanswered.push((request, failure)),
+            Err(failure) if is_outage(&failure) => unanswered.push((request, failure)),
             Err(failure) => return Err(failure),
         }
     }
     Ok((secrets, unanswered))
+}
+
+/// Whether a failure is an outage: no answer for now, or a server whose certificate has expired. The latter is an error of the settings
+/// (78), but the operators of this host cannot end it; any other problem with a certificate is not an outage.
+fn is_outage(failure: &ResolveError) -> bool {
+    let expired = |source: &SourceError| matches!(source, SourceError::Tls { problem: TlsError::Expired { .. }, .. });
+    failure.class() == Class::Unavailable || matches!(failure, ResolveError::Fetch { source, .. } if expired(source))
 }
 
 /// Logs which secrets must be rotated after an emergency, and which were.

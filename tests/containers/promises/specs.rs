@@ -97,7 +97,7 @@ pub(super) fn a_spec_without_a_user_is_refused(world: &World, engine: Engine) {
         spec["process"].as_object_mut().unwrap().remove("user");
     })));
     let refused = container.refused(engine);
-    let message = "cannot tell who shall own the secrets: the spec has no process.user";
+    let message = "no owner for the secrets: the spec has no process.user";
     assert_eq!((refused.code, &*refused.message), (65, message));
 }
 
