@@ -9,12 +9,15 @@ use self::call::Call;
 use self::error::HookError;
 use crate::audit::{Record, Trail};
 use crate::break_glass;
-use crate::container::{Process, Request, RequestError, Requests, Spec, State};
-use crate::deliver::{Carried, DeliveryOptions, Frozen, preflight};
+use crate::container::{
+    Annotations, ImageError, NAMESPACE_KEYS, Process, Request, Requests, Spec, State, annotations_of_image, is_ours,
+    is_reference, refuse_misplaced,
+};
+use crate::deliver::{Carried, CarryError, DeliveryOptions, Frozen, preflight};
 use crate::fault::AnyFault;
 use crate::resolve::Resolved;
 use crate::seal::kek::Keks;
-use crate::settings::{Grants, Settings};
+use crate::settings::{Grants, Permission, Settings};
 use crate::source::{self, Source};
 use crate::token::static_token::Use;
 use crate::{harden, report, tls};
@@ -31,16 +34,20 @@ pub fn run() -> ExitCode {
     if let Err(source) = harden::harden() {
         return report::failed(PROGRAM, None, &HookError::Environment { source });
     }
-    let settings = match Call::parse(std::env::args_os().skip(1)) {
-        Ok(Call::Start { settings }) => settings,
+    let call = match Call::parse(std::env::args_os().skip(1)) {
         Ok(Call::Print(text)) => return call::print(&text),
+        Ok(call) => call,
         Err(error) => return report::failed(PROGRAM, None, &error),
     };
     let state = match State::receive(io::stdin()) {
         Ok(state) => state,
         Err(error) => return report::failed(PROGRAM, None, &error),
     };
-    match start(&state, &settings) {
+    let outcome = match &call {
+        Call::Start { settings } => start(&state, settings),
+        _ => check_annotations(&state),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report::failed(PROGRAM, state.id().ok(), &*error),
     }
@@ -48,21 +55,30 @@ pub fn run() -> ExitCode {
 
 /// One container start: without requests nothing happens, otherwise the container gets all of its secrets, or an error and no secret.
 fn start(state: &State, settings: &Path) -> Result<(), AnyFault> {
-    if state.is_sandbox() {
+    let annotations = Annotations::new(state.annotations().clone());
+    if matches!(Requests::from_annotations(&annotations), Ok(None)) {
         return Ok(());
     }
-    let Some(requests) = Requests::from_annotations(state.annotations()).transpose() else {
+    let (annotations, image) = of_image(annotations, state);
+    if annotations.is_sandbox() {
         return Ok(());
-    };
+    }
     harden::lock_memory();
     let mut record = Record::begin(PROGRAM);
     record.container = state.id().unwrap_or_default().to_owned();
     let mut trail = Trail::default();
-    let outcome = deliver(state, requests, settings, &mut record, &mut trail);
-    match &outcome {
-        Ok(()) => record.delivered(),
-        Err(error) => record.refused(&**error),
-    }
+    let outcome = match deliver(state, annotations, image, settings, &mut record, &mut trail) {
+        // The record of the call that delivered is the record of this start.
+        Ok(Done::Nothing) => return Ok(()),
+        Ok(Done::Delivered) => {
+            record.delivered();
+            Ok(())
+        }
+        Err(error) => {
+            record.refused(&*error);
+            Err(error)
+        }
+    };
     let Err(unrecorded) = trail.write(&record) else {
         return outcome;
     };
@@ -78,22 +94,30 @@ fn start(state: &State, settings: &Path) -> Result<(), AnyFault> {
 /// Delivers the requests. The record is filled on the way, so that the record of a refusal shows how far the start came.
 fn deliver(
     state: &State,
-    requests: Result<Requests, RequestError>,
+    annotations: Annotations,
+    image: Option<ImageError>,
     settings: &Path,
     record: &mut Record,
     trail: &mut Trail,
-) -> Result<(), AnyFault> {
+) -> Result<Done, AnyFault> {
     let settings = Settings::load(settings)?;
     *trail = Trail::open(&settings.audit, settings.deliver.deadline)?;
     state.id()?;
     record.bundle = state.bundle()?.to_owned();
-    let requests = requests?;
+    if let Ok(Some(requested)) = Requests::from_annotations(&annotations) {
+        record.requests(&requested.files);
+    }
+    let (annotations, requests) = requests(annotations, image, settings.deliver.image_annotations)?;
+    let Some(requests) = requests else { return Ok(Done::Nothing) };
     record.requests(&requests.files);
-    record.annotations = granted(&settings.grants, &requests, state.annotations())?;
+    record.annotations = granted(&settings.grants, &requests, &annotations)?;
     let process = Process::open(state.pid()?)?;
     let spec = Spec::load(&record.bundle)?;
     preflight(&spec)?;
-    let carried = Carried::find(&process, &spec.rootfs)?;
+    let carried = match Carried::find(&process, &spec.rootfs) {
+        Err(CarryError::Delivered) if spec.hooks.deliveries().len() > 1 => return Ok(Done::Nothing),
+        found => found?,
+    };
     let owner = process.host_owner(requests.owner.or(spec.user).ok_or(HookError::NoOwner)?)?;
     record.phase_ends("read");
 
@@ -108,20 +132,62 @@ fn deliver(
     drop(secrets);
     delivery.attach(&process, &spec)?;
     record.phase_ends("deliver");
-    Ok(())
+    Ok(Done::Delivered)
+}
+
+/// What a call of the hook came to.
+enum Done {
+    Delivered,
+    /// There is no request for this container, or another entry of the spec's hooks has delivered.
+    Nothing,
+}
+
+/// The second entry of hooks.d, for containers that have a reference under a key that the first entry does not match.
+fn check_annotations(state: &State) -> Result<(), AnyFault> {
+    let annotations = Annotations::new(state.annotations().clone());
+    if annotations.is_sandbox() { Ok(()) } else { Ok(refuse_misplaced(&annotations)?) }
+}
+
+/// The annotations with those of the container's image, or why these are not known.
+fn of_image(annotations: Annotations, state: &State) -> (Annotations, Option<ImageError>) {
+    match state.bundle().map(annotations_of_image) {
+        Ok(Ok(image)) => (annotations.with_image(image), None),
+        Ok(Err(error)) => (annotations, Some(error)),
+        // A state without a bundle is refused later.
+        Err(_) => (annotations, None),
+    }
+}
+
+/// The requests of a container. None of them may come from its image, unless the settings allow it.
+fn requests(
+    annotations: Annotations,
+    image: Option<ImageError>,
+    permission: Permission,
+) -> Result<(Annotations, Option<Requests>), AnyFault> {
+    let annotations = match (permission, image) {
+        (Permission::Allow, _) => Annotations::new(annotations.values().clone()),
+        (Permission::Refuse, Some(error)) => return Err(error.into()),
+        (Permission::Refuse, None) => annotations,
+    };
+    if let Some(key) = annotations.of_image(|key, value| is_ours(key) || is_reference(value)) {
+        return Err(ImageError::Request { key: key.to_owned() }.into());
+    }
+    let requests = Requests::from_annotations(&annotations)?;
+    Ok((annotations, requests))
 }
 
 /// The annotations that the grants of all requests depend on.
 fn granted(
     grants: &Grants,
     requests: &Requests,
-    annotations: &BTreeMap<String, String>,
+    annotations: &Annotations,
 ) -> Result<BTreeMap<String, String>, AnyFault> {
     let mut used = BTreeMap::new();
     for request in &requests.files {
         let grant = grants.decide(&request.reference, annotations, requests.owner.is_some())?;
-        let keys = grant.annotations().filter_map(|(key, _)| annotations.get_key_value(key));
-        used.extend(keys.map(|(key, value)| (key.clone(), value.clone())));
+        let keys = grant.annotations().map(|(key, _)| key);
+        let keys = keys.chain(grant.namespace().into_iter().flat_map(|_| NAMESPACE_KEYS));
+        used.extend(keys.filter_map(|key| Some((key.to_owned(), annotations.get(key)?.to_owned()))));
     }
     Ok(used)
 }

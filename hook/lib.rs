@@ -28,6 +28,7 @@ pub mod gateway;
 pub mod harden;
 pub mod hook;
 pub mod http_client;
+pub mod json;
 pub mod pkcs11;
 pub mod reference;
 pub mod report;

@@ -17,6 +17,7 @@ const SETTINGS: &str = include_str!("../config/settings.reference.toml");
 const INSTALLED: &str = include_str!("../config/settings.toml");
 const GUIDE: &str = include_str!("../packaging/docs/gateway.md");
 const HOOK: &str = include_str!("../config/hooks.d/90-oci-secrets.json");
+const CHECK: &str = include_str!("../config/hooks.d/91-oci-secrets-check.json");
 const DOCKER: &str = include_str!("../config/docker/daemon.json");
 const CONTAINERD: &str = include_str!("../config/containerd/config.toml");
 const CRIO: &str = include_str!("../config/crio/90-oci-secrets.conf");
@@ -100,7 +101,12 @@ fn the_settings_show_every_key_that_the_code_knows() {
             shown += 1;
         }
     }
-    assert_eq!(keys_expected_instead_of("[[grant]]\nreferences = []\nto = { no-such-key = 1 }"), ["annotations"]);
+    let keys = keys_expected_instead_of("[[grant]]\nreferences = []\nto = { no-such-key = 1 }");
+    assert_eq!(keys, ["namespace", "annotations"]);
+    assert!(
+        keys.iter()
+            .all(|key| SETTINGS.lines().map(self::shown).any(|line| line.starts_with(&format!("to = {{ {key} = "))))
+    );
     assert!(shown >= 20, "only {shown} keys were looked for");
     assert!(!shows("connect", "deadline") && !shows("", "deadline"));
 }
@@ -136,6 +142,9 @@ fn the_hook_runs_for_every_run_secrets_key_in_any_spelling() {
         " run.secrets/db-password",
         "run. secrets/db-password",
         "run.secrets",
+        "run.secret/db-password",
+        "run-secrets/db-password",
+        "runsecrets/db-password",
     ] {
         assert!(key.is_match(ours), "{ours}");
     }
@@ -148,6 +157,20 @@ fn the_hook_runs_for_every_run_secrets_key_in_any_spelling() {
     ] {
         assert!(!key.is_match(others), "{others}");
     }
+}
+
+#[test]
+fn the_hook_checks_every_container_with_a_reference_in_its_annotations() {
+    let hook: Value = serde_json::from_str(HOOK).unwrap();
+    let check: Value = serde_json::from_str(CHECK).unwrap();
+    assert_eq!(check["hook"]["args"], serde_json::json!(["oci-secrets-hook", "--check-annotations"]));
+    for same in ["/version", "/stages", "/hook/path", "/hook/env", "/hook/timeout"] {
+        assert_eq!(check.pointer(same), hook.pointer(same), "{same}");
+    }
+    let (key, value) = check["when"]["annotations"].as_object().unwrap().iter().next().unwrap();
+    let (key, value) = (Regex::new(key).unwrap(), Regex::new(value.as_str().unwrap()).unwrap());
+    assert!(key.is_match("db") && key.is_match("example.com/db"));
+    assert!(value.is_match("op://v/i/f") && value.is_match(" OP://v") && !value.is_match("see op://v/i/f"));
 }
 
 #[test]

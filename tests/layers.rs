@@ -11,7 +11,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 /// The modules of the crate, lowest layer first. A module uses only modules of lower layers, and so none of its own layer.
 const LAYERS: &[&[&str]] = &[
     &["fault"],
-    &["child", "errno", "excerpt", "reference", "retry", "secret", "syslog"],
+    &["child", "errno", "excerpt", "json", "reference", "retry", "secret", "syslog"],
     &["dns", "report", "tls"],
     &["harden", "http_client"],
     &["container", "run_directory"],
@@ -42,7 +42,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("clap_mangen", &["cli"]),
     ("cryptoki", &["pkcs11"]),
     ("rpassword", &["cli"]),
-    ("strsim", &["source"]),
+    ("strsim", &["container", "source"]),
     ("google_cloud_auth", &["seal"]),
     ("google_cloud_gax", &["seal"]),
     ("google_cloud_kms", &["seal"]),

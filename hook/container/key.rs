@@ -2,6 +2,9 @@
 
 use super::{FileName, FileNameError};
 
+/// How similar a key must be to one of ours to be suggested, from 0 to 1.
+const SIMILARITY_MIN: f64 = 0.8;
+
 /// The key that names the files' owner.
 pub(super) const OWNER: &str = "run.secrets.owner";
 /// The key that names the files which may be missing.
@@ -41,8 +44,29 @@ impl<'a> Key<'a> {
     }
 }
 
+/// The valid key that is nearest to one that is not.
+pub(super) fn nearest(key: &str) -> Option<String> {
+    let likeness = |one: &str, other: &str| strsim::jaro_winkler(&one.to_ascii_lowercase(), other);
+    let similar = |one: &str, other: &str| likeness(one, other) >= SIMILARITY_MIN;
+    let Some((domain, file)) = key.rsplit_once('/') else {
+        let mut rules = [OWNER, OPTIONAL].into_iter();
+        let last = key.rsplit('.').next().unwrap_or_default();
+        return match rules.find(|rule| similar(key, rule) && likeness(key, rule) > likeness(key, DOMAIN)) {
+            Some(rule) => Some(rule.to_owned()),
+            None if similar(key, DOMAIN) => Some(format!("{DOMAIN}/<file>")),
+            None => last.parse().ok().map(|file: FileName| format!("{DOMAIN}/{file}")),
+        };
+    };
+    let file: FileName = file.trim().parse().ok()?;
+    let is_domain = |rest: &str| similar(rest, DOMAIN) && likeness(rest, DOMAIN) > likeness(domain, DOMAIN);
+    let prefix = domain.trim().split_once('.').filter(|(_, rest)| is_domain(rest));
+    let container = prefix.map(|(name, _)| format!("{}.", name.to_ascii_lowercase()));
+    let container = container.filter(|name| container_name(name).is_some()).unwrap_or_default();
+    Some(format!("{container}{DOMAIN}/{file}"))
+}
+
 /// Whether a key's domain, the part before `/`, has the labels `run` and `secrets` in a row, in any case.
-fn is_ours(key: &str) -> bool {
+pub fn is_ours(key: &str) -> bool {
     let domain = key.split('/').next().unwrap_or_default();
     let labels: Vec<String> = domain.split('.').map(|label| label.trim().to_ascii_lowercase()).collect();
     labels.windows(2).any(|pair| pair == ["run", "secrets"])
@@ -62,7 +86,7 @@ fn container_name(prefix: &str) -> Option<&str> {
 /// Why a key under `run.secrets` cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// It is none of ours: a typo, or a word of a later version.
+    /// It is not in the table: a typo, or a key of a later version.
     #[error("expected run.secrets/<file>, <container>.run.secrets/<file>, {OWNER} or {OPTIONAL}")]
     Unknown,
     /// Its last part cannot name a file.
@@ -113,6 +137,28 @@ mod tests {
         for key in keys {
             assert_eq!(Key::parse(key), Err(KeyError::Unknown), "{key}");
         }
+    }
+
+    #[test]
+    fn suggests_the_nearest_valid_key() {
+        for (key, expected) in [
+            ("run.secret/a", "run.secrets/a"),
+            ("run-secrets/a", "run.secrets/a"),
+            ("runsecrets/a", "run.secrets/a"),
+            ("Run.Secrets/x", "run.secrets/x"),
+            ("secrets/a", "run.secrets/a"),
+            ("example.com/db", "run.secrets/db"),
+            ("app.run.secret/a", "app.run.secrets/a"),
+            ("App.run.secrets/a", "app.run.secrets/a"),
+            ("run.secrets.ownr", "run.secrets.owner"),
+            ("run.secrets.optinal", "run.secrets.optional"),
+            ("run.secrets", "run.secrets/<file>"),
+            ("db", "run.secrets/db"),
+            ("com.example.db", "run.secrets/db"),
+        ] {
+            assert_eq!(nearest(key).as_deref(), Some(expected), "{key}");
+        }
+        assert_eq!(nearest("run.secret/-"), None);
     }
 
     #[test]

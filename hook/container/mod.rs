@@ -1,10 +1,13 @@
 //! The container that is being created: what it asks for, and the process it will live in.
 //!
-//! [`State`] is what the runtime writes to the hook's standard input; its annotations hold the [`Requests`]. [`Spec`] is the
-//! little that is read of the bundle's `config.json`. [`Process`] holds the container's first process and its namespaces by
-//! descriptor. Nothing here changes anything, and all of it comes from outside: a request is a wish that only a grant fulfils.
+//! [`State`] is what the runtime writes to the hook's standard input; its [`Annotations`] hold the [`Requests`]. [`Spec`] is what
+//! is read of the bundle's `config.json`. [`Process`] holds the container's first process and its namespaces by descriptor.
+//! Nothing here changes anything, and all of it comes from outside: only a grant permits what a request asks for.
 
+mod annotations;
 mod file_name;
+mod hooks;
+mod image;
 mod key;
 mod mounts;
 mod process;
@@ -13,19 +16,22 @@ mod request;
 mod spec;
 mod state;
 
+pub use annotations::{Annotations, Contradiction, Manager, NAMESPACE_KEYS, Value, Why, is_identity};
 pub use file_name::{FileName, FileNameError};
-pub use key::KeyError;
+pub use hooks::{CHECK_ANNOTATIONS, HOOK_NAME, Hooks, is_hook};
+pub use image::{IMAGE_HINT, ImageError, annotations_of_image};
+pub use key::{KeyError, is_ours};
 pub use mounts::{Mount, Mounts, MountsError};
 pub use process::{Process, ProcessError};
 pub use procfs::{Procfs, ProcfsError};
-pub use request::{FILES_MAX, Owner, Request, RequestError, Requests};
+pub use request::{FILES_MAX, Owner, Request, RequestError, Requests, is_reference, refuse_misplaced};
 pub use spec::{SPEC_BYTES_MAX, Spec, SpecError, read_spec};
-pub use state::{STATE_BYTES_MAX, STATE_DEADLINE, State, StateError, is_sandbox};
+pub use state::{STATE_BYTES_MAX, STATE_DEADLINE, State, StateError};
 
 use serde::{Deserialize, Deserializer};
 
 /// Reads `null` like an absent field: engines written in Go leave empty maps and lists as `null`.
-fn null_is_empty<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+pub(crate) fn null_is_empty<'de, T, D>(deserializer: D) -> Result<T, D::Error>
 where
     T: Default + Deserialize<'de>,
     D: Deserializer<'de>,

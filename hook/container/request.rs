@@ -7,14 +7,15 @@
 //! run.secrets.optional            file names, separated by commas
 //! ```
 //!
-//! Any other key under `run.secrets` is an error, in whatever case it is spelled: a typo must not start a container without its
-//! secrets.
+//! Any other key under `run.secrets` is an error, in whatever case it is spelled, and so is a reference under any other key: a
+//! typo must not start a container without its secrets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
-use super::FileName;
-use super::key::{Key, KeyError, OPTIONAL, OWNER};
+use super::annotations::CONTAINER_NAME_KEYS;
+use super::key::{self, Key, KeyError, OPTIONAL, OWNER};
+use super::{Annotations, Contradiction, FileName};
 use crate::excerpt::Excerpt;
 use crate::fault::{Class, Fault};
 use crate::reference::{Reference, ReferenceError};
@@ -22,24 +23,23 @@ use crate::reference::{Reference, ReferenceError};
 /// The most files that one container may request.
 pub const FILES_MAX: usize = 1024;
 
-/// The container's name in its pod, as containerd and as CRI-O tell it.
-const CONTAINER_NAME_KEYS: [&str; 2] = ["io.kubernetes.cri.container-name", "io.kubernetes.container.name"];
+const SCHEME: &str = "op://";
 
 /// Everything that one container asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Requests {
     /// The files, sorted by name; at least one and at most [`FILES_MAX`].
     pub files: Vec<Request>,
-    /// Who shall own them, instead of the spec's `process.user`.
+    /// Their owner, instead of the spec's `process.user`.
     pub owner: Option<Owner>,
 }
 
-/// One file and what shall be in it.
+/// One file and where its content comes from.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Request {
     /// Its name in `/run/secrets`.
     pub file: FileName,
-    /// Where its content comes from.
+    /// The reference to its content.
     pub reference: Reference,
     /// Whether the container starts without it if the item or field does not exist.
     pub optional: bool,
@@ -60,13 +60,13 @@ impl Requests {
     /// Keys for other containers of the pod are held to the same form and then left alone.
     ///
     /// # Errors
-    /// When a key or value under `run.secrets` is not what the module's table says.
-    pub fn from_annotations(annotations: &BTreeMap<String, String>) -> Result<Option<Requests>, RequestError> {
-        let this_container = CONTAINER_NAME_KEYS.iter().find_map(|key| annotations.get(*key));
+    /// When a key or value under `run.secrets` is not what the module's table says, or when another key has a reference.
+    pub fn from_annotations(annotations: &Annotations) -> Result<Option<Requests>, RequestError> {
         let mut draft = Draft::default();
-        for (key, value) in annotations {
+        for (key, value) in annotations.values() {
             let key_error = |source| RequestError::Key { key: key.clone(), source };
             match Key::parse(key).map_err(key_error)? {
+                None if is_reference(value) => return Err(RequestError::Misplaced { key: key.clone() }),
                 None => {}
                 Some(Key::Owner) => draft.owner = Some(value.parse()?),
                 Some(Key::Optional) => draft.optional = Some(value),
@@ -74,6 +74,7 @@ impl Requests {
                     let value_error = |source| RequestError::Reference { key: key.clone(), source };
                     let reference = value.parse().map_err(value_error)?;
                     draft.named.insert(file.clone());
+                    let this_container = container.map_or(Ok(None), |_| annotations.container_name())?;
                     let files = match (container, this_container) {
                         (None, _) => &mut draft.general,
                         (Some(name), Some(this)) if name == this => &mut draft.specific,
@@ -86,6 +87,20 @@ impl Requests {
         }
         draft.finish()
     }
+}
+
+/// Refuses references in annotations that are not ours.
+///
+/// # Errors
+/// At the first one.
+pub fn refuse_misplaced(annotations: &Annotations) -> Result<(), RequestError> {
+    let mut others = annotations.values().iter().filter(|(key, value)| !key::is_ours(key) && is_reference(value));
+    others.next().map_or(Ok(()), |(key, _)| Err(RequestError::Misplaced { key: key.clone() }))
+}
+
+/// Whether a text was meant to be a reference.
+pub fn is_reference(text: &str) -> bool {
+    text.trim_start().get(..SCHEME.len()).is_some_and(|scheme| scheme.eq_ignore_ascii_case(SCHEME))
 }
 
 /// The annotations of a pod, sorted by what they say.
@@ -151,6 +166,12 @@ pub enum RequestError {
     /// A key under `run.secrets` that is none of ours.
     #[error("cannot use annotation {}", Excerpt(.key))]
     Key { key: String, source: KeyError },
+    /// A reference under a key that is not ours.
+    #[error("refusing to ignore the reference in annotation {}: it is not a key of ours", Excerpt(.key))]
+    Misplaced { key: String },
+    /// Annotations that name several containers.
+    #[error(transparent)]
+    Container(#[from] Contradiction),
     /// A value that is not a reference.
     #[error("cannot use annotation {}", Excerpt(.key))]
     Reference { key: String, source: ReferenceError },
@@ -176,7 +197,19 @@ pub enum RequestError {
 
 impl Fault for RequestError {
     fn class(&self) -> Class {
-        Class::Data
+        match self {
+            RequestError::Container(_) => Class::NotPermitted,
+            _ => Class::Data,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            RequestError::Key { key, source: KeyError::Unknown } | RequestError::Misplaced { key } => {
+                key::nearest(key).map(|key| format!("the nearest valid key is {key}"))
+            }
+            _ => None,
+        }
     }
 }
 
@@ -185,7 +218,8 @@ impl RequestError {
     pub fn key(&self) -> Option<&str> {
         match self {
             RequestError::Key { key, .. } | RequestError::Reference { key, .. } => Some(key),
-            RequestError::NoContainerName { key } => Some(key),
+            RequestError::NoContainerName { key } | RequestError::Misplaced { key } => Some(key),
+            RequestError::Container(_) => None,
             RequestError::Owner { .. } => Some(OWNER),
             RequestError::Optional { .. } => Some(OPTIONAL),
             RequestError::NoFiles { key } => Some(key),
@@ -202,7 +236,7 @@ mod tests {
 
     fn requests(annotations: &[(&str, &str)]) -> Result<Option<Requests>, RequestError> {
         let owned = annotations.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
-        Requests::from_annotations(&owned.collect())
+        Requests::from_annotations(&Annotations::new(owned.collect()))
     }
 
     fn files(annotations: &[(&str, &str)]) -> Vec<(String, String, bool)> {
@@ -229,7 +263,7 @@ mod tests {
     #[test]
     fn asks_for_nothing_without_annotations_of_ours() {
         assert_eq!(requests(&[]), Ok(None));
-        assert_eq!(requests(&[POD, ("run.secretsx/a", "op://v/i/f")]), Ok(None));
+        assert_eq!(requests(&[POD, ("run.secretsx/a", "v/i/f")]), Ok(None));
     }
 
     #[test]
@@ -240,6 +274,25 @@ mod tests {
     }
 
     #[test]
+    fn refuses_a_reference_under_another_key() {
+        for (key, value) in [
+            ("run.secret/a", "op://v/i/f"),
+            ("run-secrets/a", "op://v/i/f"),
+            ("db", " OP://v"),
+            ("example.com/db", "op://%"),
+        ] {
+            assert_eq!(refusal(&[(key, value)]), RequestError::Misplaced { key: key.to_owned() });
+            let annotations = Annotations::new([(key.to_owned(), value.to_owned())].into());
+            assert!(refuse_misplaced(&annotations).is_err());
+        }
+        for value in ["", "op:/", "see op://v/i/f", "ööööö"] {
+            assert_eq!(requests(&[("other", value)]), Ok(None), "{value}");
+        }
+        let ours = Annotations::new([("run.secrets/a".to_owned(), "op://v/i/f".to_owned())].into());
+        assert_eq!(refuse_misplaced(&ours), Ok(()));
+    }
+
+    #[test]
     fn a_containers_own_key_beats_the_general_one() {
         let own = ("app.run.secrets/db", "op://v/own/f");
         let general = ("run.secrets/db", "op://v/general/f");
@@ -247,7 +300,11 @@ mod tests {
         let db = |reference: &str| vec![("db".to_owned(), reference.to_owned(), false)];
         assert_eq!(files(&[POD, own, general, others]), db("op://v/own/f"));
         assert_eq!(files(&[POD, general, others]), db("op://v/general/f"));
-        assert_eq!(files(&[("io.kubernetes.container.name", "zoo"), own, general, others]), db("op://v/other/f"));
+        let crio = [("io.container.manager", "cri-o"), ("io.kubernetes.cri-o.ContainerType", "container")];
+        let zoo = ("io.kubernetes.container.name", "zoo");
+        assert_eq!(files(&[crio[0], crio[1], zoo, own, general, others]), db("op://v/other/f"));
+        // A name that the engine at hand does not set.
+        assert!(matches!(refusal(&[crio[0], crio[1], zoo, POD, own]), RequestError::Container(_)));
     }
 
     #[test]
@@ -299,7 +356,9 @@ mod tests {
 
     #[test]
     fn refuses_more_files_than_anyone_needs() {
-        let many = |count: usize| (0..count).map(|i| (format!("run.secrets/{i}"), "op://v/i/f".to_owned())).collect();
+        let many = |count: usize| {
+            Annotations::new((0..count).map(|i| (format!("run.secrets/{i}"), "op://v/i/f".to_owned())).collect())
+        };
         assert!(Requests::from_annotations(&many(FILES_MAX)).is_ok());
         let refusal = Requests::from_annotations(&many(FILES_MAX + 1)).unwrap_err();
         assert_eq!(refusal, RequestError::TooManyFiles { found: FILES_MAX + 1 });

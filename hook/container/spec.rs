@@ -8,9 +8,10 @@ use oci_spec::runtime::{Mount, Root, User};
 use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 
-use super::{Owner, null_is_empty};
+use super::{Hooks, Owner, null_is_empty};
 use crate::errno::Errno;
 use crate::fault::{Class, Fault};
+use crate::json;
 
 /// The longest `config.json` that is read, in bytes.
 pub const SPEC_BYTES_MAX: u64 = 16 << 20;
@@ -37,6 +38,8 @@ pub struct Spec {
     pub masked_paths: Vec<PathBuf>,
     /// `linux.readonlyPaths`: what the runtime mounts onto itself after the hooks have run.
     pub readonly_paths: Vec<PathBuf>,
+    /// `hooks`.
+    pub hooks: Hooks,
 }
 
 impl Spec {
@@ -46,7 +49,7 @@ impl Spec {
     /// When it is not a regular file of at most [`SPEC_BYTES_MAX`] bytes, not a spec, or names no root filesystem.
     pub fn load(bundle: &Path) -> Result<Spec, SpecError> {
         let path = bundle.join("config.json");
-        let config: Config = match serde_json::from_slice(&read_spec(&path)?) {
+        let config: Config = match json::from_slice(&read_spec(&path)?) {
             Ok(config) => config,
             Err(source) => return Err(SpecError::Json { path, source }),
         };
@@ -64,6 +67,7 @@ impl Spec {
             joins_mounts: linux.namespaces.iter().any(Namespace::is_mounts_of_others),
             masked_paths: linux.masked_paths,
             readonly_paths: linux.readonly_paths,
+            hooks: config.hooks,
         })
     }
 }
@@ -75,6 +79,8 @@ struct Config {
     #[serde(default, deserialize_with = "null_is_empty")]
     mounts: Vec<Mount>,
     linux: Option<LinuxFields>,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    hooks: Hooks,
 }
 
 #[derive(Deserialize)]
@@ -151,7 +157,7 @@ pub enum SpecError {
     /// A longer file than any container's spec.
     #[error("refusing to read {}: it is longer than {} MiB", .path.display(), SPEC_BYTES_MAX >> 20)]
     TooLong { path: PathBuf },
-    /// Not JSON, or a field of another type than the specification's.
+    /// Not JSON that every runtime reads alike, or a field of another type than the specification's.
     #[error("cannot parse {}", .path.display())]
     Json { path: PathBuf, source: serde_json::Error },
     /// `root.path` is missing or empty.
@@ -211,6 +217,28 @@ mod tests {
             assert!(matches!(load(json), Err(SpecError::NoRootfs { .. })), "{json}");
         }
         assert!(matches!(load("{"), Err(SpecError::Json { .. })));
+    }
+
+    #[test]
+    fn refuses_a_spec_that_parsers_read_in_different_ways() {
+        let root = r#""root":{"path":"r"}"#;
+        for other in [
+            r#""annotations":{"a":"1"},"annotations":{"b":"1"}"#,
+            r#""Root":{"path":"/"}"#,
+            r#""root":{"path":"/"}"#,
+            r#""process":{"user":{"uid":1,"gid":1,"UID":0}}"#,
+            r#""process":{"User":{"uid":1,"gid":1}}"#,
+            r#""process":{"args":["a"],"args":["b"]}"#,
+            r#""mounts":[{"destination":"/x","Destination":"/run"}]"#,
+            r#""mounts":[{"destination":"/x","destination":"/run"}]"#,
+            r#""linux":{"MaskedPaths":["/run"]}"#,
+            r#""linux":{"namespaces":[{"type":"pid","Type":"mount","path":"/proc/1/ns/mnt"}]}"#,
+            r#""linux":{"seccomp":{"a":1,"a":2}}"#,
+            r#""hooks":{"CreateRuntime":[]}"#,
+        ] {
+            let refused = load(&format!("{{{root},{other}}}"));
+            assert!(matches!(refused, Err(SpecError::Json { .. })), "{other}: {refused:?}");
+        }
     }
 
     #[test]

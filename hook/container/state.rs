@@ -11,26 +11,24 @@ use rustix::process::Pid;
 use serde::Deserialize;
 
 use super::null_is_empty;
+use crate::json;
 
 use crate::fault::{Class, Fault};
 
 /// The longest state that is read, in bytes.
 pub const STATE_BYTES_MAX: u64 = 4 << 20;
 
-/// The size, in bytes, of what most states fit in: they are read at once.
+/// The size, in bytes, of the first buffer, which most states fit in.
 const STATE_BYTES_USUAL: usize = 8 * 1024;
 
-/// How long is waited for the end of the state, which a runtime has at hand: crun and youki begin to count a hook's time only when
-/// they have written it.
+/// The timeout for the whole state. crun and youki start a hook's own timeout only after they have written it.
 pub const STATE_DEADLINE: Duration = Duration::from_secs(5);
 
-const SANDBOX_KEYS: [&str; 2] = ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"];
-
-/// What a runtime says of the container that it is creating.
+/// What a runtime writes about the container that it is creating.
 ///
-/// Only four fields are read, so that what runtimes disagree about (crun's `ociVersion` is not a version, and its `status` not
-/// always one of the specification's) stops nobody. A missing field is an error only for who asks for it: a container that
-/// wants no secrets starts whatever its state lacks.
+/// Only four fields are read, because runtimes disagree about others: crun's `ociVersion` is not a version, and its `status` not
+/// always one of the specification's. A missing field is an error only when it is used: a container without requests starts
+/// whatever its state lacks.
 ///
 /// See the [runtime specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#state).
 #[derive(Debug, Deserialize)]
@@ -50,7 +48,7 @@ impl State {
     /// # Errors
     /// As [`State::read`], and when the input has not ended by then.
     pub fn receive(pipe: impl AsFd) -> Result<State, StateError> {
-        State::read(Patient { pipe: pipe.as_fd(), deadline: Instant::now() + STATE_DEADLINE })
+        State::read(TimedReader { pipe: pipe.as_fd(), deadline: Instant::now() + STATE_DEADLINE })
     }
 
     /// Reads the state to the end of the input, at most [`STATE_BYTES_MAX`] bytes.
@@ -58,15 +56,15 @@ impl State {
     /// # Errors
     /// When the input cannot be read, is longer, or is not a state.
     pub fn read(input: impl Read) -> Result<State, StateError> {
-        let mut json = Vec::with_capacity(STATE_BYTES_USUAL);
-        input.take(STATE_BYTES_MAX + 1).read_to_end(&mut json).map_err(|source| match source.kind() {
+        let mut text = Vec::with_capacity(STATE_BYTES_USUAL);
+        input.take(STATE_BYTES_MAX + 1).read_to_end(&mut text).map_err(|source| match source.kind() {
             ErrorKind::TimedOut => StateError::Late,
             _ => StateError::Read { source },
         })?;
-        if json.len() as u64 > STATE_BYTES_MAX {
+        if text.len() as u64 > STATE_BYTES_MAX {
             return Err(StateError::TooLong);
         }
-        serde_json::from_slice(&json).map_err(|source| StateError::Json { source })
+        json::from_slice(&text).map_err(|source| StateError::Json { source })
     }
 
     /// The container's id.
@@ -101,25 +99,15 @@ impl State {
     pub fn annotations(&self) -> &BTreeMap<String, String> {
         &self.annotations
     }
-
-    /// Whether this is a pod's sandbox (pause) container, which gets its pod's annotations but has no use for secrets.
-    pub fn is_sandbox(&self) -> bool {
-        is_sandbox(&self.annotations)
-    }
-}
-
-/// Whether annotations are those of a pod's sandbox (pause) container.
-pub fn is_sandbox(annotations: &BTreeMap<String, String>) -> bool {
-    SANDBOX_KEYS.iter().any(|key| annotations.get(*key).is_some_and(|kind| kind == "sandbox"))
 }
 
 /// A pipe that is read until a deadline.
-struct Patient<'p> {
+struct TimedReader<'p> {
     pipe: BorrowedFd<'p>,
     deadline: Instant,
 }
 
-impl Read for Patient<'_> {
+impl Read for TimedReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         let left = Timespec::try_from(left).map_err(io::Error::other)?;
@@ -143,7 +131,7 @@ pub enum StateError {
     /// More input than any container's state has.
     #[error("cannot read the state: longer than {} MiB", STATE_BYTES_MAX >> 20)]
     TooLong,
-    /// Not JSON, or a field of another type than the specification's.
+    /// Not JSON that every runtime reads alike, or a field of another type than the specification's.
     #[error("cannot parse the state")]
     Json { source: serde_json::Error },
     /// `id` is missing or empty.
@@ -195,14 +183,13 @@ mod tests {
             let bundle = state.bundle().unwrap().to_str().unwrap();
             assert!(bundle.contains(state.id().unwrap()), "{file:?}");
             assert_eq!(state.annotations()["run.secrets/db"], "op://AgentVault/database/password", "{file:?}");
-            assert!(!state.is_sandbox(), "{file:?}");
         }
     }
 
     #[test]
     fn misses_a_field_only_when_it_is_asked_for() {
         let bare = state(r#"{"annotations":null}"#);
-        assert!(bare.annotations().is_empty() && !bare.is_sandbox());
+        assert!(bare.annotations().is_empty());
         assert!(matches!(bare.id(), Err(StateError::NoId)));
         assert!(matches!(bare.pid(), Err(StateError::NoPid)));
         assert!(matches!(bare.bundle(), Err(StateError::NoBundle)));
@@ -241,9 +228,18 @@ mod tests {
     }
 
     #[test]
-    fn knows_the_sandbox_of_containerd_and_of_cri_o() {
-        assert!(state(r#"{"annotations":{"io.kubernetes.cri.container-type":"sandbox"}}"#).is_sandbox());
-        assert!(state(r#"{"annotations":{"io.kubernetes.cri-o.ContainerType":"sandbox"}}"#).is_sandbox());
-        assert!(!state(r#"{"annotations":{"io.kubernetes.cri.container-type":"container"}}"#).is_sandbox());
+    fn refuses_a_state_that_parsers_read_in_different_ways() {
+        for json in [
+            r#"{"annotations":{"run.secrets/a":"op://v/i/f"},"annotations":{}}"#,
+            r#"{"Annotations":{"run.secrets/a":"op://v/i/f"}}"#,
+            r#"{"annotations":{"run.secrets/a":"op://v/i/f","run.secrets/a":"op://v/i/g"}}"#,
+            r#"{"id":"a","ID":"b"}"#,
+            r#"{"PID":1}"#,
+            r#"{"bundle":"/a","bundle":"/b"}"#,
+            r#"{"extra":{"a":1,"a":2}}"#,
+        ] {
+            assert!(matches!(State::read(json.as_bytes()), Err(StateError::Json { .. })), "{json}");
+        }
+        assert_eq!(state(r#"{"annotations":{"Team":"a","team":"b"}}"#).annotations().len(), 2);
     }
 }

@@ -57,7 +57,8 @@ impl Carried {
     /// Finds what a container that is being created has at and below `/run/secrets`. Nothing changes by it.
     ///
     /// # Errors
-    /// When the image stands in the way, when something cannot be carried over, or when the kernel refuses.
+    /// When a delivery is there already, when the image stands in the way, when something cannot be carried over, or when the
+    /// kernel refuses.
     pub fn find(container: &Process, rootfs: &Path) -> Result<Carried, CarryError> {
         inside(container, rootfs, |inside| match Site::find(inside)? {
             Some(site) => Carried::find_at(&site),
@@ -66,6 +67,9 @@ impl Carried {
     }
 
     fn find_at(site: &Site<'_>) -> Result<Carried, CarryError> {
+        if site.is_delivered()? {
+            return Err(CarryError::Delivered);
+        }
         let points = mount_points(site);
         let mut trees =
             points.iter().take(CARRIED_MAX + 1).map(|point| open(site, point)).collect::<Result<Vec<_>, _>>()?;
@@ -245,6 +249,9 @@ pub enum CarryError {
     /// The container has no site for a delivery.
     #[error(transparent)]
     Site(#[from] SiteError),
+    /// The hook was called before for this start.
+    #[error("refusing to deliver to the container's {TARGET}: it has a delivery already")]
+    Delivered,
     /// The mount below the target lies on a shared mount.
     #[error("cannot carry over the container's {}: it is mounted on a shared mount", Excerpt(&in_container(.path)))]
     Shared { path: PathBuf },
@@ -272,7 +279,8 @@ impl Fault for CarryError {
     fn class(&self) -> Class {
         match self {
             CarryError::Site(error) => error.class(),
-            CarryError::Shared { .. }
+            CarryError::Delivered
+            | CarryError::Shared { .. }
             | CarryError::Special { .. }
             | CarryError::TooMany
             | CarryError::Changed
@@ -284,6 +292,9 @@ impl Fault for CarryError {
     fn hint(&self) -> Option<String> {
         match self {
             CarryError::Site(error) => error.hint(),
+            CarryError::Delivered => {
+                Some("call the hook once: by hooks.d, a base spec, a device, a plugin or the wrapper".into())
+            }
             CarryError::Shared { .. } => {
                 Some("leave rootfsPropagation out of the spec, or make it private or slave".into())
             }
@@ -441,14 +452,29 @@ mod tests {
     }
 
     #[test]
-    fn covers_the_delivery_of_another_stage_of_the_hook() {
+    fn finds_the_delivery_of_another_call_of_the_hook() {
         if !is_root() {
             return;
         }
         let container = moves("touch run/secrets/token; mount --bind src/f run/secrets/token", "/run/secrets/token");
-        attach(&container).unwrap();
-        assert_eq!(read_to_string(container.inside("/run/secrets/token")).unwrap(), "own\n");
+        assert!(matches!(find(&container), Err(CarryError::Delivered)));
+        assert!(matches!(attach(&container), Err(AttachError::Carry(CarryError::Delivered))));
         assert_eq!(container.inside("/run/secrets").read_dir().unwrap().count(), 2);
+        // Another tmpfs of the same source is covered like any other.
+        let container = Container::start(NOTHING, "mkdir -p run/secrets; mount -t tmpfs oci-secrets run/secrets");
+        attach(&container).unwrap();
+    }
+
+    #[test]
+    fn refuses_a_delivery_that_another_call_made_meanwhile() {
+        if !is_root() {
+            return;
+        }
+        let container = Container::start(NOTHING, "true");
+        let before = frozen_for(find(&container).unwrap()).unwrap();
+        attach(&container).unwrap();
+        let error = before.attach(&container.process(), &container.spec()).unwrap_err();
+        assert!(matches!(error, AttachError::Carry(CarryError::Changed)), "{error:?}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use rustix::fs::{Mode, fstat};
 use rustix::io::Errno;
 
+use super::tmpfs::is_frozen;
 use super::{TARGET, TargetError, target};
 use crate::container::{Mount, Mounts, MountsError, Process, ProcessError, Procfs, ProcfsError};
 use crate::errno::{SyscallError, failed};
@@ -62,10 +63,15 @@ impl<'a> Site<'a> {
         Ok(Site { procfs, target, path, mount, mounts })
     }
 
-    /// Whether something is mounted at the target that a container can lose: all but a delivery by another stage of this hook.
+    /// Whether something is mounted at the target.
     pub(super) fn is_occupied(&self) -> bool {
-        let is_delivery = self.mount.fs_type == "tmpfs" && self.mount.source == SOURCE;
-        self.mount.point == self.path && !is_delivery
+        self.mount.point == self.path
+    }
+
+    /// Whether a delivery is mounted at the target.
+    pub(super) fn is_delivered(&self) -> Result<bool, SyscallError> {
+        let is_ours = self.mount.fs_type == "tmpfs" && self.mount.source == SOURCE;
+        Ok(self.is_occupied() && is_ours && is_frozen(&self.target)?)
     }
 }
 

@@ -8,7 +8,7 @@ use rustix::process::Pid;
 use tempfile::TempDir;
 
 use super::{AttachError, Carried, Frozen, Tmpfs, TmpfsError, TmpfsOptions};
-use crate::container::{Owner, Process, Spec};
+use crate::container::{Hooks, Owner, Process, Spec};
 use crate::secret::Secret;
 use crate::settings::Noswap;
 
@@ -100,6 +100,7 @@ impl Container {
             mount_label: None,
             masked_paths: Vec::new(),
             readonly_paths: Vec::new(),
+            hooks: Hooks::default(),
         }
     }
 

@@ -1,50 +1,57 @@
-//! Bundles of engines that cannot be told of hooks: the hook is added to `config.json` before the runtime reads it.
+//! Bundles of engines that have no setting for hooks: the hook is added to `config.json` before the runtime reads it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::file::replace;
-use super::{Hook, hooks_d, is_hook};
-use crate::container::{Requests, SpecError, read_spec};
+use super::{Hook, hooks_d};
+use crate::container::{Annotations, Hooks, Requests, SpecError, null_is_empty, read_spec};
 use crate::errno::Errno;
 use crate::fault::{Class, Fault};
+use crate::json;
 
 /// Makes the runtime call the hook for the container of a bundle, if its annotations, or those that are added, ask for anything.
 ///
-/// An annotation that the container has itself stands against an added one. A hook of ours that is there already stays as it
-/// is. Everything else keeps its very bytes, and the file its owner and mode; it is replaced whole or not at all.
+/// An annotation of the container beats an added one of the same key. A spec that calls the hook already, at whatever stage,
+/// gets no second call. All other members keep their bytes, and the file its owner and mode; it is replaced whole or not at all.
 ///
 /// # Errors
-/// When `config.json` cannot be read, understood or replaced.
+/// When `config.json` cannot be read or replaced, or when parsers read it in different ways.
 pub fn add_hook(bundle: &Path, hook: &Hook, added: &BTreeMap<String, String>) -> Result<(), BundleError> {
     let path = bundle.join("config.json");
-    let json = |source| BundleError::Json { path: path.clone(), source };
-    let mut spec: Fields = serde_json::from_slice(&read_spec(&path)?).map_err(json)?;
-    let own: BTreeMap<String, String> = field(&spec, "annotations").map_err(json)?;
+    let text = read_spec(&path)?;
+    let invalid = |source| BundleError::Json { path: path.clone(), source };
+    let Known { annotations: own, hooks: called } = json::from_slice(&text).map_err(invalid)?;
     let missing = added.iter().filter(|(key, _)| !own.contains_key(*key));
     let missing: Vec<(String, String)> = missing.map(|(key, value)| (key.clone(), value.clone())).collect();
     let is_changed = !missing.is_empty();
     let annotations: BTreeMap<String, String> = own.into_iter().chain(missing).collect();
-    // What is wrong with a request is for the hook to say.
+    let annotations = Annotations::new(annotations);
+    // The hook reports what is wrong with a request.
     if matches!(Requests::from_annotations(&annotations), Ok(None)) {
         return Ok(());
     }
-    let mut hooks: Fields = field(&spec, "hooks").map_err(json)?;
-    let mut at_stage: Vec<Box<RawValue>> = field(&hooks, hooks_d::STAGE).map_err(json)?;
-    let is_called = at_stage.iter().any(|entry| is_ours(entry));
+    let is_called = !called.deliveries().is_empty();
     if is_called && !is_changed {
         return Ok(());
     }
-    if !is_called {
-        at_stage.push(hooks_d::entry(hook).map_err(json)?);
-    }
-    hooks.insert(hooks_d::STAGE.to_owned(), to_raw_value(&at_stage).map_err(json)?);
-    spec.insert("hooks".to_owned(), to_raw_value(&hooks).map_err(json)?);
-    spec.insert("annotations".to_owned(), to_raw_value(&annotations).map_err(json)?);
-    let spec = serde_json::to_vec(&spec).map_err(json)?;
+    let edit = || -> Result<Vec<u8>, serde_json::Error> {
+        let mut spec: Fields = json::from_slice(&text)?;
+        if !is_called {
+            let mut hooks: Fields = field(&spec, "hooks")?;
+            let mut at_stage: Vec<Box<RawValue>> = field(&hooks, hooks_d::STAGE)?;
+            at_stage.push(hooks_d::entry(hook)?);
+            hooks.insert(hooks_d::STAGE.to_owned(), to_raw_value(&at_stage)?);
+            spec.insert("hooks".to_owned(), to_raw_value(&hooks)?);
+        }
+        spec.insert("annotations".to_owned(), to_raw_value(annotations.values())?);
+        serde_json::to_vec(&spec)
+    };
+    let spec = edit().map_err(invalid)?;
     replace(&path, &spec).map_err(|error| BundleError::Write { path: path.clone(), errno: error.into() })
 }
 
@@ -53,28 +60,26 @@ pub fn add_hook(bundle: &Path, hook: &Hook, added: &BTreeMap<String, String>) ->
 /// # Errors
 /// When it is not JSON, or its hooks are not of the specification's form.
 pub fn has_hook(spec: &str) -> Result<bool, serde_json::Error> {
-    let hooks: Fields = field(&serde_json::from_str(spec)?, "hooks")?;
-    let at_stage: Vec<Box<RawValue>> = field(&hooks, hooks_d::STAGE)?;
-    Ok(at_stage.iter().any(|entry| is_ours(entry)))
+    let Known { hooks, .. } = json::from_str(spec)?;
+    Ok(!hooks.deliveries().is_empty())
+}
+
+/// What is read of a spec.
+#[derive(Deserialize)]
+struct Known {
+    #[serde(default, deserialize_with = "null_is_empty")]
+    annotations: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    hooks: Hooks,
 }
 
 /// An object whose values stay as they are written.
 type Fields = BTreeMap<String, Box<RawValue>>;
 
 /// A field of an object, empty if it is absent or `null`.
-fn field<'a, T: Default + Deserialize<'a>>(fields: &'a Fields, name: &str) -> Result<T, serde_json::Error> {
-    let value = fields.get(name).map(|value| serde_json::from_str::<Option<T>>(value.get())).transpose()?;
+fn field<T: Default + DeserializeOwned>(fields: &Fields, name: &str) -> Result<T, serde_json::Error> {
+    let value = fields.get(name).map(|value| json::from_str::<Option<T>>(value.get())).transpose()?;
     Ok(value.flatten().unwrap_or_default())
-}
-
-/// Whether an entry of a stage calls this hook, wherever it is.
-fn is_ours(entry: &RawValue) -> bool {
-    #[derive(Deserialize)]
-    struct Entry {
-        path: PathBuf,
-    }
-    let entry: Result<Entry, _> = serde_json::from_str(entry.get());
-    entry.is_ok_and(|entry| is_hook(&entry.path))
 }
 
 /// Why a bundle did not get the hook.
@@ -84,7 +89,7 @@ pub enum BundleError {
     /// There is no `config.json` that can be read.
     #[error(transparent)]
     Spec(#[from] SpecError),
-    /// Not JSON, or a field of another type than the specification's.
+    /// Not JSON that every runtime reads alike, or a field of another type than the specification's.
     #[error("cannot parse {}", .path.display())]
     Json { path: PathBuf, source: serde_json::Error },
     /// A system call failed.
@@ -109,7 +114,7 @@ impl Fault for BundleError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::HOOK_NAME;
+    use crate::container::HOOK_NAME;
     use serde_json::{Value, json};
     use std::fs::{self, Permissions};
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -164,8 +169,28 @@ mod tests {
     fn adds_it_once() {
         let once = edited(&format!("{{{ANNOTATIONS}}}"), &[]).unwrap();
         assert_eq!(edited(&once, &[]).unwrap(), once);
-        let elsewhere = format!(r#"{{{ANNOTATIONS}, "hooks":{{"createRuntime":[{{"path":"/x/oci-secrets-hook"}}]}}}}"#);
-        assert_eq!(edited(&elsewhere, &[]).unwrap(), elsewhere);
+        for stage in ["createRuntime", "prestart"] {
+            let hooks = format!(r#""hooks":{{"{stage}":[{{"path":"/x/oci-secrets-hook"}}]}}"#);
+            let elsewhere = format!("{{{ANNOTATIONS}, {hooks}}}");
+            assert_eq!(edited(&elsewhere, &[]).unwrap(), elsewhere);
+        }
+    }
+
+    #[test]
+    fn refuses_a_spec_that_parsers_read_in_different_ways() {
+        let ours = r#"{"run.secrets/db":"op://v/i/f"}"#;
+        for config in [
+            format!(r#"{{"annotations":{ours},"annotations":{{}}}}"#),
+            format!(r#"{{"Annotations":{ours}}}"#),
+            format!(r#"{{"annotations":{{}},"annotation\u017f":{ours}}}"#),
+            r#"{"annotations":{"a":"op://v/i/f","a":"b"}}"#.to_owned(),
+            format!(r#"{{"annotations":{ours},"Hooks":{{}}}}"#),
+            format!(r#"{{"annotations":{ours},"hooks":{{"createruntime":[]}}}}"#),
+            format!(r#"{{"annotations":{ours},"hooks":{{"createRuntime":[{{"path":"/a","Path":"/b"}}]}}}}"#),
+            format!(r#"{{"annotations":{ours},"process":{{"args":[],"args":[]}}}}"#),
+        ] {
+            assert!(matches!(edited(&config, &[]), Err(BundleError::Json { .. })), "{config}");
+        }
     }
 
     #[test]
@@ -174,8 +199,10 @@ mod tests {
             assert_eq!(edited(config, &[]).unwrap(), config);
         }
         // A typo must not start a container without its secrets.
-        let typo = edited(r#"{"annotations":{"run.secret.s/db":"x","run.secrets.ownr":"1:1"}}"#, &[]).unwrap();
-        assert!(typo.contains(HOOK_NAME), "{typo}");
+        for typo in [r#""run.secret.s/db":"x","run.secrets.ownr":"1:1""#, r#""run.secret/db":"op://v/i/f""#] {
+            let typo = edited(&format!(r#"{{"annotations":{{{typo}}}}}"#), &[]).unwrap();
+            assert!(typo.contains(HOOK_NAME), "{typo}");
+        }
     }
 
     #[test]

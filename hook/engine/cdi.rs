@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{Calls, EngineError, File, Hook, Host, files_in, hooks_d, is_hook, read};
+use super::{Calls, EngineError, File, Hook, Host, files_in, hooks_d, read};
+use crate::container::is_hook;
+use crate::json;
 
 /// As it is shipped.
 const FILE: &str = include_str!("../../config/cdi/oci-secrets.json");
@@ -27,8 +29,9 @@ pub(super) fn calls(host: &Host) -> Result<Calls, EngineError> {
             let Some(text) = read(&path)? else { continue };
             let format =
                 |error: serde_json::Error| EngineError::Format { path: path.clone(), reason: error.to_string() };
-            let kind: Kind = serde_json::from_str(&text).map_err(format)?;
-            let hooks = kind.devices.iter().chain([&kind.device]).flat_map(|device| &device.edits.hooks);
+            let kind: Kind = json::from_str(&text).map_err(format)?;
+            let hooks =
+                kind.devices.iter().map(|device| &device.edits).chain([&kind.edits]).flat_map(|edits| &edits.hooks);
             for hook in hooks.filter(|hook| is_hook(&hook.path)) {
                 hooks_d::require_program(&path, &hook.path)?;
                 if hook.name != "createRuntime" {
@@ -48,8 +51,8 @@ struct Kind {
     #[serde(default)]
     devices: Vec<Device>,
     /// The edits that all devices have.
-    #[serde(flatten)]
-    device: Device,
+    #[serde(default, rename = "containerEdits")]
+    edits: Edits,
 }
 
 #[derive(Default, Deserialize)]
@@ -74,7 +77,7 @@ struct Called {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::HOOK_NAME;
+    use crate::container::HOOK_NAME;
     use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt;
 

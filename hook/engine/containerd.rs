@@ -12,6 +12,7 @@ use toml::{Table, Value};
 
 use super::{Calls, EngineError, File, Hook, Host, hooks_d, is_wrapper, read};
 use crate::engine::bundle::has_hook;
+use crate::json;
 
 /// As it is shipped.
 const FILE: &str = include_str!("../../config/containerd/config.toml");
@@ -39,7 +40,7 @@ pub(super) fn files(host: &Host, hook: &Hook) -> Result<Vec<File>, EngineError> 
 
 /// A spec that calls the hook.
 fn with_hook(spec: &[u8], hook: &Hook) -> Result<String, serde_json::Error> {
-    let mut spec: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(spec)?;
+    let mut spec: serde_json::Map<String, serde_json::Value> = json::from_slice(spec)?;
     let entry: serde_json::Value = serde_json::from_str(hooks_d::entry(hook)?.get())?;
     spec.insert("hooks".to_owned(), serde_json::json!({ hooks_d::STAGE: [entry] }));
     Ok(format!("{:#}\n", serde_json::Value::Object(spec)))
@@ -100,15 +101,15 @@ fn settings(host: &Host) -> Result<String, EngineError> {
 
 /// Whether a runtime's base spec has the hook, or the runtime is the wrapper.
 fn is_told_of_hook(path: &Path, runtime: &Value) -> Result<Told, EngineError> {
-    let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
-    let spec = text(runtime.get("base_runtime_spec"));
-    if let Some(json) = read(spec.as_ref())?.filter(|_| !spec.is_empty()) {
+    let string = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
+    let spec = string(runtime.get("base_runtime_spec"));
+    if let Some(text) = read(spec.as_ref())?.filter(|_| !spec.is_empty()) {
         let format = |error: serde_json::Error| EngineError::Format { path: (&spec).into(), reason: error.to_string() };
-        if has_hook(&json).map_err(format)? {
+        if has_hook(&text).map_err(format)? {
             return Ok(Told::BySpec);
         }
     }
-    let wrapper = text(runtime.get("options").and_then(|options| options.get("BinaryName")));
+    let wrapper = string(runtime.get("options").and_then(|options| options.get("BinaryName")));
     if !is_wrapper(&wrapper) {
         return Ok(Told::Not);
     }

@@ -12,7 +12,9 @@ const FILE: &str = include_str!("../../config/crio/90-oci-secrets.conf");
 /// The files that make CRI-O call the hook.
 pub(super) fn files(host: &Host, hook: &Hook) -> Vec<File> {
     let settings = host.path("/etc/crio/crio.conf.d/90-oci-secrets.conf");
-    vec![hooks_d::file(&host.path(hooks_d::DIRECTORY), hook), File::ours(settings, FILE.to_owned())]
+    let mut files = hooks_d::files(&host.path(hooks_d::DIRECTORY), hook);
+    files.push(File::ours(settings, FILE.to_owned()));
+    files
 }
 
 /// The files by which CRI-O will call the hook.
@@ -43,7 +45,7 @@ pub(super) fn calls(host: &Host) -> Result<Calls, EngineError> {
             directories = named.iter().map(|directory| host.path(directory)).collect();
         }
     }
-    Ok(Calls { by: hooks_d::calls(&directories)?, caution: None })
+    hooks_d::calls(&directories)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::{Calls, EngineError, File, Hook, Host, hooks_d, is_wrapper, read};
+use crate::json;
 
 /// As it is shipped.
 const FILE: &str = include_str!("../../config/docker/daemon.json");
@@ -54,7 +55,7 @@ pub(super) fn calls(host: &Host) -> Result<Calls, EngineError> {
 }
 
 fn parse(path: &Path, text: &str) -> Result<Value, EngineError> {
-    let settings: Result<Map<String, Value>, _> = serde_json::from_str(text);
+    let settings: Result<Map<String, Value>, _> = json::from_str(text);
     settings.map(Value::Object).map_err(|error| EngineError::Format { path: path.into(), reason: error.to_string() })
 }
 

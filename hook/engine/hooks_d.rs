@@ -9,7 +9,9 @@ use regex::Regex;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{EngineError, File, HOOK_NAME, HOOK_PATH, Hook, files_in, is_hook, read};
+use super::{Calls, EngineError, File, HOOK_PATH, Hook, files_in, read};
+use crate::container::{CHECK_ANNOTATIONS, HOOK_NAME, is_hook};
+use crate::json;
 use crate::settings::file;
 
 /// Where engines look for hooks, unless they are told otherwise.
@@ -19,15 +21,23 @@ pub(super) const DIRECTORY: &str = "/usr/share/containers/oci/hooks.d";
 const FILE: &str = include_str!("../../config/hooks.d/90-oci-secrets.json");
 const FILE_NAME: &str = "90-oci-secrets.json";
 
+/// The same hook, for containers with a reference under a key that [`FILE`] does not match: it only refuses them.
+const CHECK: &str = include_str!("../../config/hooks.d/91-oci-secrets-check.json");
+const CHECK_NAME: &str = "91-oci-secrets-check.json";
+
+/// What `check` reports if no file calls the hook for such containers.
+const NO_CHECK: &str = "references under a mistyped key are not noticed: `oci-secrets install` writes a second file";
+
 /// The stage at which the container's mounts exist and its process does not yet run.
 pub(super) const STAGE: &str = "createRuntime";
 
 /// Annotations for which the hook must be called: every spelling of ours, wrong ones too.
 const ANNOTATIONS: [&str; 4] = ["run.secrets/x", "app.run.secrets/x", "run.secrets.owner", "Run.Secrets/x"];
 
-/// The file that makes an engine call the hook.
-pub(super) fn file(directory: &Path, hook: &Hook) -> File {
-    File::ours(directory.join(FILE_NAME), content(FILE, hook))
+/// The files that make an engine call the hook.
+pub(super) fn files(directory: &Path, hook: &Hook) -> Vec<File> {
+    let file = |name: &str, shipped| File::ours(directory.join(name), content(shipped, hook));
+    vec![file(FILE_NAME, FILE), file(CHECK_NAME, CHECK)]
 }
 
 /// A shipped file, for a hook that may be elsewhere or have other settings.
@@ -52,33 +62,50 @@ pub(super) fn entry(hook: &Hook) -> Result<Box<RawValue>, serde_json::Error> {
 }
 
 /// The files that call the hook, and that an engine which reads these directories finds: of several with the same name the last.
-pub(super) fn calls(directories: &[PathBuf]) -> Result<Vec<PathBuf>, EngineError> {
+pub(super) fn calls(directories: &[PathBuf]) -> Result<Calls, EngineError> {
     let mut files = BTreeMap::new();
     for directory in directories {
         files.extend(
             files_in(directory, "json")?.into_iter().map(|path| (path.file_name().map(ToOwned::to_owned), path)),
         );
     }
-    let mut calls = Vec::new();
+    let (mut by, mut is_checked) = (Vec::new(), false);
     for path in files.into_values() {
-        if call(&path)? {
-            calls.push(path);
+        match call(&path)? {
+            Some(Call::Deliver) => by.push(path),
+            Some(Call::Check) => is_checked = true,
+            None => {}
         }
     }
-    Ok(calls)
+    let caution = match by.as_slice() {
+        [_] if !is_checked => Some(NO_CHECK.to_owned()),
+        [_, _, ..] => Some("the hook is called once for each of these files: keep one".to_owned()),
+        _ => None,
+    };
+    Ok(Calls { by, caution })
 }
 
-/// Whether a file calls the hook; an error if it should and cannot.
-fn call(path: &Path) -> Result<bool, EngineError> {
-    let Some(text) = read(path)? else { return Ok(false) };
+/// What a file calls the hook for.
+#[derive(Debug, PartialEq)]
+enum Call {
+    Deliver,
+    Check,
+}
+
+/// What a file calls the hook for, if it does; an error if it should and cannot.
+fn call(path: &Path) -> Result<Option<Call>, EngineError> {
+    let Some(text) = read(path)? else { return Ok(None) };
     let format = |reason: String| EngineError::Format { path: path.into(), reason };
-    let entry: Entry = serde_json::from_str(&text).map_err(|error| format(error.to_string()))?;
+    let entry: Entry = json::from_str(&text).map_err(|error| format(error.to_string()))?;
     if !is_hook(&entry.hook.path) {
-        return Ok(false);
+        return Ok(None);
     }
     require_program(path, &entry.hook.path)?;
     if entry.stages != [STAGE] {
         return Err(EngineError::Stage { path: path.into(), found: entry.stages.join(", ") });
+    }
+    if entry.hook.args.iter().any(|argument| argument == CHECK_ANNOTATIONS) {
+        return Ok(Some(Call::Check));
     }
     let expressions: Result<Vec<Regex>, _> = entry.when.annotations.keys().map(|key| Regex::new(key)).collect();
     let expressions = expressions.map_err(|error| format(error.to_string()))?;
@@ -86,7 +113,7 @@ fn call(path: &Path) -> Result<bool, EngineError> {
     if entry.when.always != Some(true) && !ANNOTATIONS.iter().all(|key| matches(key)) {
         return Err(EngineError::When { path: path.into() });
     }
-    Ok(true)
+    Ok(Some(Call::Deliver))
 }
 
 /// Checks that a program which some file names can be run, and that nobody else can exchange it.
@@ -107,6 +134,8 @@ struct Entry {
 #[derive(Deserialize)]
 struct Called {
     path: PathBuf,
+    #[serde(default)]
+    args: Vec<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -133,7 +162,12 @@ mod tests {
     }
 
     fn calls_of(directory: &Path) -> Result<Vec<PathBuf>, EngineError> {
-        calls(&[PathBuf::from("/nowhere"), directory.to_owned()])
+        calls(&[PathBuf::from("/nowhere"), directory.to_owned()]).map(|calls| calls.by)
+    }
+
+    /// The first file.
+    fn file(directory: &Path, hook: &Hook) -> File {
+        files(directory, hook).remove(0)
     }
 
     #[test]
@@ -151,6 +185,21 @@ mod tests {
     }
 
     #[test]
+    fn the_second_file_calls_the_hook_for_references_under_any_key() {
+        let (directory, hook) = directory();
+        let [deliver, check] = &files(directory.path(), &hook)[..] else { panic!() };
+        deliver.write().unwrap();
+        assert_eq!(calls(&[directory.path().to_owned()]).unwrap().caution.as_deref(), Some(NO_CHECK));
+        check.write().unwrap();
+        let once = Calls { by: vec![deliver.path.clone()], caution: None };
+        assert_eq!(calls(&[directory.path().to_owned()]).unwrap(), once);
+        fs::write(directory.path().join("10-other.json"), &deliver.content).unwrap();
+        let twice = calls(&[directory.path().to_owned()]).unwrap();
+        assert!(twice.by.len() == 2 && twice.caution.unwrap().contains("keep one"));
+        assert_eq!(content(CHECK, &Hook { path: HOOK_PATH.into(), settings: None }), CHECK);
+    }
+
+    #[test]
     fn a_file_of_the_same_name_in_a_later_directory_counts() {
         let (directory, hook) = directory();
         let later = tempfile::tempdir().unwrap();
@@ -158,7 +207,7 @@ mod tests {
         fs::write(later.path().join(FILE_NAME), r#"{"version":"1.0.0","hook":{"path":"/bin/true"},"stages":[]}"#)
             .unwrap();
         let both = [directory.path().to_owned(), later.path().to_owned()];
-        assert_eq!(calls(&both).unwrap(), Vec::<PathBuf>::new());
+        assert_eq!(calls(&both).unwrap(), Calls::default());
     }
 
     #[test]
@@ -178,7 +227,7 @@ mod tests {
         assert!(matches!(written("(?i)", "^"), Err(EngineError::When { .. })));
         assert!(matches!(written("(?i)", "("), Err(EngineError::Format { .. })));
         assert!(matches!(written("}", ""), Err(EngineError::Format { .. })));
-        let none = written("\"annotations\": { \"(?i)\\\\brun\\\\W+secrets\\\\b\": \".*\" }", "");
+        let none = written("\"annotations\": { \"(?i)\\\\brun[\\\\W_]*secrets?\\\\b\": \".*\" }", "");
         assert!(matches!(none, Err(EngineError::When { .. })), "{none:?}");
         assert!(written("\"annotations\"", "\"always\": true, \"annotations\"").is_ok());
 

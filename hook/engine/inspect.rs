@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::EngineError;
 use crate::container::Owner;
+use crate::json;
 
 /// Where containerd keeps the bundles of containers that have not ended; Docker's own containerd has a directory of its own.
 const TASKS: [&str; 2] =
@@ -117,7 +118,7 @@ fn ask<T: DeserializeOwned>(program: &'static str, arguments: &[&str]) -> Result
     }
     // What is in a description stays out of messages.
     let form = |error: serde_json::Error| format!("not its JSON, at line {} column {}", error.line(), error.column());
-    serde_json::from_slice(&output.stdout).map_err(|error| refused(form(error)))
+    json::from_slice(&output.stdout).map_err(|error| refused(form(error)))
 }
 
 /// What `inspect`, which podman and Docker have alike, prints of one container.

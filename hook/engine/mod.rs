@@ -24,9 +24,6 @@ use crate::settings::FileError;
 /// Where the hook is installed.
 pub const HOOK_PATH: &str = "/usr/libexec/oci/hooks.d/oci-secrets-hook";
 
-/// How the hook's file is called, wherever it is.
-const HOOK_NAME: &str = "oci-secrets-hook";
-
 /// How the wrapper's file is called.
 const WRAPPER_NAME: &str = "oci-secrets-runtime";
 
@@ -130,11 +127,6 @@ impl Host {
     fn path(&self, absolute: &str) -> PathBuf {
         self.root.join(absolute.trim_start_matches('/'))
     }
-}
-
-/// Whether a program's path is that of the hook, wherever it is.
-fn is_hook(program: &Path) -> bool {
-    program.file_name().is_some_and(|name| name == HOOK_NAME)
 }
 
 /// Whether a program's path is that of the wrapper, wherever it is.

@@ -10,17 +10,15 @@ use super::{Calls, EngineError, File, Hook, Host, files_in, hooks_d, read};
 
 /// The files that make podman call the hook: for all users, or for one whose podman runs without root.
 pub(super) fn files(host: &Host, hook: &Hook) -> Vec<File> {
-    let Some(user) = &host.user else { return vec![hooks_d::file(&host.path(hooks_d::DIRECTORY), hook)] };
+    let Some(user) = &host.user else { return hooks_d::files(&host.path(hooks_d::DIRECTORY), hook) };
     let directory = user.join("containers/oci/hooks.d");
     // An array of strings is the same in TOML.
     let directories = serde_json::json!([hooks_d::DIRECTORY, directory.to_string_lossy()]);
     let settings = format!(
         "# Where podman looks for hooks: its own directory, and this user's.\n[engine]\nhooks_dir = {directories}\n"
     );
-    vec![
-        hooks_d::file(&directory, hook),
-        File::ours(user.join("containers/containers.conf.d/90-oci-secrets.conf"), settings),
-    ]
+    let settings = File::ours(user.join("containers/containers.conf.d/90-oci-secrets.conf"), settings);
+    hooks_d::files(&directory, hook).into_iter().chain([settings]).collect()
 }
 
 /// The files by which podman will call the hook.
@@ -31,7 +29,7 @@ pub(super) fn calls(host: &Host) -> Result<Calls, EngineError> {
             directories = named.iter().map(|directory| host.path(directory)).collect();
         }
     }
-    Ok(Calls { by: hooks_d::calls(&directories)?, caution: None })
+    hooks_d::calls(&directories)
 }
 
 /// The files that are read for containers.conf, each of which overrides those before it.
@@ -90,8 +88,7 @@ mod tests {
         let (_root, host, hook) = host();
         let host = Host { user: None, ..host };
         assert_eq!(calls(&host).unwrap(), Calls::default());
-        let [file] = &files(&host, &hook)[..] else { panic!() };
-        file.write().unwrap();
+        files(&host, &hook).iter().for_each(|file| assert!(file.write().is_ok()));
         assert_eq!(calls(&host).unwrap().by, [host.path("/usr/share/containers/oci/hooks.d/90-oci-secrets.json")]);
     }
 
@@ -110,7 +107,7 @@ mod tests {
     #[test]
     fn another_hooks_dir_takes_the_place_of_the_usual_one() {
         let (_root, host, hook) = host();
-        hooks_d::file(&host.path(hooks_d::DIRECTORY), &hook).write().unwrap();
+        hooks_d::files(&host.path(hooks_d::DIRECTORY), &hook).iter().for_each(|file| assert!(file.write().is_ok()));
         let host = Host { user: None, ..host };
         let of_root = host.path("/etc/containers/containers.conf");
         write(&of_root, "[engine]\nhooks_dir = ['/etc/hooks']\n");

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use super::PROGRAM;
 use super::error::HookError;
+use crate::container::CHECK_ANNOTATIONS;
 use crate::report;
 use crate::settings::SETTINGS_PATH;
 
@@ -14,16 +15,21 @@ const HELP: &str = "\
 OCI createRuntime hook: reads a container's state on standard input and delivers the
 secrets that its annotations request as files below /run/secrets.
 
-Usage: oci-secrets-hook [--settings PATH] < state.json
+Usage: oci-secrets-hook [--settings PATH | --check-annotations] < state.json
 
-  --settings PATH  the settings file [default: /etc/oci-secrets/settings.toml]
-  --version        print the version
-  --help           print this help
+  --settings PATH      the settings file [default: /etc/oci-secrets/settings.toml]
+  --check-annotations  only refuse references in annotations of other keys
+  --version            print the version
+  --help               print this help
 ";
 
 /// A parsed command line.
 pub(super) enum Call {
-    Start { settings: PathBuf },
+    Start {
+        settings: PathBuf,
+    },
+    /// Refuses references under keys that are not ours, and delivers nothing.
+    CheckAnnotations,
     Print(String),
 }
 
@@ -32,6 +38,7 @@ impl Call {
         let mut settings = PathBuf::from(SETTINGS_PATH);
         while let Some(argument) = arguments.next() {
             match argument.to_str() {
+                Some(CHECK_ANNOTATIONS) => return Ok(Call::CheckAnnotations),
                 Some("--settings") => settings = arguments.next().map(PathBuf::from).ok_or(HookError::NoValue)?,
                 Some("--version") => return Ok(Call::Print(format!("{PROGRAM} {}\n", env!("CARGO_PKG_VERSION")))),
                 Some("--help") => return Ok(Call::Print(HELP.to_owned())),

@@ -1,18 +1,20 @@
 //! Grants: which containers may have which references.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
-use serde::{Deserialize, Deserializer, de};
+use serde::Deserialize;
 
 use super::{Pattern, PatternError, Permission};
+use crate::container::{Annotations, Contradiction, IMAGE_HINT, Value, Why};
+use crate::excerpt::Excerpt;
 use crate::fault::{Class, Fault};
 use crate::reference::{Reference, ReferenceError};
 
-const SHOWN_CHARS_MAX: usize = 120;
 /// Which segment of `op://vault/item/field` names the vault.
 const VAULT: usize = 2;
 
-/// Every grant of the settings. Without one that fits, nothing is given.
+/// All grants of the settings. Without one that matches, a request is refused.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Vec<Grant>")]
 pub struct Grants(Vec<Grant>);
@@ -33,14 +35,14 @@ pub struct Grant {
 impl Grants {
     /// Finds the first grant that gives `reference` to a container with these annotations.
     ///
-    /// `wants_owner` says that the container asks for an owner other than its own user.
+    /// `wants_owner`: the container requests an owner other than its own user.
     ///
     /// # Errors
-    /// No grant does; the refusal tells of the one that came closest.
+    /// No grant does; the refusal is that of the grant that came closest.
     pub fn decide(
         &self,
         reference: &Reference,
-        annotations: &BTreeMap<String, String>,
+        annotations: &Annotations,
         wants_owner: bool,
     ) -> Result<&Grant, Refusal> {
         let mut refusal = Refusal::NoGrant { reference: reference.clone() };
@@ -91,9 +93,14 @@ impl TryFrom<Vec<Grant>> for Grants {
 }
 
 impl Grant {
-    /// The annotations that it looks at: with their values, the reason of a decision.
+    /// The annotations that it requires.
     pub fn annotations(&self) -> impl Iterator<Item = (&str, &Pattern)> {
         self.to.annotations.iter().map(|(key, pattern)| (key.as_str(), pattern))
+    }
+
+    /// The pod's namespace that it requires.
+    pub fn namespace(&self) -> Option<&Pattern> {
+        self.to.namespace.as_ref()
     }
 
     /// The patterns of references that it gives.
@@ -101,7 +108,7 @@ impl Grant {
         self.references.iter().map(|pattern| &pattern.0)
     }
 
-    /// Whether it is about a reference, whoever asks for it.
+    /// Whether it lists a reference, for some containers or for all.
     pub fn names(&self, reference: &Reference) -> bool {
         self.references().any(|pattern| pattern.matches(reference.as_str()))
     }
@@ -110,20 +117,23 @@ impl Grant {
     ///
     /// # Errors
     /// It is for other containers, or does not allow the owner that is asked for.
-    pub fn admit(
-        &self,
-        reference: &Reference,
-        annotations: &BTreeMap<String, String>,
-        wants_owner: bool,
-    ) -> Result<(), Refusal> {
+    pub fn admit(&self, reference: &Reference, annotations: &Annotations, wants_owner: bool) -> Result<(), Refusal> {
+        if let Some(expected) = &self.to.namespace {
+            let contradiction = |source| Refusal::Contradiction { reference: reference.clone(), source };
+            let found = annotations.namespace().map_err(contradiction)?;
+            if !found.is_some_and(|namespace| expected.matches(namespace)) {
+                let found = Found::of(found.map_or(Value::Absent, Value::Counts));
+                return Err(Refusal::Namespace { reference: reference.clone(), expected: expected.clone(), found });
+            }
+        }
         for (key, expected) in &self.to.annotations {
-            let found = annotations.get(key);
-            if !found.is_some_and(|value| expected.matches(value)) {
+            let found = annotations.value(key);
+            if !matches!(found, Value::Counts(value) if expected.matches(value)) {
                 return Err(Refusal::Annotation {
                     reference: reference.clone(),
                     key: key.clone(),
                     expected: expected.clone(),
-                    found: found.cloned(),
+                    found: Found::of(found),
                 });
             }
         }
@@ -134,12 +144,32 @@ impl Grant {
     }
 }
 
-/// The containers of a grant: all, or those with every one of these annotations.
+/// The containers of a grant: all, or those of a namespace and with all of these annotations.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "Restriction")]
 struct Containers {
-    #[serde(deserialize_with = "at_least_one")]
+    namespace: Option<Pattern>,
     annotations: BTreeMap<String, Pattern>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Restriction {
+    namespace: Option<Pattern>,
+    #[serde(default)]
+    annotations: BTreeMap<String, Pattern>,
+}
+
+/// An empty `to` looks like a restriction and would be none.
+impl TryFrom<Restriction> for Containers {
+    type Error = NoRestriction;
+
+    fn try_from(Restriction { namespace, annotations }: Restriction) -> Result<Containers, NoRestriction> {
+        match namespace.is_none() && annotations.is_empty() {
+            true => Err(NoRestriction),
+            false => Ok(Containers { namespace, annotations }),
+        }
+    }
 }
 
 /// A pattern that can match a reference.
@@ -184,34 +214,50 @@ fn example(pattern: &Pattern) -> String {
     text
 }
 
-/// A `to` that names nothing looks like a restriction and would be none.
-fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, Pattern>, D::Error> {
-    let annotations = BTreeMap::deserialize(deserializer)?;
-    if annotations.is_empty() {
-        return Err(de::Error::custom("no annotation is named; a grant to every container has no \"to\""));
-    }
-    Ok(annotations)
+/// What a container has where a grant expects something else: outside text.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Found {
+    text: Option<String>,
+    ignored: Option<Why>,
 }
 
-fn shown(found: Option<&str>) -> String {
-    let Some(found) = found else { return "none".to_owned() };
-    let mut escaped: String = found.escape_debug().take(SHOWN_CHARS_MAX).collect();
-    if found.escape_debug().count() > SHOWN_CHARS_MAX {
-        escaped.push('…');
+impl Found {
+    fn of(value: Value<'_>) -> Found {
+        let (text, ignored) = match value {
+            Value::Absent => (None, None),
+            Value::Counts(text) => (Some(text.to_owned()), None),
+            Value::Ignored(text, why) => (Some(text.to_owned()), Some(why)),
+        };
+        Found { text, ignored }
     }
-    format!("\"{escaped}\"")
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.text {
+            None => f.write_str("none"),
+            Some(text) => Excerpt(text).fmt(f),
+        }?;
+        self.ignored.map_or(Ok(()), |why| write!(f, ", {why}"))
+    }
 }
 
 /// Why a container may not have a reference.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum Refusal {
-    /// It is in nobody's grant, in this spelling.
+    /// No grant names it in this spelling.
     #[error("refusing to grant {reference}: no grant names it")]
     NoGrant { reference: Reference },
     /// A grant names it, but for other containers.
-    #[error("refusing to grant {reference}: expected annotation {key} = \"{expected}\", found {}", shown(found.as_deref()))]
-    Annotation { reference: Reference, key: String, expected: Pattern, found: Option<String> },
+    #[error("refusing to grant {reference}: expected annotation {key} = \"{expected}\", found {found}")]
+    Annotation { reference: Reference, key: String, expected: Pattern, found: Found },
+    /// A grant names it, but for pods of another namespace.
+    #[error("refusing to grant {reference}: expected namespace \"{expected}\", found {found}")]
+    Namespace { reference: Reference, expected: Pattern, found: Found },
+    /// A grant names it for pods of a namespace, and the container's annotations name several.
+    #[error("refusing to grant {reference}")]
+    Contradiction { reference: Reference, source: Contradiction },
     /// A grant gives it to this container, but only to its own user.
     #[error("refusing to grant {reference}: its grant does not allow run.secrets.owner")]
     Owner { reference: Reference },
@@ -229,13 +275,23 @@ impl Fault for Refusal {
                 reference.as_str(),
                 reference.vault()
             )),
-            Refusal::Annotation { .. } => {
+            Refusal::Annotation { found, .. } if found.ignored == Some(Why::OfImage) => Some(IMAGE_HINT.into()),
+            Refusal::Annotation { found, .. } if found.ignored.is_some() => {
+                Some("to = { namespace = … } in the grant is for containerd and for CRI-O".into())
+            }
+            Refusal::Annotation { .. } | Refusal::Namespace { .. } => {
                 Some("the grant is for other containers; see its `to` in the settings".into())
             }
+            Refusal::Contradiction { .. } => None,
             Refusal::Owner { .. } => Some("drop the annotation, or add owner = \"allow\" to the grant".into()),
         }
     }
 }
+
+/// A `to` without any condition.
+#[derive(Debug, thiserror::Error)]
+#[error("\"to\" has neither `namespace` nor `annotations`; a grant to every container has no \"to\"")]
+struct NoRestriction;
 
 /// Two grants of one name, of which a command could mean either.
 #[derive(Debug, thiserror::Error)]
@@ -271,8 +327,8 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn annotations(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
+    fn annotations(pairs: &[(&str, &str)]) -> Annotations {
+        Annotations::new(pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect())
     }
 
     #[test]
@@ -314,7 +370,38 @@ mod tests {
     }
 
     #[test]
-    fn tells_which_vaults_are_used() {
+    fn a_namespace_is_what_the_engine_at_hand_says() {
+        let grants = grants("[[grant]]\nreferences = ['op://Agents/*']\nto = { namespace = 'agents' }");
+        let database = reference("op://Agents/database/password");
+        let crio = [("io.container.manager", "cri-o"), ("io.kubernetes.cri-o.ContainerType", "container")];
+        let decide = |pairs: &[(&str, &str)]| {
+            grants.decide(&database, &annotations(pairs), false).map(|_| ()).map_err(|refusal| refusal.to_string())
+        };
+        let of_pod = |namespace| ("io.kubernetes.pod.namespace", namespace);
+        assert_eq!(decide(&[(NAMESPACE, "agents")]), Ok(()));
+        assert_eq!(decide(&[crio[0], crio[1], of_pod("agents")]), Ok(()));
+        let refused = "refusing to grant op://Agents/database/password".to_owned();
+        assert_eq!(decide(&[]), Err(format!("{refused}: expected namespace \"agents\", found none")));
+        assert_eq!(
+            decide(&[crio[0], crio[1], of_pod("other")]),
+            Err(format!("{refused}: expected namespace \"agents\", found \"other\""))
+        );
+        assert_eq!(decide(&[crio[0], crio[1], of_pod("other"), (NAMESPACE, "agents")]), Err(refused.clone()));
+        assert_eq!(decide(&[of_pod("agents")]), Err(refused));
+    }
+
+    #[test]
+    fn an_annotation_counts_only_if_the_engine_at_hand_sets_it() {
+        let to = format!("to = {{ annotations = {{ '{NAMESPACE}' = 'agents' }} }}");
+        let grants = grants(&format!("[[grant]]\nreferences = ['op://Agents/*']\n{to}"));
+        let crio = [("io.container.manager", "cri-o"), ("io.kubernetes.cri-o.ContainerType", "container")];
+        let forged = annotations(&[crio[0], crio[1], (NAMESPACE, "agents")]);
+        let refusal = grants.decide(&reference("op://Agents/database/password"), &forged, false).unwrap_err();
+        assert!(refusal.to_string().ends_with("found \"agents\", which CRI-O does not set"), "{refusal}");
+    }
+
+    #[test]
+    fn knows_which_vaults_are_used() {
         let grants = grants("[[grant]]\nreferences = ['op://Agents/db/*', 'op://b/i/f']");
         assert!(grants.name_vault("Agents") && grants.name_vault("b"));
         assert!(!grants.name_vault("agents") && !grants.name_vault("db") && !grants.name_vault("*"));
@@ -326,9 +413,8 @@ mod tests {
 
     #[test]
     fn cuts_what_a_container_says_about_itself() {
-        let refusal = shown(Some(&"\u{1b}".repeat(1000)));
-        assert_eq!(refusal.chars().count(), SHOWN_CHARS_MAX + 3);
-        assert!(refusal.chars().all(|c| !c.is_control()));
+        let found = Found::of(Value::Counts(&"\u{1b}".repeat(1000))).to_string();
+        assert!(found.chars().all(|c| !c.is_control()) && found.ends_with("…\""), "{found}");
     }
 
     #[test]
@@ -378,7 +464,9 @@ mod tests {
             let text = format!("[[grant]]\nreferences = ['op://Agents/*']\nto = {to}");
             text.parse::<crate::settings::Settings>().unwrap_err().to_string()
         };
-        assert!(refusal("{ annotations = {} }").contains("no annotation is named"));
-        assert!(refusal("{}").contains("missing field `annotations`"));
+        for nothing in ["{ annotations = {} }", "{}"] {
+            assert!(refusal(nothing).contains("\"to\" has neither `namespace` nor `annotations`"), "{nothing}");
+        }
+        assert!(refusal("{ namespaces = 'a' }").contains("unknown field"));
     }
 }

@@ -36,7 +36,7 @@ pub use self::break_glass::{BreakGlass, Channel, ChannelCommand, Facility, Names
 pub use self::connect::Connect;
 pub use self::file::FileError;
 pub use self::gcp::{Federation, GcpKms};
-pub use self::grant::{Grant, Grants, ReferencePattern, ReferencePatternError, Refusal};
+pub use self::grant::{Found, Grant, Grants, ReferencePattern, ReferencePatternError, Refusal};
 pub use self::op::{Op, OpUnlock};
 pub use self::parse::{ParseError, parse};
 pub use self::pattern::{Pattern, PatternError};
@@ -213,11 +213,19 @@ pub struct Deliver {
     pub plaintext: Permission,
     /// Whether a kernel without `noswap` is accepted.
     pub noswap: Noswap,
+    /// Whether annotations that the container's image has, too, count.
+    #[serde(rename = "image-annotations")]
+    pub image_annotations: Permission,
 }
 
 impl Default for Deliver {
     fn default() -> Deliver {
-        Deliver { deadline: DEADLINE, plaintext: Permission::Refuse, noswap: Noswap::Prefer }
+        Deliver {
+            deadline: DEADLINE,
+            plaintext: Permission::Refuse,
+            noswap: Noswap::Prefer,
+            image_annotations: Permission::Refuse,
+        }
     }
 }
 

@@ -96,7 +96,7 @@ mod tests {
             ("[deliver]\ndeadline = 10", "line 2: deliver.deadline: expected a string"),
             ("[deliver]\nplaintext = 'yes'", "line 2: deliver.plaintext: expected `refuse` or `allow`"),
             ("[audit]\nfile = 'log'", "line 2: audit.file: expected an absolute path"),
-            ("[requests.billing]\n'run.secret/db' = 'op://v/i/f'", "line 1: requests.billing: no file is requested"),
+            ("[requests.billing]\n'other/db' = 'v/i/f'", "line 1: requests.billing: no file is requested"),
             (
                 "[requests.billing]\n'run.secrets/db' = 'op://v/f'",
                 "line 1: requests.billing: cannot use annotation \"run.secrets/db\": \

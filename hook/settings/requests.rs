@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::container::{RequestError, Requests};
+use crate::container::{Annotations, RequestError, Requests};
 
 /// Annotations for containers of an engine that cannot pass any on.
 #[derive(Debug, PartialEq, Deserialize)]
@@ -22,8 +22,9 @@ impl TryFrom<BTreeMap<String, String>> for RequestSet {
     type Error = RequestSetError;
 
     fn try_from(annotations: BTreeMap<String, String>) -> Result<RequestSet, RequestSetError> {
+        let annotations = Annotations::new(annotations);
         match Requests::from_annotations(&annotations)? {
-            Some(_) => Ok(RequestSet(annotations)),
+            Some(_) => Ok(RequestSet(annotations.values().clone())),
             None => Err(RequestSetError { reason: "no file is requested".to_owned() }),
         }
     }

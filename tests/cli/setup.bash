@@ -63,9 +63,17 @@ start() {
 state() {
     local pid=$1
     shift
-    jq -n --arg bundle "$DIR/bundle" --argjson pid "$pid" \
+    jq -n --arg bundle "${AT_BUNDLE:-$DIR/bundle}" --argjson pid "$pid" \
         '{ociVersion: "1.0.2", id: "4f2a9c1b77de0011", status: "creating", pid: $pid, bundle: $bundle,
           annotations: ($ARGS.positional | map(capture("(?<key>[^=]*)=(?<value>.*)"; "s")) | from_entries)}' --args -- "$@"
+}
+
+# Puts a storage of podman's into $DIR, with a container c1 and its image, whose manifest has these members: image NAME=JSON...
+image() {
+    mkdir -p "$DIR/overlay-containers/c1/userdata" "$DIR/overlay-images/i1"
+    printf '[{"id":"c1","image":"i1"}]' >"$DIR/overlay-containers/containers.json"
+    jq -n '$ARGS.positional | map(capture("(?<key>[^=]*)=(?<value>.*)") | .value |= fromjson) | from_entries' \
+        --args -- "$@" >"$DIR/overlay-images/i1/manifest"
 }
 
 # Runs the hook with its state on standard input; $AS is a command prefix.

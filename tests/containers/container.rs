@@ -16,6 +16,7 @@ use crate::world::World;
 
 /// The hook as operators configure it; only its path and arguments are the test's.
 const HOOK: &str = include_str!("../../config/hooks.d/90-oci-secrets.json");
+const CHECK: &str = include_str!("../../config/hooks.d/91-oci-secrets-check.json");
 
 /// Busybox's name for each of its parts that the tests' scripts use.
 const APPLETS: [&str; 14] =
@@ -152,6 +153,9 @@ impl<'w> Container<'w> {
         if let Some(hooks) = &self.hooks {
             fs::create_dir_all(hooks).unwrap();
             fs::write(hooks.join("90-oci-secrets.json"), self.hook().to_string()).unwrap();
+            let mut check: Value = serde_json::from_str(CHECK).unwrap();
+            check["hook"]["path"] = sandbox::HOOK.into();
+            fs::write(hooks.join("91-oci-secrets-check.json"), check.to_string()).unwrap();
         }
         if let Some(settings) = &self.settings {
             fs::write(self.settings_path(), self.world.settings(engine.credentials(), settings)).unwrap();

@@ -5,7 +5,6 @@
 
 mod subject;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -17,7 +16,7 @@ use super::source::Choice;
 use super::table::Table;
 use super::{block_on, load, source, write_json, write_table};
 use crate::cli::error::CliError;
-use crate::container::FileName;
+use crate::container::{Annotations, FileName};
 use crate::fault::AnyFault;
 use crate::reference::Reference;
 use crate::resolve::is_missing;
@@ -26,7 +25,7 @@ use crate::seal::kek::{KekError, Keks};
 use crate::seal::{SealError, SealedValue, is_sealed};
 use crate::settings::{Grant, Permission, Settings};
 use crate::source::{Fetched, Field, Source, SourceError};
-use subject::{Subject, Target, Whose, Wish};
+use subject::{Subject, Target, Wanted, Whose};
 
 /// Explain what a container would be given, and why or why not.
 ///
@@ -111,18 +110,18 @@ pub(super) fn run(arguments: &Arguments, settings_path: &Path) -> Result<ExitCod
 }
 
 fn explain(subject: Subject, settings: Result<Settings, AnyFault>, open: bool) -> Explanation {
-    let mut requests: Vec<Explained> = subject.wishes.iter().map(|wish| Explained::of(wish, &subject)).collect();
-    let Subject { name, annotations, wishes, wants_owner, mut findings, .. } = subject;
-    if wishes.is_empty() && findings.is_empty() {
+    let mut requests: Vec<Explained> = subject.requests.iter().map(|one| Explained::of(one, &subject)).collect();
+    let Subject { name, annotations, requests: wanted, wants_owner, mut findings, .. } = subject;
+    if wanted.is_empty() && findings.is_empty() {
         findings.push(Finding::ok("hook", "nothing is asked for, and the container starts without us".into()));
     }
     match settings {
         Err(error) => findings.push(Finding::problem("settings", &*error)),
         Ok(settings) => {
-            for (explained, wish) in requests.iter_mut().zip(&wishes) {
-                explained.grant(&wish.reference, annotations.as_ref(), wants_owner, &settings);
+            for (explained, one) in requests.iter_mut().zip(&wanted) {
+                explained.grant(&one.reference, annotations.as_ref(), wants_owner, &settings);
             }
-            if let Err(error) = fetch(&mut requests, &wishes, &settings, open) {
+            if let Err(error) = fetch(&mut requests, &wanted, &settings, open) {
                 findings.push(Finding::problem("source", &*error));
             }
         }
@@ -134,8 +133,8 @@ fn explain(subject: Subject, settings: Result<Settings, AnyFault>, open: bool) -
 }
 
 /// Asks the source for every reference, and looks at what it has.
-fn fetch(requests: &mut [Explained], wishes: &[Wish], settings: &Settings, open: bool) -> Result<(), AnyFault> {
-    let references: Vec<&Reference> = wishes.iter().map(|wish| &wish.reference).collect();
+fn fetch(requests: &mut [Explained], wanted: &[Wanted], settings: &Settings, open: bool) -> Result<(), AnyFault> {
+    let references: Vec<&Reference> = wanted.iter().map(|one| &one.reference).collect();
     if references.is_empty() {
         return Ok(());
     }
@@ -144,10 +143,10 @@ fn fetch(requests: &mut [Explained], wishes: &[Wish], settings: &Settings, open:
         let keks = Keks::new(settings);
         let mut fetched = source.fetch(&references, deadline);
         while let Some(Fetched { index, outcome }) = fetched.next().await {
-            let (Some(explained), Some(wish)) = (requests.get_mut(index), wishes.get(index)) else { continue };
+            let (Some(explained), Some(one)) = (requests.get_mut(index), wanted.get(index)) else { continue };
             match outcome {
-                Ok(field) => explained.value(field, wish, settings, open.then_some((&keks, deadline))).await,
-                Err(error) => explained.no_value(error, wish),
+                Ok(field) => explained.value(field, one, settings, open.then_some((&keks, deadline))).await,
+                Err(error) => explained.no_value(error, one),
             }
         }
         Ok(())
@@ -155,7 +154,7 @@ fn fetch(requests: &mut [Explained], wishes: &[Wish], settings: &Settings, open:
 }
 
 impl Explained {
-    fn of(Wish { file, reference, optional }: &Wish, subject: &Subject) -> Explained {
+    fn of(Wanted { file, reference, optional }: &Wanted, subject: &Subject) -> Explained {
         let path = |file: &FileName| format!("/run/secrets/{file}");
         Explained {
             path: file.as_ref().map(path),
@@ -180,13 +179,13 @@ impl Explained {
     fn grant(
         &mut self,
         reference: &Reference,
-        annotations: Option<&BTreeMap<String, String>>,
+        annotations: Option<&Annotations>,
         wants_owner: bool,
         settings: &Settings,
     ) {
         let naming = || (1..).zip(settings.grants.iter()).filter(|(_, grant)| grant.names(reference));
-        let nobody = BTreeMap::new();
-        let decision = settings.grants.decide(reference, annotations.unwrap_or(&nobody), wants_owner);
+        let none = Annotations::default();
+        let decision = settings.grants.decide(reference, annotations.unwrap_or(&none), wants_owner);
         match (decision, annotations) {
             (Ok(given), _) => {
                 let position = naming().find(|(_, grant)| std::ptr::eq(*grant, given)).map(|(position, _)| position);
@@ -205,13 +204,13 @@ impl Explained {
     }
 
     /// Where the value is, and under which key; whether it opens, if the keys are there to try.
-    async fn value(&mut self, field: Field, wish: &Wish, settings: &Settings, keys: Option<(&Keks<'_>, Deadline)>) {
+    async fn value(&mut self, field: Field, one: &Wanted, settings: &Settings, keys: Option<(&Keks<'_>, Deadline)>) {
         let Field { value, item_id, version } = field;
         let found = match (&item_id, version) {
             (Some(id), Some(version)) => format!(" ({id}, version {version})"),
             _ => String::new(),
         };
-        let reference = &wish.reference;
+        let reference = &one.reference;
         let section = self.section.as_ref().map(|section| format!("section \"{section}\", ")).unwrap_or_default();
         let place =
             format!("vault \"{}\", item \"{}\"{found}, {section}field \"{}\"", self.vault, self.item, self.field);
@@ -244,9 +243,9 @@ impl Explained {
         }
     }
 
-    fn no_value(&mut self, error: SourceError, wish: &Wish) {
+    fn no_value(&mut self, error: SourceError, one: &Wanted) {
         self.findings.push(match &error {
-            missing if wish.optional && is_missing(missing) => {
+            missing if one.optional && is_missing(missing) => {
                 self.is_left_out = true;
                 Finding::ok("source", format!("left out, as it is optional: {missing}"))
             }
@@ -269,7 +268,9 @@ impl Explained {
 fn told(position: usize, grant: &Grant) -> String {
     let list = |words: Vec<String>| words.join(", ");
     let references = list(grant.references().map(|pattern| format!("\"{pattern}\"")).collect());
-    let annotations = list(grant.annotations().map(|(key, pattern)| format!("{key} = \"{pattern}\"")).collect());
+    let namespace = grant.namespace().map(|pattern| format!("namespace = \"{pattern}\""));
+    let annotations = grant.annotations().map(|(key, pattern)| format!("{key} = \"{pattern}\""));
+    let annotations = list(namespace.into_iter().chain(annotations).collect());
     match annotations.as_str() {
         "" => format!("{position}: {references} to every container"),
         annotations => format!("{position}: {references} to containers with {annotations}"),

@@ -9,12 +9,15 @@ use serde::Deserialize;
 
 use crate::cli::error::CliError;
 use crate::cli::finding::Finding;
-use crate::container::{FileName, Owner, Requests, Spec, is_sandbox, read_spec};
+use crate::container::{
+    Annotations, FileName, ImageError, Owner, Requests, Spec, annotations_of_image, is_ours, is_reference, read_spec,
+};
 use crate::deliver::preflight;
 use crate::engine::inspect::{self, Described};
 use crate::engine::{BundleError, has_hook};
 use crate::envrc::{self, EnvrcError, Variable};
 use crate::fault::AnyFault;
+use crate::json;
 use crate::reference::{Reference, ReferenceError};
 
 /// The engines that describe their containers.
@@ -46,9 +49,9 @@ pub(super) struct Subject {
     /// In words: `container 4f2a9c1b77de`.
     pub(super) name: String,
     /// The annotations by which grants decide; `None` where no container is there yet.
-    pub(super) annotations: Option<BTreeMap<String, String>>,
+    pub(super) annotations: Option<Annotations>,
     /// What is asked for.
-    pub(super) wishes: Vec<Wish>,
+    pub(super) requests: Vec<Wanted>,
     /// Whether an owner is asked for other than the user of the process.
     pub(super) wants_owner: bool,
     /// Who will own the files, in the container's ids, as far as it is known.
@@ -58,7 +61,7 @@ pub(super) struct Subject {
 }
 
 /// One reference, and the file that it shall be.
-pub(super) struct Wish {
+pub(super) struct Wanted {
     pub(super) file: Option<FileName>,
     pub(super) reference: Reference,
     pub(super) optional: bool,
@@ -84,21 +87,21 @@ impl Subject {
 
     fn of_reference(reference: Reference) -> Subject {
         let name = format!("reference {reference}");
-        Subject { wishes: vec![Wish { file: None, reference, optional: false }], ..Subject::nobody(name) }
+        Subject { requests: vec![Wanted { file: None, reference, optional: false }], ..Subject::nobody(name) }
     }
 
     fn of_envrc(path: &Path) -> Result<Subject, EnvrcError> {
-        let wish =
-            |variable: Variable| Wish { file: Some(variable.file), reference: variable.reference, optional: false };
-        let wishes = envrc::unite(envrc::read(path)?.variables)?.into_iter().map(wish).collect();
-        Ok(Subject { wishes, ..Subject::nobody(path.display().to_string()) })
+        let wanted =
+            |variable: Variable| Wanted { file: Some(variable.file), reference: variable.reference, optional: false };
+        let requests = envrc::unite(envrc::read(path)?.variables)?.into_iter().map(wanted).collect();
+        Ok(Subject { requests, ..Subject::nobody(path.display().to_string()) })
     }
 
     fn of_container(Described { id, bundle, annotations, user }: Described) -> Subject {
         let name = format!("container {id}");
         match bundle {
             Some(bundle) => Subject::of_bundle(name, &bundle),
-            None => Subject { owner: user, ..Subject::nobody(name) }.asks(annotations),
+            None => Subject { owner: user, ..Subject::nobody(name) }.asks(Annotations::new(annotations)),
         }
     }
 
@@ -120,8 +123,16 @@ impl Subject {
             }
             Err(error) => subject.findings.push(Finding::problem("spec", &error)),
         }
+        let annotations = Annotations::new(annotations);
+        let annotations = match annotations_of_image(&bundle) {
+            Ok(image) => annotations.with_image(image),
+            Err(error) => {
+                subject.findings.push(Finding::problem("image", &error));
+                annotations
+            }
+        };
         let mut subject = subject.asks(annotations);
-        if !subject.wishes.is_empty() && !calls_hook {
+        if !subject.requests.is_empty() && !calls_hook {
             let error = CliError::NotCalled { path: bundle.join("config.json") };
             subject.findings.push(Finding::problem("hook", &error));
         }
@@ -129,21 +140,26 @@ impl Subject {
     }
 
     fn nobody(name: String) -> Subject {
-        Subject { name, annotations: None, wishes: Vec::new(), wants_owner: false, owner: None, findings: Vec::new() }
+        Subject { name, annotations: None, requests: Vec::new(), wants_owner: false, owner: None, findings: Vec::new() }
     }
 
     /// Takes the requests from annotations, without those that are wrong.
-    fn asks(mut self, annotations: BTreeMap<String, String>) -> Subject {
-        if is_sandbox(&annotations) {
+    fn asks(mut self, annotations: Annotations) -> Subject {
+        if annotations.is_sandbox() {
             self.findings.push(Finding::ok("hook", "the sandbox of a pod is given nothing".into()));
             return Subject { annotations: Some(annotations), ..self };
         }
         let mut usable = annotations.clone();
         let requests = loop {
+            if let Some(key) = usable.of_image(|key, value| is_ours(key) || is_reference(value)).map(str::to_owned) {
+                usable.remove(&key);
+                self.findings.push(Finding::problem("annotations", &ImageError::Request { key }));
+                continue;
+            }
             match Requests::from_annotations(&usable) {
                 Ok(requests) => break requests,
                 Err(error) => {
-                    let left = error.key().is_some_and(|key| usable.remove(key).is_some());
+                    let left = error.key().is_some_and(|key| usable.remove(key));
                     self.findings.push(Finding::problem("annotations", &error));
                     if !left {
                         break None;
@@ -152,7 +168,7 @@ impl Subject {
             }
         };
         let Requests { files, owner } = requests.unwrap_or(Requests { files: Vec::new(), owner: None });
-        self.wishes.extend(files.into_iter().map(|request| Wish {
+        self.requests.extend(files.into_iter().map(|request| Wanted {
             file: Some(request.file),
             reference: request.reference,
             optional: request.optional,
@@ -173,10 +189,10 @@ impl Fields {
         struct Annotated {
             annotations: Option<BTreeMap<String, String>>,
         }
-        let json = |source| BundleError::Json { path: path.to_owned(), source };
-        let bytes = read_spec(path)?;
-        let Annotated { annotations } = serde_json::from_slice(&bytes).map_err(json)?;
-        let calls_hook = has_hook(&String::from_utf8_lossy(&bytes)).map_err(json)?;
+        let invalid = |source| BundleError::Json { path: path.to_owned(), source };
+        let text = read_spec(path)?;
+        let Annotated { annotations } = json::from_slice(&text).map_err(invalid)?;
+        let calls_hook = has_hook(&String::from_utf8_lossy(&text)).map_err(invalid)?;
         Ok(Fields { annotations: annotations.unwrap_or_default(), calls_hook })
     }
 }

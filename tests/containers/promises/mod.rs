@@ -97,6 +97,7 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
     let podman = promises![|show| Promise::On(Engine::PODMAN, show);
         rotation::podman_restart_brings_the_new_value
         podman::the_references_of_an_envrc_are_words_of_its_command_line
+        podman::an_image_cannot_request_secrets
         podman::a_pod_gives_each_container_its_own
         podman::a_pod_may_have_a_user_namespace
         podman::a_pod_of_kube_play_gives_its_annotations_to_all

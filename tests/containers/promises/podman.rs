@@ -291,6 +291,51 @@ pub(super) fn empty(container: &Container<'_>) -> PathBuf {
     directory
 }
 
+/// Before 4.5.1, podman applies the annotations of an image to its containers.
+pub(super) fn an_image_cannot_request_secrets(world: &World, engine: Engine) {
+    let mut container = Container::new(world);
+    container.secret("db", b"hunter2");
+    let request = container.annotations.clone();
+    let image = Image::new(engine, &container);
+    let annotated = Image(format!("{}-annotated", image.0), engine);
+    let file = container.directory.join("Containerfile");
+    fs::write(&file, format!("FROM {}\n", image.0)).unwrap();
+    let mut build = vec!["build".to_owned(), "--quiet".into(), "--tag".into(), annotated.0.clone(), "--file".into()];
+    build.push(file.display().to_string());
+    let workload = [("workload".to_owned(), "billing".to_owned())];
+    for (key, value) in request.iter().map(|(key, value)| (key.clone(), value.clone())).chain(workload) {
+        build.extend(["--annotation".to_owned(), format!("{key}={value}")]);
+    }
+    build.push(container.directory.display().to_string());
+    engine.ask(&build.iter().map(String::as_str).collect::<Vec<_>>());
+    container.image = Some(annotated.0.clone());
+
+    // The request is the image's.
+    container.annotations.clear();
+    let script = "ls /run/secrets 2>/dev/null; true";
+    let applies = engine.ask(&["--version"]).contains(" 4.3.");
+    match applies {
+        true => {
+            let refused = container.refused(engine);
+            assert_eq!(refused.code, 77);
+            assert!(refused.message.contains("the image has it, too"), "{}", refused.message);
+        }
+        false => assert_eq!(container.run(engine, script).text(), ""),
+    }
+
+    // The request is the caller's, and what the grant requires is the image's.
+    let mut container = Container::new(world);
+    container.secret("db", b"hunter2");
+    container.image = Some(annotated.0.clone());
+    container.settings = Some("to = { annotations = { workload = \"billing\" } }".into());
+    assert_eq!(container.refused(engine).code, 77);
+    // Both are the caller's: an annotation that the image has, too, counts only if the settings say so.
+    let allowed = "to = { annotations = { workload = \"billing\" } }\n[deliver]\nimage-annotations = \"allow\"";
+    container.settings = Some(allowed.into());
+    container.annotate("workload", "billing");
+    assert_eq!(container.run(engine, "cat /run/secrets/db").text(), "hunter2");
+}
+
 /// An image of a container's root filesystem. Dropping it removes it.
 struct Image(String, Engine);
 
