@@ -36,7 +36,7 @@ pub use self::verify::{Finding, Note, Problem, Verdict, Verification};
 #[expect(missing_docs, reason = "fields are the objects that the messages name")]
 pub enum AuditError {
     /// The file that the settings name cannot be opened.
-    #[error("cannot keep the audit file")]
+    #[error("cannot use the audit file")]
     Open { source: FileError },
     /// No system log accepts a record, and the default file cannot be opened.
     #[error("no system log accepts the audit record, and the default file cannot be used")]
@@ -62,13 +62,13 @@ pub enum AuditError {
         errno: Errno,
     },
     /// Another process holds the lock of a chain.
-    #[error("cannot write to the audit file {}: others held its lock for {}", path.display(), Seconds(*patience))]
+    #[error("cannot write to the audit file {}: other processes held its lock for {}", path.display(), Seconds(*patience))]
     Busy { path: PathBuf, patience: Duration },
     /// There is no file to read.
     #[error("the settings name no audit file")]
     NoFile,
     /// A chain was modified; the lines were printed.
-    #[error("{problems} {} in the audit trail {} not as written", if *problems == 1 { "place" } else { "places" }, if *problems == 1 { "is" } else { "are" })]
+    #[error("{problems} {} in the audit trail", if *problems == 1 { "problem" } else { "problems" })]
     NotAsWritten { problems: usize },
     /// Our records and Connect's differ; the differences were printed.
     #[error("our records and the log of 1Password Connect differ in {differences} {}", if *differences == 1 { "place" } else { "places" })]
@@ -107,7 +107,7 @@ impl Fault for AuditError {
                 "name files, or - to read the system log: journalctl -t oci-secrets-hook -o cat | oci-secrets audit show -"
             }
             AuditError::NotAsWritten { .. } => {
-                "the system log has each line, too: journalctl -t oci-secrets-hook -o cat"
+                "the system log also has each line: journalctl -t oci-secrets-hook -o cat"
             }
             AuditError::Write { .. }
             | AuditError::Read { .. }

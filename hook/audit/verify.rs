@@ -51,13 +51,13 @@ pub struct Finding<T> {
 #[serde(tag = "problem", rename_all = "kebab-case")]
 pub enum Problem {
     /// Lines are missing.
-    #[error("lines removed before it: {count}")]
+    #[error("lines removed before this one: {count}")]
     Removed {
         /// Their number.
         count: u64,
     },
     /// A line was moved.
-    #[error("it is out of order: it has number {found} of the chain where {expected} is expected")]
+    #[error("out of order: expected sequence number {expected}, found {found}")]
     Reordered {
         /// The sequence number that its position requires.
         expected: u64,
@@ -65,13 +65,13 @@ pub enum Problem {
         found: u64,
     },
     /// The next line does not have its hash.
-    #[error("it, or line {next}, which has its hash, was changed")]
+    #[error("this line, or line {next}, which has its hash, was changed")]
     Changed {
         /// The next line.
         next: Line,
     },
     /// Text is not part of the chain, and no mark follows it.
-    #[error("{} is not of the chain", lines(*.line, *.last))]
+    #[error("{} is not part of the chain", lines(*.line, *.last))]
     Foreign {
         /// Its first line.
         #[serde(skip)]
@@ -80,13 +80,13 @@ pub enum Problem {
         last: Line,
     },
     /// Text before a mark was changed.
-    #[error("what it closed off was changed or removed")]
+    #[error("the text before this mark was changed or removed")]
     ClosedOff,
     /// The file does not continue the previous one.
-    #[error("it does not continue the file before")]
+    #[error("the file does not continue the previous one")]
     NotContinued,
     /// No line has the hash that the operator stored.
-    #[error("no line up to it has the given hash: lines were removed from the end, or the file was rewritten")]
+    #[error("no line up to this one has the given hash: lines were removed from the end, or the file was rewritten")]
     NoHead,
 }
 
@@ -95,7 +95,7 @@ pub enum Problem {
 #[serde(tag = "note", rename_all = "kebab-case")]
 pub enum Note {
     /// Text before a mark: lines without the chain, or an interrupted write.
-    #[error("{} is not of the chain, as line {mark} says: cut off, or written without the chain", lines(*.line, *.last))]
+    #[error("{} is not part of the chain, as marked by line {mark}: an interrupted write, or lines without the chain", lines(*.line, *.last))]
     ClosedOff {
         /// Its first line.
         #[serde(skip)]
@@ -106,18 +106,18 @@ pub enum Note {
         mark: Line,
     },
     /// A line is repeated. A command or journal may receive a line repeated.
-    #[error("it is line {before} once more")]
+    #[error("it repeats line {before}")]
     Twice {
         /// The first one.
         before: Line,
     },
     /// The file names no previous one.
-    #[error("it does not say which file came before")]
+    #[error("the file does not name a previous one")]
     Unjoined,
 }
 
 fn lines(first: Line, last: Line) -> String {
-    if first == last { "it".to_owned() } else { format!("what stands from it to line {last}") }
+    if first == last { "this line".to_owned() } else { format!("the text from this line to line {last}") }
 }
 
 /// The part of a line that concerns the chain.
@@ -376,20 +376,20 @@ mod tests {
         assert_eq!(problems(&content), [""; 0]);
         let mut changed = lines.clone();
         changed.splice(2..4, []);
-        assert_eq!(problems(&changed.concat()), ["3: lines removed before it: 2"]);
+        assert_eq!(problems(&changed.concat()), ["3: lines removed before this one: 2"]);
         changed.splice(0..1, []);
-        assert_eq!(problems(&changed.concat())[0], "1: lines removed before it: 1");
+        assert_eq!(problems(&changed.concat())[0], "1: lines removed before this one: 1");
         let mut swapped = lines.clone();
         swapped.swap(2, 3);
         assert_eq!(
             problems(&swapped.concat())[..2],
             [
-                "3: it is out of order: it has number 4 of the chain where 3 is expected",
-                "4: it is out of order: it has number 3 of the chain where 5 is expected"
+                "3: out of order: expected sequence number 3, found 4",
+                "4: out of order: expected sequence number 5, found 3"
             ]
         );
         let text = String::from_utf8(content.clone()).unwrap().replace("\"number\":2", "\"number\":9");
-        assert_eq!(problems(text.as_bytes()), ["4: it, or line 5, which has its hash, was changed"]);
+        assert_eq!(problems(text.as_bytes()), ["4: this line, or line 5, which has its hash, was changed"]);
         let mut repeated = lines.clone();
         repeated.splice(3..3, [lines[2], lines[2]]);
         assert_eq!(problems(&repeated.concat()), [""; 0]);
@@ -398,9 +398,9 @@ mod tests {
             .iter()
             .map(|note| (note.line, note.what.to_string()))
             .collect::<Vec<_>>();
-        assert_eq!(notes, [(4, "it is line 3 once more".to_owned()), (5, "it is line 3 once more".to_owned())]);
+        assert_eq!(notes, [(4, "it repeats line 3".to_owned()), (5, "it repeats line 3".to_owned())]);
         let foreign = [&content[..], b"{\"number\":7}\nx\n"].concat();
-        assert_eq!(problems(&foreign), ["8: what stands from it to line 9 is not of the chain"]);
+        assert_eq!(problems(&foreign), ["8: the text from this line to line 9 is not part of the chain"]);
     }
 
     #[test]

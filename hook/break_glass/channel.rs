@@ -281,7 +281,7 @@ pub enum ChannelError {
     #[error("the settings have no `audit` under [break-glass]")]
     None,
     /// The channel is not separate.
-    #[error("{} is the audit file of starts, too", path.display())]
+    #[error("{} is also the audit file of starts", path.display())]
     Same { path: PathBuf },
     /// The chain cannot be opened or written.
     #[error(transparent)]
@@ -297,14 +297,14 @@ pub enum ChannelError {
         errno: Errno,
     },
     /// The journal namespace is not running, or is busy.
-    #[error("the journal namespace \"{namespace}\" takes no record")]
+    #[error("the journal namespace \"{namespace}\" does not accept records")]
     Journal {
         namespace: String,
         #[source]
         errno: Errno,
     },
     /// No syslog listens, or it is busy.
-    #[error("{} takes no record", syslog::SYSLOG)]
+    #[error("{} does not accept records", syslog::SYSLOG)]
     Syslog {
         #[source]
         errno: Errno,
@@ -320,7 +320,7 @@ pub enum ChannelError {
         errno: Errno,
     },
     /// The command failed.
-    #[error("{} took no record: {status}", program.display())]
+    #[error("{} did not accept the record: {status}", program.display())]
     Command { program: PathBuf, status: ExitStatus },
     /// The command printed more than the limit.
     #[error("{} printed more than {OUTPUT_BYTES_MAX} bytes", program.display())]

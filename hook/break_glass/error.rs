@@ -16,7 +16,7 @@ use crate::resolve::ResolveError;
 #[expect(missing_docs, reason = "fields are the objects that the messages name")]
 pub enum BreakGlassError {
     /// The caller is not the host's root.
-    #[error("refusing to break the glass: it takes root of the host")]
+    #[error("refusing to use break-glass: it requires root on the host")]
     NotRoot,
     /// There is neither a terminal nor `--yes`.
     #[error("refusing to open {}: it was not confirmed", Excerpt(file))]
@@ -34,7 +34,7 @@ pub enum BreakGlassError {
     #[error("cannot seal for a recipient")]
     Recipient { source: RecipientError },
     /// A recipient is named twice.
-    #[error("recipient {} is named twice", Excerpt(name))]
+    #[error("duplicate recipient {}", Excerpt(name))]
     SameRecipient { name: String },
     /// Nothing to seal.
     #[error("refusing to seal nothing: no sealed value matches")]
@@ -46,7 +46,7 @@ pub enum BreakGlassError {
     #[error("cannot use {} line {line}", Excerpt(file))]
     References { file: String, line: usize, source: crate::reference::ReferenceError },
     /// A computed value, which cannot be stored.
-    #[error("cannot keep {reference}: with a query it is not what is stored")]
+    #[error("cannot seal {reference}: a value with a query is computed, not stored")]
     Computed { reference: Reference },
     /// A file that cannot be read or written.
     #[error("cannot {verb} {}", Excerpt(file))]
@@ -60,41 +60,41 @@ pub enum BreakGlassError {
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// Too few operators.
-    #[error("refusing to open {}: it takes {expected} operators, {found} are named", Excerpt(file))]
+    #[error("refusing to open {}: expected {expected} operators, found {found}", Excerpt(file))]
     Operators { file: String, expected: usize, found: usize },
     /// A reference that the sealed file does not hold.
-    #[error("{} does not hold {reference}", Excerpt(file))]
+    #[error("{} does not contain {reference}", Excerpt(file))]
     NotInFile { file: String, reference: Reference },
     /// A duration that cannot be parsed, or is too long.
     #[error("cannot use {}: expected a duration from \"1s\" to \"{max}\"", Excerpt(found))]
     Duration { found: String, max: &'static str },
     /// A reference that the open store does not hold.
-    #[error("the emergency that is open does not hold {reference}")]
+    #[error("the open emergency does not contain {reference}")]
     NotKept { reference: Reference, source: ResolveError },
     /// A secret whose rotation is overdue.
     #[error(
-        "refusing to deliver {reference}: an emergency used it on {}, and it was to be changed by {}",
+        "refusing to deliver {reference}: an emergency used it on {}, and its rotation was due by {}",
         time(used),
         time(due)
     )]
     Overdue { reference: Reference, used: jiff::Timestamp, due: jiff::Timestamp },
     /// A secret without a pending rotation.
     #[error("{reference} is not in the ledger")]
-    NotOwed { reference: Reference },
+    NotPending { reference: Reference },
     /// A sealed file with other versions than 1Password.
-    #[error("{stale} of {secrets} secrets in {} are not those of 1Password", Excerpt(file))]
+    #[error("{stale} of {secrets} secrets in {} differ from 1Password", Excerpt(file))]
     Stale { file: String, stale: usize, secrets: usize },
     /// A sealed file that is too old.
-    #[error("{} is {days} days old, at most {max} are wanted", Excerpt(file))]
+    #[error("{} is {days} days old, expected at most {max}", Excerpt(file))]
     Old { file: String, days: i64, max: i64 },
     /// A request to the source or the KMS.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
     /// The record of an action.
-    #[error("refusing to break the glass without a record")]
+    #[error("refusing to use break-glass without a record")]
     Channel(#[from] ChannelError),
     /// The record of an end.
-    #[error("the emergency is over, but cannot record it")]
+    #[error("the emergency is over, but its end cannot be recorded")]
     Unrecorded { source: ChannelError },
     /// The ledger.
     #[error(transparent)]
@@ -118,7 +118,7 @@ impl Fault for BreakGlassError {
             | BreakGlassError::Overdue { .. } => Class::NotPermitted,
             BreakGlassError::SameRecipient { .. } | BreakGlassError::Duration { .. } => Class::CommandLine,
             BreakGlassError::NoGrant { .. } | BreakGlassError::File { .. } => Class::Settings,
-            BreakGlassError::Nothing | BreakGlassError::NotInFile { .. } | BreakGlassError::NotOwed { .. } => {
+            BreakGlassError::Nothing | BreakGlassError::NotInFile { .. } | BreakGlassError::NotPending { .. } => {
                 Class::NotFound
             }
             BreakGlassError::References { .. }
@@ -139,25 +139,27 @@ impl Fault for BreakGlassError {
 
     fn hint(&self) -> Option<String> {
         let hint = match self {
-            BreakGlassError::NotRoot => "call it with sudo",
-            BreakGlassError::NotConfirmed { .. } => "call it on a terminal, or with `--yes`",
+            BreakGlassError::NotRoot => "run it with sudo",
+            BreakGlassError::NotConfirmed { .. } => "run it on a terminal, or pass `--yes`",
             BreakGlassError::Expired { .. } | BreakGlassError::Stale { .. } | BreakGlassError::Old { .. } => {
-                "make a new file: `oci-secrets break-glass seal`"
+                "create a new file: `oci-secrets break-glass seal`"
             }
             BreakGlassError::OtherHost { .. } => {
                 "`oci-secrets break-glass seal --host NAME` names hosts, `--host '*'` all"
             }
             BreakGlassError::NoGrant { .. } => "add `name` to the grant in the settings",
-            BreakGlassError::Operators { .. } => "name each: `--operator NAME --operator NAME`",
+            BreakGlassError::Operators { .. } => "pass `--operator NAME` once for each operator",
             BreakGlassError::Overdue { reference, .. } => {
                 return Some(format!(
                     "store a new value in 1Password, or `oci-secrets break-glass rotation waive {reference} --reason TEXT`"
                 ));
             }
             BreakGlassError::Unrecorded { .. } => {
-                "`oci-secrets break-glass close` records it when the channel takes it"
+                "`oci-secrets break-glass close` records it when the channel accepts records"
             }
-            BreakGlassError::NotOwed { .. } => "`oci-secrets break-glass status` shows what is owed",
+            BreakGlassError::NotPending { .. } => {
+                "`oci-secrets break-glass status` lists the secrets that must be rotated"
+            }
             BreakGlassError::Sealed { source, .. } => return source.hint(),
             BreakGlassError::Recipient { source } => return source.hint(),
             BreakGlassError::Identity(error) => return error.hint(),

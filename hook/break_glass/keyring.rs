@@ -94,7 +94,7 @@ pub enum KeyringError {
     #[error("the kernel returned no random bytes")]
     NoRandom,
     /// keyctl(2) or add_key(2) failed.
-    #[error("cannot keep a key in the kernel's keyring of root: {answer}")]
+    #[error("cannot store a key in root's keyring: {answer}")]
     Kernel { answer: String },
 }
 

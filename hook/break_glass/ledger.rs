@@ -38,13 +38,13 @@ const LEDGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub struct Ledger {
     schema: u8,
     /// By reference, without its query.
-    pub owed: BTreeMap<String, Owed>,
+    pub pending: BTreeMap<String, PendingRotation>,
 }
 
 /// One secret that was used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Owed {
+pub struct PendingRotation {
     /// The item's id.
     pub item: String,
     /// The newest of the item's versions that were used.
@@ -66,7 +66,7 @@ pub struct Owed {
 
 impl Default for Ledger {
     fn default() -> Ledger {
-        Ledger { schema: SCHEMA, owed: BTreeMap::new() }
+        Ledger { schema: SCHEMA, pending: BTreeMap::new() }
     }
 }
 
@@ -103,7 +103,7 @@ impl Ledger {
 
     /// Adds one use of a secret.
     pub fn enter(&mut self, kept: &Kept, value: String, emergency: &str, now: Timestamp) {
-        let owed = self.owed.entry(kept.reference.clone()).or_insert_with(|| Owed {
+        let pending = self.pending.entry(kept.reference.clone()).or_insert_with(|| PendingRotation {
             item: kept.item.clone(),
             version: kept.version,
             values: BTreeSet::new(),
@@ -113,22 +113,22 @@ impl Ledger {
             uses: 0,
             due: None,
         });
-        owed.item.clone_from(&kept.item);
-        owed.version = owed.version.max(kept.version);
-        owed.values.insert(value);
-        emergency.clone_into(&mut owed.emergency);
-        owed.last_used = now;
-        owed.uses += 1;
+        pending.item.clone_from(&kept.item);
+        pending.version = pending.version.max(kept.version);
+        pending.values.insert(value);
+        emergency.clone_into(&mut pending.emergency);
+        pending.last_used = now;
+        pending.uses += 1;
     }
 
     /// Begins the grace period of every secret for which it has not begun. Returns whether there was one.
     pub fn begin_grace(&mut self, grace: Duration, now: Timestamp) -> bool {
-        let waiting = self.owed.values_mut().filter(|owed| owed.due.is_none());
-        waiting.map(|owed| owed.due = Some(after(now, grace))).count() > 0
+        let waiting = self.pending.values_mut().filter(|pending| pending.due.is_none());
+        waiting.map(|pending| pending.due = Some(after(now, grace))).count() > 0
     }
 }
 
-impl Owed {
+impl PendingRotation {
     /// Whether 1Password has a newer item or version with another value. A source that reports neither an item nor a version never has.
     pub fn is_rotated(&self, item: Option<&str>, version: Option<u64>, value: Option<&str>) -> bool {
         let is_newer = item.is_some_and(|item| item != self.item) || version > Some(self.version);
@@ -287,14 +287,14 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.enter(&kept(3), hash("one"), "e", now());
         ledger.enter(&kept(4), hash("two"), "e", now());
-        let owed = &ledger.owed[REFERENCE];
-        assert_eq!((owed.uses, owed.version), (2, 4));
-        assert!(owed.is_rotated(Some("item"), Some(5), Some(&hash("three"))));
-        assert!(!owed.is_rotated(Some("item"), Some(4), Some(&hash("three"))), "the version is not newer");
-        assert!(!owed.is_rotated(Some("item"), Some(5), Some(&hash("one"))), "the value was used");
-        assert!(!owed.is_rotated(Some("item"), Some(5), None), "the key is missing");
-        assert!(!owed.is_rotated(None, None, Some(&hash("three"))), "the source reports no version");
-        assert!(owed.is_rotated(Some("another item"), Some(1), Some(&hash("three"))));
+        let pending = &ledger.pending[REFERENCE];
+        assert_eq!((pending.uses, pending.version), (2, 4));
+        assert!(pending.is_rotated(Some("item"), Some(5), Some(&hash("three"))));
+        assert!(!pending.is_rotated(Some("item"), Some(4), Some(&hash("three"))), "the version is not newer");
+        assert!(!pending.is_rotated(Some("item"), Some(5), Some(&hash("one"))), "the value was used");
+        assert!(!pending.is_rotated(Some("item"), Some(5), None), "the key is missing");
+        assert!(!pending.is_rotated(None, None, Some(&hash("three"))), "the source reports no version");
+        assert!(pending.is_rotated(Some("another item"), Some(1), Some(&hash("three"))));
         assert_ne!(hash("one"), hasher.hash("op://AgentVault/db/user", &secret("one")));
     }
 
@@ -303,11 +303,11 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.enter(&kept(3), "hash".into(), "e", now());
         assert!(ledger.begin_grace(Duration::from_secs(60), now()));
-        let due = ledger.owed[REFERENCE].due.unwrap();
+        let due = ledger.pending[REFERENCE].due.unwrap();
         assert_eq!(due, now() + SignedDuration::from_secs(60));
         ledger.enter(&kept(3), "hash".into(), "e", now());
         assert!(!ledger.begin_grace(Duration::from_secs(600), now()));
-        assert_eq!(ledger.owed.get_mut(REFERENCE).unwrap().due(Duration::from_secs(600), now()), due);
+        assert_eq!(ledger.pending.get_mut(REFERENCE).unwrap().due(Duration::from_secs(600), now()), due);
     }
 
     #[test]

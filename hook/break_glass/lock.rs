@@ -70,7 +70,7 @@ pub enum LockError {
     #[error(transparent)]
     File { source: FileError },
     /// Another process holds it.
-    #[error("another process works on {} for too long", path.display())]
+    #[error("cannot lock {}: another process holds the lock for too long", path.display())]
     Busy { path: PathBuf },
 }
 

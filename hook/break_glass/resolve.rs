@@ -90,15 +90,15 @@ fn is_outage(failure: &ResolveError) -> bool {
 /// Logs which secrets must be rotated after an emergency, and which were.
 fn log(findings: &Findings, record: &Record) {
     for reference in &findings.rotated {
-        report::warn(record.program, &format!("{reference} is changed: nothing is owed for it any longer"));
+        report::warn(record.program, &format!("{reference} was rotated, and is removed from the ledger"));
     }
-    for (reference, due) in &findings.owed {
+    for (reference, due) in &findings.pending {
         let (id, due) = (&record.container, time(due));
-        let text = format!("container {id}: {reference} was used in an emergency: change it before {due}");
+        let text = format!("container {id}: {reference} was used in an emergency: rotate it before {due}");
         report::warn(record.program, &text);
     }
     if let Some(error) = &findings.unrecorded {
-        report::warn(record.program, &format!("what is changed stays in the ledger: {}", report::chain(error)));
+        report::warn(record.program, &format!("rotated secrets remain in the ledger: {}", report::chain(error)));
     }
 }
 

@@ -16,7 +16,7 @@ pub struct Findings {
     /// Secrets that were rotated, and are no longer in the ledger.
     pub rotated: Vec<String>,
     /// Secrets that must still be rotated, and until when.
-    pub owed: Vec<(String, Timestamp)>,
+    pub pending: Vec<(String, Timestamp)>,
     /// Why rotated secrets are still in the ledger: the channel did not accept the record.
     pub unrecorded: Option<BreakGlassError>,
 }
@@ -28,7 +28,7 @@ pub struct Findings {
 /// If a rotation is overdue and `then` refuses that, or the ledger cannot be read.
 pub async fn check(resolved: &[Resolved<'_>], then: Overdue, settings: &Settings) -> Result<Findings, BreakGlassError> {
     let ledger = Ledger::read(&settings.break_glass.directory)?;
-    if !resolved.iter().any(|one| ledger.owed.contains_key(one.request.reference.as_str())) {
+    if !resolved.iter().any(|one| ledger.pending.contains_key(one.request.reference.as_str())) {
         return Ok(Findings::default());
     }
     Session::begin(settings).await?.check_rotation(resolved, then).await
@@ -40,8 +40,8 @@ pub async fn check(resolved: &[Resolved<'_>], then: Overdue, settings: &Settings
 /// If it is not in the ledger, or its removal cannot be recorded.
 pub async fn waive(reference: &Reference, reason: &str, settings: &Settings) -> Result<(), BreakGlassError> {
     let mut session = Session::begin(settings).await?;
-    if session.ledger.owed.remove(reference.as_str()).is_none() {
-        return Err(BreakGlassError::NotOwed { reference: reference.clone() });
+    if session.ledger.pending.remove(reference.as_str()).is_none() {
+        return Err(BreakGlassError::NotPending { reference: reference.clone() });
     }
     session.record(Event::Waive { reference: reference.as_str(), reason }).await?;
     Ok(session.ledger.write(&session.lock)?)
@@ -55,25 +55,25 @@ impl Session<'_> {
         let mut overdue = None;
         for one in resolved {
             let reference = one.request.reference.as_str();
-            let Some(owed) = self.ledger.owed.get_mut(reference) else { continue };
+            let Some(pending) = self.ledger.pending.get_mut(reference) else { continue };
             let value = hasher.as_ref().map(|hasher| hasher.hash(reference, &one.secret));
-            if owed.is_rotated(one.item_id.as_deref(), one.item_version, value.as_deref()) {
+            if pending.is_rotated(one.item_id.as_deref(), one.item_version, value.as_deref()) {
                 let (item, version) = (one.item_id.as_deref(), one.item_version);
                 match self.record(Event::Rotated { reference, item, version }).await {
                     Ok(()) => {
-                        self.ledger.owed.remove(reference);
+                        self.ledger.pending.remove(reference);
                         findings.rotated.push(reference.to_owned());
                     }
                     Err(error) => findings.unrecorded = Some(error.into()),
                 }
                 continue;
             }
-            let due = owed.due(grace, now);
-            if owed.is_overdue(now) && then == Overdue::Refuse {
+            let due = pending.due(grace, now);
+            if pending.is_overdue(now) && then == Overdue::Refuse {
                 let reference = one.request.reference.clone();
-                overdue.get_or_insert(BreakGlassError::Overdue { reference, used: owed.last_used, due });
+                overdue.get_or_insert(BreakGlassError::Overdue { reference, used: pending.last_used, due });
             }
-            findings.owed.push((reference.to_owned(), due));
+            findings.pending.push((reference.to_owned(), due));
         }
         if self.ledger != before {
             self.ledger.write(&self.lock)?;

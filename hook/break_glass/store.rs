@@ -419,7 +419,7 @@ pub enum StoreError {
     #[error("the emergency is over")]
     Over,
     /// Another filesystem is mounted at the path.
-    #[error("refusing to use {STORE}: it is not a memory filesystem for root alone")]
+    #[error("refusing to use {STORE}: it is not a tmpfs or ramfs for root only")]
     NotOurs,
     /// The store was modified.
     #[error("{STORE} is damaged")]

@@ -1,4 +1,4 @@
-//! `[break-glass]`: where an emergency is recorded, and what is owed after it.
+//! `[break-glass]`: where an emergency is recorded, and which rotations it requires.
 
 use std::fmt;
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::AbsolutePath;
 const DIRECTORY: &str = "/var/lib/oci-secrets";
 const GRACE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What an outage of 1Password or the KMS allows, and what it owes.
+/// What an outage of 1Password or the KMS allows, and what must be rotated afterwards.
 #[derive(Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BreakGlass {

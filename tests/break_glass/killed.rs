@@ -71,7 +71,7 @@ impl Site {
             call()
         };
         kill_repeatedly(call, || {
-            removed += usize::from(!self.owed().contains(DB));
+            removed += usize::from(!self.pending().contains(DB));
             assert!(self.recorded(kind) >= before + removed, "{kind}");
             assert_eq!(self.leaks(), Vec::<PathBuf>::new());
         });
@@ -137,7 +137,7 @@ fn killing_close_leaves_no_unrecorded_end() {
     let (mut ended, mut incomplete) = (0, 0);
     kill_repeatedly(call, || {
         assert_eq!(site.leaks(), Vec::<PathBuf>::new());
-        assert!(site.owed().contains(DB), "the ledger is complete");
+        assert!(site.pending().contains(DB), "the ledger is complete");
         if is_open() && site.start(&[DB]).0 != 0 {
             // It was killed in between; the next start ends the emergency.
             incomplete += 1;

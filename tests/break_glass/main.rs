@@ -135,10 +135,10 @@ impl Site {
     }
 
     /// The references in the ledger.
-    fn owed(&self) -> BTreeSet<String> {
+    fn pending(&self) -> BTreeSet<String> {
         let Ok(bytes) = fs::read(self.host.path("state/ledger")) else { return BTreeSet::new() };
         let ledger: Value = serde_json::from_slice(&bytes).unwrap();
-        ledger["owed"].as_object().unwrap().keys().cloned().collect()
+        ledger["pending"].as_object().unwrap().keys().cloned().collect()
     }
 
     /// The records of the channel, after its chain was verified.

@@ -42,10 +42,10 @@ pub(super) fn decrypt(armored: &str, identities: &[Identity]) -> Result<Zeroizin
 #[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum AgeError {
     /// None of the identities belongs to a recipient.
-    #[error("none of the identities opens it")]
+    #[error("no identity matches a recipient")]
     NoMatch,
     /// An encrypted identity with a wrong passphrase, or none.
-    #[error("the passphrase does not open the identity")]
+    #[error("the passphrase does not decrypt the identity")]
     Passphrase,
     /// A modified or truncated file.
     #[error("it is damaged")]
@@ -54,10 +54,10 @@ pub enum AgeError {
     #[error("cannot find the plugin {} on the PATH", Excerpt(program))]
     NoPlugin { program: String },
     /// A plugin reported an error.
-    #[error("a plugin of age says {}", Excerpt(message))]
+    #[error("an age plugin reports {}", Excerpt(message))]
     Plugin { message: String },
     /// Recipients that age does not combine, such as post-quantum recipients with others.
-    #[error("age does not encrypt to these recipients together")]
+    #[error("age cannot combine these recipients")]
     Incompatible,
 }
 
@@ -74,7 +74,7 @@ impl Fault for AgeError {
 
     fn hint(&self) -> Option<String> {
         let hint = match self {
-            AgeError::NoMatch => "`oci-secrets break-glass inspect` shows for whom it is",
+            AgeError::NoMatch => "`oci-secrets break-glass inspect` lists its recipients",
             AgeError::NoPlugin { .. } => "install the plugin on this host, or use a key that needs none",
             _ => return None,
         };

@@ -108,7 +108,7 @@ impl<A: Ask> Callbacks for Asking<A> {
 #[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum IdentityError {
     /// No identity that age knows.
-    #[error("{} holds no identity that age knows", Excerpt(name))]
+    #[error("{} contains no identity that age supports", Excerpt(name))]
     None { name: String },
     /// age cannot use it.
     #[error("cannot use the identity {}", Excerpt(name))]

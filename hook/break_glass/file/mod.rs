@@ -206,22 +206,22 @@ impl SealedFile {
 #[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum SealedError {
     /// Not written by `break-glass seal`, or truncated.
-    #[error("it is not a whole file of `oci-secrets break-glass seal`")]
+    #[error("it is not a complete sealed file")]
     Form,
     /// A newer format.
-    #[error("it is of version {}, this program knows \"{MAGIC}\"", Excerpt(found))]
+    #[error("its version is {}, expected \"{MAGIC}\"", Excerpt(found))]
     Version { found: String },
     /// A modified header.
-    #[error("what it says of itself is not what was sealed in it")]
+    #[error("its header differs from the encrypted one")]
     OtherHeader,
     /// Shares of another key.
-    #[error("the shares do not make its key")]
+    #[error("the shares do not form its key")]
     OtherShares,
     /// Operators are missing.
-    #[error("the identities open {found} of the {threshold} shares that it takes")]
+    #[error("the identities decrypt {found} of the {threshold} required shares")]
     TooFew { found: usize, threshold: u8 },
     /// A threshold below 2 or above the number of recipients.
-    #[error("a threshold is from 2 to the number of recipients: found {threshold} of {recipients}")]
+    #[error("expected a threshold from 2 to the number of recipients, found {threshold} of {recipients}")]
     Threshold { threshold: u8, recipients: usize },
     /// age cannot encrypt or decrypt.
     #[error(transparent)]
@@ -248,7 +248,7 @@ impl Fault for SealedError {
     fn hint(&self) -> Option<String> {
         match self {
             SealedError::Age(error) => error.hint(),
-            SealedError::TooFew { .. } => Some("`--identity` takes the key file of each operator".into()),
+            SealedError::TooFew { .. } => Some("pass `--identity KEYFILE` for each operator".into()),
             _ => None,
         }
     }
@@ -308,7 +308,7 @@ mod tests {
         let (third, second, first) = (keys.remove(2), keys.remove(1), keys.remove(0));
         assert_eq!(
             opened(&text, &[third]).unwrap_err().to_string(),
-            "the identities open 1 of the 2 shares that it takes"
+            "the identities decrypt 1 of the 2 required shares"
         );
         assert_eq!(opened(&text, &[first, second]).unwrap().len(), 2);
         let of_one = seal(&header(Some(2), &[&recipients[0]]), &secrets(), &recipients[..1]);

@@ -55,7 +55,7 @@ impl Recipient {
 #[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum RecipientError {
     /// Not a recipient that age knows.
-    #[error("{} is no recipient: expected age1…, ssh-ed25519 … or ssh-rsa …", Excerpt(found))]
+    #[error("{} is not a recipient: expected age1…, ssh-ed25519 … or ssh-rsa …", Excerpt(found))]
     Unknown { found: String },
     /// Its plugin cannot be used.
     #[error(transparent)]

@@ -30,28 +30,28 @@ const CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(2);
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
     files: Files,
-    /// Those of containers whose id begins so.
+    /// Records of containers whose id has this prefix.
     #[arg(long, value_name = "PREFIX")]
     container: Option<String>,
-    /// Those with such a reference; a pattern as in a grant.
+    /// Records with a reference that matches this pattern, as in a grant.
     #[arg(long, value_name = "PATTERN", value_parser = pattern)]
     reference: Option<Pattern>,
-    /// Those with this decision: delivered, break-glass or refused; or this event: open, use, close, rotated, waive or drill.
+    /// Records with this decision: delivered, break-glass or refused; or this event: open, use, close, rotated, waive or drill.
     #[arg(long, value_name = "DECISION")]
     decision: Option<String>,
-    /// Those with a use of a static token that [static-token] in the settings does not expect.
+    /// Records of a use of a static token that [static-token] in the settings does not expect.
     #[arg(long)]
     anomalies: bool,
-    /// Those since then: a time in RFC 3339, or a duration before now, as 2h.
+    /// Records since this time: RFC 3339, or a duration before now, as 2h.
     #[arg(long, value_name = "TIME", value_parser = time)]
     since: Option<Timestamp>,
-    /// Those before then.
+    /// Records before this time.
     #[arg(long, value_name = "TIME", value_parser = time)]
     until: Option<Timestamp>,
-    /// Print the records as they are, or the differences, each as one line of JSON.
+    /// Print the records or differences as lines of JSON.
     #[arg(long)]
     json: bool,
-    /// Compare with what 1Password Connect logged that our token read; a difference ends with 65.
+    /// Compare with the log of 1Password Connect; exit with 65 if they differ.
     #[arg(long, conflicts_with_all = ["container", "reference", "decision", "anomalies"])]
     activity: bool,
 }
@@ -116,7 +116,7 @@ fn start(entry: &Entry, text: &mut String) {
             let _ = write!(text, ", item {} version {version}", plain(item));
         }
         if *kept {
-            text.push_str(", kept for an emergency");
+            text.push_str(", from an emergency");
         }
         text.push('\n');
     }
@@ -143,12 +143,12 @@ fn act(act: &Act, text: &mut String) {
     line("ticket: ", act.ticket.clone());
     line("container ", act.container.clone());
     line("cause: ", act.cause.clone());
-    line("its time was over", act.expired.then(String::new));
+    line("expired", act.expired.then(String::new));
     line("tampered with: its key was removed from the kernel's keyring", act.tampered.then(String::new));
     line("", act.reference.clone());
     line(
         "secrets: ",
-        act.count().map(|count| format!("{count}, not as in 1Password: {}", act.stale.unwrap_or_default())),
+        act.count().map(|count| format!("{count}, different in 1Password: {}", act.stale.unwrap_or_default())),
     );
     line("failed: ", act.failure.clone());
     for kept in act.secrets() {

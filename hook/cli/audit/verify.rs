@@ -18,14 +18,14 @@ Example: the file before the last rotation, and the one after it
 
 /// Find lines of a chained audit file that were removed, changed or reordered.
 ///
-/// Lines that are missing at the end, and a chain that was written anew as a whole, do not show in the file: note the hash of the last
-/// line elsewhere, and give it to `--head` later. It ends with 65 if something was found.
+/// The file does not reveal that its end was truncated, or that it was rewritten as a whole: store the hash of the last line elsewhere,
+/// and pass it to `--head` later. The exit code is 65 if there is a problem.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
     files: Files,
-    /// The hash of what was the last line, as it was noted: that line must still be there.
+    /// The stored hash of an earlier last line, which must still exist.
     #[arg(long, value_name = "HASH")]
     head: Option<Hash>,
     /// Print JSON.
@@ -77,12 +77,12 @@ fn table(report: &Report) -> Table {
             table.line(format_args!("problem  {file}:{}: {}", problem.line, problem.what));
         }
         if verdict.problems.is_empty() {
-            let joined = if verdict.continues == Some(true) { ", from where the file before ends" } else { "" };
+            let joined = if verdict.continues == Some(true) { ", continuing the previous file" } else { "" };
             table.line(format_args!("ok       {file}: {} lines of a chain{joined}", verdict.lines));
         }
     }
     if let Some(after) = report.lines_after_head {
-        table.line(format_args!("ok       the line with the given hash is there, and {after} lines after it"));
+        table.line(format_args!("ok       found the line with the given hash, and {after} lines after it"));
     }
     if let Some(head) = report.head {
         table.line(format_args!("head     {head}"));

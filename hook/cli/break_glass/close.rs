@@ -14,7 +14,7 @@ use crate::settings::Settings;
 const EXAMPLE: &str = "\
 Example: 1Password answers again
 
-  sudo oci-secrets break-glass close | tee owed.txt";
+  sudo oci-secrets break-glass close | tee pending.txt";
 
 /// End the emergency that is open, and list the secrets that must be rotated.
 ///
@@ -32,9 +32,9 @@ pub(super) fn run(_: &Arguments, settings: &Settings) -> Result<ExitCode, AnyFau
         }
     };
     let ledger = Ledger::read(&settings.break_glass.directory)?;
-    for (reference, owed) in &ledger.owed {
-        let due = owed.due.as_ref().map(|due| format!(" before {}", time(due))).unwrap_or_default();
-        let _ = writeln!(text, "to be changed{due}: {reference}");
+    for (reference, pending) in &ledger.pending {
+        let due = pending.due.as_ref().map(|due| format!(" before {}", time(due))).unwrap_or_default();
+        let _ = writeln!(text, "rotate{due}: {reference}");
     }
     write_output(text.as_bytes())
 }

@@ -25,7 +25,7 @@ const AGE_HOURS_MAX: i64 = 366 * 24;
 const AGE_MAX: &str = "366d";
 
 const EXAMPLE: &str = "\
-Example: once a month, with the key that would open it
+Example: once a month, with the key of an operator
 
   sudo oci-secrets break-glass drill agents.sealed --identity ada.txt --max-age 35d";
 
@@ -70,7 +70,7 @@ pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode
         Ok(recorded.map_err(BreakGlassError::from)?)
     })?;
     if outcome.is_ok() {
-        table.line("the file opens, and is as 1Password is now");
+        table.line("the file opens, and matches 1Password");
     }
     write_table(&table)?;
     outcome.map(|()| ExitCode::SUCCESS)

@@ -53,7 +53,7 @@ pub(super) fn read(files: &[PathBuf], operators: usize) -> Result<Vec<Identity>,
         let mode = std::fs::metadata(file).map(|metadata| metadata.mode()).unwrap_or_default();
         if mode & READ_BY_OTHERS != 0 {
             // Not an error: a FAT filesystem has no modes, and the outage is more urgent.
-            report::note(PROGRAM, &format!("others can read {}", file.display()));
+            report::note(PROGRAM, &format!("other users can read {}", file.display()));
         }
         let name = file.display().to_string();
         all.extend(identities(&bytes, &name, Terminal)?);
@@ -72,7 +72,7 @@ fn typed(number: usize, of: usize) -> Result<Vec<Identity>, AnyFault> {
     } else {
         stdin().take(IDENTITY_BYTES_MAX as u64).read_to_end(&mut bytes).map_err(input)?;
     }
-    identities(&bytes, "that was typed", Terminal).map_err(|error| AnyFault::from(BreakGlassError::from(error)))
+    identities(&bytes, "standard input", Terminal).map_err(|error| AnyFault::from(BreakGlassError::from(error)))
 }
 
 /// Prompts for a line on the terminal.

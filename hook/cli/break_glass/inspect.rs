@@ -8,7 +8,7 @@ use crate::cli::write_output;
 use crate::fault::AnyFault;
 
 const EXAMPLE: &str = "\
-Example: what is in a file, and until when it is good
+Example: the content of a file, and when it expires
 
   oci-secrets break-glass inspect agents.sealed";
 

@@ -28,7 +28,7 @@ const OPEN_MAX: &str = "7d";
 const CONFIRMATION: &str = "open";
 
 const EXAMPLE: &str = "\
-Example: for the night, with a key that is on a stick
+Example: for the night, with a key on a USB stick
 
   sudo oci-secrets break-glass open agents.sealed --identity /media/key/ada.txt --reason outage --for 8h";
 
@@ -42,16 +42,16 @@ pub(in crate::cli) struct Arguments {
     /// The file of an age or SSH private key; `-` is standard input; by default, the key is asked for.
     #[arg(long, value_name = "KEYFILE")]
     identity: Vec<PathBuf>,
-    /// Why.
+    /// The reason, which is recorded.
     #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     reason: String,
-    /// For how long.
+    /// The duration of the emergency.
     #[arg(long = "for", value_name = "DURATION")]
     duration: String,
     /// Only these references of the file.
     #[arg(long, value_name = "REFERENCE", num_args = 1..)]
     only: Vec<Reference>,
-    /// The ticket that it is about.
+    /// The ticket.
     #[arg(long, value_name = "ID")]
     ticket: Option<String>,
     /// The operators, as many as the file requires; by default, the user who called sudo.
@@ -67,7 +67,7 @@ pub(super) fn run(arguments: &Arguments, settings: &Settings, settings_path: &Pa
     let emergency = open(arguments, duration, settings)?;
     let account = emergency.account();
     let text = format!(
-        "emergency {} is open until {}, secrets: {}\n`oci-secrets break-glass close` ends it; `status` shows what is owed then\n",
+        "emergency {} is open until {}, secrets: {}\n`oci-secrets break-glass close` ends it; then `status` lists the secrets to rotate\n",
         account.id,
         time(&account.until),
         account.secrets.len()
@@ -144,7 +144,7 @@ fn confirm(arguments: &Arguments, sealed: &SealedFile) -> Result<(), BreakGlassE
         return Ok(());
     }
     let text = format!(
-        "{}reason   {}\nfor      {}\n\nEach secret that a container gets must be changed afterwards. Type \"{CONFIRMATION}\" to go on: ",
+        "{}reason   {}\nfor      {}\n\nEach secret that a container gets must be rotated afterwards. Type \"{CONFIRMATION}\" to continue: ",
         describe(sealed),
         Excerpt(&arguments.reason),
         Excerpt(&arguments.duration),
@@ -182,6 +182,9 @@ fn spawn_remover(settings: &Path) {
     command.arg("--settings").arg(settings).args(["break-glass", "expire"]).env_clear().current_dir("/");
     let started = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     if started.is_err() {
-        report::note(PROGRAM, "nothing clears the store away in time; `break-glass status` does");
+        report::note(
+            PROGRAM,
+            "cannot start the process that removes the store at the end; `break-glass status` removes it",
+        );
     }
 }

@@ -24,7 +24,7 @@ use crate::source::connect::Connect;
 const EXAMPLE_CHECK: &str = "\
 Example: after a new value was stored
 
-  sudo oci-secrets break-glass rotation check | grep ^owed";
+  sudo oci-secrets break-glass rotation check | grep ^pending";
 
 const EXAMPLE_WAIVE: &str = "\
 Example: a secret that will not be rotated
@@ -34,12 +34,12 @@ Example: a secret that will not be rotated
 /// Show or waive the rotations after an emergency.
 #[derive(clap::Subcommand)]
 pub(in crate::cli) enum Verb {
-    /// Ask 1Password for every secret that must be rotated, and strike off those that were.
+    /// Compare every secret that must be rotated with 1Password, and remove those that were rotated.
     ///
     /// Container starts do the same for the secrets that they request.
     #[command(after_help = EXAMPLE_CHECK)]
     Check,
-    /// Strike off a secret that will not be rotated.
+    /// Remove a secret that will not be rotated.
     #[command(after_help = EXAMPLE_WAIVE)]
     Waive {
         /// The reference, as `status` shows it.
@@ -56,7 +56,7 @@ pub(super) fn run(verb: &Verb, settings: &Settings) -> Result<ExitCode, AnyFault
         Verb::Check => check_all(settings),
         Verb::Waive { reference, reason } => {
             block_on(settings, async |_| Ok(waive(reference, reason, settings).await?))?;
-            write_output(format!("nothing is owed for {reference} any longer\n").as_bytes())
+            write_output(format!("waived the rotation of {reference}\n").as_bytes())
         }
     }
 }
@@ -65,7 +65,8 @@ fn check_all(settings: &Settings) -> Result<ExitCode, AnyFault> {
     crate::tls::install();
     let ledger = Ledger::read(&settings.break_glass.directory)?;
     let connect = Connect::of(settings)?;
-    let requests: Vec<Request> = ledger.owed.keys().filter_map(|reference| request(reference.parse().ok()?)).collect();
+    let requests: Vec<Request> =
+        ledger.pending.keys().filter_map(|reference| request(reference.parse().ok()?)).collect();
     let (mut table, mut failure) = (Table::default(), None);
     let mut resolved = Vec::new();
     let findings = block_on(settings, async |_| {
@@ -88,14 +89,14 @@ fn check_all(settings: &Settings) -> Result<ExitCode, AnyFault> {
         Ok(check(&resolved, Overdue::Warn, settings).await?)
     })?;
     for reference in &findings.rotated {
-        table.verdict("changed", AnsiColor::Green, reference);
+        table.verdict("rotated", AnsiColor::Green, reference);
     }
-    for (reference, due) in &findings.owed {
+    for (reference, due) in &findings.pending {
         let due = time(due);
-        table.verdict("owed", AnsiColor::Yellow, format_args!("{reference}: to be changed before {due}"));
+        table.verdict("pending", AnsiColor::Yellow, format_args!("{reference}: rotate before {due}"));
     }
     if table.is_empty() {
-        table.line("nothing is owed");
+        table.line("no secret must be rotated");
     }
     write_table(&table)?;
     let unrecorded: Option<BreakGlassError> = findings.unrecorded;

@@ -27,7 +27,7 @@ const EXPIRES_HOURS_MAX: i64 = 366 * 24;
 const EXPIRES_MAX: &str = "366d";
 
 const EXAMPLE: &str = "\
-Example: what a grant gives, for one operator
+Example: the secrets of a grant, for one operator
 
   oci-secrets break-glass seal --grants agents --recipient age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa --out agents.sealed";
 

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::find;
-use crate::break_glass::ledger::{Ledger, Owed};
+use crate::break_glass::ledger::{Ledger, PendingRotation};
 use crate::break_glass::store::Emergency;
 use crate::break_glass::time;
 use crate::cli::table::Table;
@@ -21,7 +21,7 @@ const WARNING: u8 = 1;
 const CRITICAL: u8 = 2;
 
 const EXAMPLE: &str = "\
-Example: whether anything is open or owed, for monitoring
+Example: whether an emergency is open or a rotation is pending, for monitoring
 
   sudo oci-secrets break-glass status --json";
 
@@ -52,8 +52,8 @@ pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode
     if let Some(error) = failure {
         return Err(error);
     }
-    let is_overdue = ledger.owed.values().any(|owed| owed.is_overdue(now));
-    let is_quiet = emergency.is_none() && ledger.owed.is_empty();
+    let is_overdue = ledger.pending.values().any(|pending| pending.is_overdue(now));
+    let is_quiet = emergency.is_none() && ledger.pending.is_empty();
     Ok(ExitCode::from(if is_overdue {
         CRITICAL
     } else if is_quiet {
@@ -75,36 +75,36 @@ fn table(emergency: Option<&Emergency>, ledger: &Ledger, now: Timestamp) -> Tabl
             }
         }
     }
-    for (reference, owed) in &ledger.owed {
-        let (word, colour) = match owed.is_overdue(now) {
+    for (reference, pending) in &ledger.pending {
+        let (word, colour) = match pending.is_overdue(now) {
             true => ("overdue", AnsiColor::Red),
-            false => ("owed", AnsiColor::Yellow),
+            false => ("pending", AnsiColor::Yellow),
         };
-        let due = match &owed.due {
+        let due = match &pending.due {
             None => "when 1Password answers again".to_owned(),
             Some(due) => format!("before {}", time(due)),
         };
-        let Owed { version, uses, emergency, .. } = owed;
-        let last = time(&owed.last_used);
-        table.verdict(word, colour, format_args!("{reference}: to be changed {due}"));
+        let PendingRotation { version, uses, emergency, .. } = pending;
+        let last = time(&pending.last_used);
+        table.verdict(word, colour, format_args!("{reference}: rotate {due}"));
         table.line(format_args!("         version {version}, uses: {uses}, the last {last} in emergency {emergency}"));
     }
     table
 }
 
 fn as_json(emergency: Option<&Emergency>, ledger: &Ledger, now: Timestamp) -> Value {
-    let owed = ledger.owed.iter().map(|(reference, owed)| {
+    let pending = ledger.pending.iter().map(|(reference, pending)| {
         json!({
             "reference": reference,
-            "item": owed.item,
-            "version": owed.version,
-            "emergency": owed.emergency,
-            "first_used": owed.first_used,
-            "last_used": owed.last_used,
-            "uses": owed.uses,
-            "due": owed.due,
-            "overdue": owed.is_overdue(now),
+            "item": pending.item,
+            "version": pending.version,
+            "emergency": pending.emergency,
+            "first_used": pending.first_used,
+            "last_used": pending.last_used,
+            "uses": pending.uses,
+            "due": pending.due,
+            "overdue": pending.is_overdue(now),
         })
     });
-    json!({ "schema": 1, "open": emergency.map(Emergency::account), "owed": owed.collect::<Value>() })
+    json!({ "schema": 1, "open": emergency.map(Emergency::account), "pending": pending.collect::<Value>() })
 }

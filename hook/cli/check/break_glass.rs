@@ -30,7 +30,7 @@ pub(super) fn findings(settings: &Settings) -> Vec<Finding> {
     }
     findings.extend(settings.break_glass.sealed.as_deref().map(sealed));
     findings.extend(open());
-    findings.extend(owed(settings));
+    findings.extend(pending(settings));
     findings
 }
 
@@ -54,7 +54,7 @@ fn sealed(path: &std::path::Path) -> Finding {
         let advice = "make a new one: `oci-secrets break-glass seal`".to_owned();
         return Finding::warning(SUBJECT, format!("{detail}, and expires in {days} days"), advice);
     }
-    Finding::ok(SUBJECT, format!("{detail}, and is good until {}", time(&header.expires)))
+    Finding::ok(SUBJECT, format!("{detail}, and is valid until {}", time(&header.expires)))
 }
 
 fn open() -> Option<Finding> {
@@ -69,23 +69,24 @@ fn open() -> Option<Finding> {
     }
 }
 
-fn owed(settings: &Settings) -> Option<Finding> {
+fn pending(settings: &Settings) -> Option<Finding> {
     let ledger = match Ledger::read(&settings.break_glass.directory) {
         Ok(ledger) => ledger,
         Err(error) => return Some(problem(error.into())),
     };
     let now = Timestamp::now();
-    let (overdue, owed): (Vec<_>, Vec<_>) = ledger.owed.iter().partition(|(_, owed)| owed.is_overdue(now));
-    let advice = "change them in 1Password; `oci-secrets break-glass status` shows which, and until when".to_owned();
-    match (overdue.len(), owed.len()) {
+    let (overdue, pending): (Vec<_>, Vec<_>) = ledger.pending.iter().partition(|(_, pending)| pending.is_overdue(now));
+    let advice =
+        "rotate them in 1Password; `oci-secrets break-glass status` lists them with their due dates".to_owned();
+    match (overdue.len(), pending.len()) {
         (0, 0) => None,
-        (0, owed) => Some(Finding::warning(SUBJECT, format!("secrets that are to be changed: {owed}"), advice)),
+        (0, pending) => Some(Finding::warning(SUBJECT, format!("secrets that must be rotated: {pending}"), advice)),
         (overdue, _) if settings.break_glass.rotation.then == Overdue::Warn => {
-            let detail = format!("secrets that were to be changed by now: {overdue}");
+            let detail = format!("secrets with an overdue rotation: {overdue}");
             Some(Finding::warning(SUBJECT, detail, advice))
         }
         (overdue, _) => {
-            let detail = format!("secrets that were to be changed by now, and are refused: {overdue}");
+            let detail = format!("secrets with an overdue rotation, which are refused: {overdue}");
             Some(Finding::problem_with(Class::NotPermitted, SUBJECT, detail, advice))
         }
     }
