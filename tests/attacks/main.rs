@@ -1,11 +1,10 @@
-//! Attacks the real hook, each a thousand times: replays of what has worked on other hooks, and races.
+//! Attacks on the real hook, each with a thousand rounds: replays of attacks on other hooks, and races.
 //!
-//! Each round is one container start. It ends well in one of two ways: the hook succeeds, and the container has all of its files where
-//! its `/run/secrets` leads and nowhere else; or it fails, and nothing is attached. On the host nothing is ever to be seen
-//! ([`scene`]).
+//! Each round is one container start with one of two valid outcomes: the hook succeeds, and the container has all of its files at its
+//! `/run/secrets` and nowhere else; or the hook fails, and nothing is attached. Nothing may ever appear on the host ([`scene`]).
 //!
-//! Needs root and `unshare`. Everything happens in process and mount namespaces of its own, which are gone with the process. A table of
-//! attacks and of how their rounds ended is printed at the end.
+//! Requires root and `unshare`. It runs in new PID and mount namespaces, which end with the process. At the end it prints a table of
+//! the attacks and the outcomes of their rounds.
 
 #![allow(
     clippy::unwrap_used,
@@ -32,7 +31,7 @@ use replays::Attack;
 use scene::{Scene, Tally, World};
 use support::sandbox;
 
-/// How the rounds of each attack have ended.
+/// The outcomes of the rounds of each attack.
 static TALLIES: Mutex<Vec<(&str, Tally)>> = Mutex::new(Vec::new());
 
 fn main() -> ExitCode {
@@ -41,13 +40,13 @@ fn main() -> ExitCode {
         return libtest_mimic::run(&arguments, trials()).exit_code();
     }
     if !rustix::process::geteuid().is_root() {
-        println!("attacks: skipped, as they need root");
+        println!("attacks: skipped, because they require root");
         return if std::env::var_os("CI").is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
     }
     if std::process::id() != 1 {
         return in_process_namespace();
     }
-    // Before there is any thread: each would keep the namespace that it was born in.
+    // Before any thread starts: each would stay in its original namespace.
     sandbox::enter().expect("cannot make a mount namespace");
     let conclusion = libtest_mimic::run(&arguments, trials());
     print!("{}", table());
@@ -59,8 +58,7 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Begins anew as the first process of a process namespace, where numbers can be given to processes at will, and where nobody is who
-/// was not started here.
+/// Runs this program again as the first process of a PID namespace, where PIDs can be chosen and all processes are our own.
 fn in_process_namespace() -> ExitCode {
     let mut unshare = Command::new("unshare");
     unshare.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"]);
@@ -72,7 +70,7 @@ fn trials() -> Vec<Trial> {
     replays::all().into_iter().map(|(name, attack)| Trial::test(name, move || run(name, attack))).collect()
 }
 
-/// Runs an attack on a host of its own: a thread in a mount namespace that no other attack sees.
+/// Runs an attack in a thread with its own mount namespace.
 fn run(name: &'static str, attack: Attack) -> Result<(), libtest_mimic::Failed> {
     let attack = thread::spawn(move || {
         let mut scene = Scene::set(World::shared());
@@ -88,7 +86,7 @@ fn run(name: &'static str, attack: Attack) -> Result<(), libtest_mimic::Failed> 
     }
 }
 
-/// How the rounds ended, one attack a line.
+/// The outcomes of the rounds, one line per attack.
 fn table() -> String {
     let line = |(name, tally): &(&str, Tally)| {
         let Tally { rounds, delivered, killed } = tally;
@@ -101,7 +99,7 @@ fn table() -> String {
     format!("\n rounds  delivered  refused  killed\n{lines}")
 }
 
-/// What still runs beside this process and the stand-in: a hook, or somebody that it started.
+/// Remaining processes other than this one and the stand-in: a hook, or its child processes.
 fn processes() -> Vec<String> {
     let stand_in = support::StandIn::program();
     let entries = fs::read_dir("/proc").unwrap().flatten();

@@ -1,4 +1,4 @@
-//! The scene of one attack: a host of its own, and the rules by which each round is judged.
+//! The environment of one attack: a mount namespace, and the checks of each round.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -20,16 +20,16 @@ use crate::support::search::Needle;
 use crate::support::{AGENT_VAULT, StandIn};
 use crate::victim::Victim;
 
-/// How often each attack is tried, at least.
+/// The minimum number of rounds of each attack.
 pub(crate) const ROUNDS: usize = 1000;
 
-/// The longest that a hook may take for anything.
+/// The timeout for any hook.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The item of which every victim asks for two fields.
+/// The item whose two fields every victim requests.
 pub(crate) const TITLE: &str = "attacked";
 
-/// What all attacks share: the stand-in for 1Password, the operator's settings, the system log, and what is to be had.
+/// Shared by all attacks: the stand-in for 1Password, the settings, the system log, and the secret.
 pub(crate) struct World {
     pub(crate) stand_in: StandIn,
     pub(crate) host: Host,
@@ -37,7 +37,7 @@ pub(crate) struct World {
     pub(crate) canary: String,
 }
 
-/// How the rounds of an attack have ended; the others were refused.
+/// The outcomes of the rounds of an attack; the others were refused.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Tally {
     pub(crate) rounds: usize,
@@ -45,25 +45,25 @@ pub(crate) struct Tally {
     pub(crate) killed: usize,
 }
 
-/// A host that only one thread sees, and what has happened there.
+/// The mount namespace of one thread, and the outcomes of its rounds.
 pub(crate) struct Scene {
     pub(crate) world: &'static World,
     pub(crate) tally: Tally,
-    /// A directory of the host's, which is empty and has to stay so.
+    /// A directory of the host that must stay empty.
     pub(crate) decoy: PathBuf,
-    /// How long the hook has taken, undisturbed, when it was last looked at.
+    /// The last measured duration of an undisturbed hook.
     duration: Duration,
     began: i64,
 }
 
-/// A hook that runs. Dropping it kills it.
+/// A running hook. Dropping it kills it.
 pub(crate) struct Hook {
     pub(crate) child: Child,
     stdout: ChildStdout,
     stderr: ChildStderr,
 }
 
-/// How a hook has ended.
+/// The outcome of a hook.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
@@ -98,7 +98,7 @@ impl World {
 }
 
 impl Scene {
-    /// Gives this thread mounts of its own.
+    /// Moves this thread into a new mount namespace.
     pub(crate) fn set(world: &'static World) -> Scene {
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
         let decoy = tempfile::Builder::new().prefix("decoy").tempdir_in(sandbox::DIRECTORY).unwrap().keep();
@@ -113,7 +113,7 @@ impl Scene {
         ended
     }
 
-    /// Runs the hook with this state while something happens, and looks at the host.
+    /// Runs the hook with this state during an action, and checks the host.
     pub(crate) fn meanwhile(&self, state: Value, happens: impl FnOnce(Hook) -> Ended) -> Ended {
         self.on_host(|| happens(self.hook(&state)))
     }
@@ -138,9 +138,9 @@ impl Scene {
         command
     }
 
-    /// A moment of a hook's run: 0 is its start, and 1 a bit after its end.
+    /// A moment of a hook's run: 0 is its start, and 1 is shortly after its end.
     pub(crate) fn moment(&mut self, part: f64) -> Duration {
-        // Now and again, as the machine may have become slower or faster.
+        // Measured again periodically, because the speed of the machine varies.
         if self.tally.rounds.is_multiple_of(50) {
             let durations = [(); 3].map(|()| {
                 let victim = Victim::new(|_| ());
@@ -154,7 +154,7 @@ impl Scene {
         self.duration.mul_f64(part * 1.3)
     }
 
-    /// Counts a round, and holds it to the rules: all of the files at the one place, or nothing.
+    /// Counts a round, and checks its outcome: all files at the one target, or none.
     pub(crate) fn judge(&mut self, victim: &Victim, ended: &Ended) {
         let deliveries = victim.deliveries();
         if self.count(victim, ended) {
@@ -169,7 +169,7 @@ impl Scene {
         }
     }
 
-    /// Counts a round and looks at the host, which has nothing of it. Tells whether the hook has succeeded.
+    /// Counts a round and checks that nothing appeared on the host. Returns whether the hook succeeded.
     pub(crate) fn count(&mut self, victim: &Victim, ended: &Ended) -> bool {
         self.tally.rounds += 1;
         match ended.status.code() {
@@ -182,11 +182,11 @@ impl Scene {
         assert!(!ended.status.success() || ended.stderr.is_empty(), "{}", ended.stderr);
         assert_eq!(ended.stdout, "");
         assert_eq!(self.canaries_below(victim.bundle()), Vec::<PathBuf>::new());
-        assert_eq!(fs::read_dir(&self.decoy).unwrap().count(), 0, "something was made on the host");
+        assert_eq!(fs::read_dir(&self.decoy).unwrap().count(), 0, "a file was created on the host");
         ended.status.success()
     }
 
-    /// The files below a directory of the host's that hold what no file of the host's may.
+    /// The files below a directory of the host that contain the secret.
     fn canaries_below(&self, directory: &Path) -> Vec<PathBuf> {
         let mut found = Vec::new();
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -203,7 +203,7 @@ impl Scene {
         found
     }
 
-    /// Ends the attack: after it, too, the secret is nowhere on the host, and nobody has told it.
+    /// Ends the attack, and checks that the secret is nowhere on the host and in no log.
     pub(crate) fn close(self) -> Tally {
         assert!(self.tally.rounds >= ROUNDS, "only {} rounds", self.tally.rounds);
         let canary = Needle::new(&self.world.canary);
@@ -216,10 +216,10 @@ impl Scene {
 }
 
 impl Hook {
-    /// Starts a hook and gives it its state.
+    /// Starts a hook and writes its state.
     pub(crate) fn start(command: &mut Command, state: &[u8]) -> Hook {
         let mut hook = Hook::spawn(command.stdin(Stdio::piped()));
-        // Who refuses at once may be gone before its input comes.
+        // The hook may exit before it reads its input.
         let _ = hook.child.stdin.take().unwrap().write_all(state);
         hook
     }
@@ -231,7 +231,7 @@ impl Hook {
         Hook { child, stdout, stderr }
     }
 
-    /// Waits for its end, and for that of everybody who holds its output.
+    /// Waits until it exits and its output is closed.
     pub(crate) fn end(mut self) -> Ended {
         let deadline = Instant::now() + PATIENCE;
         let stdout = read(&mut self.stdout, deadline);
@@ -270,7 +270,7 @@ fn read(pipe: &mut (impl Read + AsFd), deadline: Instant) -> String {
     }
 }
 
-/// The mounts of this thread's host.
+/// The mounts of this thread's namespace.
 fn mountinfo() -> String {
     fs::read_to_string("/proc/thread-self/mountinfo").unwrap()
 }

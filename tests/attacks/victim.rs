@@ -1,4 +1,4 @@
-//! The container that is attacked, as a runtime has made it when it calls its hooks: a process in a mount namespace of its own.
+//! The attacked container, as a runtime has created it when it calls its hooks: a process in its own mount namespace.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -22,23 +22,23 @@ use crate::support::sandbox;
 pub(crate) struct Victim {
     pub(crate) id: String,
     pub(crate) process: Child,
-    /// Kept when the process has ended.
+    /// Still set after the process has exited.
     namespace: File,
     bundle: Arc<TempDir>,
 }
 
 impl Victim {
-    /// A container whose root filesystem holds what `image` puts there.
+    /// A container whose root filesystem `image` fills.
     pub(crate) fn new(image: impl FnOnce(&Path)) -> Victim {
         Victim::mounted(image, |_| ())
     }
 
-    /// The same, with mounts of its own. Both are given the path of the root filesystem.
+    /// The same, with additional mounts. Both closures get the path of the root filesystem.
     pub(crate) fn mounted(image: impl FnOnce(&Path), mounts: impl FnOnce(&Path) + Send) -> Victim {
         Victim::propagating(Path::new(sandbox::DIRECTORY), MountPropagationFlags::PRIVATE, image, mounts)
     }
 
-    /// The same, with its bundle in this directory, and with this for all mounts that its namespace begins with.
+    /// The same, with its bundle in this directory, and with this propagation of the initial mounts.
     pub(crate) fn propagating(
         directory: &Path,
         propagation: MountPropagationFlags,
@@ -101,7 +101,7 @@ impl Victim {
         })
     }
 
-    /// Does something in the container's mount namespace, where the root filesystem has its path of the host's.
+    /// Runs a closure in the container's mount namespace, where the root filesystem has the same path as on the host.
     pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         in_thread(|| {
             unshare(CloneFlags::CLONE_FS).unwrap();
@@ -116,7 +116,7 @@ impl Victim {
         mounts.iter().filter(|mount| mount.source == "oci-secrets").cloned().collect()
     }
 
-    /// A file as the container finds it, whose `/` the root filesystem will be.
+    /// Reads a file by its path in the container, relative to the root filesystem.
     pub(crate) fn read(&self, path: &str) -> std::io::Result<Vec<u8>> {
         let rootfs = self.rootfs();
         self.inside(|| {
@@ -125,7 +125,7 @@ impl Victim {
             let mut content = Vec::new();
             let file = loop {
                 match openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
-                    // Something was mounted meanwhile, by whomever.
+                    // A mount was added concurrently.
                     Err(Errno::AGAIN) => {}
                     opened => break opened?,
                 }
@@ -135,13 +135,13 @@ impl Victim {
         })
     }
 
-    /// Ends the process, and waits until its number is free.
+    /// Kills the process, and waits until its PID is free.
     pub(crate) fn end(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
 
-    /// Another process in the container's mount namespace, of this number, unless somebody else always gets it.
+    /// Starts another process with this PID in the container's mount namespace, unless other processes always get the PID.
     pub(crate) fn join_as(&self, number: u32) -> Option<Child> {
         self.inside(|| {
             let attempt = |_| {
@@ -171,7 +171,7 @@ pub(crate) fn mounts() -> Mounts {
     Mounts::parse(&fs::read("/proc/thread-self/mountinfo").unwrap()).unwrap()
 }
 
-/// Does something in a thread of its own, which inherits this one's namespaces and leaves them for no other.
+/// Runs a closure in a new thread, which inherits the namespaces of this one and can change them.
 fn in_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| scope.spawn(work).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

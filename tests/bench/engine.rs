@@ -1,4 +1,4 @@
-//! Containers that do nothing, on real engines.
+//! Containers that only run `/bin/true`, on real engines.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,7 +24,7 @@ pub(crate) struct Bundle {
 }
 
 impl Bundle {
-    /// Makes a bundle with this `createRuntime` hook, or none.
+    /// Creates a bundle with this `createRuntime` hook, or none.
     pub(crate) fn with(hook: Option<Command>) -> Bundle {
         let directory = tempfile::Builder::new().prefix("bundle").tempdir().unwrap();
         let rootfs = directory.path().join("rootfs");
@@ -49,9 +49,9 @@ impl Bundle {
         Bundle { directory }
     }
 
-    /// What the container takes from its creation to its end.
+    /// The duration of the container from creation to exit.
     ///
-    /// crun refuses a container whose hook ends before it was told the state, as `/bin/true` does now and then: that run is repeated.
+    /// crun fails if the hook exits before it has read the state, as `/bin/true` sometimes does: that run is repeated.
     pub(crate) fn run(&self, engine: &str) -> Duration {
         let mut command = Command::new(engine);
         command.arg("run").arg("--bundle").arg(self.directory.path()).arg("oci-secrets-bench");
@@ -60,14 +60,14 @@ impl Bundle {
     }
 }
 
-/// crun has no use for versions 1 and 2 of cgroups at once: it gets version 2 alone.
+/// Mounts only cgroup v2: crun does not support a hybrid hierarchy.
 pub(crate) fn unify_cgroups() {
     if Path::new("/sys/fs/cgroup/unified").exists() {
         mount("none", "/sys/fs/cgroup", "cgroup2", MountFlags::empty(), None).unwrap();
     }
 }
 
-/// A hook as the spec has it.
+/// A hook in the format of the spec.
 fn entry(hook: &Command) -> Value {
     let words = [hook.get_program()].into_iter().chain(hook.get_args()).map(|word| word.to_str().unwrap());
     json!({

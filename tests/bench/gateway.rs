@@ -1,4 +1,4 @@
-//! What the gateway adds to a request to 1Password Connect, at a steady rate, and what memory it takes over time.
+//! The latency that the gateway adds to requests to 1Password Connect at a steady rate, and its memory over time.
 
 use std::fs;
 use std::time::Duration;
@@ -12,12 +12,12 @@ use crate::support::gateway::{AUDIENCE, Gateway, Install};
 use crate::support::{AGENT_VAULT, StandIn};
 
 const RATE: u32 = 200;
-/// How long one side is asked before it is the other's turn.
+/// The duration of one side's turn.
 const TURN: Duration = Duration::from_secs(2);
 const ADDED_MOST: f64 = 5.0;
 
-/// Asks Connect and the gateway in turn for `minutes`, at [`RATE`] requests a second: the same item, over TLS, by tokens that are
-/// renewed each turn. A request's time begins when it was due, whether or not those before it had been answered.
+/// Requests the same item from Connect and the gateway in turn for `minutes`, at [`RATE`] requests per second, over TLS and with new
+/// tokens each turn. The time of a request starts when it is due, even if earlier ones are pending.
 pub(crate) fn steady_load(minutes: f64) {
     oci_secrets::tls::install();
     let directory = tempfile::Builder::new().prefix("bench").tempdir().unwrap();
@@ -49,7 +49,7 @@ pub(crate) fn steady_load(minutes: f64) {
         let of_gateway = runtime.block_on(ask(&through, &gateway_url, &token));
         memory.push(resident(gateway.pid()));
         descriptors.push(fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap().count());
-        // The first turn makes connections, and does not count.
+        // The first turn opens connections, and is not measured.
         if turn > 0 {
             base.extend(of_connect);
             ours.extend(of_gateway);
@@ -68,7 +68,7 @@ pub(crate) fn steady_load(minutes: f64) {
         ours50 - base50,
         ours99 - base99
     );
-    // What so many connections at once have once needed is kept for the next.
+    // Memory for the peak number of connections stays allocated.
     let quarter = memory.len().div_ceil(4);
     let from = |begin: usize| {
         let most = descriptors[begin..begin + quarter].iter().max().unwrap();
@@ -85,7 +85,7 @@ fn client(ca_file: &std::path::Path) -> Client {
     client.tls_certs_only([authority]).no_proxy().http1_only().build().unwrap()
 }
 
-/// What each request took that was due in one turn.
+/// The durations of the requests of one turn.
 async fn ask(client: &Client, url: &str, token: &str) -> Vec<Duration> {
     let mut due = interval(Duration::from_secs(1) / RATE);
     due.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -114,7 +114,7 @@ fn percentile(times: &[Duration], percent: usize) -> Duration {
     times[(times.len() * percent / 100).min(times.len() - 1)]
 }
 
-/// The memory of a process that is in RAM, in MiB.
+/// The resident memory of a process, in MiB.
 fn resident(pid: u32) -> f64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();

@@ -1,16 +1,15 @@
-//! Measures what a container start costs, beside what it would cost without the hook: run it by `tests/bench/run`. With the words
+//! Measures the duration of container starts with and without the hook: run it with `tests/bench/run`. With the arguments
 //! `gateway MINUTES` it measures the gateway instead.
 //!
-//! Figures are medians. What one row compares with another was run in turn with it, so that whatever else the machine did fell on
-//! both; figures of different runs do not compare. The servers are the stand-in's, on loopback and over TLS, and both sides find
-//! the roots of trust of this system, with one more.
+//! Figures are medians. Compared cases run in turn, so that other load affects both; figures of different runs are not comparable. The
+//! servers are the stand-in's, on loopback and over TLS. Both sides use the CA certificates of the system, and one more.
 
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stdout,
     clippy::indexing_slicing,
-    reason = "a benchmark that cannot go on should say so at once, and it prints its table"
+    reason = "a benchmark that cannot continue should fail immediately, and it prints its table"
 )]
 
 mod engine;
@@ -30,10 +29,10 @@ use support::host::{self, Host};
 use support::machine::Machine;
 use vault::{Identity, Vault};
 
-/// What `config/hooks.d` gives the hook.
+/// The arguments of the hook in `config/hooks.d`.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What an engine tells every hook of a container that asks for nothing.
+/// The annotations of a container without requests.
 const FOREIGN: [(&str, &str); 3] = [
     ("io.container.manager", "libpod"),
     ("io.podman.annotations.init", "FALSE"),
@@ -46,7 +45,7 @@ fn main() {
         [] => container_starts(),
         [what, minutes] if what == "gateway" => gateway::steady_load(minutes.parse().unwrap()),
         [what, program, arguments @ ..] if what == "peak" => peak(program, arguments),
-        _ => panic!("expected nothing, or gateway MINUTES"),
+        _ => panic!("expected no arguments, or gateway MINUTES"),
     }
 }
 
@@ -69,7 +68,7 @@ fn peak_memory(machine: &Machine) {
     print!("{}", String::from_utf8_lossy(&output.stdout));
 }
 
-/// Runs a program and tells its peak, from a process that has had no other child and is small itself: the kernel tells the largest of all.
+/// Runs a program and prints its peak memory. This process has no other child and is small: the kernel reports the largest of all.
 fn peak(program: &str, arguments: &[String]) {
     let status = Command::new(program).args(arguments).env_clear().env("PATH", PATH).status().unwrap();
     assert!(status.success());
@@ -125,7 +124,7 @@ fn many_secrets(machine: &Machine, latency: Duration) {
     row("64 secrets in 8 items", many, Some((one, 2.0)));
 }
 
-/// What the hook takes for a container with these annotations.
+/// The duration of the hook for a container with these annotations.
 fn start(host: &Host, annotations: &[(String, String)]) -> Duration {
     let container = Container::create();
     timed(&mut hook(host), &container.state(annotations.iter().cloned()))

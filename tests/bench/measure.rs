@@ -1,4 +1,4 @@
-//! Times, and how they are shown.
+//! Measures and prints durations.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 
 use crate::support::host;
 
-/// What each case takes, all of them run in turn, after one turn that does not count.
+/// The durations of each case. All cases run in turn, after one warm-up turn.
 pub(crate) fn times<const N: usize>(rounds: usize, mut cases: [&mut dyn FnMut() -> Duration; N]) -> [Vec<Duration>; N] {
     let mut times = [const { Vec::new() }; N];
     for round in 0..=rounds {
@@ -21,7 +21,7 @@ pub(crate) fn times<const N: usize>(rounds: usize, mut cases: [&mut dyn FnMut() 
     times
 }
 
-/// The median of what each case takes.
+/// The median duration of each case.
 pub(crate) fn medians<const N: usize>(rounds: usize, cases: [&mut dyn FnMut() -> Duration; N]) -> [Duration; N] {
     times(rounds, cases).map(median)
 }
@@ -31,17 +31,17 @@ pub(crate) fn median<T: PartialOrd + Copy>(mut values: Vec<T>) -> T {
     values[values.len() / 2]
 }
 
-/// What a case takes more than another, in milliseconds: the median of the differences within each turn.
+/// The additional duration of a case in milliseconds: the median of the differences within each turn.
 fn added(more: &[Duration], base: &[Duration]) -> f64 {
     median(more.iter().zip(base).map(|(more, base)| milliseconds(*more) - milliseconds(*base)).collect())
 }
 
-/// What a command takes from its start to its end.
+/// The duration of a command.
 pub(crate) fn timed(command: &mut Command, input: &[u8]) -> Duration {
-    attempt(command, input).unwrap_or_else(|told| panic!("{command:?}: {told}"))
+    attempt(command, input).unwrap_or_else(|message| panic!("{command:?}: {message}"))
 }
 
-/// What a command takes, or what it told when it failed.
+/// The duration of a command, or its error output if it failed.
 pub(crate) fn attempt(command: &mut Command, input: &[u8]) -> Result<Duration, String> {
     let begin = Instant::now();
     let output = host::run(command, input);
@@ -49,13 +49,13 @@ pub(crate) fn attempt(command: &mut Command, input: &[u8]) -> Result<Duration, S
     if output.status.success() { Ok(time) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
 
-/// The most memory, in MiB, that any process had which this one has waited for.
+/// The peak memory, in MiB, of the child processes of this one.
 pub(crate) fn peak_of_children() -> f64 {
     let kib = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap().max_rss();
     f64::from(i32::try_from(kib).unwrap()) / 1024.0
 }
 
-/// Prints a figure, and beside it what it is in terms of another, and what that should be at most.
+/// Prints a duration, its ratio to a baseline, and the limit for the ratio.
 pub(crate) fn row(name: &str, time: Duration, target: Option<(Duration, f64)>) {
     let milliseconds = milliseconds(time);
     match target {
@@ -68,7 +68,7 @@ pub(crate) fn row(name: &str, time: Duration, target: Option<(Duration, f64)>) {
     }
 }
 
-/// Prints what a case takes, and how much of it is more than another takes.
+/// Prints the duration of a case, and the difference to a baseline.
 pub(crate) fn row_added(name: &str, times: Vec<Duration>, base: &[Duration]) {
     let added = added(&times, base);
     println!("  {name:46} {:8.2} ms  {added:+6.2} ms", milliseconds(median(times)));

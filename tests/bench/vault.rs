@@ -1,4 +1,4 @@
-//! Servers with sealed values, and the ways to get at them.
+//! Servers with sealed values, and ways to fetch them.
 
 use std::fmt;
 use std::fs;
@@ -20,12 +20,12 @@ const ITEMS: usize = 8;
 const FIELDS: usize = 8;
 const SECRET: &[u8] = b"a password of about as many bytes";
 
-/// By what Google knows us.
+/// The kind of Google credentials.
 #[derive(Clone, Copy)]
 pub(crate) enum Identity {
     /// A key with which the client signs its own tokens.
     ServiceAccount,
-    /// Two more questions, and over plain http.
+    /// Two more requests, over plain http.
     MetadataServer,
 }
 
@@ -67,18 +67,18 @@ impl Vault {
         vault
     }
 
-    /// The annotations that ask for one secret.
+    /// The annotations that request one secret.
     pub(crate) fn one(&self) -> Vec<(String, String)> {
         vec![request(0, 0)]
     }
 
-    /// The annotations that ask for every secret.
+    /// The annotations that request every secret.
     pub(crate) fn many(&self) -> Vec<(String, String)> {
         (0..ITEMS).flat_map(|item| (0..FIELDS).map(move |field| request(item, field))).collect()
     }
 
-    /// What it takes to get one item and one data key with curl, which knows the item's id, and for which a token is at hand where
-    /// the client signs its own.
+    /// The duration of fetching one item and one data key with curl, which knows the item's id, and has a token if the client signs its
+    /// own.
     pub(crate) fn curls(&self) -> Duration {
         let token = match self.identity {
             Identity::ServiceAccount => Duration::ZERO,
@@ -105,7 +105,7 @@ impl Vault {
         timed(Command::new("curl").args(["-sS", "--fail", "-o", "/dev/null"]).args(arguments), &[])
     }
 
-    /// Seals the values of an item; what curl will need of the last is left in files.
+    /// Seals the values of an item, and writes the request bodies for curl to files.
     fn create_item(&mut self, item: usize) {
         let sealed: Vec<(String, String)> =
             (0..FIELDS).map(|field| (format!("field-{field}"), self.seal(item, field))).collect();
@@ -142,7 +142,7 @@ fn request(item: usize, field: usize) -> (String, String) {
 }
 
 impl Identity {
-    /// What the hook is compared with.
+    /// The baseline of the hook.
     pub(crate) fn curls(self) -> &'static str {
         match self {
             Identity::ServiceAccount => "2 curl: item, decrypt",

@@ -1,4 +1,4 @@
-//! Jobs that are not who they should be, and tokens that only say so: each is denied, and each is in the audit.
+//! Jobs that no rule allows, and forged tokens: each is denied and recorded.
 
 use std::process::Command;
 
@@ -9,7 +9,7 @@ use crate::support::host::run;
 use crate::support::{StandIn, program, with_mode};
 
 #[test]
-fn a_job_that_no_rule_is_for_is_denied_and_told_what_to_change() {
+fn a_job_without_a_rule_is_denied() {
     let Some(pipeline) = Pipeline::start() else { return };
     let fork = json!({ "repository": "mallory/app", "ref": "refs/pull/7/merge", "event_name": "pull_request" });
     for (claims, what) in [
@@ -17,10 +17,10 @@ fn a_job_that_no_rule_is_for_is_denied_and_told_what_to_change() {
         (json!({ "ref": "refs/pull/7/merge", "event_name": "pull_request" }), "pull request"),
         (json!({ "event_name": "pull_request_target" }), "run on the base branch for a fork"),
         (json!({ "ref": "refs/heads/maintenance" }), "another branch"),
-        (json!({ "repository": "acme/app2" }), "a repository whose name begins alike"),
+        (json!({ "repository": "acme/app2" }), "a repository with the same prefix"),
         (json!({ "repository": "ACME/app" }), "a repository in another case"),
-        (json!({ "repository": "\u{430}cme/app" }), "a repository in another alphabet"),
-        (json!({ "repository": "acme/app/../app" }), "a repository that looks alike"),
+        (json!({ "repository": "\u{430}cme/app" }), "a repository with a homoglyph"),
+        (json!({ "repository": "acme/app/../app" }), "a repository with dot segments"),
     ] {
         let mut all = claims.clone();
         all["aud"] = GATEWAY.into();
@@ -37,7 +37,7 @@ fn a_job_that_no_rule_is_for_is_denied_and_told_what_to_change() {
 }
 
 #[test]
-fn a_token_that_proves_nothing_is_denied() {
+fn a_forged_token_is_denied() {
     let Some(pipeline) = Pipeline::start() else { return };
     let aud = json!({ "aud": GATEWAY });
     let refused = "refuses the token: 401 Unauthorized";
@@ -53,7 +53,7 @@ fn a_token_that_proves_nothing_is_denied() {
         (json!({ "claims": aud, "by": "gitlab" }), "a key id of another issuer", "unknown-key"),
         (
             json!({ "claims": aud, "by": "gitlab", "header": { "kid": "github-key-1" } }),
-            "with the key's name alone",
+            "with the key id of the issuer",
             "signature",
         ),
         (json!({ "claims": { "aud": GATEWAY, "padding": "x".repeat(20_000) } }), "a huge token", "token-too-large"),
@@ -63,25 +63,25 @@ fn a_token_that_proves_nothing_is_denied() {
 }
 
 #[test]
-fn a_token_whose_time_is_over_is_not_sent_and_denied_where_it_is() {
+fn an_expired_token_is_not_sent_and_is_denied() {
     let Some(pipeline) = Pipeline::start() else { return };
-    let over = json!({ "claims": { "aud": GATEWAY, "exp": 1_700_000_000, "iat": 1_699_999_700 } });
-    let over = pipeline.stand_in.mint("github", &over);
+    let claims = json!({ "claims": { "aud": GATEWAY, "exp": 1_700_000_000, "iat": 1_699_999_700 } });
+    let expired = pipeline.stand_in.mint("github", &claims);
     let refusal = "refusing to send the token of GitLab CI in TOKEN: it expired at 2023-11-14T22:13:20Z";
-    pipeline.is_refused(&over, refusal);
+    pipeline.is_refused(&expired, refusal);
     assert_eq!(pipeline.audit(), "");
-    assert_eq!(pipeline.answers(&over), 401);
-    pipeline.has_recorded(&over, "a token whose time is over", "expired");
+    assert_eq!(pipeline.answers(&expired), 401);
+    pipeline.has_recorded(&expired, "an expired token", "expired");
 }
 
 #[test]
-fn keys_that_are_swapped_open_nothing() {
+fn replaced_keys_are_not_accepted() {
     let Some(mut pipeline) = Pipeline::start() else { return };
     let body = |header: Value| json!({ "claims": { "aud": GATEWAY }, "header": header });
     let genuine = pipeline.stand_in.mint("github", &body(json!({})));
     assert_eq!(pipeline.answers(&genuine), 200);
 
-    // The document of the issuer leads to keys on another server.
+    // The issuer's discovery document refers to keys on another server.
     let elsewhere = pipeline.stand_in.issuer("github-mallory").replace("127.0.0.1", "localhost");
     let document = json!({ "jwks_uri": format!("{elsewhere}/.well-known/jwks") });
     pipeline.stand_in.control_issuer("github", "discovery", &document);
@@ -91,7 +91,7 @@ fn keys_that_are_swapped_open_nothing() {
     assert_eq!(pipeline.answers(&swapped), 503);
     pipeline.has_recorded(&swapped, "keys on another server", "issuer-down");
 
-    // Somebody else answers at its address, and has keys of the same names, but no certificate for it.
+    // Another server has the issuer's address and keys with the same ids, but no trusted certificate.
     let port = pipeline.stand_in.issuer("").rsplit(':').next().unwrap().trim_matches('/').to_owned();
     let directory = tempfile::tempdir().unwrap();
     drop(std::mem::replace(&mut pipeline.stand_in, StandIn::start(&[])));
@@ -104,14 +104,14 @@ fn keys_that_are_swapped_open_nothing() {
     let forged = impostor.mint("github", &body(json!({})));
     assert_eq!(pipeline.answers(&forged), 503);
     pipeline.has_recorded(&forged, "an impostor's new key", "issuer-down");
-    // It is believed as before, and the next to be asked is Connect, which went away with its issuer.
+    // The genuine token is still accepted; then Connect does not answer, because it stopped together with the issuer.
     assert_eq!(pipeline.answers(&genuine), 503);
     pipeline.has_recorded(&genuine, "a genuine token", "connect-down");
     assert_eq!(pipeline.last()["verified"], true);
 }
 
 impl Pipeline {
-    /// Shows a token to the gateway, which says no and records it.
+    /// Asserts that the gateway denies a token and records that.
     fn denies(&self, token: &str, what: &str, words: &str, reason: &str) {
         let lines = self.audit().lines().count();
         self.is_refused(token, words);
@@ -139,7 +139,7 @@ impl Pipeline {
         assert!(connect.is_some_and(|line| line.contains(words)), "{text}");
     }
 
-    /// What the gateway answers a client that sends whatever it has.
+    /// The status of the gateway's response to a client that does not check the token.
     pub(crate) fn answers(&self, token: &str) -> u16 {
         let config = format!("header = \"Authorization: Bearer {token}\"");
         let mut curl = Command::new("curl");

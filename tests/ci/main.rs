@@ -1,7 +1,7 @@
-//! A pipeline from the identity of its job to a container with its secrets, by the workflow files of `config/ci` as they are: issuer,
-//! gateway, 1Password Connect, the token services and KMS of Google and AWS, and the real podman.
+//! CI pipelines from the identity of a job to a container with secrets, with the unmodified workflow files of `config/ci`: issuer,
+//! gateway, 1Password Connect, the token services and KMS of Google and AWS, and podman.
 //!
-//! Each test is on a machine of its own, where the names of the workflow files and of Google lead to loopback.
+//! Each test runs in its own namespaces, where the names of the workflow files and of Google resolve to loopback.
 
 #![allow(
     clippy::unwrap_used,
@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 use support::python;
 
 #[test]
-fn the_workflow_files_are_what_the_platforms_publish() {
+fn the_workflow_files_match_the_published_schemas() {
     let directory = tempfile::tempdir().unwrap();
     for platform in ["github", "gitlab"] {
         let Some(mut client) = python::client("ci_workflow.py") else { return };
@@ -42,42 +42,42 @@ fn the_workflow_files_are_what_the_platforms_publish() {
 }
 
 #[test]
-fn a_job_of_github_actions_starts_a_container_with_its_secrets() {
+fn a_github_job_starts_a_container_with_secrets() {
     let Some(pipeline) = Pipeline::start() else { return };
     let Some(runner) = Runner::new(&pipeline, "github") else { return };
     runner.delivers(&pipeline, &pipeline.github_job());
 }
 
 #[test]
-fn jobs_live_through_what_their_issuer_does_meanwhile() {
+fn jobs_survive_key_rotation_and_faults_of_the_issuer() {
     let Some(pipeline) = Pipeline::start() else { return };
     let Some(runner) = Runner::new(&pipeline, "github") else { return };
-    let has_its_secret = |what: &str| {
+    let assert_delivers = |what: &str| {
         let run = runner.run(&pipeline.github_job());
         assert!(run.text.contains(SECRET), "{what}: {}", run.text);
     };
     let fault = |fault: Value| pipeline.stand_in.control_issuer("github", "fault", &fault);
     let old = pipeline.stand_in.mint("github", &json!({ "claims": { "aud": GATEWAY } }));
-    has_its_secret("before");
+    assert_delivers("before");
 
-    // Between its token and its container: no job of GitHub's can get another token without its issuer.
+    // Between requesting the token and starting the container: a job cannot request a token while the issuer is down.
     let rotate = format!("{}/stand-in/issuers/github/rotate", pipeline.stand_in.issuer("").trim_end_matches('/'));
     runner.meanwhile(&format!("curl --fail --silent --show-error --data '{{}}' {rotate}"));
-    has_its_secret("a new key in mid-run");
+    assert_delivers("a new key during the run");
     fault(json!({ "discovery": "slow-1000", "jwks": "slow-1000" }));
-    has_its_secret("signed by the new key, and the issuer is slow");
+    assert_delivers("signed by the new key, and the issuer is slow");
 
     runner.meanwhile("true");
     fault(json!({ "discovery": "status-503", "jwks": "reset" }));
-    has_its_secret("signed by a known key, and the issuer is down");
+    assert_delivers("signed by a known key, and the issuer is down");
     fault(json!({ "discovery": null, "jwks": null }));
     pipeline.stand_in.control_issuer("github", "rotate", &json!({ "keep": false }));
-    has_its_secret("the issuer is back, and shows its newest key alone");
+    assert_delivers("the issuer is back, and publishes only its newest key");
     assert_eq!(pipeline.answers(&old), 401);
 }
 
 #[test]
-fn a_job_unseals_by_its_role_of_aws() {
+fn a_job_unseals_with_an_aws_role() {
     let Some(pipeline) = Pipeline::start() else { return };
     let Some(moto) = pipeline.start_aws() else { return };
     let Some(runner) = Runner::of_aws(&pipeline) else { return };
@@ -88,14 +88,14 @@ fn a_job_unseals_by_its_role_of_aws() {
 }
 
 #[test]
-fn a_job_of_gitlab_ci_starts_a_container_with_its_secrets() {
+fn a_gitlab_job_starts_a_container_with_secrets() {
     let Some(pipeline) = Pipeline::start() else { return };
     let Some(runner) = Runner::new(&pipeline, "gitlab") else { return };
     runner.delivers(&pipeline, &pipeline.gitlab_job(&runner.job));
 }
 
 #[test]
-fn a_job_without_oidc_starts_a_container_through_op_until_its_token_is_too_old() {
+fn a_job_without_oidc_uses_op_until_its_token_is_too_old() {
     let Some(pipeline) = Pipeline::start() else { return };
     let Some(runner) = Runner::without_oidc(&pipeline) else { return };
     let made = |hours: i64| (jiff::Timestamp::now() - jiff::SignedDuration::from_hours(hours)).to_string();
@@ -110,11 +110,11 @@ fn a_job_without_oidc_starts_a_container_through_op_until_its_token_is_too_old()
     let run = runner.run(&job(25));
     assert!(!run.status.success() && !run.text.contains(SECRET), "{}", run.text);
     assert!(run.text.contains("it is 25h old, expected at most 24h"), "{}", run.text);
-    assert!(!Path::new("/run/oci-secrets/op-token").exists(), "the token is left behind");
+    assert!(!Path::new("/run/oci-secrets/op-token").exists(), "the token was not removed");
 }
 
 #[test]
-fn a_job_without_an_identity_is_told_what_its_workflow_lacks() {
+fn a_missing_permission_of_a_job_is_reported_with_a_hint() {
     let Some(pipeline) = Pipeline::start() else { return };
     for (platform, hint) in [
         ("github", "hint: add `permissions: { id-token: write }` to the job in the workflow file"),

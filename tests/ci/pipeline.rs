@@ -1,4 +1,4 @@
-//! All that a pipeline needs and does not have itself.
+//! The services that a pipeline uses.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,22 +15,22 @@ use crate::support::machine::Machine;
 use crate::support::moto::Moto;
 use crate::support::{AGENT_VAULT, StandIn, program, with_mode};
 
-/// What the container is to have.
+/// The secret of the container.
 pub(crate) const SECRET: &str = "canary-of-the-pipeline";
 
-/// The names in `config/ci`, and what stands in for the provider.
+/// The names in `config/ci`, and the provider of the stand-in.
 pub(crate) const PROVIDER: &str = "projects/123456789012/locations/global/workloadIdentityPools/ci/providers/jobs";
 pub(crate) const STAND_IN_PROVIDER: &str =
     "projects/123456/locations/global/workloadIdentityPools/stand-in/providers/stand-in";
 pub(crate) const GATEWAY: &str = "https://secrets.acme.example";
 const GATEWAY_ADDRESS: &str = "127.0.0.1:8443";
 const KEK: &str = "gcp-kms://projects/acme/locations/europe-west1/keyRings/agents/cryptoKeys/prod";
-/// That of `config/ci` for AWS, which moto has.
+/// The KEK for AWS in `config/ci`, which moto provides.
 const AWS_KEK: &str = "aws-kms://arn:aws:kms:eu-central-1:123456789012:alias/agents/prod";
 const AWS_ADDRESS: &str = "127.0.0.2";
 const REFERENCE: &str = "op://AgentVault/deploy/db-password";
 
-/// Issuers, a gateway that believes them, 1Password with a sealed value, and Google.
+/// Issuers, a gateway that trusts them, 1Password with a sealed value, and Google.
 pub(crate) struct Pipeline {
     pub(crate) stand_in: StandIn,
     machine: Machine,
@@ -39,7 +39,7 @@ pub(crate) struct Pipeline {
 }
 
 impl Pipeline {
-    /// Makes this thread's machine; `None` if there can be none.
+    /// Moves this thread into new namespaces; `None` if that is not possible.
     pub(crate) fn start() -> Option<Pipeline> {
         let machine = Machine::enter()?;
         let directory = tempfile::Builder::new().prefix("pipeline").tempdir().unwrap();
@@ -67,7 +67,7 @@ impl Pipeline {
         Some(pipeline)
     }
 
-    /// What a developer does, on another machine, by an identity that may encrypt.
+    /// Seals and stores the secret, as a developer does on another machine.
     fn store(&self) {
         self.store_by(KEK, &self.kms_settings());
     }
@@ -83,13 +83,13 @@ impl Pipeline {
         self.stand_in.create_item(AGENT_VAULT, "deploy", &[("", "db-password", sealed.trim_end())]);
     }
 
-    /// How a machine that has an identity of Google's reaches its KMS.
+    /// The settings for Google's KMS and credentials.
     pub(crate) fn kms_settings(&self) -> String {
         let credentials = self.directory.path().join("external-account-file.json");
         format!("[gcp-kms]\nendpoint = \"{}\"\ncredentials-file = {credentials:?}\n", self.stand_in.kms())
     }
 
-    /// AWS in place of Google, as moto has it; `None` if there is no moto.
+    /// Starts moto, and stores the secret under its KEK; `None` without moto.
     pub(crate) fn start_aws(&self) -> Option<Moto> {
         for service in ["kms", "sts"] {
             self.machine.name(&format!("{service}.eu-central-1.amazonaws.com"), AWS_ADDRESS);
@@ -106,12 +106,12 @@ impl Pipeline {
         Some(moto)
     }
 
-    /// What was signed for AWS: the service, and the id of the key.
+    /// The log of requests to AWS: the service and the access key id of each.
     pub(crate) fn signed_for_aws(&self) -> String {
         fs::read_to_string(self.directory.path().join("aws-log")).unwrap()
     }
 
-    /// What the runner of GitHub Actions gives a job that may have tokens.
+    /// The variables of a GitHub Actions job with `id-token: write`.
     pub(crate) fn github_job(&self) -> BTreeMap<String, String> {
         let url = format!("{}/request?api-version=2.0", self.stand_in.issuer("github"));
         BTreeMap::from([
@@ -120,7 +120,7 @@ impl Pipeline {
         ])
     }
 
-    /// What the runner of GitLab CI gives this job.
+    /// The identity tokens of this GitLab CI job.
     pub(crate) fn gitlab_job(&self, job: &Value) -> BTreeMap<String, String> {
         let token = |(name, audience): (&String, &Value)| {
             let audience = audience.as_str().unwrap().replace(PROVIDER, STAND_IN_PROVIDER);
@@ -129,12 +129,12 @@ impl Pipeline {
         job["id_tokens"].as_object().unwrap().iter().map(token).collect()
     }
 
-    /// What the gateway has recorded.
+    /// The gateway's audit file.
     pub(crate) fn audit(&self) -> String {
         fs::read_to_string(self.directory.path().join("gateway-audit")).unwrap_or_default()
     }
 
-    /// Credentials that last, which the job is not to have.
+    /// Long-lived credentials, which the job must not have.
     pub(crate) fn static_credentials(&self) -> Vec<String> {
         let file = |name: &str| fs::read_to_string(self.directory.path().join(name)).unwrap();
         vec![self.stand_in.token().to_owned(), file("subject-token"), file("gateway.key")]
@@ -148,12 +148,12 @@ impl Drop for Pipeline {
     }
 }
 
-/// Writes what the gateway has, and gives the authority that signed its certificate.
+/// Writes the gateway's files, and returns the path of the CA certificate.
 fn gateway_files(directory: &TempDir, stand_in: &StandIn) -> PathBuf {
     let path = |name: &str| directory.path().join(name);
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    // A certificate of the same name would be taken for its own issuer.
+    // With the same name, the certificate would be treated as self-signed.
     params.distinguished_name.push(DnType::CommonName, "authority of the gateway");
     let key = KeyPair::generate().unwrap();
     let authority = params.self_signed(&key).unwrap();

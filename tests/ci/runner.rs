@@ -1,4 +1,4 @@
-//! The runner of a CI system: it runs the script of a job, and has podman and the hook, but no credential.
+//! The runner of a CI system: it runs the script of a job, and has podman and the hook, but no credentials.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,38 +13,38 @@ use tempfile::TempDir;
 use crate::pipeline::{PROVIDER, Pipeline, SECRET, STAND_IN_PROVIDER};
 use crate::support::{program, python, skip, with_mode};
 
-/// What the container does with its secrets.
+/// The script of the container.
 const SCRIPT: &str = "cat /run/secrets/db-password; grep ' /run/secrets ' /proc/mounts; env; touch /run/secrets/x";
 
-/// sudo keeps no variable but the path.
+/// Like sudo, it keeps only PATH.
 const SUDO: &str = "#!/bin/sh\nexec env -i PATH=\"$PATH\" \"$@\"\n";
 
-/// Tells what a job without an identity does.
+/// The guide, which contains the script of a job without an identity.
 const GUIDE: &str = include_str!("../../packaging/docs/ci.md");
 
-/// How the scripts of a job are run.
+/// The PATH of a job's scripts.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 pub(crate) struct Runner {
-    /// The job, as `ci_workflow.py` tells it.
+    /// The job, as `ci_workflow.py` prints it.
     pub(crate) job: Value,
     directory: TempDir,
 }
 
-/// What became of a job.
+/// The result of a job.
 pub(crate) struct Run {
     pub(crate) status: ExitStatus,
-    /// All that it printed.
+    /// Its output.
     pub(crate) text: String,
 }
 
 impl Runner {
-    /// Installs what the workflow file of a platform asks for; `None` without podman, or without what reads the file.
+    /// Installs the requirements of a platform's workflow file; `None` without podman or the Python packages.
     pub(crate) fn new(pipeline: &Pipeline, platform: &str) -> Option<Runner> {
         Runner::of_workflow(pipeline, platform, &fs::read_to_string(workflow("settings")).unwrap())
     }
 
-    /// The same for GitHub Actions with AWS in place of Google, as `packaging/docs/ci.md` says.
+    /// The same for GitHub Actions with AWS instead of Google, as `packaging/docs/ci.md` describes.
     pub(crate) fn of_aws(pipeline: &Pipeline) -> Option<Runner> {
         let settings = fs::read_to_string(workflow("settings")).unwrap();
         let (google, aws) = settings.split_once("#keks = ").expect("the settings have none for AWS");
@@ -69,7 +69,7 @@ impl Runner {
         Some(Runner::with(job, &settings.replace(PROVIDER, STAND_IN_PROVIDER).replace("[gcp-kms]", &endpoint)))
     }
 
-    /// The runner of a CI system whose jobs have no identity, as the guide has it, with a stand-in for `op`; `None` without podman.
+    /// The runner of a CI system without OIDC, as in the guide, with a stand-in for `op`; `None` without podman.
     pub(crate) fn without_oidc(pipeline: &Pipeline) -> Option<Runner> {
         if !can_run_containers() {
             return None;
@@ -121,7 +121,7 @@ impl Runner {
         with_mode(&self.path("hooks.d/90-oci-secrets.json"), json, 0o644);
     }
 
-    /// podman, for which the image is a directory: the registry is left out.
+    /// A wrapper around podman that uses a directory instead of an image of a registry.
     fn podman(&self) -> String {
         let path = |name: &str| self.path(name).display().to_string();
         format!(
@@ -135,7 +135,7 @@ impl Runner {
         )
     }
 
-    /// Has this done between the tokens of each job and its container.
+    /// Sets a command that runs between requesting the tokens of a job and starting its container.
     pub(crate) fn meanwhile(&self, script: &str) {
         fs::write(self.path("meanwhile"), script).unwrap();
     }

@@ -1,4 +1,4 @@
-/* A PKCS#11 module that is another one, of which C_Decrypt waits until CALLS of its calls are under way.
+/* A PKCS#11 module that wraps another one. C_Decrypt waits until CALLS calls are pending.
  *
  * cc -shared -fPIC -DMODULE='"/usr/lib/softhsm/libsofthsm2.so"' -DCALLS=16 -o barrier.so pkcs11_barrier.c
  */

@@ -1,4 +1,4 @@
-//! The place where the containers live: a mount namespace in which nothing outlasts the tests.
+//! A mount namespace for the tests and their containers: nothing in it outlives the tests.
 
 use std::ffi::CString;
 use std::io;
@@ -14,7 +14,7 @@ use rustix::process::umask;
 
 use super::program;
 
-/// Where everything that the tests make is kept.
+/// The directory for all files of the tests.
 pub(crate) const DIRECTORY: &str = "/run/containers-test";
 
 /// Programs of the tests and of the engines, last those that `tests/check` builds.
@@ -27,25 +27,24 @@ pub(crate) const PATH: &str = concat!(
 /// The hook, where every user can run it.
 pub(crate) const HOOK: &str = "/run/containers-test/oci-secrets-hook";
 
-/// The other program of this build, likewise.
+/// The same for the command.
 pub(crate) const OCI_SECRETS: &str = "/run/containers-test/oci-secrets";
 
-/// Directories of the host's that the tests change, and the host does not see it.
+/// Directories of the host that the tests change only in this namespace.
 const CHANGED: [&str; 2] = ["/etc", "/usr/share"];
 
-/// Where the changes are.
+/// The directory of the overlays' upper layers.
 const LAYERS: &str = "/run/containers-test/layers";
 
-/// The cgroup v2 hierarchy beside v1, which crun takes for a mistake.
+/// The cgroup v2 hierarchy next to v1, which crun treats as an error.
 const HYBRID: &str = "/sys/fs/cgroup/unified";
 
-/// What containers may use: by itself, podman wants more than a container, which the tests may themselves be in, can allow.
+/// Limits for containers: podman's defaults exceed the limits of a container in which the tests may run.
 const LIMITS: &str = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=4096:4096\"]\n";
 
-/// Moves this process into a mount namespace of its own, with a `/run` and a `/dev/shm` of its own, configuration that it may
-/// change, and the usual umask.
+/// Moves this process into a new mount namespace with an empty `/run` and `/dev/shm`, writable configuration, and the default umask.
 ///
-/// The engines keep their state there and find the system log there, and podman its locks.
+/// The engines keep their state in `/run`, podman its locks in `/dev/shm`, and the socket of the system log is in `/run`.
 pub(crate) fn enter() -> io::Result<()> {
     umask(Mode::WGRP | Mode::WOTH);
     unshare(CloneFlags::CLONE_NEWNS)?;
@@ -57,10 +56,10 @@ pub(crate) fn enter() -> io::Result<()> {
         unmount(HYBRID, UnmountFlags::DETACH)?;
     }
     std::fs::create_dir_all(DIRECTORY)?;
-    // The copies belong to root, whichever user built the originals.
+    // The copies are owned by root, independent of the user who built them.
     std::fs::copy(program("oci-secrets-hook"), HOOK)?;
     std::fs::copy(program("oci-secrets"), OCI_SECRETS)?;
-    // A filesystem of its own, where nobody looks for what is in these directories already.
+    // A separate filesystem, so that searches of these directories do not cross into it.
     std::fs::create_dir(LAYERS)?;
     mount("tmpfs", LAYERS, "tmpfs", flags, None)?;
     CHANGED.iter().try_for_each(|directory| lay_over(directory))?;
@@ -68,7 +67,7 @@ pub(crate) fn enter() -> io::Result<()> {
     std::fs::write("/etc/containers/containers.conf.d/limits.conf", LIMITS)
 }
 
-/// Keeps changes of a directory in memory.
+/// Mounts an overlay over a directory, whose changes are in memory.
 fn lay_over(directory: &str) -> io::Result<()> {
     let [upper, work] = ["upper", "work"].map(|part| format!("{LAYERS}/{part}{directory}"));
     std::fs::create_dir_all(&upper)?;
@@ -77,19 +76,19 @@ fn lay_over(directory: &str) -> io::Result<()> {
     Ok(mount("overlay", directory, "overlay", MountFlags::empty(), Some(options.as_c_str()))?)
 }
 
-/// Where a program is installed.
+/// The path of an installed program.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     PATH.split(':').map(|directory| Path::new(directory).join(program)).find(|path| path.exists())
 }
 
-/// The system's own name for itself.
+/// The name of the system, from os-release.
 pub(crate) fn name() -> String {
     let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
     let name = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
     name.map_or("an unknown system", |name| name.trim_matches('"')).to_owned()
 }
 
-/// Whether the kernel can keep a tmpfs out of swap.
+/// Whether the kernel supports `noswap` for tmpfs.
 pub(crate) fn kernel_has_noswap() -> bool {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
     fsconfig_set_flag(context, "noswap").is_ok()

@@ -1,4 +1,4 @@
-//! Attacks by what the hook is told: on standard input, in the spec, and by 1Password.
+//! Attacks by input: the state on standard input, the spec, and the items of 1Password.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -12,10 +12,10 @@ use crate::scene::{Hook, ROUNDS, Scene};
 use crate::support::AGENT_VAULT;
 use crate::victim::Victim;
 
-/// The most that may come on standard error: runtimes wait for ever where a pipe of 64 KiB is full.
+/// The limit for standard error: some runtimes do not read it, and block when the pipe of 64 KiB is full.
 const OUTPUT_BYTES_MAX: usize = 4096;
 
-/// How many hooks wait at the same time.
+/// The number of concurrently waiting hooks.
 const WAITING: usize = 250;
 
 pub(super) fn endless_input_ends(scene: &mut Scene) {
@@ -23,7 +23,7 @@ pub(super) fn endless_input_ends(scene: &mut Scene) {
     for round in 0..ROUNDS {
         let mut command = scene.command();
         let ended = match round % 20 {
-            // Within the limit: as deep, or as long, as it can be.
+            // The maximum depth or length within the limit.
             0 => Hook::start(&mut command, &b"[".repeat(4 << 20)).end(),
             1 => Hook::start(&mut command, &many_annotations()).end(),
             2..10 => {
@@ -47,7 +47,7 @@ fn many_annotations() -> Vec<u8> {
     json!({ "id": "c", "annotations": annotations }).to_string().into_bytes()
 }
 
-/// Crun and youki begin to count a hook's time when they have written the state: the hook itself has to lose patience.
+/// crun and youki start a hook's timeout after they have written the state: the hook needs its own timeout.
 pub(super) fn input_that_stalls_ends(scene: &mut Scene) {
     let victim = Victim::new(|_| ());
     let state = victim.state().to_string();
@@ -60,7 +60,7 @@ pub(super) fn input_that_stalls_ends(scene: &mut Scene) {
                 hook
             })
             .collect();
-        // A byte now and then does not win more time.
+        // Sending single bytes does not extend the timeout.
         for _ in 0..3 {
             thread::sleep(Duration::from_secs(1));
             hooks.iter_mut().for_each(|hook| drop(hook.child.stdin.as_mut().unwrap().write(b" ")));
@@ -74,8 +74,8 @@ pub(super) fn input_that_stalls_ends(scene: &mut Scene) {
     }
 }
 
-/// Whatever the state, the spec and the items have in them, people and runtimes get two lines to read.
-pub(super) fn hostile_input_is_told_in_two_short_lines(scene: &mut Scene) {
+/// Error messages have at most two lines, independent of the content of the state, the spec and the items.
+pub(super) fn hostile_input_results_in_two_short_lines(scene: &mut Scene) {
     let titles: Vec<String> = (0..50).map(|number| format!("hostile-{number}")).collect();
     for title in &titles {
         let value = match fastrand::u8(..4) {
@@ -116,7 +116,7 @@ pub(super) fn hostile_input_is_told_in_two_short_lines(scene: &mut Scene) {
     }
 }
 
-/// Up to so many characters, of which many are not for terminals.
+/// Random text of up to this number of characters, with control characters.
 fn some_text(characters_max: usize) -> String {
     let some =
         ["a", "7", "/", "\n", "\r", "\t", "\u{1b}[31m", "\u{9b}2J", "\u{7f}", "\0", "é", "\u{202e}", "\"", "{}", "%s"];

@@ -1,4 +1,4 @@
-//! The attacks, each a sentence about how it fails.
+//! The attacks. Each name states how the attack fails.
 
 mod input;
 mod mounts;
@@ -25,7 +25,7 @@ pub(crate) fn all() -> Vec<(&'static str, Attack)> {
         paths::directories_that_are_swapped_meanwhile_gain_nothing
         mounts::mounts_that_are_made_meanwhile_gain_nothing
         mounts::a_shared_root_filesystem_shows_the_host_nothing
-        process::a_number_that_is_taken_over_gets_nothing
+        process::a_reused_pid_gets_nothing
         process::a_container_that_exits_midway_leaves_nothing
         process::a_hook_that_is_killed_leaves_all_or_nothing
         process::two_starts_at_once_get_their_own
@@ -34,6 +34,6 @@ pub(crate) fn all() -> Vec<(&'static str, Attack)> {
         surroundings::descriptors_leak_in_neither_direction
         input::endless_input_ends
         input::input_that_stalls_ends
-        input::hostile_input_is_told_in_two_short_lines
+        input::hostile_input_results_in_two_short_lines
     ]
 }

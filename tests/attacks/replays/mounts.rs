@@ -1,4 +1,4 @@
-//! Attacks by mounts: those that somebody makes meanwhile, and those that the host shares.
+//! Attacks by mounts: concurrent mounts, and mounts that are shared with the host.
 
 use std::fs::create_dir_all;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::scene::{Hook, ROUNDS, Scene};
 use crate::support::sandbox;
 use crate::victim::{Victim, mounts};
 
-/// As a process can that has joined the container's mount namespace.
+/// By a process in the container's mount namespace.
 pub(super) fn mounts_that_are_made_meanwhile_gain_nothing(scene: &mut Scene) {
     let mut visible = 0;
     for _ in 0..ROUNDS {
@@ -28,7 +28,7 @@ pub(super) fn mounts_that_are_made_meanwhile_gain_nothing(scene: &mut Scene) {
         let ended = scene.meanwhile(victim.state(), |hook| {
             victim.inside(|| {
                 thread::sleep(moment);
-                // What the delivery covers is no longer there.
+                // The path may be covered by the delivery.
                 let _ = match is_tmpfs {
                     true => mount("tmpfs", &at, "tmpfs", MountFlags::empty(), None),
                     false => mount_bind_recursive(&from, &at),
@@ -38,9 +38,9 @@ pub(super) fn mounts_that_are_made_meanwhile_gain_nothing(scene: &mut Scene) {
         });
         let deliveries = victim.deliveries();
         let succeeded = scene.count(&victim, &ended);
-        // After the hook's last look it may have been covered, or be seen through a bind mount as well: but only in the container.
+        // After the hook's last check it may be covered, or also visible through a bind mount, but only in the container.
         assert!(!deliveries.is_empty() || !succeeded, "{ended:?}");
-        // What was mounted a second time before the hook found out is empty.
+        // A second mount from before the hook detected it is empty.
         let filled = victim.inside(|| deliveries.iter().any(|delivery| delivery.point.join("db").exists()));
         assert!(succeeded || !filled, "{deliveries:?}: {ended:?}");
         assert!(deliveries.iter().all(|delivery| delivery.point.starts_with(victim.rootfs())), "{deliveries:?}");
@@ -51,7 +51,7 @@ pub(super) fn mounts_that_are_made_meanwhile_gain_nothing(scene: &mut Scene) {
     assert!(visible > ROUNDS / 10, "{visible}");
 }
 
-/// Whatever of a container's mounts is shared with the host: nothing may arrive there.
+/// Mounts that are shared with the host must not propagate the delivery to it.
 pub(super) fn a_shared_root_filesystem_shows_the_host_nothing(scene: &mut Scene) {
     let shared = tempfile::Builder::new().prefix("shared").tempdir_in(sandbox::DIRECTORY).unwrap();
     mount_bind(shared.path(), shared.path()).unwrap();
@@ -95,7 +95,7 @@ pub(super) fn a_shared_root_filesystem_shows_the_host_nothing(scene: &mut Scene)
         let ended = scene.meanwhile(victim.state(), Hook::end);
         let deliveries = victim.deliveries();
         assert_eq!(!deliveries.is_empty(), scene.count(&victim, &ended), "{deliveries:?}: {ended:?}");
-        // What the container has mounted twice and shared with itself, it sees twice.
+        // The container may see the delivery twice, through its own shared mounts.
         assert!(deliveries.iter().all(|delivery| delivery.point.starts_with(victim.rootfs())), "{deliveries:?}");
         let content = victim.read("/run/secrets/db");
         assert_eq!(content.is_ok_and(|db| db == scene.world.canary.as_bytes()), ended.status.success());

@@ -1,4 +1,4 @@
-//! Attacks by the image: what it makes of `/run` and `/run/secrets`.
+//! Attacks by the image, with symlinks and directories at `/run` and `/run/secrets`.
 
 use std::fs::{self, create_dir, create_dir_all};
 use std::os::unix::fs::symlink;
@@ -24,7 +24,7 @@ pub(super) fn symlinks_of_the_image_lead_nowhere_else(scene: &mut Scene) {
                 0 => create_dir(rootfs.join("run")).unwrap(),
                 _ => symlink(some_path(&decoy), rootfs.join("run")).unwrap(),
             }
-            // Where /run is a symlink that leads out, this is the decoy.
+            // If /run is a symlink out of the image, this is the decoy.
             if rootfs.join("run").symlink_metadata().unwrap().is_dir() {
                 symlink(some_path(&decoy), rootfs.join("run/secrets")).unwrap();
             }
@@ -34,7 +34,7 @@ pub(super) fn symlinks_of_the_image_lead_nowhere_else(scene: &mut Scene) {
     assert!(scene.tally.delivered > ROUNDS / 20, "{}", scene.tally.delivered);
 }
 
-/// A path that leads up, out, around, or somewhere in the image.
+/// A random path to a directory above, outside or inside of the image.
 fn some_path(decoy: &Path) -> String {
     let decoy = decoy.to_str().unwrap();
     let up = "../".repeat(fastrand::usize(..24));
@@ -72,7 +72,7 @@ pub(super) fn links_of_proc_lead_nowhere(scene: &mut Scene) {
     }
 }
 
-/// As another container can, with which this one shares its `/run`: directories and symlinks change places all the time.
+/// By another container that shares `/run`: it swaps directories and symlinks continuously.
 pub(super) fn directories_that_are_swapped_meanwhile_gain_nothing(scene: &mut Scene) {
     let decoy = scene.decoy.clone();
     for round in 0..ROUNDS {
@@ -105,7 +105,7 @@ pub(super) fn directories_that_are_swapped_meanwhile_gain_nothing(scene: &mut Sc
             })
         });
         let deliveries = victim.deliveries();
-        // After the hook's last look the directory may have been moved on, with the files: but only in the image.
+        // After the hook's last check the directory may be moved together with the files, but only in the image.
         let succeeded = scene.count(&victim, &end);
         assert_eq!(deliveries.len(), usize::from(succeeded), "{deliveries:?}: {end:?}");
         for delivery in &deliveries {

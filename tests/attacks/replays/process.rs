@@ -1,4 +1,4 @@
-//! Attacks by processes: the container's, or the hook itself, ends at a bad moment; several hooks run at once.
+//! Attacks by process timing: the container or the hook exits at a random moment; several hooks run concurrently.
 
 use std::fs;
 use std::thread;
@@ -8,19 +8,18 @@ use rustix::mount::mount_bind;
 use crate::scene::{ROUNDS, Scene};
 use crate::victim::Victim;
 
-/// The container ends, and its process's number goes to a process that waits for the files at the same path, in a root filesystem of
-/// its own.
-pub(super) fn a_number_that_is_taken_over_gets_nothing(scene: &mut Scene) {
+/// The container exits, and its PID is reused by a process that expects the files at the same path in its own root filesystem.
+pub(super) fn a_reused_pid_gets_nothing(scene: &mut Scene) {
     let mut missed = 0;
     while scene.tally.rounds < ROUNDS {
         let mut victim = Victim::new(|_| ());
-        let place = victim.rootfs();
+        let target = victim.rootfs();
         let thief = Victim::mounted(
             |rootfs| fs::create_dir(rootfs.join("place")).unwrap(),
-            |rootfs| mount_bind(rootfs.join("place"), &place).unwrap(),
+            |rootfs| mount_bind(rootfs.join("place"), &target).unwrap(),
         );
         let number = victim.process.id();
-        // Half of them before the hook can have asked for the number for the first time.
+        // In half of the rounds, before the hook can have used the PID.
         let moment = scene.moment(if fastrand::bool() { fastrand::f64() } else { 0.0 });
         let mut heir = None;
         let ended = scene.meanwhile(victim.state(), |hook| {
@@ -38,7 +37,7 @@ pub(super) fn a_number_that_is_taken_over_gets_nothing(scene: &mut Scene) {
             }
             None => missed += 1,
         }
-        assert!(missed < ROUNDS, "the number was hardly ever to be had");
+        assert!(missed < ROUNDS, "the PID could almost never be reused");
     }
     assert!(scene.tally.delivered > 0 && scene.tally.delivered < ROUNDS, "{}", scene.tally.delivered);
 }
@@ -72,7 +71,7 @@ pub(super) fn a_hook_that_is_killed_leaves_all_or_nothing(scene: &mut Scene) {
             scene.judge(&victim, &ended);
             continue;
         }
-        // It came to attach the files, and no further: the runtime ends the container, but first all of them are there.
+        // It was killed after it attached the files: the runtime then ends the container, and until then all files exist.
         attached += 1;
         scene.count(&victim, &ended);
         assert_eq!(deliveries.len(), 1);
@@ -104,7 +103,7 @@ pub(super) fn two_starts_at_once_get_their_own(scene: &mut Scene) {
                 scene.judge(&other, &second);
                 assert!(first.status.success() && second.status.success(), "{first:?} {second:?}");
             }
-            // A runtime calls its hooks one after another, and takes the failure of one for that of all.
+            // A runtime calls its hooks one after another, and fails if one of them fails.
             true => {
                 let succeeded = [&first, &second].map(|ended| scene.count(&one, ended));
                 let deliveries = one.deliveries();

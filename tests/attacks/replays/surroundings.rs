@@ -1,4 +1,4 @@
-//! Attacks by what the hook is started with: its environment, its working directory, its descriptors.
+//! Attacks by the hook's environment variables, working directory and file descriptors.
 
 use std::fs::{self, File, create_dir_all};
 use std::io::{ErrorKind, Read};
@@ -19,7 +19,7 @@ use crate::support::host::Host;
 use crate::support::sandbox;
 use crate::victim::Victim;
 
-/// What a library of the attacker's does when it is loaded: it leaves a byte.
+/// A library of the attacker, which writes a byte when it is loaded.
 const LIBRARY: &str = r#"
 #include <fcntl.h>
 #include <unistd.h>
@@ -30,7 +30,7 @@ __attribute__((constructor)) static void load(void) {
 }
 "#;
 
-/// The names by which a C library loads others while it runs.
+/// Libraries that a C library loads at run time.
 const LOADED_LATER: [&str; 5] =
     ["libnss_files.so.2", "libnss_dns.so.2", "libnss_compat.so.2", "libresolv.so.2", "libidn2.so.0"];
 
@@ -65,10 +65,10 @@ pub(super) fn a_hostile_environment_has_no_effect(scene: &mut Scene) {
         command.env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full").env("OP_CONNECT_HOST", &proxy_url);
         command.env("HOSTALIASES", directory.join("hosts")).env("RES_OPTIONS", "use-vc").env("NO_PROXY", "");
     };
-    // By name, so that the C library has to resolve it.
+    // By name, which must be resolved.
     let settings = fs::read_to_string(scene.world.host.settings()).unwrap().replace("127.0.0.1", "localhost");
     let settings = write(hostile.path().join("settings.toml"), &settings);
-    // An authority that the environment alone names is none.
+    // A CA certificate that only the environment names is not trusted.
     let of_tls = Host::new(&tls, "");
     let without_authority = fs::read_to_string(of_tls.settings()).unwrap();
     let without_authority: String =
@@ -85,9 +85,9 @@ pub(super) fn a_hostile_environment_has_no_effect(scene: &mut Scene) {
         assert_eq!(ended.status.code(), Some(if is_tls { 78 } else { 0 }), "{ended:?}");
         scene.judge(&victim, &ended);
     }
-    assert_eq!(proxy.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "somebody has asked the proxy");
+    assert_eq!(proxy.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "the proxy was used");
     assert!(!hostile.path().join("debug").exists());
-    // A binary of a development build needs a loader, which obeys once, before the hook can begin anew.
+    // A dynamically linked development build uses a loader, which honours LD_PRELOAD once, before the hook executes itself again.
     let allowed = if needs_loader() { ROUNDS } else { 0 };
     let loads = fs::read(&loaded).map_or(0, |content| content.len());
     assert!(loads <= allowed, "{loads} loads");
@@ -117,7 +117,7 @@ fn write(path: PathBuf, content: &str) -> PathBuf {
     path
 }
 
-/// Some runtimes start hooks in the image, where every name that the hook could mean is taken.
+/// Some runtimes start hooks with a working directory in the image, which contains files of every relative name.
 pub(super) fn a_working_directory_in_the_image_has_no_effect(scene: &mut Scene) {
     let baits = ["settings.toml", "config.json", "token", "ca.pem", "resolv.conf", "libgcc_s.so.1", "libc.so.6"];
     for _ in 0..ROUNDS {
@@ -125,7 +125,7 @@ pub(super) fn a_working_directory_in_the_image_has_no_effect(scene: &mut Scene) 
             for directory in ["app/etc/oci-secrets", "app/proc/self", "app/run/secrets", "app/keks"] {
                 create_dir_all(rootfs.join(directory)).unwrap();
             }
-            // Other attacks, when they end, search everything but what has this mark.
+            // The final search of other attacks skips directories with this tag.
             fs::write(rootfs.join("app/CACHEDIR.TAG"), "").unwrap();
             for bait in baits {
                 fs::write(rootfs.join("app").join(bait), "bait").unwrap();
@@ -146,7 +146,7 @@ pub(super) fn a_working_directory_in_the_image_has_no_effect(scene: &mut Scene) 
     }
 }
 
-/// The hook is started with descriptors that are not its own, and with none at all.
+/// The hook is started with foreign descriptors, and without any.
 pub(super) fn descriptors_leak_in_neither_direction(scene: &mut Scene) {
     let fifo = Path::new(sandbox::DIRECTORY).join("descriptors");
     mknodat(CWD, &fifo, FileType::Fifo, Mode::from(0o600), 0).unwrap();
@@ -169,19 +169,19 @@ pub(super) fn descriptors_leak_in_neither_direction(scene: &mut Scene) {
             *command = shell;
         });
         assert!(ended.status.success(), "{ended:?}");
-        // A process that was just started still opens its library.
+        // A process that was just started may still load its library.
         let is_left_alone = (0..200).any(|_| {
             thread::sleep(Duration::from_millis(1));
             descriptors(&victim) == usual
         });
         assert!(is_left_alone, "{usual:?} {:?}", descriptors(&victim));
         scene.judge(&victim, &ended);
-        // Nothing was written, and nobody is left who could: otherwise this would be EAGAIN.
-        assert_eq!(reader.read(&mut [0]).unwrap(), 0, "somebody still has a descriptor");
+        // Nothing was written, and no process still has the descriptor: otherwise this would be EAGAIN.
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0, "a process still has the descriptor");
     }
 }
 
-/// Where the descriptors of the container's process lead.
+/// The targets of the container process's descriptors.
 fn descriptors(victim: &Victim) -> Vec<PathBuf> {
     let entries = fs::read_dir(format!("/proc/{}/fd", victim.process.id())).unwrap().flatten();
     let mut links: Vec<_> = entries.filter_map(|entry| fs::read_link(entry.path()).ok()).collect();
@@ -190,7 +190,7 @@ fn descriptors(victim: &Victim) -> Vec<PathBuf> {
 }
 
 impl Scene {
-    /// Runs a hook that is started in another way, and does not yet judge it.
+    /// Runs a hook that is started in another way, without checking the outcome.
     fn started(&self, victim: &Victim, change: impl FnOnce(&mut Command)) -> Ended {
         let mut command = self.command();
         change(&mut command);

@@ -1,4 +1,4 @@
-//! Faults, asked for by name so that tests which share a stand-in do not disturb each other.
+//! Faults, selected by name so that tests which share a stand-in do not interfere.
 //!
 //! | name | what happens |
 //! |---|---|
@@ -8,20 +8,20 @@
 //! | `not-json`, `empty-body`, `wrong-type`, `deep-json` | 200 with a body that does not parse |
 //! | `huge` | 200 with a body of 1 GiB |
 //! | `half-closed` | 200, but the connection closes in the middle of the body |
-//! | `reset`, `silent` | no response: RST, or nothing for ever |
+//! | `reset`, `silent` | no response: RST, or silence |
 //! | `redirect` | 302 to another host, where every visit is counted |
-//! | `slow-<ms>` | the good answer, late |
+//! | `slow-<ms>` | the normal response, delayed |
 //!
 //! An item whose title is one of these is stored at once, and
 //!
 //! | title | what happens |
 //! |---|---|
-//! | `write-late-<ms>…` | the answer comes late |
-//! | `write-fails-<status>…` | the answer is that status |
-//! | `write-lags-<ms>…` | reads show what was there before, for that long |
+//! | `write-late-<ms>…` | the response is delayed |
+//! | `write-fails-<status>…` | the response has that status |
+//! | `write-lags-<ms>…` | reads return the previous state for that long |
 //!
-//! Each fault may end in `-once` or `-twice` and then anything (`status-503-once-my-test`): the fault happens so many times to that whole
-//! name, and the answer is good from then on.
+//! Each fault may end in `-once` or `-twice` and any suffix (`status-503-once-my-test`): the fault occurs that many times for the whole
+//! name, and then responses are normal.
 
 use std::collections::HashMap;
 use std::future;
@@ -42,7 +42,7 @@ pub(crate) const TRAP: &str = "trap";
 const HUGE_BODY_BYTES: u64 = 1 << 30;
 const DEEP_JSON_LEVELS: usize = 100_000;
 
-/// What has been served so far of the faults that end.
+/// How often each limited fault was served.
 #[derive(Default)]
 pub(crate) struct Faults {
     served: Mutex<HashMap<String, u32>>,
@@ -66,7 +66,7 @@ enum Fault {
 }
 
 impl Faults {
-    /// Serves the fault that `name` asks for; `None` if the answer is to be the usual one.
+    /// Serves the fault that `name` selects; `None` for the normal response.
     pub(crate) async fn serve(
         &self,
         service: Service,
@@ -97,7 +97,7 @@ impl Faults {
         self.hits.store(0, Ordering::Relaxed);
     }
 
-    /// How often the name has been asked for, this time included.
+    /// How often the name was requested, including this request.
     fn count(&self, service: Service, name: &str) -> u32 {
         let mut served = self.served.lock().unwrap();
         let count = served.entry(format!("{service:?} {name}")).or_default();
@@ -106,12 +106,12 @@ impl Faults {
     }
 }
 
-/// Whether a name asks for a fault.
+/// Whether a name selects a fault.
 pub(crate) fn is_fault(name: &str) -> bool {
     Fault::parse(split_times(name).0).is_some()
 }
 
-/// Splits a name into the fault and how often it is to happen, for ever if that is not said.
+/// Splits a name into the fault and its number of occurrences, which is unlimited by default.
 fn split_times(name: &str) -> (&str, Option<u32>) {
     for (word, times) in [("-once", 1), ("-twice", 2)] {
         if let Some((kind, rest)) = name.split_once(word)
@@ -123,7 +123,7 @@ fn split_times(name: &str) -> (&str, Option<u32>) {
     (name, None)
 }
 
-/// What happens when an item is written.
+/// A fault of writing an item.
 pub(crate) enum Write {
     Late(Duration),
     Fails(u16),
@@ -131,7 +131,7 @@ pub(crate) enum Write {
 }
 
 impl Write {
-    /// What the title of an item asks for.
+    /// The fault that the title of an item selects.
     pub(crate) fn parse(title: &str) -> Option<Write> {
         let (word, rest) = title.strip_prefix("write-")?.split_once('-')?;
         let number: u16 = rest.split('-').next()?.parse().ok()?;
@@ -210,7 +210,7 @@ impl Fault {
     }
 }
 
-/// What the real services say with a status, as far as is known.
+/// The messages of the real services for a status, as far as they are known.
 fn message(status: u16) -> &'static str {
     match status {
         400 => "Invalid request",
@@ -224,7 +224,7 @@ fn message(status: u16) -> &'static str {
     }
 }
 
-/// The trap under this listener's other name: another host for whoever compares names.
+/// The trap under another name of this listener, which clients treat as another host.
 fn other_host(request: &Request) -> HeaderValue {
     let host = request.header(HOST).unwrap_or_default().replace("127.0.0.1", "localhost");
     HeaderValue::try_from(format!("{}://{host}/stand-in/{TRAP}", request.scheme)).unwrap()

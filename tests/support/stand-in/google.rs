@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::http::{self, Response};
 
-/// A request that is refused.
+/// A refused request.
 pub(crate) struct Refusal {
     status: u16,
     name: &'static str,
@@ -13,7 +13,7 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
-    /// A refusal with the name that usually goes with the HTTP status.
+    /// A refusal with the default name for the HTTP status.
     pub(crate) fn new(status: u16, message: impl Into<String>) -> Refusal {
         let name = match status {
             400 => "INVALID_ARGUMENT",
@@ -36,7 +36,7 @@ impl Refusal {
         Refusal::new(404, "Method not found.")
     }
 
-    /// The caller has not this permission on this resource.
+    /// The caller lacks this permission on this resource.
     pub(crate) fn denied(service: &str, permission: &str, resource: &str) -> Refusal {
         let message = format!("Permission '{permission}' denied on resource '{resource}' (or it may not exist).");
         Refusal::new(403, message).detail(json!({

@@ -22,7 +22,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::services::{Service, StandIn};
 
-/// A request that has been read to its end.
+/// A request with its complete body.
 pub(crate) struct Request {
     /// `http` or `https`.
     pub(crate) scheme: &'static str,
@@ -77,10 +77,10 @@ pub(crate) type Response = hyper::Response<Body>;
 #[error("reset on demand")]
 pub(crate) struct Reset;
 
-/// The bodies that a client may get to see, of which only the first is what it hopes for.
+/// Response bodies: a complete one, and faults.
 pub(crate) enum Body {
     Whole(Option<Bytes>),
-    /// So many bytes of one chunk repeated.
+    /// A number of bytes, of one repeated chunk.
     Huge {
         left: u64,
         chunk: Bytes,
@@ -140,7 +140,7 @@ impl hyper::body::Body for Body {
     }
 }
 
-/// Serves all connections to `listener`, for ever.
+/// Serves all connections to `listener`, forever.
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
@@ -152,7 +152,7 @@ pub(crate) async fn serve(
             Ok((socket, _)) => {
                 tokio::spawn(serve_connection(socket, tls.clone(), service, Arc::clone(&stand_in)));
             }
-            // Out of descriptors, most likely: connections that end give some back.
+            // Probably EMFILE: closing connections frees descriptors.
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
@@ -182,7 +182,7 @@ pub(crate) fn with_header(mut response: Response, name: HeaderName, value: Heade
     response
 }
 
-/// Serves one connection until either side ends it. An error only says how it ended, which tests see at the other end.
+/// Serves one connection until either side ends it. Errors are ignored: tests observe them at the client.
 async fn serve_connection(
     socket: TcpStream,
     tls: Option<TlsAcceptor>,

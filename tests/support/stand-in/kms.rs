@@ -1,21 +1,20 @@
-//! Google Cloud KMS v1 over REST: symmetric encryption, with every key there from its first use.
+//! Google Cloud KMS v1 over REST: symmetric encryption. Keys exist from their first use.
 //!
-//! Keys are derived from their names, so that what was sealed opens again after a restart. What a key's last segment begins with
-//! decides what is wrong with it; every fault of [`crate::fault`] is a key, too. With `decrypt-` before it, it happens to
-//! decryption alone, so that there can be something to decrypt.
+//! Keys are derived from their names, so that ciphertexts decrypt after a restart. The prefix of a key's last segment selects a fault;
+//! every fault of [`crate::fault`] is also a key. With the prefix `decrypt-`, the fault affects only decryption.
 //!
-//! | key | what is wrong |
+//! | key | fault |
 //! |---|---|
 //! | `disabled…`, `destroyed…` | the version is not enabled: `FAILED_PRECONDITION` |
 //! | `denied…` | `PERMISSION_DENIED` |
 //! | `elsewhere…` | `INVALID_ARGUMENT`: the key is in another location |
 //! | `api-off…` | `PERMISSION_DENIED`: the project does not use Cloud KMS |
 //! | `missing…` | `NOT_FOUND` |
-//! | `wrong-crc…` | decryption answers another `plaintextCrc32c` |
-//! | `flip…` | decryption answers another plaintext under the right `plaintextCrc32c` |
-//! | `other…` | decryption answers another plaintext, and the `plaintextCrc32c` of that one |
-//! | `unverified-crc…` | the sums that a request carries are not verified |
-//! | `wrong-ciphertext-crc…` | encryption answers another `ciphertextCrc32c` |
+//! | `wrong-crc…` | decryption returns another `plaintextCrc32c` |
+//! | `flip…` | decryption returns another plaintext with the right `plaintextCrc32c` |
+//! | `other…` | decryption returns another plaintext with its own `plaintextCrc32c` |
+//! | `unverified-crc…` | the checksums of a request are not verified |
+//! | `wrong-ciphertext-crc…` | encryption returns another `ciphertextCrc32c` |
 //! | `hsm…` | nothing, its protection level is `HSM` |
 
 use std::collections::HashMap;
@@ -33,7 +32,7 @@ use serde_json::{Value, json};
 use crate::google::Refusal;
 use crate::http::{self, Request, Response};
 
-/// What every ciphertext begins with; the key's version and the nonce follow.
+/// The prefix of every ciphertext; the key's version and the nonce follow.
 const MAGIC: &[u8] = b"standin-kms";
 
 const PLAINTEXT_BYTES_MAX: usize = 64 * 1024;
@@ -50,19 +49,19 @@ pub(crate) struct Kms {
 #[derive(Clone, Copy)]
 struct Versions {
     newest: u32,
-    /// The one that encrypts.
+    /// The primary version, which encrypts.
     primary: u32,
 }
 
 /// A key by its resource name: `projects/*/locations/*/keyRings/*/cryptoKeys/*`.
 struct Key<'a> {
     name: &'a str,
-    /// The last segment, which says what is wrong.
+    /// The last segment, which selects a fault.
     id: &'a str,
     versions: Versions,
 }
 
-/// What a request gets: the body of the response, or an error.
+/// The result of a request: the body of the response, or an error.
 type Answer = Result<Value, Refusal>;
 
 impl Kms {
@@ -117,7 +116,7 @@ impl Kms {
     }
 }
 
-/// The part of a key's name that can ask for a fault.
+/// The part of a key's name that can select a fault.
 pub(crate) fn name_asked_for(request: &Request) -> Option<String> {
     let (resource, verb) = split(&request.path)?;
     let id = split_key(resource)?.0.rsplit('/').next()?;
@@ -157,7 +156,7 @@ impl Key<'_> {
         self.verify_sum(request, "ciphertextCrc32c", "ciphertext", &ciphertext)?;
         self.verify_sum(request, "additionalAuthenticatedDataCrc32c", "additional_authenticated_data", &aad)?;
         let (mut plaintext, version) = self.open(&ciphertext, &aad)?;
-        let wrong = self.trouble("useToDecrypt");
+        let wrong = self.fault("useToDecrypt");
         if let Some(byte) = plaintext.last_mut().filter(|_| wrong.starts_with("other")) {
             *byte ^= 1;
         }
@@ -194,14 +193,14 @@ impl Key<'_> {
         Ok((opened.map_err(wrong_key)?.to_vec(), version))
     }
 
-    /// The key's bytes, always the same for a name and version.
+    /// The key's bytes, derived from its name and version.
     fn material(&self, version: u32) -> LessSafeKey {
         let seed = hmac::Key::new(hmac::HMAC_SHA256, digest::digest(&digest::SHA256, MAGIC).as_ref());
         let bytes = hmac::sign(&seed, self.version_name(version).as_bytes());
         LessSafeKey::new(UnboundKey::new(&AES_256_GCM, bytes.as_ref()).unwrap())
     }
 
-    /// Whether the request carried a checksum that is right; a wrong one is an error.
+    /// Whether the request has a valid checksum; an invalid one is an error.
     fn verify_sum(&self, request: &Value, name: &str, of: &str, bytes: &[u8]) -> Result<bool, Refusal> {
         let sum = match &request[name] {
             Value::Null => return Ok(false),
@@ -216,44 +215,44 @@ impl Key<'_> {
         Ok(!self.id.starts_with("unverified-crc"))
     }
 
-    /// Refuses to use the key's primary version if the key's name says so. The permission is `useToEncrypt` or `useToDecrypt`.
+    /// Refuses to use the key's primary version if the key's name selects that. The permission is `useToEncrypt` or `useToDecrypt`.
     fn check_use(&self, permission: &str) -> Result<(), Refusal> {
-        let trouble = self.trouble(permission);
+        let fault = self.fault(permission);
         for (word, state) in [("disabled", "DISABLED"), ("destroyed", "DESTROYED")] {
-            if trouble.starts_with(word) {
+            if fault.starts_with(word) {
                 return Err(Refusal::not_enabled(&self.version_name(self.versions.primary), state));
             }
         }
-        self.refuse(trouble, &format!("cloudkms.cryptoKeyVersions.{permission}"))
+        self.refuse(fault, &format!("cloudkms.cryptoKeyVersions.{permission}"))
     }
 
     fn check(&self, permission: &str) -> Result<(), Refusal> {
-        self.refuse(self.trouble(permission), &format!("cloudkms.{permission}"))
+        self.refuse(self.fault(permission), &format!("cloudkms.{permission}"))
     }
 
-    fn refuse(&self, trouble: &str, permission: &str) -> Result<(), Refusal> {
-        if trouble.starts_with("missing") {
+    fn refuse(&self, fault: &str, permission: &str) -> Result<(), Refusal> {
+        if fault.starts_with("missing") {
             return Err(Refusal::new(404, format!("CryptoKey {} not found.", self.name)));
         }
-        if trouble.starts_with("elsewhere") {
+        if fault.starts_with("elsewhere") {
             let message = "The request concerns location 'europe' but was sent to location 'global'.";
             return Err(Refusal::new(400, message));
         }
-        if trouble.starts_with("api-off") {
+        if fault.starts_with("api-off") {
             let message =
                 "Cloud Key Management Service (KMS) API has not been used in project 123456 before or it is disabled.";
             return Err(Refusal::new(403, message));
         }
-        if trouble.starts_with("denied") {
+        if fault.starts_with("denied") {
             return Err(Refusal::denied("cloudkms.googleapis.com", permission, self.name));
         }
         Ok(())
     }
 
-    /// What the name says is wrong with the key for those who need this permission.
-    fn trouble(&self, permission: &str) -> &str {
+    /// The fault that the name selects for requests with this permission.
+    fn fault(&self, permission: &str) -> &str {
         match self.id.strip_prefix("decrypt-") {
-            Some(trouble) if permission == "useToDecrypt" => trouble,
+            Some(fault) if permission == "useToDecrypt" => fault,
             Some(_) => "",
             None => self.id,
         }
@@ -286,10 +285,10 @@ impl Key<'_> {
     }
 
     fn describe_version(&self, version: u32) -> Value {
-        let trouble = self.trouble("useToDecrypt");
+        let fault = self.fault("useToDecrypt");
         let state = match () {
-            () if trouble.starts_with("disabled") => "DISABLED",
-            () if trouble.starts_with("destroyed") => "DESTROYED",
+            () if fault.starts_with("disabled") => "DISABLED",
+            () if fault.starts_with("destroyed") => "DESTROYED",
             () => "ENABLED",
         };
         json!({
@@ -328,7 +327,7 @@ fn split_key(resource: &str) -> Option<(&str, &str)> {
     (!id.is_empty()).then_some((name, below.trim_start_matches('/')))
 }
 
-/// The bytes of a field; none if it is absent. Google takes both alphabets of base64, padded or not.
+/// The bytes of a field; none if it is absent. Google accepts both alphabets of base64, with or without padding.
 fn bytes(request: &Value, name: &str) -> Result<Vec<u8>, Refusal> {
     const LENIENT: GeneralPurpose = GeneralPurpose::new(
         &alphabet::STANDARD,

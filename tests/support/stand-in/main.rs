@@ -1,18 +1,18 @@
-//! Stands in, on loopback, for what tests cannot have: 1Password Connect, Google Cloud KMS, Google's identity endpoints and its
+//! A stand-in on loopback for the services that tests cannot use: 1Password Connect, Google Cloud KMS, Google's identity endpoints and its
 //! metadata server, and the issuers of identity tokens of GitHub, GitLab and Kubernetes.
 //!
 //! It prints one line of JSON with its addresses and Connect tokens when it is ready, and ends with its standard input, so that it
-//! cannot outlive whoever started it. It keeps everything in memory and starts with the same [`connect::world`] every time.
+//! cannot outlive the process that started it. It keeps everything in memory and starts with the same [`connect::world`] every time.
 //!
-//! Faults are asked for by name ([`fault`]): a title that is looked up, an item of the vault `Faults`, a KMS key, an account.
-//! Every address also answers, without a token, `GET /stand-in/requests` (what was asked), `GET /stand-in/hits` (who followed a
-//! redirect) and `POST /stand-in/reset`.
+//! Faults are selected by name ([`fault`]): a title that is looked up, an item of the vault `Faults`, a KMS key, an account.
+//! Every address also answers, without a token, `GET /stand-in/requests` (the log), `GET /stand-in/hits` (the number of followed
+//! redirects) and `POST /stand-in/reset`.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
-    reason = "a stand-in that cannot go on should say so at once"
+    reason = "a stand-in that cannot continue should fail immediately"
 )]
 
 mod connect;
@@ -47,37 +47,37 @@ struct Arguments {
     /// Write the files that clients read (tokens, credentials, the certificate authority) into this directory
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// Speak https, with a certificate of the authority that is written to `ca.pem`
+    /// Use https, with a certificate of the CA that is written to `ca.pem`
     #[arg(long, requires = "dir")]
     tls: bool,
-    /// Speak https with a certificate whose time is over
+    /// Use https with an expired certificate
     #[arg(long, requires = "dir")]
     tls_expired: bool,
-    /// Delay every response by so many milliseconds
+    /// Delay every response by this number of milliseconds
     #[arg(long, value_name = "MS", default_value_t = 0)]
     latency: u64,
-    /// Port of 1Password Connect; 0 takes a free one
+    /// Port of 1Password Connect; 0 selects a free one
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     connect_port: u16,
-    /// Port of Cloud KMS; 0 takes a free one
+    /// Port of Cloud KMS; 0 selects a free one
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     kms_port: u16,
-    /// Port of Google's identity endpoints; 0 takes a free one
+    /// Port of Google's identity endpoints; 0 selects a free one
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     identity_port: u16,
-    /// Port of the issuers of identity tokens; 0 takes a free one
+    /// Port of the issuers of identity tokens; 0 selects a free one
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     issuers_port: u16,
     /// Address of the metadata server, for which a network namespace can have the real one, 169.254.169.254:80
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:0")]
     metadata: SocketAddr,
-    /// Let the metadata server answer every request with the fault of this name
+    /// The fault of every response of the metadata server
     #[arg(long, value_name = "NAME")]
     metadata_fault: Option<String>,
-    /// Let Cloud KMS ask for a token that the identity endpoints have given out
+    /// Require tokens of the identity endpoints for Cloud KMS
     #[arg(long)]
     kms_auth: bool,
-    /// Write `service-account.json` too, with a new RSA key from the `openssl` command
+    /// Also write `service-account.json`, with a new RSA key from the `openssl` command
     #[arg(long, requires = "dir")]
     service_account: bool,
 }
@@ -134,7 +134,7 @@ async fn main() -> io::Result<()> {
     std::process::exit(0)
 }
 
-/// Writes what clients read into the directory, if there is one, and tells the identity that the files are of.
+/// Writes the files for clients into the directory, if there is one, and returns the identity that matches them.
 fn write_files(arguments: &Arguments, identity_url: &str) -> io::Result<Identity> {
     let mut identity = Identity::default();
     if let Some(dir) = &arguments.dir {

@@ -31,7 +31,7 @@ pub(crate) struct Entry {
 }
 
 impl Requests {
-    /// Enters a request that has just arrived and tells its number.
+    /// Adds a request that has just arrived and returns its number.
     pub(crate) fn record(&self, service: Service, request: &Request) -> usize {
         let mut entries = self.entries.lock().unwrap();
         entries.push(Entry {

@@ -25,13 +25,13 @@ pub(crate) enum Service {
     Issuers,
 }
 
-/// All services, which share one log so that it tells the order of all requests.
+/// All services. They share one log, which shows the order of all requests.
 #[derive(Default)]
 pub(crate) struct StandIn {
     pub(crate) latency: Duration,
     /// Whether Cloud KMS asks for a token.
     pub(crate) kms_auth: bool,
-    /// The fault of the metadata server, whose requests have no name to ask for one.
+    /// The fault of the metadata server, whose requests have no name that could select one.
     pub(crate) metadata_fault: Option<String>,
     pub(crate) connect: Connect,
     pub(crate) kms: Kms,

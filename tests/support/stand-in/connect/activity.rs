@@ -1,4 +1,4 @@
-//! `/v1/activity`: Connect's own account of what was asked of it.
+//! `/v1/activity`: Connect's log of requests.
 
 use hyper::header::{CONTENT_RANGE, HeaderValue};
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::http::{self, Request};
 use crate::requests::{Entry, Requests};
 use crate::services::Service;
 
-/// The log of what was done with vaults and items, newest first, one page of it.
+/// One page of the log of requests for vaults and items, newest first.
 pub(crate) fn page(request: &Request, token: &Token, requests: &Requests) -> Answer {
     let number = |name, default| match request.parameter(name) {
         None => Ok(default),

@@ -7,7 +7,7 @@ use super::world::{self, World};
 use super::{Answer, error, items, text};
 use crate::http::{self, Request};
 
-/// As `OP_MAX_INLINE_FILE_SIZE_KB` is by default.
+/// The default of `OP_MAX_INLINE_FILE_SIZE_KB`.
 const INLINE_FILE_BYTES_MAX: usize = 100 * 1024;
 
 pub(crate) fn answer(world: &World, vault: usize, item: &str, path: &[&str], request: &Request) -> Answer {

@@ -1,6 +1,6 @@
-//! The one form of SCIM filter that Connect takes: `<attribute> eq "<value>"`.
+//! The SCIM filter that Connect supports: `<attribute> eq "<value>"`.
 
-/// A filter on a list of vaults or items. The comparison is exact: Connect, unlike 1Password itself, minds the case.
+/// A filter on a list of vaults or items. The comparison is exact: Connect, unlike 1Password itself, is case-sensitive.
 pub(crate) struct Filter {
     pub(crate) attribute: String,
     pub(crate) value: String,

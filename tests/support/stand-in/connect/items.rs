@@ -51,7 +51,7 @@ pub(crate) fn list(world: &mut World, vault: usize, request: &Request) -> Answer
     Ok(http::json(200, &list.into()))
 }
 
-/// An item without what lists leave out.
+/// An item without the members that lists omit.
 fn summarize(item: &Value) -> Value {
     let mut summary = item.clone();
     let members = summary.as_object_mut().unwrap();
@@ -113,7 +113,7 @@ fn patched(item: &Value, operations: &Value) -> Result<Value, Refusal> {
     Ok(item)
 }
 
-/// Keeps an item, at `index` or as a new one, with what the server adds to it.
+/// Stores an item, at `index` or as a new one, with the members that the server adds.
 fn store(world: &mut World, vault: usize, mut item: Value, index: Option<usize>) -> Answer {
     item["updatedAt"] = world::now().into();
     item["lastEditedBy"] = world::id("editor").into();

@@ -1,4 +1,4 @@
-//! 1Password Connect, after its OpenAPI description 1.7.1 and what is known of servers of version 1.8.1.
+//! 1Password Connect, based on its OpenAPI description 1.7.1 and the observed behaviour of version 1.8.1.
 
 mod activity;
 mod files;
@@ -30,7 +30,7 @@ pub(crate) struct Connect {
     unlocked: AtomicBool,
 }
 
-/// What a request gets.
+/// The result of a request.
 type Answer = Result<Response, Refusal>;
 
 impl Default for Connect {
@@ -47,7 +47,7 @@ impl Connect {
 
     /// The vault name or item title that is looked up, or the title of the item of the vault `Faults` that is fetched.
     ///
-    /// A title that is looked up in the vault `Faults` itself asks for nothing: there the item is found, and the fault is in it.
+    /// Looking up a title in the vault `Faults` itself causes no fault: the item is found, and fetching it causes the fault.
     pub(crate) fn name_asked_for(&self, request: &Request) -> Option<String> {
         let faults = world::id("faults");
         match request.segments()[..] {
@@ -133,7 +133,7 @@ impl Connect {
     }
 }
 
-/// An error, as Connect answers it.
+/// An error in the format of Connect.
 pub(crate) struct Refusal {
     status: u16,
     message: String,
@@ -157,7 +157,7 @@ fn list_vaults(world: &World, token: &Token, request: &Request) -> Answer {
     Ok(http::json(200, &list))
 }
 
-/// The index of the vault with this id, if the token may see it.
+/// The index of the vault with this id, if the token has access to it.
 fn find_vault(world: &World, token: &Token, id: &str) -> Result<usize, Refusal> {
     check_id(id, "Invalid Vault UUID")?;
     let index = world.vaults.iter().position(|vault| vault.id == id);

@@ -1,8 +1,8 @@
-//! JSON Patch (RFC 6902) as Connect understands it: `add`, `remove` and `replace`, with fields named by id or by index.
+//! JSON Patch (RFC 6902) as Connect supports it: `add`, `remove` and `replace`, with fields by id or by index.
 
 use serde_json::Value;
 
-/// Applies a list of operations; on an error `item` may have changed in part.
+/// Applies a list of operations; on an error `item` may be partially changed.
 pub(crate) fn apply(item: &mut Value, operations: &[Value]) -> Result<(), String> {
     operations.iter().try_for_each(|operation| apply_one(item, operation))
 }
@@ -47,7 +47,7 @@ fn apply_one(item: &mut Value, operation: &Value) -> Result<(), String> {
     Ok(())
 }
 
-/// Replaces the whole item, but for what only the server may say.
+/// Replaces the whole item, except for the members that only the server sets.
 fn merge(item: &mut Value, op: &str, value: Value) -> Result<(), String> {
     let (Value::Object(members), Value::Object(new), "replace" | "add") = (item, value, op) else {
         return Err(format!("cannot {op} the whole item"));
@@ -64,13 +64,13 @@ fn child<'a>(parent: &'a mut Value, name: &str) -> Option<&'a mut Value> {
     }
 }
 
-/// The index of an element that is named by its id or by its index.
+/// The index of an element that is given by its id or by its index.
 fn position(elements: &[Value], name: &str) -> Option<usize> {
     let by_id = elements.iter().position(|element| element["id"] == name);
     by_id.or_else(|| name.parse().ok().filter(|&index| index < elements.len()))
 }
 
-/// Undoes the escapes of a JSON pointer (RFC 6901).
+/// Decodes the escapes of a JSON pointer (RFC 6901).
 fn unescape(step: &str) -> String {
     step.replace("~1", "/").replace("~0", "~")
 }

@@ -1,4 +1,4 @@
-//! The bearer tokens of Connect: in the form of 1Password's own, but known by heart instead of verified.
+//! The bearer tokens of Connect: in 1Password's format, but compared with fixed tokens instead of verified.
 
 use std::io;
 use std::path::Path;
@@ -10,12 +10,12 @@ use serde_json::json;
 use super::world::{self, id};
 use crate::file;
 
-/// Stands in every token as it is sent and in its claims, so that a leak of either can be searched for.
+/// A marker in the claims and the encoded form of every token, to search for leaks.
 const MARKER: &str = "standin-connect-token";
 
 const ES256_SIGNATURE_CHARS: usize = 86;
 
-/// A token and what it may see.
+/// A token and its access.
 pub(crate) struct Token {
     name: &'static str,
     /// Names of vaults (see [`world::id`]); `None` is all of them.
@@ -34,7 +34,7 @@ pub(crate) const LIMITED: Token =
 pub(crate) const EXPIRED: Token = Token { name: "expired", vaults: None, issued: IN_2019, expires: 1_577_836_800 };
 
 impl Token {
-    /// The token as it is sent: a JWT with the claims that have been seen in real ones.
+    /// The encoded token: a JWT with the claims of real ones.
     pub(crate) fn encode(&self) -> String {
         let vaults = self.vaults.unwrap_or(world::VAULTS);
         let scope: Vec<_> = vaults.iter().map(|name| json!({ "u": id(name), "a": 48 })).collect();

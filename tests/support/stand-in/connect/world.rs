@@ -1,4 +1,4 @@
-//! The vaults, items and files with which every stand-in starts: the awkward cases that a client has to get right.
+//! The vaults, items and files with which every stand-in starts: edge cases for clients.
 //!
 //! | vault | what is in it |
 //! |---|---|
@@ -7,7 +7,7 @@
 //! | `Archive` | items in the states `ARCHIVED` and `DELETED` |
 //! | `Twins` | two vaults of this name |
 //! | `Shapes` | fields of every type, absent and empty values, files |
-//! | `Faults` | any item whose title asks for a fault (see [`crate::fault`]) |
+//! | `Faults` | any item whose title selects a fault (see [`crate::fault`]) |
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -21,14 +21,14 @@ pub(crate) const VAULTS: &[&str] = &["agentvault", "duplicates", "archive", "twi
 
 const START: &str = "2026-01-02T03:04:05Z";
 
-/// Everything that a Connect server keeps.
+/// The state of a Connect server.
 pub(crate) struct World {
     pub(crate) vaults: Vec<Vault>,
     /// Contents by the file's id.
     pub(crate) files: HashMap<String, Vec<u8>>,
     created: usize,
     faults: Vec<String>,
-    /// What is shown of items that were written of late, by id, and until when.
+    /// Stale versions of items that were recently written, by id, and until when they are served.
     lags: HashMap<String, (Instant, Option<Value>)>,
 }
 
@@ -41,12 +41,12 @@ pub(crate) struct Vault {
 }
 
 impl World {
-    /// Shows an item as it was before, for a while.
+    /// Serves the previous version of an item for a while.
     pub(crate) fn lag(&mut self, id: &str, before: Option<Value>, for_now: Duration) {
         self.lags.insert(id.to_owned(), (Instant::now() + for_now, before));
     }
 
-    /// The items of a vault, as a server shows them that lags behind.
+    /// The items of a vault as a lagging server returns them.
     pub(crate) fn shown(&self, vault: usize) -> impl Iterator<Item = &Value> {
         self.vaults[vault].items.iter().filter_map(|item| {
             match self.lags.get(item["id"].as_str().unwrap_or_default()) {
@@ -108,7 +108,7 @@ pub(crate) fn id(name: &str) -> String {
     format!("{name:0<26}")
 }
 
-/// An item of the vault `Faults`, for when its fault is over.
+/// An item of the vault `Faults`, which is served when its fault has ended.
 pub(crate) fn fault_item(id: &str, title: &str) -> Value {
     let mut item = item(id, title, "LOGIN", json!([field("password", "CONCEALED", "canary-fault-value")]));
     item["vault"] = json!({ "id": self::id("faults") });

@@ -1,15 +1,15 @@
-//! AWS's ways to be known: a token service that only refuses, as moto's only grants; the metadata server of a machine, of which moto has
-//! the older version; and the agents beside a container, which moto has not.
+//! AWS credentials: a token service that always refuses, because moto's always grants; the metadata server (IMDSv2), because moto has
+//! only version 1; and the agents of containers, which moto lacks.
 //!
 //! | path | what it is |
 //! |---|---|
 //! | `POST /` | the Security Token Service: `AssumeRoleWithWebIdentity` and `AssumeRole`, always refused |
 //! | `PUT /latest/api/token`, `GET /latest/meta-data/iam/security-credentials/…` | the metadata server (IMDSv2) |
 //! | `GET /v2/credentials/<id>` | the agent of ECS |
-//! | `GET /v1/credentials` | the agent of EKS Pod Identity, for who shows a token |
+//! | `GET /v1/credentials` | the agent of EKS Pod Identity, which requires a token |
 //!
-//! A token whose time is over is `ExpiredTokenException`, one of an unknown issuer `InvalidIdentityToken`, and any other `AccessDenied`:
-//! the role does not trust us. Where the metadata server's fault is `no-role`, the machine has none.
+//! An expired token results in `ExpiredTokenException`, one of an unknown issuer in `InvalidIdentityToken`, and any other in
+//! `AccessDenied`: the role does not trust us. With the metadata server's fault `no-role`, the machine has no role.
 
 use std::collections::HashMap;
 
@@ -23,7 +23,7 @@ const SESSION: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token");
 const SESSION_TTL: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token-ttl-seconds");
 const SESSION_TOKEN: &str = "standin-imds-session";
 
-/// The key id that agents and metadata server give out.
+/// The access key id from the agents and the metadata server.
 const KEY_ID: &str = "ASIASTANDINAGENT";
 
 const ROLE: &str = "agents";
@@ -82,7 +82,7 @@ fn credentials() -> Response {
     http::json(200, &body)
 }
 
-/// An error in the XML of the token service.
+/// An error in the XML format of the token service.
 fn error(status: u16, code: &str, message: &str) -> Response {
     let body = format!(
         "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error><Type>Sender</Type><Code>{code}</Code>\

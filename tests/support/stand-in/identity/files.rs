@@ -1,4 +1,4 @@
-//! The credential files that Google's clients read, in each form in which an operator can have one.
+//! Google credentials files of every supported type.
 
 use std::io;
 use std::path::Path;
@@ -46,7 +46,7 @@ pub(crate) fn write(dir: &Path, url: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the service account's key, which takes a moment, and writes it to `service-account.json` in `dir`.
+/// Generates the service account's key, which takes a moment, and writes it to `service-account.json` in `dir`.
 pub(crate) fn write_service_account(dir: &Path, url: &str) -> io::Result<PublicKey> {
     let private_key = generate_key()?;
     let content = json!({

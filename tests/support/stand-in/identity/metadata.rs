@@ -1,4 +1,4 @@
-//! The metadata server of a virtual machine (169.254.169.254), which knows who the machine is.
+//! The metadata server of a virtual machine (169.254.169.254).
 
 use hyper::header::{HeaderName, HeaderValue};
 use serde_json::json;
@@ -9,7 +9,7 @@ use crate::http::{self, Request, Response};
 const FLAVOR: HeaderName = HeaderName::from_static("metadata-flavor");
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
 
-/// Answers who shows that it is no browser by the header `Metadata-Flavor: Google`, and as AWS's servers at their paths.
+/// Responds to requests with the header `Metadata-Flavor: Google`, and at the paths of AWS's servers as those do.
 pub(crate) fn answer(identity: &Identity, request: &Request, fault: Option<&str>) -> Response {
     if matches!(request.segments()[..], ["latest" | "v1" | "v2", ..]) {
         return aws::answer_metadata(request, fault);

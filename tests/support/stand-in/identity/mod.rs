@@ -7,8 +7,8 @@
 //! | `POST /v1/projects/-/serviceAccounts/<email>:generateAccessToken` | impersonation; `denied@…` is `PERMISSION_DENIED` |
 //! | `GET /subject-token[/<name>]` | the foreign token, as a CI system serves it |
 //!
-//! AWS's are beside them, in [`aws`]. The metadata server and the issuers of identity tokens ([`issuer`]) listen on addresses of their
-//! own. Faults (see [`crate::fault`]) are asked for by the part of the email before the `@`, by the provider at the end of the audience,
+//! AWS's endpoints at the same address are in [`aws`]. The metadata server and the issuers of identity tokens ([`issuer`]) have their
+//! own addresses. Faults (see [`crate::fault`]) are selected by the part of the email before the `@`, by the provider at the end of the audience,
 //! by the name after `subject-token`, and by the name of AWS's role.
 
 mod aws;
@@ -29,16 +29,16 @@ use crate::google::Refusal;
 use crate::http::{self, Request, Response};
 use issuer::Issuers;
 
-/// Stands in every access token, so that a leak can be searched for.
+/// A marker in every access token, to search for leaks.
 const MARKER: &str = "standin-access-token";
 
 /// The foreign token that can be exchanged.
 pub(crate) const SUBJECT_TOKEN: &str = "eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9.eyJpc3MiOiJodHRwczovL2lzc3Vlci5leGFtcGxlIiwic3ViIjoiYWdlbnQifQ.standin-subject-token";
 
-/// Stands in a foreign token whose time is over: `{"exp":1}`, in base64.
+/// A part of an expired foreign token: `{"exp":1}`, in base64.
 const EXPIRED_CLAIM: &str = ".eyJleHAiOjF9.";
 
-/// What the client of a CI system must present to be given the foreign token.
+/// The bearer token with which a client of a CI system requests the foreign token.
 const SUBJECT_TOKEN_BEARER: &str = "standin-subject-token-request";
 
 /// The workload identity pool; the provider's name follows.
@@ -56,7 +56,7 @@ const ACCESS_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:access_token";
 /// All identities.
 #[derive(Default)]
 pub(crate) struct Identity {
-    /// The access tokens that have been given out.
+    /// The issued access tokens.
     tokens: Mutex<HashSet<String>>,
     /// The key of the service account, if there is one.
     pub(crate) key: Option<jwt::PublicKey>,
@@ -80,7 +80,7 @@ impl Identity {
         metadata::answer(self, request, fault)
     }
 
-    /// Whether the request bears a token that was given out here, or one that the service account signed for itself.
+    /// Whether the request has an issued token, or a self-signed token of the service account.
     pub(crate) fn check(&self, request: &Request) -> Result<(), Refusal> {
         let known = |token: &str| self.tokens.lock().unwrap().contains(token);
         let self_signed = |token| {
@@ -97,7 +97,7 @@ impl Identity {
         }
     }
 
-    /// Forgets every token that was given out.
+    /// Revokes all issued tokens.
     pub(crate) fn reset(&self) {
         self.tokens.lock().unwrap().clear();
     }
@@ -129,7 +129,7 @@ impl Identity {
         }
     }
 
-    /// RFC 8693: a foreign token. One of the issuers beside this must be for the provider, as Google has it unless it is told otherwise.
+    /// RFC 8693: a foreign token. A token of one of the issuers must have the provider as its audience, which is Google's default.
     fn exchange(&self, form: &HashMap<String, String>, issuers: &Issuers) -> Response {
         if parameter(form, "grant_type") != TOKEN_EXCHANGE {
             return error(400, "unsupported_grant_type", "Invalid grant_type");
@@ -172,7 +172,7 @@ impl Identity {
     }
 }
 
-/// The part of the request that can ask for a fault.
+/// The part of the request that can select a fault.
 pub(crate) fn name_asked_for(request: &Request) -> Option<String> {
     match request.segments()[..] {
         ["v1", "token"] => Some(form(request).get("audience")?.rsplit('/').next()?.to_owned()),
@@ -183,7 +183,7 @@ pub(crate) fn name_asked_for(request: &Request) -> Option<String> {
     }
 }
 
-/// An error as the token endpoints answer it (RFC 6749, section 5.2).
+/// An error of the token endpoints (RFC 6749, section 5.2).
 pub(crate) fn error(status: u16, code: &str, description: &str) -> Response {
     http::json(status, &json!({ "error": code, "error_description": description }))
 }
@@ -195,7 +195,7 @@ fn subject_token(request: &Request) -> Response {
     }
 }
 
-/// Whether this is the foreign token, or another of its issuer that says how long it is good.
+/// Whether this is the foreign token, or another one of its issuer with an expiry.
 fn is_subject_token(token: &str) -> bool {
     let claims = token.strip_suffix(".standin-subject-token").and_then(|rest| rest.rsplit('.').next());
     let claims = claims.and_then(|claims| BASE64_URL_SAFE_NO_PAD.decode(claims).ok());

@@ -18,14 +18,14 @@ pub(crate) struct Key {
 }
 
 enum Pair {
-    /// With its public half in PEM, which whoever confuses algorithms takes for the key of an HMAC.
+    /// With the public key in PEM, which a verifier that confuses algorithms uses as the key of an HMAC.
     Rsa(rsa::KeyPair, String),
     Ecdsa(EcdsaKeyPair),
     Ed25519(Ed25519KeyPair),
 }
 
 impl Key {
-    /// Makes a key for this algorithm: `RS256`, which takes a moment, `ES256` or `EdDSA`.
+    /// Generates a key for this algorithm: `RS256`, which takes a moment, `ES256` or `EdDSA`.
     pub(crate) fn generate(algorithm: &str, id: String) -> Key {
         let random = SystemRandom::new();
         let pair = match algorithm {
@@ -47,7 +47,7 @@ impl Key {
         Key { id, pair }
     }
 
-    /// The algorithm of its signatures, as JSON Web Tokens name it.
+    /// The algorithm of its signatures (`alg`).
     pub(crate) fn algorithm(&self) -> &'static str {
         match &self.pair {
             Pair::Rsa(..) => "RS256",
@@ -69,7 +69,7 @@ impl Key {
         }
     }
 
-    /// What a token has for a signature that was made by an attacker who has the public key alone (`HS256`).
+    /// The signature by an attacker who has only the public key (`HS256`).
     pub(crate) fn confuse(&self, message: &[u8]) -> Vec<u8> {
         let key = match &self.pair {
             Pair::Rsa(_, public) => public.as_bytes(),
@@ -79,7 +79,7 @@ impl Key {
         hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), message).as_ref().to_vec()
     }
 
-    /// The public half.
+    /// The public key.
     pub(crate) fn to_jwk(&self) -> Value {
         let text = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
         let mut jwk = json!({ "use": "sig", "kid": self.id, "alg": self.algorithm() });

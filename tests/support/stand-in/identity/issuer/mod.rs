@@ -1,23 +1,22 @@
-//! Issuers of identity tokens (OpenID Connect), as many as are asked for: the first segment of the path is the name of one.
+//! Issuers of identity tokens (OpenID Connect), created on demand: the first segment of the path is the name of an issuer.
 //!
-//! `github…`, `gitlab…` and `kubernetes…` are as those platforms have them and sign with RS256; `es256…` and `eddsa…` say so in their
-//! name. Each has keys of its own from the first time that it is named, so tests which share a stand-in take a name each
-//! (`github-rotation`). Below the issuer:
+//! `github…`, `gitlab…` and `kubernetes…` behave like those platforms and sign with RS256; `es256…` and `eddsa…` use the algorithm in
+//! their name. Each has its own keys, so tests which share a stand-in use different names (`github-rotation`). Below the issuer:
 //!
 //! | path | what it is |
 //! |---|---|
-//! | `GET /.well-known/openid-configuration` | the discovery document, which tells where the keys are |
-//! | `GET /.well-known/jwks`, `/oauth/discovery/keys`, `/openid/v1/jwks`, `/keys` | the keys, where the platform has them |
-//! | `GET /request?api-version=2.0[&audience=…]` | GitHub's `ACTIONS_ID_TOKEN_REQUEST_URL`, for who bears [`REQUEST_TOKEN`] |
+//! | `GET /.well-known/openid-configuration` | the discovery document, with the URL of the keys |
+//! | `GET /.well-known/jwks`, `/oauth/discovery/keys`, `/openid/v1/jwks`, `/keys` | the keys, at the path of the platform |
+//! | `GET /request?api-version=2.0[&audience=…]` | GitHub's `ACTIONS_ID_TOKEN_REQUEST_URL`, with the bearer token [`REQUEST_TOKEN`] |
 //!
-//! What is asked of the stand-in itself, by `POST /stand-in/issuers/<name>/…` with a JSON body:
+//! Control of the stand-in, by `POST /stand-in/issuers/<name>/…` with a JSON body:
 //!
 //! | path | what it does |
 //! |---|---|
 //! | `mint` | `{"token": …}`, with `claims` and `header` put over the usual ones (`null` takes one away) or with the texts `raw-claims-members` and `raw-header-members` put before their members, signed `by` another issuer, with a `retired` key, or with the `algorithm` `none`, `HS256` (confused with the public key) |
-//! | `rotate` | makes a new key; the old ones stay to be seen unless `"keep"` is `false` |
-//! | `fault` | answers of `discovery`, `jwks` and `request` have the fault of this name ([`crate::fault`]), `null` ends it |
-//! | `discovery` | puts these members over those of the document |
+//! | `rotate` | generates a new key; the old ones are still published unless `"keep"` is `false` |
+//! | `fault` | responses of `discovery`, `jwks` and `request` have the fault of this name ([`crate::fault`]), `null` ends it |
+//! | `discovery` | overrides these members of the document |
 //! | `jwks` | serves these keys instead, or the text `raw`; `null` ends it |
 
 mod key;
@@ -33,22 +32,22 @@ use serde_json::{Map, Value, json};
 
 use crate::http::{self, Request, Response};
 
-/// What a GitHub job has in `ACTIONS_ID_TOKEN_REQUEST_TOKEN`.
+/// The `ACTIONS_ID_TOKEN_REQUEST_TOKEN` of a GitHub job.
 pub(crate) const REQUEST_TOKEN: &str = "standin-id-token-request";
 
-/// Every issuer that was named so far.
+/// Every issuer that was used so far.
 #[derive(Default)]
 pub(crate) struct Issuers {
-    /// The address below which they are.
+    /// The base URL.
     url: String,
     issuers: Mutex<HashMap<String, Issuer>>,
 }
 
 struct Issuer {
     platform: Platform,
-    /// The newest last. None has been made before one is needed.
+    /// The keys, the newest last, generated on demand.
     keys: Vec<Key>,
-    /// How many of the oldest are no longer shown.
+    /// The number of oldest keys that are no longer published.
     hidden: usize,
     faults: HashMap<String, String>,
     discovery: Map<String, Value>,
@@ -77,7 +76,7 @@ impl Issuers {
         }
     }
 
-    /// The fault that the answer to a request shall have.
+    /// The fault for the response to a request.
     pub(crate) fn fault(&self, request: &Request) -> Option<String> {
         let [name, ref path @ ..] = request.segments()[..] else { return None };
         let issuers = self.issuers.lock().unwrap();
@@ -85,7 +84,7 @@ impl Issuers {
         issuer.faults.get(endpoint(issuer.platform, path)?).cloned()
     }
 
-    /// Does what a test asks for.
+    /// Handles a control request of a test.
     pub(crate) fn administer(&self, request: &Request) -> Response {
         let ["stand-in", "issuers", name, action] = request.segments()[..] else { return http::empty(404) };
         let mut issuers = self.issuers.lock().unwrap();
@@ -117,14 +116,14 @@ impl Issuers {
         http::empty(204)
     }
 
-    /// The claims of a token that an issuer of these has signed with RS256 and a key that it shows, and whose time is not over.
+    /// The claims of an unexpired token that one of these issuers signed with RS256 and a published key.
     pub(crate) fn verify(&self, token: &str) -> Option<Value> {
         let (message, signature) = token.rsplit_once('.')?;
         let claims = BASE64_URL_SAFE_NO_PAD.decode(message.split('.').nth(1)?).ok()?;
         let claims: Value = serde_json::from_slice(&claims).ok()?;
         let issuers = self.issuers.lock().unwrap();
         let issuer = issuers.get(claims["iss"].as_str()?.strip_prefix(&self.url)?.trim_matches('/'))?;
-        // The same key signs the same message in the same way.
+        // RS256 signatures are deterministic, so the signature can be compared.
         let signs = |key: &Key| BASE64_URL_SAFE_NO_PAD.encode(key.sign(message.as_bytes())) == signature;
         let is_valid = issuer.keys.iter().skip(issuer.hidden).any(signs);
         (is_valid && claims["exp"].as_i64()? > jiff::Timestamp::now().as_second()).then_some(claims)
@@ -178,7 +177,7 @@ impl Issuer {
         json!({ "keys": keys })
     }
 
-    /// What GitHub's runners get for their job.
+    /// Issues a token for a GitHub job.
     fn grant(&self, url: &str, request: &Request) -> Response {
         if request.bearer() != Some(REQUEST_TOKEN) {
             return http::json(401, &json!({ "message": "unauthorized" }));
@@ -188,7 +187,7 @@ impl Issuer {
         http::json(200, &json!({ "count": 1, "value": token }))
     }
 
-    /// A token with these claims, as far as the body does not say otherwise.
+    /// A token with these claims, modified by the body.
     fn mint(&self, mut claims: Map<String, Value>, body: &Value) -> String {
         let key =
             if body["retired"] == true { &self.keys[self.keys.len() - 2] } else { &self.keys[self.keys.len() - 1] };
@@ -215,7 +214,7 @@ impl Issuer {
     }
 }
 
-/// The name of what is at a path below an issuer.
+/// The name of the endpoint at a path below an issuer.
 fn endpoint(platform: Platform, path: &[&str]) -> Option<&'static str> {
     match path {
         [".well-known", "openid-configuration"] => Some("discovery"),

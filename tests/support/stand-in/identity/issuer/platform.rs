@@ -1,25 +1,25 @@
-//! The platforms: what their documents, and the claims of their tokens, look like.
+//! The platforms: their discovery documents and the claims of their tokens.
 //!
 //! [GitHub](https://docs.github.com/actions/reference/security/oidc) ·
 //! [GitLab](https://docs.gitlab.com/ci/secrets/id_token_authentication/) ·
-//! [Kubernetes](https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/). Ids that are numbers are texts
-//! there, and so are truth values.
+//! [Kubernetes](https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/). Numeric ids
+//! and booleans are strings there.
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-/// What issues tokens.
+/// A platform that issues tokens.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Platform {
     GitHub,
     GitLab,
     Kubernetes,
-    /// No more than the standard asks for.
+    /// Only the claims that the standard requires.
     Generic,
 }
 
 impl Platform {
-    /// The platform whose name an issuer's begins with.
+    /// The platform with which the issuer's name begins.
     pub(crate) fn of(issuer: &str) -> Platform {
         match issuer.split('-').next() {
             Some("github") => Platform::GitHub,
@@ -29,7 +29,7 @@ impl Platform {
         }
     }
 
-    /// Where its keys are, below the issuer.
+    /// The path of its keys below the issuer.
     pub(crate) fn jwks_path(self) -> &'static str {
         match self {
             Platform::GitHub => ".well-known/jwks",
@@ -39,7 +39,7 @@ impl Platform {
         }
     }
 
-    /// The discovery document, without what OpenID Connect leaves to the issuer.
+    /// The discovery document, without optional members.
     pub(crate) fn discovery(self, issuer: &str, algorithm: &str) -> Value {
         json!({
             "issuer": issuer,
