@@ -9,6 +9,16 @@
 //!          container/          settings/ source/                    seal/             deliver/
 //! ```
 //!
+//! Five programs share these modules:
+//!
+//! | program | what it does | start to read at |
+//! |---|---|---|
+//! | `oci-secrets-hook` | delivers the secrets of one container start | [`hook`] |
+//! | `oci-secrets` | seals, checks and explains, for operators and developers | [`cli`] |
+//! | `oci-secrets-runtime` | adds the hook to the containers of engines without hooks, then runs the real runtime | [`runtime`] |
+//! | `oci-secrets-gateway` | lets CI jobs read the vault items that its rules name | [`gateway`] |
+//! | `oci-secrets-pkcs11` | loads a PKCS#11 module in a process of its own | [`pkcs11::helper`] |
+//!
 //! [`hook`] reads as the story of one container start. A module uses only modules of lower layers; the layers
 //! and the test that keeps them are in `tests/layers.rs`.
 
