@@ -25,8 +25,7 @@ use crate::{harden, report, tls};
 mod call;
 mod error;
 
-/// The name of the program in messages.
-pub const PROGRAM: &str = "oci-secrets-hook";
+pub use self::call::PROGRAM;
 
 /// Runs the hook with the command line and the standard input of this process.
 pub fn run() -> ExitCode {

@@ -13,6 +13,7 @@ pub mod channel;
 pub mod ending;
 mod error;
 pub mod file;
+mod kept;
 mod keyring;
 pub mod ledger;
 mod lock;
@@ -21,24 +22,6 @@ pub mod rotation;
 pub mod session;
 pub mod store;
 
-use serde::{Deserialize, Serialize};
-
 pub use self::error::BreakGlassError;
+pub use self::kept::{Kept, time};
 pub use self::resolve::resolve;
-
-/// A secret that is kept for an emergency, without its value.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Kept {
-    /// As containers request it, without its query.
-    pub reference: String,
-    /// The item's id.
-    pub item: String,
-    /// The item's version when it was read.
-    pub version: u64,
-}
-
-/// A time in messages: `2026-01-02 03:04 UTC`.
-pub fn time(time: &jiff::Timestamp) -> String {
-    time.strftime("%Y-%m-%d %H:%M UTC").to_string()
-}

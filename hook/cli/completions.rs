@@ -2,9 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::CommandFactory as _;
-
-use super::{Arguments as CommandLine, PROGRAM, write_output};
+use super::{PROGRAM, write_output};
 use crate::fault::AnyFault;
 
 /// Print a shell's completions.
@@ -27,13 +25,13 @@ enum Shell {
     Fish,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, AnyFault> {
+pub(super) fn run(arguments: &Arguments, command: &mut clap::Command) -> Result<ExitCode, AnyFault> {
     let shell = match arguments.shell {
         Shell::Bash => clap_complete::Shell::Bash,
         Shell::Zsh => clap_complete::Shell::Zsh,
         Shell::Fish => clap_complete::Shell::Fish,
     };
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut CommandLine::command(), PROGRAM, &mut script);
+    clap_complete::generate(shell, command, PROGRAM, &mut script);
     write_output(&script)
 }

@@ -3,9 +3,6 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::CommandFactory as _;
-
-use super::Arguments as CommandLine;
 use super::error::CliError;
 use crate::fault::AnyFault;
 
@@ -22,10 +19,9 @@ Example: for every user
 
   sudo oci-secrets man /usr/local/share/man/man1";
 
-pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, AnyFault> {
+pub(super) fn run(arguments: &Arguments, command: clap::Command) -> Result<ExitCode, AnyFault> {
     let directory = &arguments.directory;
-    let written =
-        std::fs::create_dir_all(directory).and_then(|()| clap_mangen::generate_to(CommandLine::command(), directory));
+    let written = std::fs::create_dir_all(directory).and_then(|()| clap_mangen::generate_to(command, directory));
     written.map_err(|error| CliError::Pages { directory: directory.clone(), errno: error.into() })?;
     Ok(ExitCode::SUCCESS)
 }

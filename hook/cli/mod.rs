@@ -6,6 +6,7 @@ mod break_glass;
 mod check;
 mod completions;
 mod env;
+mod environment;
 mod error;
 mod explain;
 mod finding;
@@ -18,38 +19,27 @@ mod rewrap;
 mod run;
 mod seal;
 mod source;
+mod stdio;
 mod table;
 mod token;
 mod unseal;
+mod wait;
 
-use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
-use serde::Serialize;
-use zeroize::Zeroizing;
+use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::engine::Host;
 use crate::fault::{AnyFault, Class};
-use crate::harden::is_root_of_the_host;
-use crate::retry::Deadline;
-use crate::settings::{SETTINGS_PATH, Settings, SettingsError};
 use crate::{harden, report, tls};
+use environment::{default_settings, host, is_root, load};
 use error::CliError;
-use source::{patience, source};
-use table::Table;
+use source::source;
+use stdio::{read_input, write_json, write_output, write_table};
+use wait::block_on;
 
-/// The name of the command in messages.
-pub const PROGRAM: &str = "oci-secrets";
-
-/// The most that is read from standard input: a secret or a sealed value is far smaller.
-const INPUT_BYTES_MAX: u64 = 1024 * 1024;
-
-/// How long threads may take to end.
-const THREADS_TIMEOUT: Duration = Duration::from_millis(100);
+pub use stdio::PROGRAM;
 
 /// Seals secrets for 1Password, and checks whether this host can deliver them.
 #[derive(Parser)]
@@ -121,8 +111,8 @@ impl Verb {
             Verb::Token(arguments) => token::run(&arguments),
             Verb::Audit(verb) => audit::run(&verb, settings),
             Verb::BreakGlass(verb) => break_glass::run(&verb, settings),
-            Verb::Completions(arguments) => completions::run(&arguments),
-            Verb::Man(arguments) => man::run(&arguments),
+            Verb::Completions(arguments) => completions::run(&arguments, &mut Arguments::command()),
+            Verb::Man(arguments) => man::run(&arguments, Arguments::command()),
         }
     }
 }
@@ -149,86 +139,8 @@ fn report_usage(usage: &clap::Error) -> ExitCode {
     report::usage(PROGRAM, &CliError::CommandLine { message, tip })
 }
 
-/// Whether this is the host's root, whose engines are everyone's. In a user namespace, as `podman unshare` makes one, root is a user
-/// without root.
-fn is_root() -> bool {
-    is_root_of_the_host()
-}
-
-/// Where the caller's engines have their configuration: those of root are the host's, those of another user are rootless.
-fn host() -> Host {
-    let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let config = || variable("XDG_CONFIG_HOME").or_else(|| Some(variable("HOME")?.join(".config")));
-    let user = if is_root() { None } else { config() };
-    Host { root: PathBuf::from("/"), user }
-}
-
-/// The settings file, unless `--settings` names one: `oci-secrets/settings.toml` in the caller's own configuration directory, of root
-/// in /etc.
-fn default_settings() -> PathBuf {
-    host().user.map_or_else(|| SETTINGS_PATH.into(), |user| user.join("oci-secrets/settings.toml"))
-}
-
-/// The settings, or none if the default file is missing and the environment names a source: then the file is not needed.
-fn load(path: &Path) -> Result<Settings, AnyFault> {
-    match Settings::load_in_job(path) {
-        Err(SettingsError::File(error))
-            if error.is_missing() && path == default_settings() && source::in_environment() =>
-        {
-            Ok(Settings::default())
-        }
-        loaded => Ok(loaded?),
-    }
-}
-
-/// Runs network requests on this thread, within the settings' deadline, or longer where a person has to unlock an app.
-fn block_on<T>(settings: &Settings, work: impl AsyncFnOnce(Deadline) -> Result<T, AnyFault>) -> Result<T, AnyFault> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| CliError::Runtime { errno: error.into() })?;
-    let outcome = runtime.block_on(async { work(Deadline::after(patience(settings))).await });
-    // Threads end at once, except one that waits for a name server: the caller does not wait for it.
-    runtime.shutdown_timeout(THREADS_TIMEOUT);
-    outcome
-}
-
-/// The whole of standard input.
-fn read_input() -> Result<Zeroizing<Vec<u8>>, AnyFault> {
-    let mut bytes = Zeroizing::new(Vec::new());
-    let read = io::stdin().take(INPUT_BYTES_MAX + 1).read_to_end(&mut bytes);
-    read.map_err(|error| CliError::Input { errno: error.into() })?;
-    if bytes.len() as u64 > INPUT_BYTES_MAX {
-        return Err(CliError::LongInput { limit: INPUT_BYTES_MAX }.into());
-    }
-    Ok(bytes)
-}
-
-/// Writes a table for people. Colours are written to terminals only, and not with `NO_COLOR` in the environment.
-fn write_table(table: &Table) -> Result<ExitCode, AnyFault> {
-    let mut output = anstream::AutoStream::auto(io::stdout().lock());
-    let written = output.write_all(table.as_str().as_bytes()).and_then(|()| output.flush());
-    written.map_err(|error| CliError::Output { errno: error.into() })?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Writes output for programs.
-fn write_json(value: &impl Serialize) -> Result<ExitCode, AnyFault> {
-    let mut text = serde_json::to_string_pretty(value).map_err(|source| CliError::Json { source })?;
-    text.push('\n');
-    write_output(text.as_bytes())
-}
-
-fn write_output(bytes: &[u8]) -> Result<ExitCode, AnyFault> {
-    let mut output = io::stdout().lock();
-    output.write_all(bytes).and_then(|()| output.flush()).map_err(|error| CliError::Output { errno: error.into() })?;
-    Ok(ExitCode::SUCCESS)
-}
-
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     /// A terminal of 80 columns has 24 lines as a rule; few have less than 40 today.

@@ -5,14 +5,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::fstat;
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 
-use super::carry::CarryError;
-use super::preflight::{PreflightError, require_uncovered};
-use super::site::{Inside, Site, SiteError, inside};
-use super::tmpfs::is_frozen;
-use super::{Frozen, TARGET, TargetError};
-use crate::container::{Mounts, MountsError, Process, ProcessError, ProcfsError, Spec};
+use super::frozen::is_frozen;
+use super::preflight::require_uncovered;
+use super::site::{Inside, Site, inside};
+use super::{AttachError, Frozen, TARGET};
+use crate::container::{Mounts, Process, ProcessError, Spec};
 use crate::errno::{SyscallError, failed};
-use crate::fault::{Class, Fault};
 
 impl Frozen {
     /// Mounts the tmpfs at `/run/secrets` of a container that is being created, and everything that is carried over in it.
@@ -81,69 +79,6 @@ fn require_private(site: &Site<'_>) -> Result<(), AttachError> {
         return Err(AttachError::Shared);
     }
     Ok(())
-}
-
-/// Why a delivery could not be attached.
-#[derive(Debug, thiserror::Error)]
-pub enum AttachError {
-    /// The container's process has ended.
-    #[error(transparent)]
-    Process(#[from] ProcessError),
-    /// The container has no site for a delivery, or a mount there cannot be carried over.
-    #[error(transparent)]
-    Carry(#[from] CarryError),
-    /// The target is gone after attaching.
-    #[error(transparent)]
-    Target(#[from] TargetError),
-    /// A mount at the target would also appear on the host.
-    #[error("refusing to deliver to the container's {TARGET}: it shares its mounts with the host")]
-    Shared,
-    /// The runtime would hide or weaken the files after the hooks have run.
-    #[error(transparent)]
-    Preflight(#[from] PreflightError),
-    /// Something else is at the target after attaching.
-    #[error("refusing to start the container: after attaching, {TARGET} is not our tmpfs")]
-    NotInPlace,
-    /// A system call failed.
-    #[error(transparent)]
-    Syscall(#[from] SyscallError),
-    /// `/proc` did not answer.
-    #[error(transparent)]
-    Procfs(#[from] ProcfsError),
-    /// `/proc/self/mountinfo` is not in the documented format.
-    #[error(transparent)]
-    Mounts(#[from] MountsError),
-}
-
-impl Fault for AttachError {
-    fn class(&self) -> Class {
-        match self {
-            AttachError::Process(error) => error.class(),
-            AttachError::Carry(error) => error.class(),
-            AttachError::Target(error) => error.class(),
-            AttachError::Preflight(error) => error.class(),
-            AttachError::Shared | AttachError::NotInPlace => Class::NotPermitted,
-            AttachError::Syscall(_) | AttachError::Procfs(_) | AttachError::Mounts(_) => Class::Kernel,
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            AttachError::Process(error) => error.hint(),
-            AttachError::Carry(error) => error.hint(),
-            AttachError::Target(error) => error.hint(),
-            AttachError::Preflight(error) => error.hint(),
-            AttachError::Shared => Some("make the container's root filesystem a private mount".into()),
-            AttachError::Syscall(error) => error.hint(),
-            _ => None,
-        }
-    }
-}
-
-impl From<SiteError> for AttachError {
-    fn from(error: SiteError) -> AttachError {
-        AttachError::Carry(error.into())
-    }
 }
 
 #[cfg(test)]

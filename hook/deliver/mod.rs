@@ -20,6 +20,8 @@
 
 mod attach;
 mod carry;
+mod error;
+mod frozen;
 mod preflight;
 mod private;
 mod site;
@@ -29,9 +31,9 @@ mod tmpfs;
 #[cfg(test)]
 mod testing;
 
-pub use attach::AttachError;
 pub use carry::{Carried, CarryError};
-pub use preflight::{PreflightError, preflight};
+pub use error::{AttachError, PreflightError};
+pub use preflight::preflight;
 pub use private::{Private, PrivateError};
 pub use site::SiteError;
 pub use target::{TARGET, TargetError, require_openat2};

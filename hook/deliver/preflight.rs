@@ -6,10 +6,10 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::{AttachError, TARGET, target};
+use super::error::{AttachError, PreflightError};
+use super::{TARGET, target};
 use crate::container::{Procfs, Spec};
 use crate::errno::failed;
-use crate::fault::{Class, Fault};
 
 /// Refuses a spec by which the runtime would hide or weaken the delivery after the hooks have run.
 ///
@@ -99,42 +99,6 @@ fn normal(path: &Path) -> PathBuf {
     match normal.strip_prefix("/var/run") {
         Ok(below) => Path::new("/run").join(below),
         Err(_) => normal,
-    }
-}
-
-/// Why a spec cannot have a delivery.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[expect(missing_docs, reason = "fields are named for what they hold")]
-pub enum PreflightError {
-    /// The mount namespace is that of others, who would see the files, and keep them when the container has ended.
-    #[error("refusing to deliver to {TARGET}: the spec joins a mount namespace of others")]
-    JoinedMounts,
-    /// A masked path over, at or below the target.
-    #[error("refusing to deliver to {TARGET}: linux.maskedPaths has {}, which would hide the files", .path.display())]
-    Masked { path: PathBuf },
-    /// A read-only path over, at or below the target.
-    #[error("refusing to deliver to {TARGET}: linux.readonlyPaths has {}, which would mount over the files", .path.display())]
-    ReadOnlyPath { path: PathBuf },
-    /// A read-only tmpfs exactly at the target.
-    #[error("refusing to deliver to {TARGET}: the spec mounts a read-only tmpfs at {}", .destination.display())]
-    ReadOnlyTmpfs { destination: PathBuf },
-}
-
-impl Fault for PreflightError {
-    fn class(&self) -> Class {
-        Class::NotPermitted
-    }
-
-    fn hint(&self) -> Option<String> {
-        let hint = match self {
-            PreflightError::JoinedMounts => "give the spec a mount namespace of its own, without `path`",
-            PreflightError::Masked { .. }
-            | PreflightError::ReadOnlyPath { .. }
-            | PreflightError::ReadOnlyTmpfs { .. } => {
-                "leave /run/secrets out of the spec: the hook makes and protects it"
-            }
-        };
-        Some(hint.to_owned())
     }
 }
 

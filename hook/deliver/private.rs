@@ -8,7 +8,7 @@ use rustix::mount::{MountPropagationFlags, MoveMountFlags, mount_change, move_mo
 use rustix::process::{DumpableBehavior, getegid, geteuid, set_dumpable_behavior};
 
 use super::Frozen;
-use super::tmpfs::is_frozen;
+use super::frozen::is_frozen;
 use crate::errno::{Errno, SyscallError, failed};
 use crate::fault::{Class, Fault};
 use crate::harden::hide_memory;

@@ -9,7 +9,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use rustix::fs::{Mode, fstat};
 use rustix::io::Errno;
 
-use super::tmpfs::is_frozen;
+use super::frozen::is_frozen;
 use super::{TARGET, TargetError, target};
 use crate::container::{Mount, Mounts, MountsError, Process, ProcessError, Procfs, ProcfsError};
 use crate::errno::{SyscallError, failed};

@@ -3,17 +3,16 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
-use rustix::fs::{
-    AtFlags, Dir, FsWord, Gid, Mode, OFlags, ResolveFlags, StatVfsMountFlags, Uid, chmodat, mkdirat, openat2, unlinkat,
-};
+use rustix::fs::{AtFlags, Dir, Gid, Mode, OFlags, ResolveFlags, Uid, chmodat, mkdirat, openat2, unlinkat};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_reconfigure,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, fspick, open_tree,
 };
 
+use super::frozen::is_frozen;
 use super::site::SOURCE;
 use super::{Carried, TARGET};
 use crate::container::{FileName, Owner, Procfs, ProcfsError};
@@ -21,8 +20,6 @@ use crate::errno::{SyscallError, failed};
 use crate::fault::{Class, Fault};
 use crate::secret::Secret;
 use crate::settings::Noswap;
-
-const TMPFS_MAGIC: FsWord = 0x0102_1994;
 
 /// A tmpfs without a path, which still takes files.
 ///
@@ -220,15 +217,6 @@ impl TmpfsOptions<'_> {
     fn inodes(&self, placeholders: usize) -> usize {
         self.files.saturating_add(placeholders).saturating_add(1).saturating_mul(2)
     }
-}
-
-/// Whether a descriptor leads to a tmpfs as [`Tmpfs::freeze`] leaves it.
-pub(super) fn is_frozen(descriptor: impl AsFd) -> Result<bool, SyscallError> {
-    let expected =
-        StatVfsMountFlags::RDONLY | StatVfsMountFlags::NOSUID | StatVfsMountFlags::NODEV | StatVfsMountFlags::NOEXEC;
-    let filesystem = rustix::fs::fstatfs(&descriptor).map_err(failed("fstatfs(tmpfs)"))?;
-    let flags = rustix::fs::fstatvfs(&descriptor).map_err(failed("fstatfs(tmpfs)"))?.f_flag;
-    Ok(filesystem.f_type == TMPFS_MAGIC && flags.contains(expected))
 }
 
 fn set(context: &OwnedFd, key: &str, value: &str) -> Result<(), SyscallError> {

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{Calls, EngineError, File, Hook, Host, files_in, hooks_d, read};
+use super::host::{files_in, read};
+use super::{Calls, EngineError, File, Hook, Host, hooks_d};
 use crate::container::is_hook;
 use crate::json;
 

@@ -10,7 +10,8 @@ use std::process::Command;
 use regex::Regex;
 use toml::{Table, Value};
 
-use super::{Calls, EngineError, File, Hook, Host, hooks_d, is_wrapper, read};
+use super::host::{is_wrapper, read};
+use super::{Calls, EngineError, File, Hook, Host, hooks_d};
 use crate::engine::bundle::has_hook;
 use crate::json;
 

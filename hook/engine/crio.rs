@@ -4,7 +4,8 @@
 
 use serde::Deserialize;
 
-use super::{Calls, EngineError, File, Hook, Host, files_in, hooks_d, read};
+use super::host::{files_in, read};
+use super::{Calls, EngineError, File, Hook, Host, hooks_d};
 
 /// As it is shipped.
 const FILE: &str = include_str!("../../config/crio/90-oci-secrets.conf");

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{Calls, EngineError, File, Hook, Host, hooks_d, is_wrapper, read};
+use super::host::{is_wrapper, read};
+use super::{Calls, EngineError, File, Hook, Host, hooks_d};
 use crate::json;
 
 /// As it is shipped.

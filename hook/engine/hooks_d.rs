@@ -9,7 +9,8 @@ use regex::Regex;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Calls, EngineError, File, HOOK_PATH, Hook, files_in, read};
+use super::host::{files_in, read};
+use super::{Calls, EngineError, File, HOOK_PATH, Hook};
 use crate::container::{CHECK_ANNOTATIONS, HOOK_NAME, is_hook};
 use crate::json;
 use crate::settings::file;

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Calls, EngineError, File, Hook, Host, files_in, hooks_d, read};
+use super::host::{files_in, read};
+use super::{Calls, EngineError, File, Hook, Host, hooks_d};
 
 /// The files that make podman call the hook: for all users, or for one whose podman runs without root.
 pub(super) fn files(host: &Host, hook: &Hook) -> Vec<File> {

@@ -5,11 +5,13 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::PROGRAM;
 use super::error::HookError;
 use crate::container::CHECK_ANNOTATIONS;
 use crate::report;
 use crate::settings::SETTINGS_PATH;
+
+/// The name of the program in messages.
+pub const PROGRAM: &str = "oci-secrets-hook";
 
 const HELP: &str = "\
 OCI createRuntime hook: reads a container's state on standard input and delivers the

@@ -7,6 +7,7 @@
 //! It is given the module and the PIN file as arguments, then answers requests on its standard input, each a line of JSON, with a line
 //! each on its standard output, in the order in which the token does them. It ends when its input does. Data keys pass in these lines, and nowhere else; the PIN in none.
 
+mod call;
 mod error;
 pub mod helper;
 mod sessions;

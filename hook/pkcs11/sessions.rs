@@ -10,7 +10,7 @@ use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
 
 use super::Pkcs11Error;
-use super::token::trouble;
+use super::call::map_error;
 
 /// The sessions of a module, logged in.
 pub(super) struct Sessions {
@@ -62,7 +62,7 @@ impl Sessions {
                     all = self.ended.wait(all).unwrap_or_else(PoisonError::into_inner);
                     continue;
                 }
-                Err(error) => return Err(trouble(error)),
+                Err(error) => return Err(map_error(error)),
             };
             open.login.get_or_insert_with(|| self.log_in(slot, &session)).clone()?;
             open.under_way += 1;
@@ -85,7 +85,7 @@ impl Sessions {
     /// Logs in, unless a wrong PIN could be the last: every container that starts would try it.
     fn log_in(&self, slot: Slot, session: &Session) -> Result<(), Pkcs11Error> {
         let Some(pin) = &self.pin else { return Ok(()) };
-        let info = self.module.get_token_info(slot).map_err(trouble)?;
+        let info = self.module.get_token_info(slot).map_err(map_error)?;
         if info.user_pin_locked() {
             return Err(Pkcs11Error::PinLocked);
         }
@@ -98,7 +98,7 @@ impl Sessions {
                 Err(Pkcs11Error::Pin)
             }
             Err(Error::Pkcs11(RvError::PinLocked, _)) => Err(Pkcs11Error::PinLocked),
-            Err(error) => Err(trouble(error)),
+            Err(error) => Err(map_error(error)),
         }
     }
 

@@ -10,7 +10,7 @@
 //!
 //! The length is there because SoftHSM 2.6 gives back the padding, too.
 
-use cryptoki::context::{CInitializeArgs, CInitializeFlags, Function, Pkcs11};
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error, RvError};
 use cryptoki::mechanism::aead::GcmParams;
 use cryptoki::mechanism::{Mechanism, MechanismType};
@@ -20,6 +20,7 @@ use cryptoki::slot::{Slot, TokenInfo};
 use cryptoki::types::AuthPin;
 use zeroize::Zeroizing;
 
+use super::call::{call, map_error, map_unwrap_error};
 use super::sessions::Sessions;
 use super::{Answer, Bytes, Job, KeyUri, Pkcs11Error, Request};
 
@@ -62,7 +63,7 @@ impl Module {
     /// Does what a request asks for.
     pub(super) fn answer(&self, request: &Request) -> Result<Answer, Pkcs11Error> {
         let slot = self.slot(&request.key)?;
-        let mechanisms = self.module.get_mechanism_list(slot).map_err(trouble)?;
+        let mechanisms = self.module.get_mechanism_list(slot).map_err(map_error)?;
         self.sessions.call(slot, |session| {
             if matches!(request.job, Job::Create) {
                 return self.create(slot, session, &mechanisms, &request.key);
@@ -80,11 +81,11 @@ impl Module {
 
     /// The slot whose token is meant.
     fn slot(&self, key: &KeyUri) -> Result<Slot, Pkcs11Error> {
-        let slots = self.module.get_slots_with_initialized_token().map_err(trouble)?;
+        let slots = self.module.get_slots_with_initialized_token().map_err(map_error)?;
         let mut found = Vec::new();
         for slot in &slots {
             // A token that is pulled out at this moment is none.
-            if self.module.get_token_info(*slot).is_ok_and(|info| is_meant(key, &info)) {
+            if self.module.get_token_info(*slot).is_ok_and(|info| matches(key, &info)) {
                 found.push(*slot);
             }
         }
@@ -106,7 +107,7 @@ impl Module {
         match find(session, key) {
             Err(Pkcs11Error::NoKey) => {}
             Ok(_) | Err(Pkcs11Error::ManyKeys { .. }) => return Err(Pkcs11Error::Exists),
-            Err(trouble) => return Err(trouble),
+            Err(map_error) => return Err(map_error),
         }
         let encrypts = mechanisms.contains(&MechanismType::AES_GCM);
         if !encrypts && !mechanisms.contains(&MechanismType::AES_KEY_WRAP_PAD) {
@@ -125,8 +126,8 @@ impl Module {
         ];
         template.extend(names(key));
         // The token is logged in to already, by the session that found no such key.
-        let writing = self.module.open_rw_session(slot).map_err(trouble)?;
-        writing.generate_key(&Mechanism::AesKeyGen, &template).map_err(trouble)?;
+        let writing = self.module.open_rw_session(slot).map_err(map_error)?;
+        writing.generate_key(&Mechanism::AesKeyGen, &template).map_err(map_error)?;
         Ok(Answer::Created)
     }
 }
@@ -188,9 +189,9 @@ impl Token<'_> {
     /// AES-GCM. Tokens that choose the IV themselves write theirs over the random one that they are offered.
     fn encrypt(&self, bytes: &[u8]) -> Result<Vec<u8>, Pkcs11Error> {
         let mut iv = [0; IV_BYTES];
-        self.session.generate_random_slice(&mut iv).map_err(trouble)?;
-        let parameters = GcmParams::new(&mut iv, &[], (TAG_BYTES as u64 * 8).into()).map_err(trouble)?;
-        let ciphertext = self.session.encrypt(&Mechanism::AesGcm(parameters), self.key, bytes).map_err(trouble)?;
+        self.session.generate_random_slice(&mut iv).map_err(map_error)?;
+        let parameters = GcmParams::new(&mut iv, &[], (TAG_BYTES as u64 * 8).into()).map_err(map_error)?;
+        let ciphertext = self.session.encrypt(&Mechanism::AesGcm(parameters), self.key, bytes).map_err(map_error)?;
         Ok([&iv[..], &ciphertext].concat())
     }
 
@@ -198,20 +199,20 @@ impl Token<'_> {
         let (iv, ciphertext) =
             body.split_first_chunk::<IV_BYTES>().filter(|(_, rest)| rest.len() > TAG_BYTES).ok_or_else(cut)?;
         let mut iv = *iv;
-        let parameters = GcmParams::new(&mut iv, &[], (TAG_BYTES as u64 * 8).into()).map_err(trouble)?;
+        let parameters = GcmParams::new(&mut iv, &[], (TAG_BYTES as u64 * 8).into()).map_err(map_error)?;
         self.session
             .decrypt(&Mechanism::AesGcm(parameters), self.key, ciphertext)
             .map(Zeroizing::new)
-            .map_err(not_wrapped)
+            .map_err(map_unwrap_error)
     }
 
     /// AES key wrap, which wraps objects: the bytes become one for as long as it takes.
     fn wrap_key(&self, bytes: &[u8]) -> Result<Vec<u8>, Pkcs11Error> {
         let mut template = passing();
         template.push(Attribute::Value(bytes.to_vec()));
-        let object = self.session.create_object(&template).map_err(trouble)?;
-        let wrapped = self.session.wrap_key(&Mechanism::AesKeyWrapPad, self.key, object).map_err(trouble);
-        self.session.destroy_object(object).map_err(trouble)?;
+        let object = self.session.create_object(&template).map_err(map_error)?;
+        let wrapped = self.session.wrap_key(&Mechanism::AesKeyWrapPad, self.key, object).map_err(map_error);
+        self.session.destroy_object(object).map_err(map_error)?;
         let length =
             u8::try_from(bytes.len()).map_err(|_| Pkcs11Error::Refused { call: "the data key is too long".into() })?;
         Ok([&[length], wrapped?.as_slice()].concat())
@@ -220,9 +221,9 @@ impl Token<'_> {
     fn unwrap_key(&self, body: &[u8]) -> Result<Bytes, Pkcs11Error> {
         let (length, body) = body.split_first().ok_or_else(cut)?;
         let mechanism = Mechanism::AesKeyWrapPad;
-        let object = self.session.unwrap_key(&mechanism, self.key, body, &passing()).map_err(not_wrapped)?;
-        let value = self.session.get_attributes(object, &[AttributeType::Value]).map_err(trouble);
-        self.session.destroy_object(object).map_err(trouble)?;
+        let object = self.session.unwrap_key(&mechanism, self.key, body, &passing()).map_err(map_unwrap_error)?;
+        let value = self.session.get_attributes(object, &[AttributeType::Value]).map_err(map_error);
+        self.session.destroy_object(object).map_err(map_error)?;
         let Some(Attribute::Value(bytes)) = value?.pop() else {
             return Err(Pkcs11Error::Refused { call: "the unwrapped key has no value".into() });
         };
@@ -250,7 +251,7 @@ fn passing() -> Vec<Attribute> {
 fn find(session: &Session, key: &KeyUri) -> Result<ObjectHandle, Pkcs11Error> {
     let mut template = vec![Attribute::Class(ObjectClass::SECRET_KEY), Attribute::KeyType(KeyType::AES)];
     template.extend(names(key));
-    let mut found = session.find_objects(&template).map_err(trouble)?;
+    let mut found = session.find_objects(&template).map_err(map_error)?;
     match (found.pop(), found.len()) {
         (Some(key), 0) => Ok(key),
         (Some(_), others) => Err(Pkcs11Error::ManyKeys { keys: others + 1 }),
@@ -263,7 +264,7 @@ fn names(key: &KeyUri) -> impl Iterator<Item = Attribute> {
     label.into_iter().chain(key.id.clone().map(Attribute::Id))
 }
 
-fn is_meant(key: &KeyUri, info: &TokenInfo) -> bool {
+fn matches(key: &KeyUri, info: &TokenInfo) -> bool {
     let is = |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
     is(&key.token, info.label())
         && is(&key.manufacturer, info.manufacturer_id())
@@ -271,57 +272,8 @@ fn is_meant(key: &KeyUri, info: &TokenInfo) -> bool {
         && is(&key.serial, info.serial_number())
 }
 
-pub(super) fn trouble(error: Error) -> Pkcs11Error {
-    use RvError::{
-        DeviceError, DeviceRemoved, SessionClosed, SessionHandleInvalid, TokenNotPresent, TokenNotRecognized,
-    };
-    let call = call(&error);
-    match error {
-        Error::Pkcs11(
-            DeviceError | DeviceRemoved | SessionClosed | SessionHandleInvalid | TokenNotPresent | TokenNotRecognized,
-            _,
-        ) => Pkcs11Error::Gone { call },
-        _ => Pkcs11Error::Refused { call },
-    }
-}
-
-/// What a refusal to decrypt or unwrap means. Which code says so is not agreed on; SoftHSM calls it a general error.
-fn not_wrapped(error: Error) -> Pkcs11Error {
-    use RvError as E;
-    let call = call(&error);
-    match error {
-        Error::Pkcs11(
-            E::EncryptedDataInvalid
-            | E::EncryptedDataLenRange
-            | E::DataInvalid
-            | E::DataLenRange
-            | E::WrappedKeyInvalid
-            | E::WrappedKeyLenRange
-            | E::GeneralError
-            | E::FunctionFailed,
-            Function::Decrypt | Function::UnwrapKey,
-        )
-        // A key that may not do what was done with the one that wrapped it is another.
-        | Error::Pkcs11(E::KeyFunctionNotPermitted, _) => Pkcs11Error::NotWrapped { call },
-        error => trouble(error),
-    }
-}
-
 fn cut() -> Pkcs11Error {
     Pkcs11Error::NotWrapped { call: "it is cut short".into() }
-}
-
-/// A failed call as PKCS#11 writes it: `C_Login: CKR_PIN_INCORRECT`.
-fn call(error: &Error) -> String {
-    let Error::Pkcs11(code, function) = error else { return error.to_string() };
-    let mut name = "CKR".to_owned();
-    for letter in format!("{code:?}").chars() {
-        if letter.is_ascii_uppercase() {
-            name.push('_');
-        }
-        name.push(letter.to_ascii_uppercase());
-    }
-    format!("C_{function:?}: {name}")
 }
 
 /// A mechanism as the bytes of its number.

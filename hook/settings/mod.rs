@@ -8,12 +8,15 @@ mod aws;
 mod break_glass;
 mod connect;
 mod drop_in;
+mod duration;
 pub mod file;
 mod gcp;
 mod grant;
 mod op;
 mod parse;
+mod path;
 mod pattern;
+mod permission;
 mod pkcs11;
 mod requests;
 mod server;
@@ -21,12 +24,12 @@ mod static_token;
 mod token;
 
 use std::collections::BTreeMap;
-use std::ops::{Deref, RangeInclusive};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
-use serde::de::{self, DeserializeOwned};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::fault::{Class, Fault};
 
@@ -34,12 +37,15 @@ pub use self::audit::Audit;
 pub use self::aws::{AwsIdentity, AwsKms};
 pub use self::break_glass::{BreakGlass, Channel, ChannelCommand, Facility, NamespaceName, Overdue, Rotation};
 pub use self::connect::Connect;
+pub use self::duration::{DEADLINE, duration};
 pub use self::file::FileError;
 pub use self::gcp::{Federation, GcpKms};
 pub use self::grant::{Found, Grant, Grants, ReferencePattern, ReferencePatternError, Refusal};
 pub use self::op::{Op, OpUnlock};
 pub use self::parse::{ParseError, parse};
+pub use self::path::{AbsolutePath, RelativePath};
 pub use self::pattern::{Pattern, PatternError};
+pub use self::permission::Permission;
 pub use self::pkcs11::Pkcs11;
 pub use self::requests::{RequestSet, RequestSetError};
 pub use self::server::{ServerUrl, ServerUrlError};
@@ -52,11 +58,6 @@ pub const SETTINGS_PATH: &str = "/etc/oci-secrets/settings.toml";
 /// The largest settings file, in bytes.
 pub const SETTINGS_BYTES_MAX: usize = 1 << 20;
 
-/// How long everything may take, unless the settings say otherwise.
-pub const DEADLINE: Duration = Duration::from_secs(10);
-
-const DEADLINE_MIN: Duration = Duration::from_millis(100);
-const DEADLINE_MAX: Duration = Duration::from_secs(120);
 const LOCAL_KEK_DIRECTORY: &str = "/etc/oci-secrets/keks";
 
 /// All settings, valid as a whole.
@@ -92,6 +93,14 @@ pub struct Settings {
     pub audit: Audit,
     /// `[break-glass]`: what an outage of 1Password or the KMS allows, and what it owes.
     pub break_glass: BreakGlass,
+}
+
+impl FromStr for Settings {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Settings, ParseError> {
+        parse(text).map(Settings::with_ages)
+    }
 }
 
 impl Settings {
@@ -207,7 +216,7 @@ impl LocalKek {
 #[serde(default, deny_unknown_fields)]
 pub struct Deliver {
     /// The deadline of a start, network included; from 100 ms to 2 min.
-    #[serde(deserialize_with = "deadline")]
+    #[serde(deserialize_with = "duration::deadline")]
     pub deadline: Duration,
     /// Whether a value that is not sealed may be delivered.
     pub plaintext: Permission,
@@ -229,17 +238,6 @@ impl Default for Deliver {
     }
 }
 
-/// Whether something that is refused by default is allowed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Permission {
-    /// It is refused.
-    #[default]
-    Refuse,
-    /// It is allowed.
-    Allow,
-}
-
 /// What to do before Linux 6.4, where a tmpfs can be swapped out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -249,48 +247,6 @@ pub enum Noswap {
     Prefer,
     /// Deliver nothing.
     Require,
-}
-
-/// A path that does not depend on the working directory.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "PathBuf")]
-pub struct AbsolutePath(PathBuf);
-
-impl Deref for AbsolutePath {
-    type Target = Path;
-
-    fn deref(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl TryFrom<PathBuf> for AbsolutePath {
-    type Error = RelativePath;
-
-    fn try_from(path: PathBuf) -> Result<AbsolutePath, RelativePath> {
-        if path.is_absolute() { Ok(AbsolutePath(path)) } else { Err(RelativePath) }
-    }
-}
-
-fn deadline<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    duration(deserializer, DEADLINE_MIN..=DEADLINE_MAX, "expected a duration from \"100ms\" to \"2m\"")
-}
-
-/// Parses a duration within bounds; `expected` is the message if it is not.
-///
-/// # Errors
-/// It is none, or out of bounds.
-pub fn duration<'de, D: Deserializer<'de>>(
-    deserializer: D,
-    bounds: RangeInclusive<Duration>,
-    expected: &str,
-) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    text.parse::<jiff::SignedDuration>()
-        .ok()
-        .and_then(|duration| Duration::try_from(duration).ok())
-        .filter(|duration| bounds.contains(duration))
-        .ok_or_else(|| de::Error::custom(expected))
 }
 
 /// Why there are no settings.
@@ -344,11 +300,6 @@ impl SettingsError {
         Some(hint.to_owned())
     }
 }
-
-/// A relative path where only an absolute one will do.
-#[derive(Debug, thiserror::Error)]
-#[error("expected an absolute path")]
-pub struct RelativePath;
 
 #[cfg(test)]
 mod tests {

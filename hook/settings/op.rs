@@ -73,7 +73,7 @@ impl TryFrom<Keys> for Op {
 }
 
 fn timeout<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    super::deadline(deserializer).map(Some)
+    super::duration::deadline(deserializer).map(Some)
 }
 
 /// A sign-in address, a shorthand, an e-mail address or an id: none can be taken for an option.

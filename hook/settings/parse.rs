@@ -1,19 +1,8 @@
 //! Parses settings, with errors that never quote a value.
 
 use std::fmt;
-use std::str::FromStr;
 
 use serde::de::DeserializeOwned;
-
-use super::Settings;
-
-impl FromStr for Settings {
-    type Err = ParseError;
-
-    fn from_str(text: &str) -> Result<Settings, ParseError> {
-        parse(text).map(Settings::with_ages)
-    }
-}
 
 /// Reads settings of any program.
 ///
@@ -68,7 +57,7 @@ fn without_value(message: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::settings::Settings;
 
     fn refusal(text: &str) -> String {
         text.parse::<Settings>().unwrap_err().to_string()

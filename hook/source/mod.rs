@@ -2,22 +2,17 @@
 
 pub mod connect;
 mod error;
+mod fetch;
 mod item;
 pub mod nearest;
 pub mod op;
 
-use futures_util::future::{LocalBoxFuture, ready};
-use futures_util::stream::LocalBoxStream;
-use zeroize::Zeroizing;
-
-use crate::reference::Reference;
-use crate::retry::Deadline;
 use crate::settings::{self, Settings, SourceName};
-use crate::token::static_token::Shown;
 use connect::Connect;
 use op::{Op, Session};
 
 pub use error::SourceError;
+pub use fetch::{Fetched, Field, Source};
 
 /// Opens the source that the settings choose. Nothing is sent or run yet.
 ///
@@ -60,42 +55,4 @@ pub fn chosen(settings: &Settings) -> Result<SourceName, SourceError> {
         (None, Some(_), Some(_)) => Err(SourceError::NotChosen),
         (None, None, None) => Err(SourceError::NoSource),
     }
-}
-
-/// A place that knows the fields which references name.
-pub trait Source {
-    /// Fetches the fields of `references`, each item once, and yields every field as it arrives, in no particular order.
-    fn fetch<'a>(&'a self, references: &'a [&'a Reference], deadline: Deadline) -> LocalBoxStream<'a, Fetched>;
-
-    /// The token that it was shown, if it is one that stays the same.
-    fn static_token(&self) -> Option<Shown>;
-
-    /// The names of what is in the place of what this error says is missing, for a person who mistyped it; none if the source does not
-    /// list any.
-    fn names_beside<'a>(
-        &'a self,
-        _missing: &'a SourceError,
-        _reference: &'a Reference,
-        _deadline: Deadline,
-    ) -> LocalBoxFuture<'a, Vec<String>> {
-        Box::pin(ready(Vec::new()))
-    }
-}
-
-/// The answer for one reference.
-pub struct Fetched {
-    /// Which of the references it answers, by index.
-    pub index: usize,
-    /// Its field, or why there is none.
-    pub outcome: Result<Field, SourceError>,
-}
-
-/// The value of one field and where it was found.
-pub struct Field {
-    /// The text stored in 1Password: a sealed value, unless someone stored a plain one.
-    pub value: Zeroizing<String>,
-    /// The item's id, whatever the reference called it; `op` does not tell.
-    pub item_id: Option<String>,
-    /// The item's version, which grows with every edit; `op` does not tell.
-    pub version: Option<u64>,
 }

@@ -29,7 +29,7 @@ pub(super) async fn run(command: &Command) -> Result<Token, TokenError> {
     words.envs(std::env::var_os(HOME).map(|home| (HOME, home)));
     let answer = match child::run(&mut words, b"", TOKEN_BYTES_MAX).await {
         Ok(Some(answer)) => answer,
-        Ok(None) => return Err(TokenError::TooMuch { program: program() }),
+        Ok(None) => return Err(TokenError::TooMuch { program: program(), limit: TOKEN_BYTES_MAX }),
         Err(error) => return Err(TokenError::Start { program: program(), errno: error.into() }),
     };
     if answer.status.success() {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::Origin;
 use super::static_token::OutdatedError;
-use super::{Origin, TOKEN_BYTES_MAX};
 use crate::errno::Errno;
 use crate::fault::{Class, Fault};
 use crate::retry::{Seconds, Tries};
@@ -70,8 +70,8 @@ pub enum TokenError {
     #[error("cannot get a token: {} ended with {ending}", program.display())]
     Failed { program: PathBuf, ending: String },
     /// It printed more than any token.
-    #[error("cannot get a token: {} printed more than {TOKEN_BYTES_MAX} bytes", program.display())]
-    TooMuch { program: PathBuf },
+    #[error("cannot get a token: {} printed more than {limit} bytes", program.display())]
+    TooMuch { program: PathBuf, limit: usize },
 }
 
 impl Fault for TokenError {
@@ -117,65 +117,5 @@ impl Fault for TokenError {
             _ => return None,
         };
         Some(hint.to_owned())
-    }
-}
-
-/// What can be done about a token, by where it comes from.
-impl Origin {
-    /// The hint for a token that the server does not accept.
-    pub fn unauthorized_hint(&self) -> String {
-        match self {
-            Origin::Static(_) => "put a valid token into the token-file: `op connect token create` makes one".into(),
-            Origin::Environment(name) => format!("put a valid token into {name}: `op connect token create` makes one"),
-            Origin::File(path) => format!(
-                "issuer and audience of the token in {} must be among those that the server takes, and clocks be right",
-                path.display()
-            ),
-            Origin::Github => {
-                "`audience` of github-oidc in the settings must be the one that the gateway expects for GitHub's tokens"
-                    .into()
-            }
-            Origin::Gitlab(name) => {
-                format!(
-                    "`id_tokens: {name}: aud:` of the job in .gitlab-ci.yml must be the audience that the gateway expects"
-                )
-            }
-            Origin::Command(program) => {
-                format!(
-                    "issuer and audience of what {} prints must be among those that the server takes",
-                    program.display()
-                )
-            }
-        }
-    }
-
-    /// The hint for a token that the server accepts, but not for this request.
-    pub fn forbidden_hint(&self) -> String {
-        match self {
-            Origin::Static(_) | Origin::Environment(_) => "give the token access to the vault: `op connect token create --vault`",
-            Origin::Github => {
-                "no rule of the gateway is for this repository, ref, workflow and `environment:` of the job; pull requests have a ref of their own"
-            }
-            Origin::Gitlab(_) => {
-                "no rule of the gateway is for this project, ref and `environment:` of the job; merge requests have a ref of their own"
-            }
-            Origin::File(_) | Origin::Command(_) => "no rule of the gateway is for what the token claims",
-        }
-        .to_owned()
-    }
-
-    /// The hint for a token that has expired.
-    fn expired_hint(&self) -> String {
-        match self {
-            Origin::Static(_) => "put a new token into the token-file: `op connect token create` makes one".into(),
-            Origin::Environment(name) => format!("put a new token into {name}: `op connect token create` makes one"),
-            Origin::File(path) => format!("what writes {} must write a new one in time", path.display()),
-            Origin::Github => "this host's clock may be wrong".into(),
-            Origin::Gitlab(_) => {
-                "it lasts as long as `timeout:` of the job in .gitlab-ci.yml, else 5 minutes: set it, or resolve earlier"
-                    .into()
-            }
-            Origin::Command(program) => format!("{} must print a new one", program.display()),
-        }
     }
 }

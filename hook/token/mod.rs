@@ -3,20 +3,18 @@
 //! A token is used as long as it lasts and then had anew. One that says of itself that its time is over is not sent: nobody has
 //! checked what it says, so it is only ever believed to be over. Tokens are kept in memory alone.
 
+mod bearer;
 mod command;
 mod error;
 mod github;
+mod origin;
 pub mod static_token;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jiff::{SignedDuration, Timestamp};
-use reqwest::header::HeaderValue;
-use serde::Deserialize;
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
@@ -25,92 +23,13 @@ use crate::settings::file;
 use crate::settings::{TokenFile, TokenSource, Variable};
 use static_token::made;
 
+pub use self::bearer::{TOKEN_BYTES_MAX, Token};
 pub use self::error::TokenError;
-
-/// The most bytes of a token, and of what it comes in.
-pub const TOKEN_BYTES_MAX: usize = 64 * 1024;
-
-/// How far clocks may be apart.
-const SKEW: SignedDuration = SignedDuration::from_secs(30);
+pub use self::origin::Origin;
+use self::static_token::made::SKEW;
 
 /// How long a token is used that does not say how long it lasts.
 const UNKNOWN_LIFE: SignedDuration = SignedDuration::from_secs(60);
-
-/// A token: a line of text, most often a JSON web token.
-pub struct Token(Zeroizing<Vec<u8>>);
-
-impl Token {
-    /// Takes a token; space around it is passed over.
-    ///
-    /// # Errors
-    /// If it is not one line of ASCII.
-    pub fn new(bytes: &[u8]) -> Result<Token, TokenError> {
-        let token = bytes.trim_ascii();
-        match token.iter().all(u8::is_ascii_graphic) && !token.is_empty() {
-            true => Ok(Token(Zeroizing::new(token.to_vec()))),
-            false => Err(TokenError::NotALine),
-        }
-    }
-
-    /// When it expires, if it is a JWT and says so.
-    pub fn expires(&self) -> Option<Timestamp> {
-        self.claims()?.exp
-    }
-
-    /// When it was issued, if it is a JWT and says so.
-    pub fn issued(&self) -> Option<Timestamp> {
-        self.claims()?.iat
-    }
-
-    /// Its id, if it is a JWT and has one: Connect's account of requests names the token by it.
-    pub fn id(&self) -> Option<String> {
-        self.claims()?.jti
-    }
-
-    /// Its bytes, to be handed to who shall check it.
-    pub fn expose(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// The same, as text.
-    pub fn expose_text(&self) -> &str {
-        // It is ASCII, or it would not be a token.
-        str::from_utf8(&self.0).unwrap_or_default()
-    }
-
-    /// The value of the `Authorization` header, which no library prints.
-    ///
-    /// # Errors
-    /// None: what is a token can stand in a header.
-    pub fn bearer(&self) -> Result<HeaderValue, TokenError> {
-        let text = Zeroizing::new([b"Bearer ", self.0.as_slice()].concat());
-        let mut value = HeaderValue::from_bytes(&text).map_err(|_| TokenError::NotALine)?;
-        value.set_sensitive(true);
-        Ok(value)
-    }
-
-    fn claims(&self) -> Option<Claims> {
-        let payload = self.0.split(|byte| *byte == b'.').nth(1)?;
-        let payload = Zeroizing::new(BASE64_URL_SAFE_NO_PAD.decode(payload).ok()?);
-        serde_json::from_slice(&payload).ok()
-    }
-}
-
-/// What a token says of itself. Whoever issued it is believed later, by who can check it.
-#[derive(Deserialize)]
-struct Claims {
-    #[serde(default, deserialize_with = "seconds")]
-    exp: Option<Timestamp>,
-    #[serde(default, deserialize_with = "seconds")]
-    iat: Option<Timestamp>,
-    jti: Option<String>,
-}
-
-/// Seconds since 1970, which may have a fraction. What is no time is passed over, and left to who checks the token.
-fn seconds<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
-    let seconds = serde_json::Value::deserialize(deserializer)?;
-    Ok(seconds.as_f64().and_then(|seconds| Timestamp::from_second(seconds as i64).ok()))
-}
 
 /// The tokens of one source.
 pub struct Tokens {
@@ -277,49 +196,11 @@ fn until(token: &Token) -> Timestamp {
     token.expires().map_or_else(|| Timestamp::now() + UNKNOWN_LIFE, |end| end - SKEW)
 }
 
-/// Who gave a token, as messages name it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// A file whose token stays the same.
-    Static(PathBuf),
-    /// A file whose token is renewed.
-    File(PathBuf),
-    /// GitHub Actions.
-    Github,
-    /// GitLab CI, in a variable.
-    Gitlab(String),
-    /// A program.
-    Command(PathBuf),
-    /// A variable of whoever calls us.
-    Environment(&'static str),
-}
-
-impl Origin {
-    /// Who gives the tokens of a source.
-    pub fn of(source: &TokenSource) -> Origin {
-        match source {
-            TokenSource::Static(path) => Origin::Static(path.to_path_buf()),
-            TokenSource::File(path) => Origin::File(path.to_path_buf()),
-            TokenSource::GithubOidc { .. } => Origin::Github,
-            TokenSource::GitlabIdToken(variable) => Origin::Gitlab(variable.as_str().to_owned()),
-            TokenSource::Command(command) => Origin::Command(command.program.to_path_buf()),
-        }
-    }
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Origin::Static(path) | Origin::File(path) | Origin::Command(path) => path.display().fmt(f),
-            Origin::Github => f.write_str("GitHub Actions"),
-            Origin::Gitlab(name) => write!(f, "GitLab CI in {name}"),
-            Origin::Environment(name) => f.write_str(name),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+
     use super::*;
 
     fn token(text: &str) -> Token {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Files, read};
+use super::files::{Files, read};
 use crate::audit::{Act, AuditError, Entry, Filter, Line, Reading, compare};
 use crate::break_glass::time as minutes;
 use crate::cli::{PROGRAM, block_on, load, write_output};

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::{Files, read};
+use super::files::{Files, read};
 use crate::audit::{AuditError, Hash, Verdict, Verification};
 use crate::cli::table::Table;
 use crate::cli::{write_json, write_table};

@@ -8,6 +8,7 @@ pub mod aws;
 mod aws_identity;
 pub mod gcp;
 mod gcp_identity;
+mod kind;
 pub mod local;
 pub mod pkcs11;
 mod ramp;
@@ -17,109 +18,21 @@ mod service;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::future::ready;
 use std::rc::Rc;
 use std::str::FromStr;
 
-use futures_util::FutureExt;
-use futures_util::future::{LocalBoxFuture, join_all};
+use futures_util::future::join_all;
 use tokio::sync::OnceCell;
 
 use super::envelope::DataKey;
-use crate::fault::{AnyFault, Class, Fault};
+use crate::fault::{Class, Fault};
 use crate::retry::Deadline;
-use crate::secret::Secret;
 use crate::settings::Settings;
+
+pub use self::kind::{Abilities, Answer, Decrypted, Kek, KekError, Kind, Unwrapped, Version};
 
 /// The kinds of KEK.
 pub const KINDS: [&Kind; 4] = [&gcp::KIND, &aws::KIND, &pkcs11::KIND, &local::KIND];
-
-/// A kind of KEK: how its URIs look, and how its client is made.
-#[derive(Debug)]
-pub struct Kind {
-    /// What its URIs begin with.
-    pub scheme: &'static str,
-    /// How its URIs look, in words for messages.
-    pub form: &'static str,
-    /// What gives us the right to unwrap, where we lack it.
-    pub to_unwrap: &'static str,
-    /// Whether it is for trials and tests only, and every use is worth a warning.
-    pub for_trials: bool,
-    /// Whether the KMS can have a key of this name, the URI without its scheme; and whether the name is safe to use.
-    is_name: fn(&str) -> bool,
-    /// Makes the client, which knows all keys of its kind.
-    open: for<'a> fn(&'a Settings, Deadline) -> Answer<'a, Box<dyn Kek + 'a>>,
-}
-
-/// The client of one kind of KEK.
-pub trait Kek {
-    /// Wraps a data key under the key of this name.
-    fn wrap<'a>(&'a self, name: &'a str, data_key: &'a DataKey, deadline: Deadline) -> Answer<'a, Vec<u8>>;
-
-    /// Unwraps a data key that the key of this name wrapped.
-    fn unwrap<'a>(&'a self, name: &'a str, wrapped: &'a [u8], deadline: Deadline) -> Answer<'a, Unwrapped>;
-
-    /// Decrypts what the KMS's own tool encrypted under the key of this name, bound to these associated data. By default there is no such
-    /// tool.
-    fn decrypt<'a>(
-        &'a self,
-        _name: &'a str,
-        _ciphertext: &'a [u8],
-        _associated_data: &'a str,
-        _: Deadline,
-    ) -> Answer<'a, Decrypted> {
-        ready(Err(KekError::EnvelopesOnly)).boxed_local()
-    }
-
-    /// Tells what our identity may do with the key of this name, without doing it.
-    fn describe<'a>(&'a self, name: &'a str, deadline: Deadline) -> Answer<'a, Abilities>;
-
-    /// Gets what calls for any key will need and can be had before: an access token. By default there is no such thing.
-    fn prepare(&self, _: Deadline) -> Answer<'_, ()> {
-        ready(Ok(())).boxed_local()
-    }
-
-    /// Makes a key of this name. By default keys are made elsewhere, by the tools of the KMS.
-    fn create<'a>(&'a self, _name: &'a str, _: Deadline) -> Answer<'a, ()> {
-        ready(Err(KekError::MadeElsewhere)).boxed_local()
-    }
-}
-
-/// What a KEK will have answered.
-pub type Answer<'a, T> = LocalBoxFuture<'a, Result<T, KekError>>;
-
-/// What our identity may do with a KEK.
-pub struct Abilities {
-    /// Seal.
-    pub wrap: bool,
-    /// Unseal.
-    pub unwrap: bool,
-}
-
-/// A data key, and what the KMS tells of the KEK that unwrapped it.
-pub struct Unwrapped {
-    /// The data key.
-    pub data_key: DataKey,
-    /// The KEK's version.
-    pub version: Version,
-}
-
-/// A secret, and what the KMS tells of the KEK that decrypted it.
-pub struct Decrypted {
-    /// The secret.
-    pub secret: Secret,
-    /// The KEK's version.
-    pub version: Version,
-}
-
-/// Which version of a KEK was used, as far as the KMS tells.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Version {
-    /// Its name, in the KMS's own words.
-    pub name: Option<String>,
-    /// Whether there is a newer one, which would be used to wrap.
-    pub is_old: bool,
-}
 
 /// The address of a KEK, whose first part tells its kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,14 +64,6 @@ impl Kind {
         KINDS.into_iter().find(|kind| text.starts_with(kind.scheme))
     }
 }
-
-impl PartialEq for Kind {
-    fn eq(&self, other: &Kind) -> bool {
-        self.scheme == other.scheme
-    }
-}
-
-impl Eq for Kind {}
 
 impl FromStr for KekUri {
     type Err = KekUriError;
@@ -295,44 +200,6 @@ impl Fault for KekUriError {
 
 fn schemes() -> String {
     KINDS.map(|kind| format!("{:?}", kind.scheme)).join(", ")
-}
-
-/// Why a KEK cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "fields are named for what they hold")]
-pub enum KekError {
-    /// The settings do not name it.
-    #[error("{kek} is not listed under `keks` in the settings")]
-    NotListed { kek: String },
-    /// Keys of its kind are made elsewhere.
-    #[error("keys of this kind are made by the tools of their KMS")]
-    MadeElsewhere,
-    /// A value that its tool encrypted, of a kind that has none.
-    #[error("a KEK of this kind opens envelopes only, no sealed:v1/direct")]
-    EnvelopesOnly,
-    /// What a kind says.
-    #[error(transparent)]
-    OfKind(AnyFault),
-}
-
-impl Fault for KekError {
-    fn class(&self) -> Class {
-        match self {
-            KekError::NotListed { .. } => Class::NotPermitted,
-            KekError::EnvelopesOnly => Class::Data,
-            KekError::MadeElsewhere => Class::CommandLine,
-            KekError::OfKind(error) => error.class(),
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            KekError::NotListed { kek } => Some(format!("add \"{kek}\" to `keks` in the settings, if it is yours")),
-            KekError::EnvelopesOnly => None,
-            KekError::MadeElsewhere => Some("`oci-secrets kek new --help` tells which are made here".into()),
-            KekError::OfKind(error) => error.hint(),
-        }
-    }
 }
 
 #[cfg(test)]

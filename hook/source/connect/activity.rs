@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::Connect;
+use super::{Connect, user_agent};
 use crate::retry::Deadline;
 use crate::source::SourceError;
 
@@ -62,23 +62,13 @@ pub struct Id {
 impl Seen {
     /// Whether a command of ours made it, outside of any container's start. The `User-Agent` is what the client claims.
     pub fn is_of_a_command(&self) -> bool {
-        self.actor.user_agent.starts_with(PROGRAM) && self.start().is_none()
+        self.actor.user_agent.starts_with(user_agent::PROGRAM) && self.start().is_none()
     }
 
     /// The container's start that it was made for, if it says so.
     pub fn start(&self) -> Option<&str> {
-        let (program, start) = self.actor.user_agent.split_once(START)?;
-        program.starts_with(PROGRAM).then_some(())?;
-        start.strip_suffix(')')
+        user_agent::start(&self.actor.user_agent)
     }
-}
-
-const PROGRAM: &str = "oci-secrets/";
-const START: &str = " (start ";
-
-/// What a program calls itself that asks for a container's start.
-pub(super) fn user_agent_of(program: &str, start: &str) -> String {
-    format!("{program}{START}{start})")
 }
 
 impl Connect {
@@ -113,7 +103,7 @@ mod tests {
             let actor = Actor { user_agent: user_agent.to_owned(), ..Actor::default() };
             Seen { actor, ..Seen::default() }.start().map(str::to_owned)
         };
-        assert_eq!(start(&user_agent_of("oci-secrets/1.0", "ab12")), Some("ab12".to_owned()));
+        assert_eq!(start(&user_agent::with_start("ab12")), Some("ab12".to_owned()));
         assert_eq!(start("oci-secrets/1.0"), None);
         assert_eq!(start("curl/8 (start ab12)"), None);
     }

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::activity;
+use super::user_agent::{self, USER_AGENT};
 use crate::excerpt::redacted;
 use crate::http_client::{self, innermost};
 use crate::retry::{Deadline, Failure, GaveUp};
@@ -31,7 +31,6 @@ const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
 const JSON: &str = "application/json";
 const CA_BYTES_MAX: usize = 1024 * 1024;
-const USER_AGENT: &str = concat!("oci-secrets/", env!("CARGO_PKG_VERSION"));
 
 /// A 1Password Connect server and the tokens that it knows us by.
 pub struct Connect {
@@ -62,13 +61,13 @@ impl Connect {
     }
 
     /// The same for a container's start, whose id goes with each request: Connect keeps the `User-Agent` in its account of what was
-    /// asked of it, so that the account can be compared with ours ([`activity`]).
+    /// asked of it, so that the account can be compared with ours ([`super::activity`]).
     ///
     /// # Errors
     /// As for [`Connect::open`].
     pub fn open_for(settings: &settings::Connect, start: &str) -> Result<Connect, SourceError> {
         let tokens = Tokens::open(&settings.token).map_err(no_token)?;
-        Connect::new_as(&settings.url, tokens, settings.ca_file.as_deref(), &activity::user_agent_of(USER_AGENT, start))
+        Connect::new_as(&settings.url, tokens, settings.ca_file.as_deref(), &user_agent::with_start(start))
     }
 
     /// Knows a server by its address, and shows it these tokens.

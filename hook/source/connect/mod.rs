@@ -10,6 +10,7 @@ pub mod activity;
 mod client;
 pub mod edit;
 mod names;
+mod user_agent;
 
 use std::collections::BTreeMap;
 

@@ -9,7 +9,10 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::fault::{Class, Fault};
-use crate::token::{Origin, SKEW};
+use crate::token::Origin;
+
+/// How far clocks may be apart.
+pub(in crate::token) const SKEW: SignedDuration = SignedDuration::from_secs(30);
 
 /// When a token was made, as far as can be told.
 pub fn earliest(said: Option<Timestamp>, written: Option<Timestamp>) -> Option<Timestamp> {

@@ -1,0 +1,78 @@
+//! Why an engine that should call the hook will not.
+
+use std::path::PathBuf;
+
+use crate::errno::Errno;
+use crate::excerpt::Excerpt;
+use crate::fault::{Class, Fault};
+use crate::settings::FileError;
+
+/// Why an engine that should call the hook will not.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
+pub enum EngineError {
+    /// A file or directory of its configuration.
+    #[error("cannot read {}", .path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        errno: Errno,
+    },
+    /// A file of its configuration is not in the format that it should be in.
+    #[error("cannot use {}: {reason}", .path.display())]
+    Format { path: PathBuf, reason: String },
+    /// A file of its configuration names a hook that does not run.
+    #[error("{} names a hook that cannot be called", .path.display())]
+    Hook { path: PathBuf, source: FileError },
+    /// A file of its configuration names the hook at a time that is too early or too late.
+    #[error("{} calls the hook at {found}, not at createRuntime alone", .path.display())]
+    Stage { path: PathBuf, found: String },
+    /// A file of its configuration says otherwise than what would be written.
+    #[error("refusing to change {}: its {key} says otherwise", .path.display())]
+    Taken { path: PathBuf, key: String },
+    /// containerd does not tell its own spec, of which the base spec is made.
+    #[error("cannot make a base spec of what `ctr oci spec` prints: {reason}")]
+    NoBaseSpec { reason: String },
+    /// It does not describe a container.
+    #[error("cannot learn of the container from {program}: {}", Excerpt(reason))]
+    NotDescribed { program: &'static str, reason: String },
+    /// The annotations that ask for secrets do not reach the containers.
+    #[error("{} calls the hook, but pod_annotations of the runtime {handler} do not let run.secrets/*, *.run.secrets/* and run.secrets.* through", .path.display())]
+    Annotations { path: PathBuf, handler: String },
+    /// A file of its configuration calls the hook for others than the containers that need it.
+    #[error("{} does not call the hook for every container with an annotation run.secrets/…", .path.display())]
+    When { path: PathBuf },
+}
+
+impl Fault for EngineError {
+    fn class(&self) -> Class {
+        match self {
+            EngineError::Hook { source, .. } => source.class(),
+            EngineError::NotDescribed { .. } => Class::NotFound,
+            _ => Class::Settings,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            EngineError::Hook { source, .. } => {
+                return source.hint().or_else(|| {
+                    Some(
+                        "install the hook where the file says, or change the file: `oci-secrets install --hook PATH`"
+                            .into(),
+                    )
+                });
+            }
+            EngineError::Stage { .. } | EngineError::When { .. } | EngineError::Annotations { .. } => {
+                "`oci-secrets install` shows the file as it should be"
+            }
+            EngineError::Taken { .. } => "merge it by hand, as packaging/docs/engines.md describes",
+            EngineError::NoBaseSpec { .. } => "ctr comes with containerd, and must be on the PATH",
+            EngineError::NotDescribed { program: "ctr", .. } => {
+                "`ctr containers ls` shows them; CONTAINERD_NAMESPACE=k8s.io is where those of Kubernetes are"
+            }
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
