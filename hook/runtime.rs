@@ -1,4 +1,4 @@
-//! `oci-secrets-runtime`: a runtime for engines that cannot be told of hooks, as Docker and containerd.
+//! `oci-secrets-runtime`: a runtime for engines that cannot be configured to call hooks, such as Docker and containerd.
 //!
 //! It takes the command line of runc, adds the hook to the bundle of a container that is to be created, and becomes the real
 //! runtime, with every argument, variable and descriptor as it found them. Its own options come before those of the runtime:

@@ -76,7 +76,7 @@ fn reports_why_a_token_cannot_be_exchanged() {
     let provider = format!("workload-identity-provider = \"{PROVIDER}\"");
     let source = |token: &str| google.host_with(&format!("{provider}\ntoken = {token}"));
     let github = source("{ github-oidc = { audience = \"a\" } }");
-    google.is_refused(&github, 78, "cannot show Google who we are: cannot get a token from GitHub Actions: ACTIONS_ID");
+    google.is_refused(&github, 78, "no token for Google: cannot get a token from GitHub Actions: ACTIONS_ID");
     google.is_refused(&source("{ gitlab-id-token = \"GCP_TOKEN\" }"), 78, "GCP_TOKEN is not set");
     let expired = google.stand_in.mint("kubernetes", &json!({ "claims": { "exp": 1_700_000_000 } }));
     let expired = google.write("expired", expired.as_bytes(), 0o600);

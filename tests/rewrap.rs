@@ -103,7 +103,7 @@ fn refuses_a_rewrapped_value_that_does_not_unseal() {
     rotate(&stand_in, &other);
     let under_another = seal(&host, LOCAL_KEK, reference);
     for (line, words) in [
-        (under_itself, "what was wrapped anew does not open to the same"),
+        (under_itself, "the rewrapped key does not match the original"),
         (under_another, "the sealed value does not open"),
     ] {
         let refused = host.oci_secrets(&["rewrap", "--to", &other, "--for", reference], line.as_bytes());

@@ -1,7 +1,7 @@
 //! `oci-secrets rewrap`: sealed values go over to another KEK, or to the newest version of theirs.
 //!
 //! No secret is shown, and none is lost: a new value is opened before it takes the place of the old one, each is stored by one
-//! request, and 1Password keeps the old one. Whoever is interrupted begins again: what is done by then is found to be done.
+//! request, and 1Password keeps the old one. After an interruption, run it again: values that were moved are recognised.
 
 use std::process::ExitCode;
 
@@ -42,7 +42,7 @@ pub(super) struct Arguments {
     /// Every sealed field of this vault, in place of standard input.
     #[arg(long, value_name = "NAME")]
     vault: Option<String>,
-    /// Store what is moved; without it, tell what would be.
+    /// Store the moved values; without it, print what would be moved.
     #[arg(long, requires = "vault", conflicts_with = "reference")]
     write: bool,
     /// Print JSON: a list of objects with `field`, `fate` (moved, to move, current, other, failed) and `error`.

@@ -68,7 +68,7 @@ pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode
     write_output(format!("{line}\n").as_bytes())
 }
 
-/// Stores the line, and tells what that made.
+/// Stores the line, and prints what was created.
 fn store(reference: &Reference, line: &str, settings: &Settings) -> Result<(), AnyFault> {
     crate::tls::install();
     let connect = Connect::of(settings)?;

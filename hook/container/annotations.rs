@@ -78,7 +78,7 @@ pub enum Value<'a> {
     Absent,
     /// A text that grants may look at.
     Counts(&'a str),
-    /// A text that somebody else than the expected one may have set.
+    /// A text that another party than the expected one may have set.
     Ignored(&'a str, Why),
 }
 
@@ -116,7 +116,7 @@ impl Annotations {
         Annotations { image, ..self }
     }
 
-    /// All of them, whoever set them.
+    /// All of them, whatever their origin.
     pub fn values(&self) -> &BTreeMap<String, String> {
         &self.values
     }

@@ -126,7 +126,7 @@ impl Namespaces {
         Ok(Namespaces {
             mount,
             mountinfo: procfs.file(&of("mountinfo"))?,
-            // Our own map would be told in ids of the parent namespace, where nothing is to be owned.
+            // This process's own map is shown in ids of the parent namespace, in which the files are not owned.
             ids: (!user_is_ours).then_some(ids),
         })
     }
@@ -157,7 +157,7 @@ impl IdMap {
     }
 }
 
-/// The highest number is nobody's: maps tell by it that our namespace has no number for an id, and chown(2) takes it for "no
+/// The highest number is not an id: id maps use it for an id that is not mapped, and chown(2) takes it for "no
 /// change".
 fn valid(id: u32) -> Option<u32> {
     Some(id).filter(|id| *id != u32::MAX)
@@ -316,8 +316,8 @@ mod tests {
         assert!(status.unwrap().success());
         assert_eq!(process.mounts().unwrap().iter().count(), before + 1);
         assert_eq!(process.host_owner(Owner { uid: 7, gid: 8 }).unwrap(), Owner { uid: 7, gid: 8 });
-        let nobody = Owner { uid: 0, gid: u32::MAX };
-        assert!(matches!(process.host_owner(nobody), Err(ProcessError::UnmappedGid { gid: u32::MAX })));
+        let unmapped = Owner { uid: 0, gid: u32::MAX };
+        assert!(matches!(process.host_owner(unmapped), Err(ProcessError::UnmappedGid { gid: u32::MAX })));
         assert_eq!(process.foreign_root().unwrap(), None);
         assert!(process.is_alive());
         child.kill().unwrap();

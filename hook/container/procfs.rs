@@ -13,7 +13,7 @@ use crate::errno::{SyscallError, failed};
 
 /// The `/proc` of this mount namespace.
 ///
-/// It stays the same `/proc` when the thread enters another mount namespace, where a hostile image may have put something else
+/// It remains the host's `/proc` when the thread enters another mount namespace, where a hostile image may have put something else
 /// at that path.
 #[derive(Debug)]
 pub struct Procfs(OwnedFd);
@@ -55,7 +55,7 @@ impl Procfs {
 
     /// The id of the mount to which a descriptor of this process leads, as in `mountinfo`.
     ///
-    /// Taken from `fdinfo`, which every kernel with the mount API has; `statx` tells it from Linux 5.8 on only.
+    /// Taken from `fdinfo`, which every kernel with the mount API has; `statx` returns it from Linux 5.8 on only.
     ///
     /// # Errors
     /// When the kernel says so.

@@ -141,7 +141,7 @@ pub fn read_spec(path: &Path) -> Result<Vec<u8>, SpecError> {
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum SpecError {
-    /// There is no `/config.json`, and nobody's bundle is `/`.
+    /// There is no `/config.json`: `/` is not a bundle.
     #[error("cannot read /config.json: there is none; crun before 1.27 may report \"/\" as the bundle")]
     BundleIsRoot,
     /// The file cannot be opened or read.

@@ -155,7 +155,7 @@ impl Fault for StateError {
 
     fn hint(&self) -> Option<String> {
         matches!(self, StateError::NoPid).then(|| {
-            "runc, crun and youki from 0.6 tell a createRuntime hook the pid: use no other stage, and no older youki".into()
+            "runc, crun and youki from 0.6 pass the pid to a createRuntime hook: use no other stage, and no older youki".into()
         })
     }
 }

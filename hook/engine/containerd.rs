@@ -59,11 +59,11 @@ pub(super) fn calls(host: &Host) -> Result<Calls, EngineError> {
     let mut handlers = Vec::new();
     let (mut is_wide, mut is_by_name) = (false, false);
     for (name, runtime) in runtimes.into_iter().flatten() {
-        let told = is_told_of_hook(&path, runtime)?;
-        if told == Told::Not {
+        let named = how_hook_is_named(&path, runtime)?;
+        if named == Named::Not {
             continue;
         }
-        is_by_name |= told == Told::ByName;
+        is_by_name |= named == Named::ByName;
         let globs = runtime.get("pod_annotations").and_then(Value::as_array).into_iter().flatten();
         let globs: Vec<Regex> = globs.filter_map(|glob| regex(glob.as_str()?)).collect();
         let passes = |key: &&str| globs.iter().any(|glob| glob.is_match(key));
@@ -101,26 +101,26 @@ fn settings(host: &Host) -> Result<String, EngineError> {
 }
 
 /// Whether a runtime's base spec has the hook, or the runtime is the wrapper.
-fn is_told_of_hook(path: &Path, runtime: &Value) -> Result<Told, EngineError> {
+fn how_hook_is_named(path: &Path, runtime: &Value) -> Result<Named, EngineError> {
     let string = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
     let spec = string(runtime.get("base_runtime_spec"));
     if let Some(text) = read(spec.as_ref())?.filter(|_| !spec.is_empty()) {
         let format = |error: serde_json::Error| EngineError::Format { path: (&spec).into(), reason: error.to_string() };
         if has_hook(&text).map_err(format)? {
-            return Ok(Told::BySpec);
+            return Ok(Named::BySpec);
         }
     }
     let wrapper = string(runtime.get("options").and_then(|options| options.get("BinaryName")));
     if !is_wrapper(&wrapper) {
-        return Ok(Told::Not);
+        return Ok(Named::Not);
     }
     hooks_d::require_program(path, wrapper.as_ref())?;
-    Ok(Told::ByName)
+    Ok(Named::ByName)
 }
 
 /// How a runtime comes to call the hook.
 #[derive(PartialEq)]
-enum Told {
+enum Named {
     BySpec,
     /// By the wrapper's name, which containerd may forget.
     ByName,

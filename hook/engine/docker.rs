@@ -60,7 +60,7 @@ fn parse(path: &Path, text: &str) -> Result<Value, EngineError> {
     settings.map(Value::Object).map_err(|error| EngineError::Format { path: path.into(), reason: error.to_string() })
 }
 
-/// Adds what is missing; what is there and differs is somebody's decision.
+/// Adds missing keys; a key with another value was set on purpose, and stays.
 fn merge(path: &Path, key: &str, own: &mut Value, more: Value) -> Result<(), EngineError> {
     match (own, more) {
         (Value::Object(own), Value::Object(more)) => {

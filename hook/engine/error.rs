@@ -30,7 +30,7 @@ pub enum EngineError {
     /// A file of its configuration says otherwise than what would be written.
     #[error("refusing to change {}: its {key} says otherwise", .path.display())]
     Taken { path: PathBuf, key: String },
-    /// containerd does not tell its own spec, of which the base spec is made.
+    /// containerd does not print its default spec, from which the base spec is made.
     #[error("cannot make a base spec of what `ctr oci spec` prints: {reason}")]
     NoBaseSpec { reason: String },
     /// It does not describe a container.

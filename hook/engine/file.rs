@@ -52,7 +52,7 @@ impl File {
     }
 }
 
-/// Puts a file in the place of one, whole or not at all, with the same owner and mode; a new one is ours, and readable by everyone.
+/// Replaces a file atomically, with the same owner and mode; a new one belongs to the caller, and is readable by everyone.
 pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new("/")))?;
     file.write_all(content)?;

@@ -15,7 +15,7 @@ use crate::container::{CHECK_ANNOTATIONS, HOOK_NAME, is_hook};
 use crate::json;
 use crate::settings::file;
 
-/// Where engines look for hooks, unless they are told otherwise.
+/// Where engines look for hooks by default.
 pub(super) const DIRECTORY: &str = "/usr/share/containers/oci/hooks.d";
 
 /// As it is shipped. Engines call hooks in the order of their files' names: this one late.
@@ -117,7 +117,7 @@ fn call(path: &Path) -> Result<Option<Call>, EngineError> {
     Ok(Some(Call::Deliver))
 }
 
-/// Checks that a program which some file names can be run, and that nobody else can exchange it.
+/// Checks that a program that a file names can be run, and that no other user can replace it.
 pub(super) fn require_program(named_by: &Path, program: &Path) -> Result<(), EngineError> {
     file::require_program(program).map_err(|source| EngineError::Hook { path: named_by.into(), source })
 }

@@ -22,7 +22,7 @@ pub struct Calls {
 /// Where engines have their configuration.
 #[derive(Clone, Debug)]
 pub struct Host {
-    /// What stands in the place of `/`.
+    /// The directory that is used as `/`.
     pub root: PathBuf,
     /// The configuration directory of a user whose engines run without root: `$XDG_CONFIG_HOME`.
     pub user: Option<PathBuf>,
@@ -38,11 +38,11 @@ pub struct Hook {
 }
 
 impl Hook {
-    /// What the wrapper has to be told of it.
+    /// The options of the wrapper for it.
     pub(super) fn wrapper_arguments(&self) -> Vec<String> {
         let usual = (self.path != Path::new(HOOK_PATH)).then_some(("--hook", &self.path));
-        let told = usual.into_iter().chain(self.settings.as_ref().map(|settings| ("--settings", settings)));
-        told.flat_map(|(option, path)| [option.to_owned(), path.display().to_string()]).collect()
+        let options = usual.into_iter().chain(self.settings.as_ref().map(|settings| ("--settings", settings)));
+        options.flat_map(|(option, path)| [option.to_owned(), path.display().to_string()]).collect()
     }
 }
 

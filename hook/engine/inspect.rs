@@ -17,7 +17,7 @@ const TASKS: [&str; 2] =
 const DOCKER_NAMESPACE: &str = "moby";
 const CONTAINERD_NAMESPACE: &str = "default";
 
-/// A container, as far as its engine tells.
+/// A container, as its engine describes it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Described {
     /// Its id.
@@ -26,7 +26,7 @@ pub struct Described {
     pub bundle: Option<PathBuf>,
     /// Its annotations.
     pub annotations: BTreeMap<String, String>,
-    /// The user of its process, if that is told by number.
+    /// The user of its process, if it is given by number.
     pub user: Option<Owner>,
 }
 
@@ -64,7 +64,7 @@ pub fn docker(container: &str) -> Result<Described, EngineError> {
     Ok(Described { id, bundle, annotations: host_config.annotations.unwrap_or_default(), user: None })
 }
 
-/// Asks containerd for one of its containers, by id, in the namespace that `CONTAINERD_NAMESPACE` tells `ctr`.
+/// Asks containerd for one of its containers, by id, in the namespace of `CONTAINERD_NAMESPACE`.
 ///
 /// # Errors
 /// As for podman.

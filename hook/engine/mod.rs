@@ -19,7 +19,7 @@ pub use self::error::EngineError;
 pub use self::file::{File, InstallError, Written};
 pub use self::host::{Calls, HOOK_PATH, Hook, Host};
 
-/// Who starts containers, and calls the hook if it is told to.
+/// A program that starts containers, and calls the hook if its configuration says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
     /// Podman, by a file in hooks.d.

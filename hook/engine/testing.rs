@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::{HOOK_PATH, Hook, Host};
 
-/// A directory in the place of `/`, gone when it is dropped.
+/// A directory that is used as `/`, removed when it is dropped.
 pub(super) struct Root {
     directory: tempfile::TempDir,
     pub(super) host: Host,
@@ -24,7 +24,7 @@ impl Root {
         fs::write(path, text).unwrap();
     }
 
-    /// Makes a program that can be called, and tells where it is.
+    /// Makes an executable program, and returns its path.
     pub(super) fn program(&self, name: &str) -> String {
         let path = self.directory.path().join(name);
         fs::write(&path, "").unwrap();

@@ -76,7 +76,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether who started us was gone before the signal could tell.
+/// Whether the parent had ended before the signal was set.
 fn nobody_reads() -> bool {
     let output = io::stdout();
     let mut output = [PollFd::new(&output, PollFlags::empty())];

@@ -41,7 +41,7 @@ pub enum Job {
     Wrap(Bytes),
     /// Unwrap them again.
     Unwrap(Bytes),
-    /// Tell what the key may be used for.
+    /// Return what the key may be used for.
     Describe,
     /// Make it.
     Create,

@@ -40,18 +40,18 @@ pub(super) struct Module {
 impl Module {
     /// Loads and starts the module. Tokens are not looked at yet.
     pub(super) fn load(path: &str, pin: Option<AuthPin>) -> Result<Module, Pkcs11Error> {
-        let told = |error| match error {
-            // The loader says which file and why; the module's own functions are told by their names.
+        let describe = |error| match error {
+            // The loader says which file and why; functions of the module are shown by name.
             Error::LibraryLoading(error) => Pkcs11Error::Module { why: error.to_string() },
             error => Pkcs11Error::Module { why: call(&error) },
         };
-        let module = Pkcs11::new(path).map_err(told)?;
+        let module = Pkcs11::new(path).map_err(describe)?;
         let start = |flags| module.initialize(CInitializeArgs::new(flags));
         let (started, takes_calls_at_once) = match start(CInitializeFlags::OS_LOCKING_OK) {
             Err(Error::Pkcs11(RvError::CantLock, _)) => (start(CInitializeFlags::empty()), false),
             started => (started, true),
         };
-        started.map_err(told)?;
+        started.map_err(describe)?;
         Ok(Module { sessions: Sessions::new(module.clone(), pin), module, takes_calls_at_once })
     }
 

@@ -23,7 +23,7 @@ impl KeyUri {
     /// Reads the attributes of the path. Token and key must be named: by label or serial number, and by label or id.
     ///
     /// `None` if it is of another form: attributes of the query (where a module is, what the PIN is) are the settings' alone, and
-    /// whoever writes a sealed value has no say in them.
+    /// a sealed value cannot choose them.
     pub fn parse(path: &str) -> Option<KeyUri> {
         let mut uri = KeyUri::default();
         for attribute in path.split(';') {

@@ -78,13 +78,13 @@ impl Envelope {
     /// Decrypts the secret.
     ///
     /// # Errors
-    /// If the data key is not an AES-256-GCM key, or anything is not as it was when the secret was sealed: AES-GCM does not tell what.
+    /// If the data key is not an AES-256-GCM key, or anything has changed since the secret was sealed: AES-GCM does not say what.
     pub fn open(&self, data_key: &DataKey, associated_data: &[u8]) -> Result<Secret, EnvelopeError> {
         let sealed = self.bytes.get(self.wrapped_end..).unwrap_or_default();
         decrypt(data_key.key()?, sealed, associated_data).map(Secret::new).ok_or(EnvelopeError::Authentication)
     }
 
-    /// The same secret under the same data key, which was wrapped anew.
+    /// The same secret under the same data key, which was wrapped again.
     ///
     /// # Errors
     /// If the wrapped key is longer than Tink reads.

@@ -1,4 +1,4 @@
-//! Sealed values: what 1Password stores in the place of a secret.
+//! Sealed values: what 1Password stores instead of a secret.
 //!
 //! ```text
 //! sealed:v1 <KEK URI> <base64 of the envelope>
@@ -50,7 +50,7 @@ pub struct Unsealed {
     pub secret: Secret,
     /// The KEK that opened it.
     pub kek: KekUri,
-    /// The version of the KEK, as far as the KMS tells.
+    /// The version of the KEK, if the KMS returns it.
     pub kek_version: Version,
 }
 
@@ -123,7 +123,7 @@ impl SealedValue {
         matches!(self.body, Body::Direct(_))
     }
 
-    /// Whether its KEK has a newer version than the one that wrapped it, as far as the KMS tells. The secret stays closed, which is why
+    /// Whether its KEK has a newer version than the one that wrapped it, if the KMS returns versions. The secret stays closed, which is why
     /// nothing can be said of a value in the KMS's own form.
     ///
     /// # Errors
@@ -134,7 +134,7 @@ impl SealedValue {
         Ok(unwrapped.map_err(|source| SealError::Kek { source })?.version.is_old)
     }
 
-    /// Wraps the data key anew, by the newest version of its KEK, or seals the secret under another KEK, for the one of these references
+    /// Wraps the data key again, with the newest version of its KEK, or seals the secret under another KEK, for the one of these references
     /// that opens it. What comes out has been opened again.
     ///
     /// # Errors
@@ -258,7 +258,7 @@ pub enum SealError {
     #[error("the sealed value does not open")]
     Envelope { source: EnvelopeError },
     /// What a KEK gave back is not what it was given.
-    #[error("what was wrapped anew does not open to the same")]
+    #[error("the rewrapped key does not match the original")]
     NotTheSame,
     /// The KEK cannot be used.
     #[error(transparent)]

@@ -108,7 +108,7 @@ pub fn append(path: &Path) -> Result<File, FileError> {
 }
 
 /// Checks that a program can be run, and that only root or our own user could have put it where it is. In a user namespace, in
-/// which root's programs cannot be told from those of others, theirs pass, too.
+/// which ids of other users all look the same, files of such an owner are accepted, too.
 ///
 /// # Errors
 /// It is missing, is not executable, or others could exchange it.

@@ -66,7 +66,7 @@ pub enum SourceError {
     /// The token is good, but not for this.
     #[error("the token may not read {what}: 403 Forbidden")]
     Forbidden { what: String, origin: Origin },
-    /// Nobody answered in time.
+    /// No answer within the deadline.
     #[error("{server} did not answer within {}{}", Seconds(*within), Tries(*tries))]
     NoAnswer { server: String, within: Duration, tries: u32 },
     /// Someone else changed the field after it was read.
@@ -111,7 +111,7 @@ pub enum SourceError {
     #[error("cannot use the files of [connect]")]
     File { source: FileError },
     /// There is no token.
-    #[error("cannot show 1Password Connect who we are")]
+    #[error("no token for 1Password Connect")]
     Token { source: TokenError },
     /// The certificates in `ca-file` cannot be used.
     #[error("cannot use `ca-file` under [connect]")]
@@ -187,11 +187,11 @@ impl Fault for SourceError {
                 "names are case-sensitive; `oci-secrets check` shows which vaults the token can see"
             }
             SourceError::NoItem { .. } | SourceError::NoSection { .. } | SourceError::NoField { .. } => {
-                "names are case-sensitive, and ids work in their place"
+                "names are case-sensitive, and ids work instead of them"
             }
             SourceError::ArchivedItem { .. } => "restore the item in 1Password, or ask for another",
             SourceError::ManyVaults { .. } | SourceError::ManyItems { .. } | SourceError::ManyFields { .. } => {
-                "use the id in the place of the name: 1Password shows it under \"Copy UUID\""
+                "use the id instead of the name: 1Password shows it under \"Copy UUID\""
             }
             SourceError::NoValue { .. } => "store a sealed value in the field: `oci-secrets seal` makes one",
             SourceError::Unauthorized { origin, .. } => return Some(origin.unauthorized_hint()),

@@ -14,10 +14,10 @@ pub trait Source {
     /// Fetches the fields of `references`, each item once, and yields every field as it arrives, in no particular order.
     fn fetch<'a>(&'a self, references: &'a [&'a Reference], deadline: Deadline) -> LocalBoxStream<'a, Fetched>;
 
-    /// The token that it was shown, if it is one that stays the same.
+    /// The token that it was shown, if it is static.
     fn static_token(&self) -> Option<Shown>;
 
-    /// The names of what is in the place of what this error says is missing, for a person who mistyped it; none if the source does not
+    /// The existing names next to the one that this error says is missing, for a suggestion; none if the source does not
     /// list any.
     fn names_beside<'a>(
         &'a self,
@@ -41,8 +41,8 @@ pub struct Fetched {
 pub struct Field {
     /// The text stored in 1Password: a sealed value, unless someone stored a plain one.
     pub value: Zeroizing<String>,
-    /// The item's id, whatever the reference called it; `op` does not tell.
+    /// The item's id, whatever the reference called it; `op` does not return it.
     pub item_id: Option<String>,
-    /// The item's version, which grows with every edit; `op` does not tell.
+    /// The item's version, which grows with every edit; `op` does not return it.
     pub version: Option<u64>,
 }

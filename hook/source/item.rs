@@ -207,7 +207,7 @@ impl Item {
         }
     }
 
-    /// The ids of the sections that the reference can mean. Several may share a label: their fields are then told apart as if they
+    /// The ids of the sections that the reference can mean. Several may share a label: their fields are then distinguished as if they
     /// stood in one section.
     fn sections_named(&self, name: &str, reference: &Reference) -> Result<Vec<&str>, SourceError> {
         let ids = |matches: fn(&Section, &str) -> bool| -> Vec<&str> {

@@ -16,7 +16,7 @@ pub use fetch::{Fetched, Field, Source};
 
 /// Opens the source that the settings choose. Nothing is sent or run yet.
 ///
-/// `session` is the desktop session of the person who calls, whom `op` may ask.
+/// `session` is the caller's desktop session, in which `op` may ask.
 ///
 /// # Errors
 /// If the settings choose none, or its files cannot be used.
@@ -24,7 +24,7 @@ pub fn open(settings: &Settings, session: Option<Session>) -> Result<Box<dyn Sou
     open_as(settings, session, Connect::open)
 }
 
-/// Opens it for a container's start: Connect is told the id of the start, and nobody is there who could unlock an app.
+/// Opens it for a container's start: Connect gets the id of the start, and no person can unlock an app.
 ///
 /// # Errors
 /// As for [`open`].

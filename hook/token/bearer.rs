@@ -72,7 +72,7 @@ impl Token {
     }
 }
 
-/// What a token says of itself. Whoever issued it is believed later, by who can check it.
+/// The claims of a token, which the server that gets it verifies.
 #[derive(Deserialize)]
 struct Claims {
     #[serde(default, deserialize_with = "seconds")]

@@ -1,6 +1,6 @@
 //! A token that a program prints.
 //!
-//! It gets neither our environment nor any input. Whoever does not wait for its end any longer kills it, and what it has started.
+//! It gets neither this process's environment nor any input. A caller that stops waiting kills it and its children.
 
 use std::os::unix::process::ExitStatusExt;
 
@@ -15,7 +15,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// What it may see of our environment: where the files of a user are.
 const HOME: &str = "HOME";
 
-/// Whether it can be run, and nobody but root and our own user could have put it there.
+/// Whether it can be run, and only root or the current user could have put it there.
 pub(super) fn check(command: &Command) -> Result<(), TokenError> {
     file::require_program(&command.program).map_err(|source| TokenError::Program { source })
 }

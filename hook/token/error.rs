@@ -26,7 +26,7 @@ pub enum TokenError {
     /// Its time is over.
     #[error("refusing to send the token of {origin}: it expired at {end}")]
     Expired { origin: Origin, end: Timestamp },
-    /// It stays the same, and is too old for that.
+    /// It is static, and too old.
     #[error(transparent)]
     Outdated(#[from] OutdatedError),
     /// We are in no job of GitHub Actions, or in one that may not ask for tokens.
@@ -41,7 +41,7 @@ pub enum TokenError {
     /// We are in no job of GitLab CI, or in one without this token.
     #[error("cannot get a token from GitLab CI: {name} is not set")]
     NoGitlabVariable { name: String },
-    /// Nobody answered in time.
+    /// No answer within the deadline.
     #[error("cannot get a token: {origin} did not answer within {}{}", Seconds(*within), Tries(*tries))]
     NoAnswer { origin: String, within: Duration, tries: u32 },
     /// The connection could not be made, or broke.

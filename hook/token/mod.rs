@@ -1,7 +1,7 @@
 //! Tokens that say who we are, from wherever the settings say that they come.
 //!
-//! A token is used as long as it lasts and then had anew. One that says of itself that its time is over is not sent: nobody has
-//! checked what it says, so it is only ever believed to be over. Tokens are kept in memory alone.
+//! A token is used until it expires, and then fetched again. A token that has expired by its own claim is not sent; the claim is not
+//! verified here, so it can only make a token expire. Tokens are kept in memory only.
 
 mod bearer;
 mod command;
@@ -39,7 +39,7 @@ pub struct Tokens {
 
 /// Where the next token comes from.
 enum Supply {
-    /// One stays the same. It was made at some time, as far as can be told.
+    /// A static token, and its issue time, if known.
     Fixed { token: Arc<Token>, made: Option<Timestamp> },
     /// Each lasts for a while.
     Renewed { source: TokenSource, held: Mutex<Option<Held>> },
@@ -55,7 +55,7 @@ impl Tokens {
     /// Looks at what can be looked at before a token is needed: a file is read, a variable or a program is there. Nothing is sent, nothing is run.
     ///
     /// # Errors
-    /// If there will be no token, as far as can be told.
+    /// If it is certain that there will be no token.
     pub fn open(source: &TokenSource) -> Result<Tokens, TokenError> {
         let held = match source {
             TokenSource::Static(file) => return Tokens::of_file(file, source),
@@ -71,13 +71,13 @@ impl Tokens {
         Ok(Tokens { origin: Origin::of(source), supply })
     }
 
-    /// A token that is there already, and stays the same.
+    /// A static token.
     pub fn of(token: Token, origin: Origin) -> Tokens {
         let made = token.issued();
         Tokens { origin, supply: Supply::Fixed { token: Arc::new(token), made } }
     }
 
-    /// The token of a file that stays the same, unless it is too old.
+    /// The static token in a file, unless it is too old.
     fn of_file(file: &TokenFile, source: &TokenSource) -> Result<Tokens, TokenError> {
         let (token, written) = read_dated(file, kind(source))?;
         let (token, origin) = (fresh(token, source)?, Origin::of(source));
@@ -99,7 +99,7 @@ impl Tokens {
         }
     }
 
-    /// Whether it is one token that stays the same, and when that was made, as far as can be told.
+    /// Whether the token is static, and its issue time, if known.
     pub fn fixed(&self) -> Option<Option<Timestamp>> {
         match &self.supply {
             Supply::Fixed { made, .. } => Some(*made),
@@ -120,10 +120,10 @@ impl Tokens {
         })
     }
 
-    /// The same, in one try. Whoever needs one at the same time waits for it.
+    /// The same, in one try. Concurrent callers wait for its result.
     ///
     /// # Errors
-    /// If there is none; whether another try can help, the failure tells.
+    /// If there is none; the failure says whether another try can help.
     pub async fn get(&self) -> Result<Arc<Token>, Failure<TokenError>> {
         let (source, held) = match &self.supply {
             Supply::Fixed { token, .. } => return Ok(token.clone()),

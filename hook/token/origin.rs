@@ -8,7 +8,7 @@ use crate::settings::TokenSource;
 /// Who gave a token, as messages name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// A file whose token stays the same.
+    /// A file with a static token.
     Static(PathBuf),
     /// A file whose token is renewed.
     File(PathBuf),
@@ -18,7 +18,7 @@ pub enum Origin {
     Gitlab(String),
     /// A program.
     Command(PathBuf),
-    /// A variable of whoever calls us.
+    /// A variable of the caller.
     Environment(&'static str),
 }
 

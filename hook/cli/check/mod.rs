@@ -146,7 +146,7 @@ fn kernel() -> Finding {
     }
 }
 
-/// Whether this host has swap space, as far as /proc tells.
+/// Whether this host has swap space, according to /proc/swaps.
 fn has_swap() -> bool {
     std::fs::read_to_string("/proc/swaps").map_or(true, |swaps| lists_swap(&swaps))
 }

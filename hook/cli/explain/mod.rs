@@ -40,7 +40,7 @@ pub(super) struct Arguments {
     /// Whose container it is.
     #[arg(long, value_enum)]
     engine: Option<Whose>,
-    /// Open the values, too, and tell whether they do; they are not shown.
+    /// Also unseal the values; they are not shown.
     #[arg(long)]
     open: bool,
     /// Print JSON.
@@ -190,15 +190,16 @@ impl Explained {
             (Ok(given), _) => {
                 let position = naming().find(|(_, grant)| std::ptr::eq(*grant, given)).map(|(position, _)| position);
                 self.grant = position;
-                self.findings.push(Finding::ok("grant", told(position.unwrap_or_default(), given)));
+                self.findings.push(Finding::ok("grant", describe(position.unwrap_or_default(), given)));
             }
             (Err(_), None) if naming().next().is_some() => {
-                let given = naming().map(|(position, grant)| Finding::ok("grant", told(position, grant)));
+                let given = naming().map(|(position, grant)| Finding::ok("grant", describe(position, grant)));
                 self.findings.extend(given);
             }
             (Err(refusal), _) => {
                 self.findings.push(Finding::problem("grant", &refusal));
-                self.findings.extend(naming().map(|(position, grant)| Finding::note("grant", told(position, grant))));
+                self.findings
+                    .extend(naming().map(|(position, grant)| Finding::note("grant", describe(position, grant))));
             }
         }
     }
@@ -265,7 +266,7 @@ impl Explained {
 }
 
 /// A grant in words.
-fn told(position: usize, grant: &Grant) -> String {
+fn describe(position: usize, grant: &Grant) -> String {
     let list = |words: Vec<String>| words.join(", ");
     let references = list(grant.references().map(|pattern| format!("\"{pattern}\"")).collect());
     let namespace = grant.namespace().map(|pattern| format!("namespace = \"{pattern}\""));

@@ -87,28 +87,28 @@ impl Subject {
 
     fn of_reference(reference: Reference) -> Subject {
         let name = format!("reference {reference}");
-        Subject { requests: vec![Wanted { file: None, reference, optional: false }], ..Subject::nobody(name) }
+        Subject { requests: vec![Wanted { file: None, reference, optional: false }], ..Subject::without_requests(name) }
     }
 
     fn of_envrc(path: &Path) -> Result<Subject, EnvrcError> {
         let wanted =
             |variable: Variable| Wanted { file: Some(variable.file), reference: variable.reference, optional: false };
         let requests = envrc::unite(envrc::read(path)?.variables)?.into_iter().map(wanted).collect();
-        Ok(Subject { requests, ..Subject::nobody(path.display().to_string()) })
+        Ok(Subject { requests, ..Subject::without_requests(path.display().to_string()) })
     }
 
     fn of_container(Described { id, bundle, annotations, user }: Described) -> Subject {
         let name = format!("container {id}");
         match bundle {
             Some(bundle) => Subject::of_bundle(name, &bundle),
-            None => Subject { owner: user, ..Subject::nobody(name) }.asks(Annotations::new(annotations)),
+            None => Subject { owner: user, ..Subject::without_requests(name) }.asks(Annotations::new(annotations)),
         }
     }
 
     /// A container as its runtime has it.
     fn of_bundle(name: String, bundle: &Path) -> Subject {
         let bundle = std::path::absolute(bundle).unwrap_or_else(|_| bundle.to_owned());
-        let mut subject = Subject::nobody(name);
+        let mut subject = Subject::without_requests(name);
         let Fields { annotations, calls_hook } = match Fields::read(&bundle.join("config.json")) {
             Ok(fields) => fields,
             Err(error) => {
@@ -139,7 +139,7 @@ impl Subject {
         subject
     }
 
-    fn nobody(name: String) -> Subject {
+    fn without_requests(name: String) -> Subject {
         Subject { name, annotations: None, requests: Vec::new(), wants_owner: false, owner: None, findings: Vec::new() }
     }
 

@@ -121,7 +121,7 @@ pub enum IssuerKeysError {
     #[error("url: tokens name their issuer as {expected:?}")]
     Spelling { expected: String },
     /// No audience.
-    #[error("audience: a token that is for nobody in particular would be for everyone")]
+    #[error("audience: it must not be empty, or every token would match")]
     NoAudience,
     /// An empty list.
     #[error("algorithms: expected at least one")]

@@ -132,7 +132,7 @@ impl Aws<'_> {
         let answer = async move {
             // AWS's client would ask for it, and keep the reason to itself if there is none.
             self.identity.has_token(deadline).await.map_err(no_token)?;
-            call.await.map_err(|gave_up| told(name, gave_up, self.identity.is_known()).into())
+            call.await.map_err(|gave_up| describe(name, gave_up, self.identity.is_known()).into())
         };
         answer.boxed_local()
     }
@@ -255,7 +255,7 @@ fn again(error: CallError) -> Failure<CallError> {
     Failure::Transient { error, retry_after: None }
 }
 
-fn told(name: &str, GaveUp { tries, within, last }: GaveUp<CallError>, identified: bool) -> AwsError {
+fn describe(name: &str, GaveUp { tries, within, last }: GaveUp<CallError>, identified: bool) -> AwsError {
     let key = format!("{}{name}", KIND.scheme);
     let of_service = match last {
         None if !identified => return AwsError::Identity { refusal: Refusal::Lost, tries },
@@ -291,7 +291,7 @@ pub enum AwsError {
     #[error("cannot use the AWS credentials")]
     File { source: FileError },
     /// There is no token of the other issuer.
-    #[error("cannot show AWS who we are")]
+    #[error("no token for AWS")]
     Token { source: TokenError },
     /// There are no credentials.
     #[error("cannot get credentials from AWS: {refusal}{}", Tries(*tries))]

@@ -1,6 +1,6 @@
 //! Who we are to AWS: found out once in a start, where the settings say, and never in the environment.
 //!
-//! What the services answer is looked at for words that tell the kind of a refusal, and never passed on: it can quote a token.
+//! What the services answer is searched for words that show the kind of a refusal, and never printed: it can quote a token.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ use crate::token::{self, Tokens};
 
 const CREDENTIALS_BYTES_MAX: usize = 64 * 1024;
 
-/// The name by which sessions of a role are told apart in CloudTrail.
+/// The name that distinguishes sessions of a role in CloudTrail.
 const SESSION_NAME: &str = "oci-secrets";
 
 /// The metadata server, which the client would let the environment move.
@@ -52,7 +52,7 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// Checks the files that say who we are, or where a token comes from. A plain-http endpoint on loopback is a stand-in: it is told nothing.
+    /// Checks the files with credentials or tokens. A plain-http endpoint on loopback is a stand-in: it gets no credentials.
     ///
     /// # Errors
     /// If a file cannot be used, or others can, or there will be no token.
@@ -67,7 +67,7 @@ impl Identity {
             .with_retry_config(RetryConfig::disabled());
         let provider = match &settings.identity {
             _ if !settings.sends_credentials() => {
-                SharedCredentialsProvider::new(Credentials::new("nobody", "nothing", None, None, "stand-in"))
+                SharedCredentialsProvider::new(Credentials::new("none", "none", None, None, "stand-in"))
             }
             AwsIdentity::Profile { file, profile, region } => {
                 check(file)?;
@@ -148,7 +148,7 @@ fn sts(region: &str, http: &SharedHttpClient) -> aws_sdk_sts::Client {
 
 impl WebIdentity {
     async fn load(&self) -> Result<Credentials, CredentialsError> {
-        // Why there is none was told before.
+        // Why there is none was reported before.
         let token = self.tokens.get().await.map_err(|_| CredentialsError::not_loaded_no_source())?;
         let request = self.sts.assume_role_with_web_identity().role_arn(&self.role).role_session_name(SESSION_NAME);
         let answer =
@@ -294,7 +294,7 @@ pub enum Refusal {
     Other,
 }
 
-/// Words that AWS's client and its services use, in lower case, and what they tell; the first that is found counts.
+/// Words of AWS's client and services, in lower case, and what they mean; the first that is found counts.
 const WORDS: [(&str, Refusal); 7] = [
     ("expiredtoken", Refusal::Expired),
     ("invalididentitytoken", Refusal::Token),
@@ -321,7 +321,7 @@ impl Refusal {
         found.map_or(otherwise, |(_, refusal)| refusal)
     }
 
-    /// What an error tells by its type and the status that it carries.
+    /// The kind of an error, by its type and status.
     fn told_by(error: &(dyn Error + 'static)) -> Option<Refusal> {
         let is_lost = |status: u16| (status >= 500 || status == 429).then_some(Refusal::Lost);
         if let Some(refusal) = error.downcast_ref() {

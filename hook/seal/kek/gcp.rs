@@ -109,7 +109,7 @@ impl CloudKms {
                 (answer, _) => answer,
             }
         };
-        Ok(deadline.retry(attempt).await.map_err(|gave_up| told(name, gave_up, self.identified.get()))?)
+        Ok(deadline.retry(attempt).await.map_err(|gave_up| describe(name, gave_up, self.identified.get()))?)
     }
 
     async fn encrypt(&self, name: &str, data_key: &DataKey) -> Result<Vec<u8>, Failure<CallError>> {
@@ -220,7 +220,7 @@ enum CallError {
     Corrupt,
     /// Cloud KMS answered with an error.
     Status(Code),
-    /// It answered with an error of which only its words tell the kind.
+    /// It answered with an error whose kind only its text shows.
     Known(Known),
     /// Something else answered, with this HTTP status.
     Http(u16),
@@ -241,7 +241,7 @@ enum Known {
     ApiDisabled,
 }
 
-/// Words that Cloud KMS uses, in lower case, and what they tell.
+/// Words of Cloud KMS, in lower case, and what they mean.
 const KNOWN: [(&str, Known); 5] = [
     ("current state is: disabled", Known::Disabled),
     ("current state is: destroy", Known::Destroyed),
@@ -295,7 +295,7 @@ fn again(error: CallError) -> Failure<CallError> {
     Failure::Transient { error, retry_after: None }
 }
 
-fn told(name: &str, GaveUp { tries, within, last }: GaveUp<CallError>, identified: bool) -> CloudKmsError {
+fn describe(name: &str, GaveUp { tries, within, last }: GaveUp<CallError>, identified: bool) -> CloudKmsError {
     let key = format!("{}{name}", KIND.scheme);
     let of_service = match last {
         None if !identified => return CloudKmsError::NoIdentity { within: Some(within), tries },
@@ -325,7 +325,7 @@ fn told(name: &str, GaveUp { tries, within, last }: GaveUp<CallError>, identifie
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum CloudKmsError {
-    /// The settings do not tell who we are.
+    /// The settings name no usable identity.
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// Names cannot be looked up.

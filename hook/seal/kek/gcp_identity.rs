@@ -37,7 +37,7 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// Reads the files that say who we are. A plain-http endpoint on loopback is a stand-in: it is told nothing.
+    /// Reads the files with credentials. A plain-http endpoint on loopback is a stand-in: it gets no credentials.
     ///
     /// # Errors
     /// If a file cannot be used, or others can, or there will be no token.
@@ -138,7 +138,7 @@ impl SubjectTokenProvider for Subject {
     }
 }
 
-/// There is no token. Why, is told where it was first asked for.
+/// There is no token. The reason is reported where it was first requested.
 #[derive(Debug, thiserror::Error)]
 #[error("no subject token")]
 struct NoSubjectToken {
@@ -174,7 +174,7 @@ pub enum Refusal {
     Other,
 }
 
-/// Words that Google's identity services use, in lower case, and what they tell; the first that is found counts.
+/// Words of Google's identity services, in lower case, and what they mean; the first that is found counts.
 const WORDS: [(&str, Refusal); 5] = [
     ("invalid_target", Refusal::Audience),
     ("stale to sign-in", Refusal::Expired),
@@ -220,7 +220,7 @@ impl Refusal {
     }
 }
 
-/// Why the settings do not tell who we are.
+/// Why the settings name no usable identity.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// The credentials file, or the subject token that it names, cannot be read, or others can.
@@ -230,7 +230,7 @@ pub enum IdentityError {
         source: FileError,
     },
     /// There is no token of the other issuer.
-    #[error("cannot show Google who we are")]
+    #[error("no token for Google")]
     Token { source: TokenError },
     /// The file is not what Google's tools write.
     #[error("{path} is not a Google credentials file that can be used")]

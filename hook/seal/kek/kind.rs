@@ -48,7 +48,7 @@ pub trait Kek {
         ready(Err(KekError::EnvelopesOnly)).boxed_local()
     }
 
-    /// Tells what our identity may do with the key of this name, without doing it.
+    /// Returns what the host's identity may do with the key of this name, without doing it.
     fn describe<'a>(&'a self, name: &'a str, deadline: Deadline) -> Answer<'a, Abilities>;
 
     /// Gets what calls for any key will need and can be had before: an access token. By default there is no such thing.
@@ -73,7 +73,7 @@ pub struct Abilities {
     pub unwrap: bool,
 }
 
-/// A data key, and what the KMS tells of the KEK that unwrapped it.
+/// A data key, and the version of the KEK that unwrapped it.
 pub struct Unwrapped {
     /// The data key.
     pub data_key: DataKey,
@@ -81,7 +81,7 @@ pub struct Unwrapped {
     pub version: Version,
 }
 
-/// A secret, and what the KMS tells of the KEK that decrypted it.
+/// A secret, and the version of the KEK that decrypted it.
 pub struct Decrypted {
     /// The secret.
     pub secret: Secret,
@@ -89,7 +89,7 @@ pub struct Decrypted {
     pub version: Version,
 }
 
-/// Which version of a KEK was used, as far as the KMS tells.
+/// The version of a KEK that was used, if the KMS returns it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Version {
     /// Its name, in the KMS's own words.
@@ -138,7 +138,7 @@ impl Fault for KekError {
         match self {
             KekError::NotListed { kek } => Some(format!("add \"{kek}\" to `keks` in the settings, if it is yours")),
             KekError::EnvelopesOnly => None,
-            KekError::MadeElsewhere => Some("`oci-secrets kek new --help` tells which are made here".into()),
+            KekError::MadeElsewhere => Some("`oci-secrets kek new --help` lists the kinds that it creates".into()),
             KekError::OfKind(error) => error.hint(),
         }
     }

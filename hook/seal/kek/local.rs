@@ -1,6 +1,6 @@
 //! `local-kek:<name>`: a key file on this host.
 //!
-//! For trials and tests: the key lies beside the container it protects, so whoever has the host and 1Password has the secrets. The
+//! For trials and tests: the key is on the host whose containers it protects, so access to the host and to 1Password is enough. The
 //! file holds 32 random bytes, and is owned by root with mode 0600. It wraps as Tink's AES-256-GCM does without a prefix:
 //! `IV | ciphertext | tag`, with no associated data.
 

@@ -34,7 +34,7 @@ pub use self::kind::{Abilities, Answer, Decrypted, Kek, KekError, Kind, Unwrappe
 /// The kinds of KEK.
 pub const KINDS: [&Kind; 4] = [&gcp::KIND, &aws::KIND, &pkcs11::KIND, &local::KIND];
 
-/// The address of a KEK, whose first part tells its kind.
+/// The URI of a KEK, whose scheme is its kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KekUri {
     text: String,
@@ -69,11 +69,11 @@ impl FromStr for KekUri {
     type Err = KekUriError;
 
     fn from_str(text: &str) -> Result<KekUri, KekUriError> {
-        // A query may hold what is not to be told, as a PIN.
-        let told = || text.split('?').next().unwrap_or_default().to_owned();
-        let kind = Kind::of(text).ok_or_else(|| KekUriError::Kind { found: told(), schemes: schemes() })?;
+        // A query may contain a PIN, and is not printed.
+        let shown = || text.split('?').next().unwrap_or_default().to_owned();
+        let kind = Kind::of(text).ok_or_else(|| KekUriError::Kind { found: shown(), schemes: schemes() })?;
         let uri = KekUri { text: text.to_owned(), kind };
-        if (kind.is_name)(uri.name()) { Ok(uri) } else { Err(KekUriError::Form { found: told(), form: kind.form }) }
+        if (kind.is_name)(uri.name()) { Ok(uri) } else { Err(KekUriError::Form { found: shown(), form: kind.form }) }
     }
 }
 
@@ -83,7 +83,7 @@ impl fmt::Display for KekUri {
     }
 }
 
-/// A data key that is unwrapped once, for whoever waits for it.
+/// A data key that is unwrapped once, for all callers that wait for it.
 type Once = Rc<OnceCell<Rc<Unwrapped>>>;
 
 /// The KEKs that the settings list, each kind made ready when it is first needed.
@@ -102,7 +102,7 @@ impl<'a> Keks<'a> {
 
     /// Makes ready what the KEKs that are listed will need: clients, and access tokens. It can go on while 1Password is being asked.
     ///
-    /// Errors are not told here: they are met again, and told, by the value that needs the KEK.
+    /// Errors are not reported here: the value that needs the KEK meets and reports them.
     pub async fn prepare(&self, deadline: Deadline) {
         let listed = |kind: &Kind| self.settings.keks.iter().any(|pattern| Kind::of(pattern.as_str()) == Some(kind));
         join_all(KINDS.into_iter().filter(|kind| listed(kind)).map(|kind| self.prepare_kind(kind, deadline))).await;
@@ -150,10 +150,10 @@ impl<'a> Keks<'a> {
         self.listed(kek, deadline).await?.decrypt(kek.name(), ciphertext, associated_data, deadline).await
     }
 
-    /// Tells what our identity may do with a KEK.
+    /// Returns what the host's identity may do with a KEK.
     ///
     /// # Errors
-    /// If the KEK is not listed in the settings, or the KMS does not tell.
+    /// If the KEK is not listed in the settings, or the KMS does not answer.
     pub async fn describe(&self, kek: &KekUri, deadline: Deadline) -> Result<Abilities, KekError> {
         self.listed(kek, deadline).await?.describe(kek.name(), deadline).await
     }

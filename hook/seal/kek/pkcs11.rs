@@ -146,7 +146,7 @@ impl Kek for Hsm<'_> {
 struct Helper {
     child: RefCell<Child>,
     requests: Mutex<Sender>,
-    /// Whoever of those who wait has it reads for all of them.
+    /// The waiting call that holds it reads for all of them.
     answers: Mutex<Answers>,
     waiting: RefCell<BTreeMap<u64, oneshot::Sender<pkcs11::Answer>>>,
 }

@@ -73,7 +73,7 @@ mod tests {
 
     use super::*;
 
-    /// Makes calls that take so long, and tells how long all took and how many were under way at the most.
+    /// Makes calls that take this long, and returns the total time and the highest number of concurrent calls.
     fn run(calls: usize, each: Duration) -> (Duration, usize) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         let (ramp, begin_to_end, most) = (Ramp::default(), Cell::new(Duration::ZERO), Cell::new(0));

@@ -1,10 +1,10 @@
 //! An access token of Google's that outlives the process: containers that start one after another exchange one subject token once.
 //!
-//! It is kept only where all of this is sure, and nobody waits longer where it is not:
+//! It is kept only under all of these conditions, and no call waits longer otherwise:
 //!
 //! - on a tmpfs, in `/run/oci-secrets`, a directory and files of root's alone, by root of the host;
 //! - for one principal: the file is named by a hash of the credentials file and of the subject token in it, byte by byte;
-//! - within its time: Google's client does not tell how long a token lives, but one that is exchanged lives as long as its subject
+//! - within its time: Google's client does not return how long a token lives, but one that is exchanged lives as long as its subject
 //!   token, up to an hour, and one of impersonation ten minutes at the least. So it is used for five minutes, and not beyond what the
 //!   subject token says of itself.
 
@@ -159,7 +159,7 @@ impl Place {
         headers.collect()
     }
 
-    /// Writes a file of its own and gives it the name: whoever reads at this moment has the old one or the new one, whole.
+    /// Writes a temporary file and renames it: a concurrent reader gets the whole old file or the whole new one.
     fn write(&self, headers: &HeaderMap) -> Option<()> {
         let headers = headers
             .iter()
@@ -180,7 +180,7 @@ impl Place {
     }
 }
 
-/// What a JSON web token says of its end, in seconds of Unix time. Nobody has checked it: it is only ever believed to be over.
+/// The expiry of a JSON web token, in seconds of Unix time. It is not verified: it can only make a token expire.
 fn expiry(token: &[u8]) -> Option<u64> {
     #[derive(Deserialize)]
     struct Claims {

@@ -1,4 +1,4 @@
-//! What every KMS that is asked over the network can answer about a key, as clouds tell it and as we do.
+//! Errors that every KMS in the network has in common.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::retry::{Seconds, Tries};
 /// Why the KMS does not do what it is asked.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
-    /// Nobody answered in time.
+    /// No answer within the deadline.
     #[error("{key} did not answer within {}{}", Seconds(*within), Tries(*tries))]
     NoAnswer { key: String, within: Duration, tries: u32 },
     /// The connection could not be made, or broke.

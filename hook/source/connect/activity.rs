@@ -9,7 +9,7 @@ use super::{Connect, user_agent};
 use crate::retry::Deadline;
 use crate::source::SourceError;
 
-/// How many requests are asked for at once: what Connect hands out unless it is told.
+/// The number of requests per page: Connect's default.
 const PAGE: usize = 50;
 
 /// One request, as Connect saw it.

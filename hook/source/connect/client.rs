@@ -298,7 +298,7 @@ impl From<GaveUp<Refusal>> for Refusal {
     }
 }
 
-/// What is wrong with a file of the settings is told in one way, whichever file it is.
+/// Problems with all files that the settings name are reported in the same way.
 fn no_token(error: TokenError) -> SourceError {
     match error {
         TokenError::File { source } => SourceError::File { source },

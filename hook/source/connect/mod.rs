@@ -193,7 +193,7 @@ impl Source for Connect {
         reference: &'a Reference,
         deadline: Deadline,
     ) -> LocalBoxFuture<'a, Vec<String>> {
-        // Who cannot be told the names is told what is missing all the same.
+        // If the names cannot be listed, the original error is reported.
         let names = async move { self.list_beside(missing, reference, deadline).await.unwrap_or_default() };
         Box::pin(names)
     }

@@ -14,7 +14,7 @@ struct Titled {
 }
 
 impl Connect {
-    /// The names of what is in the place of the one that was not found: vaults, items of the vault, sections or fields of the item.
+    /// The names next to the one that was not found: vaults, items of the vault, sections or fields of the item.
     ///
     /// # Errors
     /// As for every request.

@@ -27,7 +27,7 @@ pub enum OpError {
     #[error("the service account's token does not begin with \"ops_\", or is more than one word")]
     UnusableToken,
     /// Only a person can unlock the app, and the hook is none.
-    #[error("refusing to ask the 1Password app: nobody is there to unlock it")]
+    #[error("refusing to ask the 1Password app: no person is there to unlock it")]
     NoPerson,
     /// There is no memory in which `op` could have its home.
     #[error("cannot make a directory in {} for op", directory.display())]
@@ -61,7 +61,7 @@ pub enum OpError {
     /// A signal ended it.
     #[error("op was ended by signal {signal}")]
     Killed { signal: i32 },
-    /// Nobody has signed in, or the app is not connected to.
+    /// No account is signed in, or the app is not connected.
     #[error("op is not signed in: {}", Excerpt(said))]
     NotSignedIn { said: String },
     /// The person said no, or nothing.
@@ -135,7 +135,7 @@ impl Fault for OpError {
             OpError::Unauthorized { .. } => {
                 "put a valid token into the service-account-token-file, of an account that reads the vault"
             }
-            OpError::Many => "use ids in the place of names: 1Password shows them under \"Copy UUID\"",
+            OpError::Many => "use ids instead of names: 1Password shows them under \"Copy UUID\"",
             OpError::Limited { .. } => {
                 "references by the ids of vault and item cost a third of the requests; 1Password Connect has no such limit"
             }

@@ -1,7 +1,7 @@
 //! The 1Password CLI, `op`.
 //!
 //! All references are asked for by one run of `op inject`, as each run costs about a second and a share of an hourly limit. It is
-//! run with the few variables that it needs and none of ours, and what it prints is believed only in the exact shape that was asked
+//! run with the few variables that it needs and none of ours, and its output is accepted only in the exact form that was requested
 //! for: versions before 2.32.1 can end as if all was well when 1Password's server failed.
 //!
 //! `op` names neither the item nor its version, and finds names whatever their case. That does no harm: grants match the reference
@@ -216,7 +216,7 @@ impl Op {
                 command.env("OP_BIOMETRIC_UNLOCK_ENABLED", "false").env("OP_SERVICE_ACCOUNT_TOKEN", &**token);
             }
         }
-        let (within, told) = match deadline.remaining() {
+        let (within, reported) = match deadline.remaining() {
             left if left < self.timeout => (left, deadline.total()),
             _ => (self.timeout, self.timeout),
         };
@@ -226,7 +226,7 @@ impl Op {
             Ok(Ok(Some(answer))) => Ok(answer),
             Ok(Ok(None)) => Err(OpError::TooLarge { limit: OUTPUT_BYTES_MAX }),
             Ok(Err(error)) => Err(OpError::Run { path: self.program.clone(), errno: error.into() }),
-            Err(_elapsed) => Err(OpError::NoAnswer { within: told, app }),
+            Err(_elapsed) => Err(OpError::NoAnswer { within: reported, app }),
         }
     }
 }
@@ -234,7 +234,7 @@ impl Op {
 impl Source for Op {
     fn static_token(&self) -> Option<Shown> {
         match &self.unlock {
-            // `op` makes its own connections, which nobody sees.
+            // `op` makes its own connections, which are not visible here.
             Unlock::ServiceAccount { shown, .. } => Some(Shown { address: outward_address(), ..shown.clone() }),
             Unlock::App { .. } => None,
         }

@@ -1,7 +1,7 @@
 //! What `op` says on standard error, and what it means.
 //!
 //! It has two exit codes, 0 and 1, so that there is nothing else to go by. Lines begin with `[ERROR]`, date and time. What is not
-//! known is told as it is, cut and escaped, and is never taken for a value that is missing.
+//! known is printed as it is, cut and escaped, and is never taken for a value that is missing.
 
 use std::os::unix::process::ExitStatusExt;
 
@@ -168,7 +168,7 @@ fn is_named(text: &str, name: &str) -> bool {
     })
 }
 
-/// The line that counts, without what stands before every line, and without words that nobody should see.
+/// The relevant line, without the prefix of every line, and without words that may be secrets.
 fn said(complaint: &str) -> String {
     let line = complaint.lines().rfind(|line| line.starts_with(MARK)).or(complaint.lines().next()).unwrap_or_default();
     let mut words: Vec<&str> = line.strip_prefix(MARK).map_or(line, str::trim_start).split_whitespace().collect();
@@ -267,8 +267,8 @@ mod tests {
     #[test]
     fn does_not_repeat_what_may_be_a_secret() {
         for word in ["ops_canary", "eyJhbGciOiJFUzI1NiJ9.e30.x", "sealed:v1", &"x".repeat(61)] {
-            let told = error(&format!("[ERROR] 2026/02/04 10:11:12 bad '{word}' here"), "op://v/i/f");
-            assert_eq!(told, "op failed: \"bad … here\"");
+            let message = error(&format!("[ERROR] 2026/02/04 10:11:12 bad '{word}' here"), "op://v/i/f");
+            assert_eq!(message, "op failed: \"bad … here\"");
         }
     }
 }

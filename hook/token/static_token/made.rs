@@ -1,8 +1,8 @@
-//! When a token was made that stays the same, and whether that is too long ago.
+//! The age of a static token.
 //!
 //! A token of Connect says when it was issued, one of a service account does not; and every file was written at some time. Where both are
-//! known the earlier counts: a copy, or `touch`, makes a file new and not the token, and what a token says is checked by nobody here.
-//! Whoever may write to the file may set its time, so its age guards against forgetting, not against root.
+//! known the earlier counts: a copy, or `touch`, makes a file new and not the token, and the claims of a token are not verified here.
+//! A user who may write to the file may set its time, so its age guards against forgetting, not against root.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::token::Origin;
 /// How far clocks may be apart.
 pub(in crate::token) const SKEW: SignedDuration = SignedDuration::from_secs(30);
 
-/// When a token was made, as far as can be told.
+/// The issue time of a token, if known.
 pub fn earliest(said: Option<Timestamp>, written: Option<Timestamp>) -> Option<Timestamp> {
     [said, written].into_iter().flatten().min()
 }
@@ -22,7 +22,7 @@ pub fn earliest(said: Option<Timestamp>, written: Option<Timestamp>) -> Option<T
 /// Whether a token may still be used.
 ///
 /// # Errors
-/// If it is older than that, or its age cannot be told.
+/// If it is older than that, or its age is unknown.
 pub fn check(made: Option<Timestamp>, max_age: Option<Duration>, origin: &Origin) -> Result<(), OutdatedError> {
     let Some(max) = max_age else { return Ok(()) };
     let Some(made) = made else { return Err(OutdatedError::Unknown { origin: origin.clone() }) };
@@ -42,7 +42,7 @@ pub fn age(made: Timestamp) -> SignedDuration {
 }
 
 /// A duration as a person reads it, `31h 12m`: without what is below a minute, unless that is all.
-pub fn told(duration: SignedDuration) -> String {
+pub fn rounded(duration: SignedDuration) -> String {
     let seconds = duration.as_secs();
     let shown = if seconds < 60 { seconds } else { seconds - seconds % 60 };
     format!("{:#}", SignedDuration::from_secs(shown))
@@ -53,13 +53,13 @@ pub fn told(duration: SignedDuration) -> String {
 #[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum OutdatedError {
     /// It should have been changed by now.
-    #[error("refusing to use the token of {origin}: it is {} old, expected at most {}", told(*age), told_max(*max))]
+    #[error("refusing to use the token of {origin}: it is {} old, expected at most {}", rounded(*age), rounded_max(*max))]
     TooOld { origin: Origin, age: SignedDuration, max: Duration },
     /// It would stay new for ever.
     #[error("refusing to use the token of {origin}: it is of {made:.0}, which is still to come")]
     ToCome { origin: Origin, made: Timestamp },
     /// It says nothing, and is in no file.
-    #[error("refusing to use the token of {origin}: nothing tells how old it is")]
+    #[error("refusing to use the token of {origin}: its age is unknown")]
     Unknown { origin: Origin },
 }
 
@@ -80,15 +80,15 @@ impl OutdatedError {
             OutdatedError::TooOld { origin, .. } => format!("put a new token into {origin}: {command}"),
             OutdatedError::ToCome { .. } => "the clock of this host, or of who wrote the file, is wrong".into(),
             OutdatedError::Unknown { .. } => {
-                "put it into a file, whose time tells: `token-file` under [connect] or `service-account-token-file` under [op]"
+                "put it into a file, whose modification time shows its age: `token-file` under [connect] or `service-account-token-file` under [op]"
                     .into()
             }
         }
     }
 }
 
-fn told_max(max: Duration) -> String {
-    SignedDuration::try_from(max).map(told).unwrap_or_default()
+fn rounded_max(max: Duration) -> String {
+    SignedDuration::try_from(max).map(rounded).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -124,7 +124,7 @@ mod tests {
     fn one_of_an_age_that_cannot_be_is_not_used() {
         assert_eq!(check_of(ago(-20)), Ok(()), "clocks differ");
         assert!(check_of(ago(-60)).unwrap_err().ends_with(", which is still to come"));
-        assert!(check_of(None).unwrap_err().ends_with("nothing tells how old it is"));
-        assert!(check(None, None, &Origin::Github).is_ok(), "nobody asks");
+        assert!(check_of(None).unwrap_err().ends_with("its age is unknown"));
+        assert!(check(None, None, &Origin::Github).is_ok(), "no maximum age");
     }
 }

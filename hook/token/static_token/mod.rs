@@ -24,9 +24,9 @@ pub use self::made::OutdatedError;
 pub struct Shown {
     /// Who gave it.
     pub origin: Origin,
-    /// When it was made, as far as can be told.
+    /// Its issue time, if known.
     pub made: Option<Timestamp>,
-    /// From which of our addresses, if that can be told.
+    /// From which address of this host, if known.
     pub address: Option<IpAddr>,
 }
 
@@ -75,7 +75,7 @@ pub enum Anomaly {
         /// When it was expected.
         schedule: String,
     },
-    /// It is from another address, or from one that cannot be told.
+    /// It is from another address, or from an unknown one.
     Address {
         /// Which.
         address: Option<IpAddr>,
@@ -114,7 +114,7 @@ impl fmt::Display for Anomaly {
                 write!(f, "{time} UTC is outside of the schedule, {schedule}")
             }
             Anomaly::Address { address: Some(address) } => write!(f, "{address} is not pinned"),
-            Anomaly::Address { address: None } => f.write_str("the address cannot be told"),
+            Anomaly::Address { address: None } => f.write_str("the address is unknown"),
             Anomaly::Rate { starts, rate } => {
                 write!(f, "starts within {}: {starts}, expected at most {}", span(*rate), rate.starts)
             }
@@ -132,7 +132,7 @@ impl Serialize for Anomaly {
     }
 }
 
-/// How a use at this moment would stand to one condition: as expected, which the text tells, or not.
+/// Whether a use at this moment would meet one condition, with the text for it.
 pub type Outlook = Result<String, Anomaly>;
 
 /// How a use at this moment would stand to the conditions of time, address and rate, of those that there are. It is not counted.
@@ -195,5 +195,5 @@ fn starts(rate: Rate, act: impl Fn(&Starts) -> Result<u64, StartsError>) -> Resu
 }
 
 fn span(rate: Rate) -> String {
-    SignedDuration::try_from(rate.within).map(made::told).unwrap_or_default()
+    SignedDuration::try_from(rate.within).map(made::rounded).unwrap_or_default()
 }

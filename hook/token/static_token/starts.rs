@@ -1,8 +1,8 @@
 //! How many containers were started with a static token of late.
 //!
 //! The starts of one span of time are one file of eight bytes each, so that those of any span as long are in two files at most. Each
-//! start appends its own time, which the kernel does for many at once without mixing or losing any: nobody waits for a lock. Nothing is
-//! repaired: what is damaged is told until its time is over, and so is a clock that goes back.
+//! start appends its own time, which the kernel does for many at once without mixing or losing any: no start waits for a lock. Nothing is
+//! repaired: damage is reported until its time is over, and so is a clock that was set back.
 
 use std::fs::File;
 use std::io::{self, Seek, Write};
@@ -30,7 +30,7 @@ impl Starts {
         Starts { directory, span: span.as_secs().max(1), now: seconds(Timestamp::now()) }
     }
 
-    /// Counts one more, and tells how many they were up to it.
+    /// Counts one more, and returns the number up to it.
     pub(super) fn add(&self) -> Result<u64, StartsError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND;
         let mut file = self.open(&self.name(0), flags)?.ok_or(StartsError::Damaged)?;
