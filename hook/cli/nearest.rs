@@ -10,7 +10,7 @@ use crate::source::{Source, SourceError, nearest};
 pub(super) async fn with_nearest(error: ResolveError, source: &dyn Source, deadline: Deadline) -> AnyFault {
     AnyFault::from(match error {
         ResolveError::Fetch { file, reference, source: missing, .. } => {
-            let names = source.names_beside(&missing, &reference, deadline).await;
+            let names = source.siblings(&missing, &reference, deadline).await;
             let meant = near(&missing, &reference, &names);
             ResolveError::Fetch { file, reference, meant, source: missing }
         }

@@ -45,7 +45,7 @@ pub(super) struct Arguments {
     /// Store the moved values; without it, print what would be moved.
     #[arg(long, requires = "vault", conflicts_with = "reference")]
     write: bool,
-    /// Print JSON: a list of objects with `field`, `fate` (moved, to move, current, other, failed) and `error`.
+    /// Print JSON: a list of objects with `field`, `status` (moved, to move, current, other, failed) and `error`.
     #[arg(long, requires = "vault", conflicts_with = "reference")]
     json: bool,
 }
@@ -55,7 +55,7 @@ Example: move a vault to the newest version of a key
 
   oci-secrets rewrap --to \"$KEK\" --vault AgentVault --write";
 
-// The fates, as tables and programs know them.
+// The statuses, as tables and programs know them.
 const MOVED: &str = "moved";
 const TO_MOVE: &str = "to move";
 const CURRENT: &str = "current";
@@ -63,7 +63,7 @@ const OTHER: &str = "other";
 const FAILED: &str = "failed";
 
 /// What became of one value.
-enum Fate {
+enum Status {
     /// It moved, or would.
     Moved,
     /// It is where it shall be.
@@ -103,31 +103,31 @@ fn of_vault(arguments: &Arguments, vault: &str, settings: &Settings) -> Result<E
     crate::tls::install();
     let connect = Connect::of(settings)?;
     let patience = settings.deliver.deadline;
-    let fates = block_on(settings, async |_| {
+    let statuses = block_on(settings, async |_| {
         let fields = connect.fields_of(vault, is_sealed, patience).await?;
         let bar = ProgressBar::new(fields.len() as u64).with_style(ProgressStyle::default_bar());
         let keks = Keks::new(settings);
-        let mut fates = Vec::with_capacity(fields.len());
+        let mut statuses = Vec::with_capacity(fields.len());
         for field in fields {
-            let fate = move_one(arguments, &connect, &field, &keks, || Deadline::after(patience)).await;
-            fates.push((field, fate.unwrap_or_else(Fate::Failed)));
+            let status = move_one(arguments, &connect, &field, &keks, || Deadline::after(patience)).await;
+            statuses.push((field, status.unwrap_or_else(Status::Failed)));
             bar.inc(1);
         }
         bar.finish_and_clear();
-        Ok(fates)
+        Ok(statuses)
     })?;
     if arguments.json {
-        write_json(&rows(&fates, arguments.write))?
+        write_json(&rows(&statuses, arguments.write))?
     } else {
-        write_table(&table(&fates, arguments.write))?
+        write_table(&table(&statuses, arguments.write))?
     };
-    let mut failures = fates.iter().filter_map(|(_, fate)| match fate {
-        Fate::Failed(error) => Some(error.class()),
+    let mut failures = statuses.iter().filter_map(|(_, status)| match status {
+        Status::Failed(error) => Some(error.class()),
         _ => None,
     });
     match failures.next() {
         None => Ok(ExitCode::SUCCESS),
-        Some(class) => Err(CliError::Rewrap { failed: 1 + failures.count(), values: fates.len(), class }.into()),
+        Some(class) => Err(CliError::Rewrap { failed: 1 + failures.count(), values: statuses.len(), class }.into()),
     }
 }
 
@@ -137,19 +137,19 @@ async fn move_one(
     field: &StoredField,
     keks: &Keks<'_>,
     deadline: impl Fn() -> Deadline,
-) -> Result<Fate, AnyFault> {
+) -> Result<Status, AnyFault> {
     let unusable = |source| CliError::Stored { name: field.name.clone(), source };
     let sealed: SealedValue = field.value.parse().map_err(unusable)?;
     if arguments.from.as_ref().is_some_and(|from| from != sealed.kek()) {
-        return Ok(Fate::Other);
+        return Ok(Status::Other);
     }
     match sealed.rewrap(&arguments.to, &field.spellings, keks, deadline()).await.map_err(unusable)? {
-        Rewrapped::Current(_) => Ok(Fate::Current),
+        Rewrapped::Current(_) => Ok(Status::Current),
         Rewrapped::Moved(sealed) => {
             if arguments.write {
                 connect.replace(field, &sealed.to_string(), deadline()).await?;
             }
-            Ok(Fate::Moved)
+            Ok(Status::Moved)
         }
     }
 }
@@ -158,35 +158,35 @@ async fn move_one(
 #[derive(Serialize)]
 struct Row<'a> {
     field: &'a str,
-    fate: &'static str,
+    status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     #[serde(skip)]
     colour: AnsiColor,
 }
 
-fn rows(fates: &[(StoredField, Fate)], written: bool) -> Vec<Row<'_>> {
-    let rows = fates.iter().map(|(field, fate)| {
-        let (fate, colour, error) = match fate {
-            Fate::Moved if written => (MOVED, AnsiColor::Green, None),
-            Fate::Moved => (TO_MOVE, AnsiColor::Yellow, None),
-            Fate::Current => (CURRENT, AnsiColor::Green, None),
-            Fate::Other => (OTHER, AnsiColor::Green, None),
-            Fate::Failed(error) => (FAILED, AnsiColor::Red, Some(report::chain(error))),
+fn rows(statuses: &[(StoredField, Status)], written: bool) -> Vec<Row<'_>> {
+    let rows = statuses.iter().map(|(field, status)| {
+        let (status, colour, error) = match status {
+            Status::Moved if written => (MOVED, AnsiColor::Green, None),
+            Status::Moved => (TO_MOVE, AnsiColor::Yellow, None),
+            Status::Current => (CURRENT, AnsiColor::Green, None),
+            Status::Other => (OTHER, AnsiColor::Green, None),
+            Status::Failed(error) => (FAILED, AnsiColor::Red, Some(report::chain(error))),
         };
-        Row { field: &field.name, fate, error, colour }
+        Row { field: &field.name, status, error, colour }
     });
     rows.collect()
 }
 
-fn table(fates: &[(StoredField, Fate)], written: bool) -> Table {
+fn table(statuses: &[(StoredField, Status)], written: bool) -> Table {
     let mut table = Table::default();
-    let rows = rows(fates, written);
-    for Row { field, fate, error, colour } in &rows {
+    let rows = rows(statuses, written);
+    for Row { field, status, error, colour } in &rows {
         let detail = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
-        table.verdict(fate, *colour, format_args!("{field}{detail}"));
+        table.verdict(status, *colour, format_args!("{field}{detail}"));
     }
-    let count = |fate| rows.iter().filter(|row| row.fate == fate).count();
+    let count = |status| rows.iter().filter(|row| row.status == status).count();
     let moves = if written { MOVED } else { TO_MOVE };
     let (moved, current, other, failed) = (count(moves), count(CURRENT), count(OTHER), count(FAILED));
     table.line(format_args!("{moved} {moves}, {current} current already, {other} under other keys, {failed} failed"));

@@ -197,7 +197,7 @@ impl Frozen {
 /// Makes a superblock read-only or writable.
 fn reconfigure(context: &OwnedFd, flag: &str, noswap: bool) -> Result<(), SyscallError> {
     if noswap {
-        // Linux 6.4 up to the stable releases of November 2025 take its absence for a wish to change it, and refuse.
+        // Linux 6.4 up to the stable releases of November 2025 take its absence for a request to change it, and refuse.
         fsconfig_set_flag(context, "noswap").map_err(failed(r#"fsconfig("noswap")"#))?;
     }
     fsconfig_set_flag(context, flag).map_err(failed(format!("fsconfig({flag:?})")))?;
@@ -237,8 +237,8 @@ fn set_label(context: &OwnedFd, label: &str) -> Result<(), TmpfsError> {
 }
 
 /// Whether the tmpfs will be kept out of swap.
-fn set_noswap(context: &OwnedFd, wish: Noswap) -> Result<bool, TmpfsError> {
-    match (fsconfig_set_flag(context, "noswap"), wish) {
+fn set_noswap(context: &OwnedFd, noswap: Noswap) -> Result<bool, TmpfsError> {
+    match (fsconfig_set_flag(context, "noswap"), noswap) {
         (Ok(()), _) => Ok(true),
         (Err(Errno::INVAL), Noswap::Prefer) => Ok(false),
         (Err(Errno::INVAL), Noswap::Require) => Err(TmpfsError::NoNoswap),

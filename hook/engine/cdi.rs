@@ -30,7 +30,7 @@ pub(super) fn calls(host: &Host) -> Result<Calls, EngineError> {
             let Some(text) = read(&path)? else { continue };
             let format =
                 |error: serde_json::Error| EngineError::Format { path: path.clone(), reason: error.to_string() };
-            let kind: Kind = json::from_str(&text).map_err(format)?;
+            let kind: CdiKind = json::from_str(&text).map_err(format)?;
             let hooks =
                 kind.devices.iter().map(|device| &device.edits).chain([&kind.edits]).flat_map(|edits| &edits.hooks);
             for hook in hooks.filter(|hook| is_hook(&hook.path)) {
@@ -48,7 +48,7 @@ pub(super) fn calls(host: &Host) -> Result<Calls, EngineError> {
 
 /// What is read of a file.
 #[derive(Deserialize)]
-struct Kind {
+struct CdiKind {
     #[serde(default)]
     devices: Vec<Device>,
     /// The edits that all devices have.

@@ -47,8 +47,8 @@ fn declaration(line: &[u8]) -> Result<(&str, &str), Problem> {
     let declared = |line| {
         let (_, [name, value]) = DECLARATION.captures(line)?.extract();
         let (name, value) = (str::from_utf8(name).ok()?, str::from_utf8(value).ok()?);
-        let is_meant = is_name(name) && REFERENCE.is_match(value.as_bytes());
-        is_meant.then(|| (name, value.trim_matches(['"', '\''])))
+        let is_declaration = is_name(name) && REFERENCE.is_match(value.as_bytes());
+        is_declaration.then(|| (name, value.trim_matches(['"', '\''])))
     };
     match (declared(line), line.strip_suffix(b"\r").and_then(declared)) {
         (Some((name, value)), _) if !value.ends_with('\r') => Ok((name, value)),

@@ -44,12 +44,12 @@ impl Grants {
         reference: &Reference,
         annotations: &Annotations,
         wants_owner: bool,
-    ) -> Result<&Grant, Refusal> {
-        let mut refusal = Refusal::NoGrant { reference: reference.clone() };
+    ) -> Result<&Grant, GrantError> {
+        let mut refusal = GrantError::NoGrant { reference: reference.clone() };
         for grant in self.0.iter().filter(|grant| grant.names(reference)) {
             match grant.admit(reference, annotations, wants_owner) {
                 Ok(()) => return Ok(grant),
-                Err(closer) if !matches!(refusal, Refusal::Owner { .. }) => refusal = closer,
+                Err(closer) if !matches!(refusal, GrantError::Owner { .. }) => refusal = closer,
                 Err(_) => {}
             }
         }
@@ -117,19 +117,19 @@ impl Grant {
     ///
     /// # Errors
     /// It is for other containers, or does not allow the owner that is asked for.
-    pub fn admit(&self, reference: &Reference, annotations: &Annotations, wants_owner: bool) -> Result<(), Refusal> {
+    pub fn admit(&self, reference: &Reference, annotations: &Annotations, wants_owner: bool) -> Result<(), GrantError> {
         if let Some(expected) = &self.to.namespace {
-            let contradiction = |source| Refusal::Contradiction { reference: reference.clone(), source };
+            let contradiction = |source| GrantError::Contradiction { reference: reference.clone(), source };
             let found = annotations.namespace().map_err(contradiction)?;
             if !found.is_some_and(|namespace| expected.matches(namespace)) {
                 let found = Found::of(found.map_or(Value::Absent, Value::Counts));
-                return Err(Refusal::Namespace { reference: reference.clone(), expected: expected.clone(), found });
+                return Err(GrantError::Namespace { reference: reference.clone(), expected: expected.clone(), found });
             }
         }
         for (key, expected) in &self.to.annotations {
             let found = annotations.value(key);
             if !matches!(found, Value::Counts(value) if expected.matches(value)) {
-                return Err(Refusal::Annotation {
+                return Err(GrantError::Annotation {
                     reference: reference.clone(),
                     key: key.clone(),
                     expected: expected.clone(),
@@ -138,7 +138,7 @@ impl Grant {
             }
         }
         if wants_owner && self.owner == Permission::Refuse {
-            return Err(Refusal::Owner { reference: reference.clone() });
+            return Err(GrantError::Owner { reference: reference.clone() });
         }
         Ok(())
     }
@@ -245,7 +245,7 @@ impl fmt::Display for Found {
 /// Why a container may not have a reference.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are named for what they hold")]
-pub enum Refusal {
+pub enum GrantError {
     /// No grant names it in this spelling.
     #[error("refusing to grant {reference}: no grant names it")]
     NoGrant { reference: Reference },
@@ -263,27 +263,27 @@ pub enum Refusal {
     Owner { reference: Reference },
 }
 
-impl Fault for Refusal {
+impl Fault for GrantError {
     fn class(&self) -> Class {
         Class::NotPermitted
     }
 
     fn hint(&self) -> Option<String> {
         match self {
-            Refusal::NoGrant { reference } => Some(format!(
+            GrantError::NoGrant { reference } => Some(format!(
                 "a grant in the settings must list \"{}\" or \"op://{}/*\" under `references`",
                 reference.as_str(),
                 reference.vault()
             )),
-            Refusal::Annotation { found, .. } if found.ignored == Some(Why::OfImage) => Some(IMAGE_HINT.into()),
-            Refusal::Annotation { found, .. } if found.ignored.is_some() => {
+            GrantError::Annotation { found, .. } if found.ignored == Some(Why::OfImage) => Some(IMAGE_HINT.into()),
+            GrantError::Annotation { found, .. } if found.ignored.is_some() => {
                 Some("to = { namespace = … } in the grant is for containerd and for CRI-O".into())
             }
-            Refusal::Annotation { .. } | Refusal::Namespace { .. } => {
+            GrantError::Annotation { .. } | GrantError::Namespace { .. } => {
                 Some("the grant is for other containers; see its `to` in the settings".into())
             }
-            Refusal::Contradiction { .. } => None,
-            Refusal::Owner { .. } => Some("drop the annotation, or add owner = \"allow\" to the grant".into()),
+            GrantError::Contradiction { .. } => None,
+            GrantError::Owner { .. } => Some("drop the annotation, or add owner = \"allow\" to the grant".into()),
         }
     }
 }
@@ -426,9 +426,9 @@ mod tests {
         let decide = |text: &str| grants(text).decide(&database, &annotations(&[]), true).map(|_| ());
         assert_eq!(decide(open), Ok(()));
         assert_eq!(decide(&format!("{closed}{open}")), Ok(()));
-        assert_eq!(decide(closed), Err(Refusal::Owner { reference: database.clone() }));
-        assert_eq!(decide(&format!("{closed}{others}")), Err(Refusal::Owner { reference: database.clone() }));
-        assert_eq!(decide(&format!("{others}{closed}")), Err(Refusal::Owner { reference: database.clone() }));
+        assert_eq!(decide(closed), Err(GrantError::Owner { reference: database.clone() }));
+        assert_eq!(decide(&format!("{closed}{others}")), Err(GrantError::Owner { reference: database.clone() }));
+        assert_eq!(decide(&format!("{others}{closed}")), Err(GrantError::Owner { reference: database.clone() }));
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub use self::connect::Connect;
 pub use self::duration::{DEADLINE, duration};
 pub use self::file::FileError;
 pub use self::gcp::{Federation, GcpKms};
-pub use self::grant::{Found, Grant, Grants, ReferencePattern, ReferencePatternError, Refusal};
+pub use self::grant::{Found, Grant, GrantError, Grants, ReferencePattern, ReferencePatternError};
 pub use self::op::{Op, OpUnlock};
 pub use self::parse::{ParseError, parse};
 pub use self::path::{AbsolutePath, RelativePath};

@@ -19,7 +19,7 @@ pub trait Source {
 
     /// The existing names next to the one that this error says is missing, for a suggestion; none if the source does not
     /// list any.
-    fn names_beside<'a>(
+    fn siblings<'a>(
         &'a self,
         _missing: &'a SourceError,
         _reference: &'a Reference,

@@ -25,7 +25,7 @@ pub(super) struct Endpoint {
 
 /// What it answers.
 #[derive(Deserialize)]
-struct Answer {
+struct TokenResponse {
     value: Zeroizing<String>,
 }
 
@@ -74,7 +74,8 @@ impl Endpoint {
                 return Err(Failure::Final(TokenError::NotGithub { server }));
             }
         }
-        let token = serde_json::from_slice(&body).ok().and_then(|Answer { value }| Token::new(value.as_bytes()).ok());
+        let token =
+            serde_json::from_slice(&body).ok().and_then(|TokenResponse { value }| Token::new(value.as_bytes()).ok());
         token.ok_or(Failure::Final(TokenError::NotGithub { server }))
     }
 }

@@ -13,10 +13,10 @@ use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError
 use futures_util::FutureExt;
 use futures_util::future::ready;
 
-use super::aws_identity::{Identity, Refusal};
+use super::aws_identity::{AwsRefusal, Identity};
 use super::ramp::Ramp;
 use super::service::ServiceError;
-use super::{Abilities, Answer, Decrypted, Kek, KekError, Kind, Unwrapped, Version};
+use super::{Abilities, Decrypted, Kek, KekError, KekFuture, Kind, Unwrapped, Version};
 use crate::dns::Resolver;
 use crate::fault::{Class, Fault};
 use crate::retry::{Deadline, Failure, GaveUp, Tries};
@@ -51,7 +51,7 @@ struct Aws<'a> {
 }
 
 /// Makes the HTTP client, which reads the system's certificates. Nothing is sent yet.
-fn open(settings: &Settings, _: Deadline) -> Answer<'_, Box<dyn Kek + '_>> {
+fn open(settings: &Settings, _: Deadline) -> KekFuture<'_, Box<dyn Kek + '_>> {
     let opened = || {
         let settings = &settings.aws_kms;
         let http = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring));
@@ -128,7 +128,7 @@ impl Aws<'_> {
         name: &'a str,
         deadline: Deadline,
         call: impl Future<Output = Result<T, GaveUp<CallError>>> + 'a,
-    ) -> Answer<'a, T> {
+    ) -> KekFuture<'a, T> {
         let answer = async move {
             // AWS's client would ask for it, and keep the reason to itself if there is none.
             self.identity.has_token(deadline).await.map_err(no_token)?;
@@ -139,11 +139,11 @@ impl Aws<'_> {
 }
 
 impl Kek for Aws<'_> {
-    fn wrap<'a>(&'a self, name: &'a str, data_key: &'a DataKey, deadline: Deadline) -> Answer<'a, Vec<u8>> {
+    fn wrap<'a>(&'a self, name: &'a str, data_key: &'a DataKey, deadline: Deadline) -> KekFuture<'a, Vec<u8>> {
         self.answer(name, deadline, deadline.retry(async || self.encrypt(name, data_key).await))
     }
 
-    fn unwrap<'a>(&'a self, name: &'a str, wrapped: &'a [u8], deadline: Deadline) -> Answer<'a, Unwrapped> {
+    fn unwrap<'a>(&'a self, name: &'a str, wrapped: &'a [u8], deadline: Deadline) -> KekFuture<'a, Unwrapped> {
         let call = async || {
             let (key, version) = self.decrypt(name, wrapped, None).await?;
             Ok(Unwrapped { data_key: DataKey::from_serialized(key), version })
@@ -157,7 +157,7 @@ impl Kek for Aws<'_> {
         ciphertext: &'a [u8],
         associated_data: &'a str,
         deadline: Deadline,
-    ) -> Answer<'a, Decrypted> {
+    ) -> KekFuture<'a, Decrypted> {
         let call = async || {
             let (secret, version) = self.decrypt(name, ciphertext, Some(associated_data)).await?;
             Ok(Decrypted { secret: Secret::new(secret), version })
@@ -165,11 +165,11 @@ impl Kek for Aws<'_> {
         async move { self.answer(name, deadline, deadline.retry(call)).await }.boxed_local()
     }
 
-    fn describe<'a>(&'a self, name: &'a str, deadline: Deadline) -> Answer<'a, Abilities> {
+    fn describe<'a>(&'a self, name: &'a str, deadline: Deadline) -> KekFuture<'a, Abilities> {
         self.answer(name, deadline, deadline.retry(async || self.permissions(name).await))
     }
 
-    fn prepare(&self, deadline: Deadline) -> Answer<'_, ()> {
+    fn prepare(&self, deadline: Deadline) -> KekFuture<'_, ()> {
         self.answer("*", deadline, deadline.retry(async || self.identity.get().await.map(drop).map_err(no_identity)))
     }
 }
@@ -214,7 +214,7 @@ enum CallError {
     /// KMS, or who stands for it, answered with this error.
     Refused(String),
     /// No identity could be had.
-    Identity(Refusal),
+    Identity(AwsRefusal),
     /// KMS was not reached.
     Unreachable,
     /// The answer was not KMS's JSON.
@@ -246,9 +246,9 @@ fn no_token(error: TokenError) -> AwsError {
     }
 }
 
-fn no_identity(refusal: Refusal) -> Failure<CallError> {
+fn no_identity(refusal: AwsRefusal) -> Failure<CallError> {
     let error = CallError::Identity(refusal);
-    if refusal == Refusal::Lost { again(error) } else { Failure::Final(error) }
+    if refusal == AwsRefusal::Lost { again(error) } else { Failure::Final(error) }
 }
 
 fn again(error: CallError) -> Failure<CallError> {
@@ -258,7 +258,7 @@ fn again(error: CallError) -> Failure<CallError> {
 fn describe(name: &str, GaveUp { tries, within, last }: GaveUp<CallError>, identified: bool) -> AwsError {
     let key = format!("{}{name}", KIND.scheme);
     let of_service = match last {
-        None if !identified => return AwsError::Identity { refusal: Refusal::Lost, tries },
+        None if !identified => return AwsError::Identity { refusal: AwsRefusal::Lost, tries },
         Some(CallError::Identity(refusal)) => return AwsError::Identity { refusal, tries },
         None => ServiceError::NoAnswer { key, within, tries },
         Some(CallError::Unreachable) => ServiceError::Unreachable { key, tries },
@@ -295,7 +295,7 @@ pub enum AwsError {
     Token { source: TokenError },
     /// There are no credentials.
     #[error("cannot get credentials from AWS: {refusal}{}", Tries(*tries))]
-    Identity { refusal: Refusal, tries: u32 },
+    Identity { refusal: AwsRefusal, tries: u32 },
     /// What every KMS can answer.
     #[error(transparent)]
     Service(#[from] ServiceError),
@@ -306,8 +306,8 @@ impl Fault for AwsError {
         match self {
             AwsError::File { source } => source.class(),
             AwsError::Token { source } => source.class(),
-            AwsError::Identity { refusal: Refusal::Lost, .. } => Class::Unavailable,
-            AwsError::Identity { refusal: Refusal::Profile, .. } => Class::Settings,
+            AwsError::Identity { refusal: AwsRefusal::Lost, .. } => Class::Unavailable,
+            AwsError::Identity { refusal: AwsRefusal::Profile, .. } => Class::Settings,
             AwsError::Identity { .. } => Class::NotPermitted,
             AwsError::Service(error) => error.class(),
         }
@@ -324,7 +324,7 @@ impl Fault for AwsError {
                 "`aws kms enable-key`, or `cancel-key-deletion` first, makes it usable again"
             }
             AwsError::Identity { refusal, .. } => refusal.hint(),
-            AwsError::Service(ServiceError::Unauthenticated { .. }) => Refusal::Other.hint(),
+            AwsError::Service(ServiceError::Unauthenticated { .. }) => AwsRefusal::Other.hint(),
             _ => return None,
         };
         Some(hint.to_owned())

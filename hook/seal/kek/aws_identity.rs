@@ -48,7 +48,7 @@ pub(super) struct Identity {
     tokens: Option<Arc<Tokens>>,
     found: OnceCell<Credentials>,
     /// What a refusal means that says nothing else.
-    otherwise: Refusal,
+    otherwise: AwsRefusal,
 }
 
 impl Identity {
@@ -95,8 +95,8 @@ impl Identity {
             }
         };
         let otherwise = match settings.identity {
-            AwsIdentity::Profile { .. } => Refusal::Profile,
-            _ => Refusal::Other,
+            AwsIdentity::Profile { .. } => AwsRefusal::Profile,
+            _ => AwsRefusal::Other,
         };
         Ok(Identity { provider, tokens, found: OnceCell::new(), otherwise })
     }
@@ -105,9 +105,9 @@ impl Identity {
     ///
     /// # Errors
     /// If there are none.
-    pub(super) async fn get(&self) -> Result<Credentials, Refusal> {
+    pub(super) async fn get(&self) -> Result<Credentials, AwsRefusal> {
         let credentials = self.found.get_or_try_init(|| self.provider.provide_credentials()).await;
-        credentials.cloned().map_err(|error| Refusal::of(&error, self.otherwise))
+        credentials.cloned().map_err(|error| AwsRefusal::of(&error, self.otherwise))
     }
 
     /// Has the token that will be exchanged, if one is and has not been.
@@ -176,7 +176,7 @@ impl Container {
         }
         let mut response = request.send().await.map_err(CredentialsError::provider_error)?;
         if !response.status().is_success() {
-            let refusal = if response.status().is_server_error() { Refusal::Lost } else { Refusal::Agent };
+            let refusal = if response.status().is_server_error() { AwsRefusal::Lost } else { AwsRefusal::Agent };
             return Err(CredentialsError::provider_error(refusal));
         }
         let mut body = Zeroizing::new(Vec::new());
@@ -207,7 +207,7 @@ impl Instance {
 /// What agents and metadata servers answer.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Answer {
+struct HttpAnswer {
     code: Option<String>,
     access_key_id: Option<String>,
     secret_access_key: Option<Zeroizing<String>>,
@@ -215,11 +215,11 @@ struct Answer {
 }
 
 fn credentials(answer: &[u8]) -> Result<Credentials, CredentialsError> {
-    let answer = serde_json::from_slice::<Answer>(answer).map_err(|_| CredentialsError::not_loaded_no_source())?;
+    let answer = serde_json::from_slice::<HttpAnswer>(answer).map_err(|_| CredentialsError::not_loaded_no_source())?;
     let token = answer.token.map(|token| token.to_string());
     match (answer.access_key_id, answer.secret_access_key, answer.code.as_deref()) {
         (Some(id), Some(key), _) => Ok(Credentials::new(id, key.to_string(), token, None, "agent")),
-        (_, _, Some("AssumeRoleUnauthorizedAccess")) => Err(CredentialsError::provider_error(Refusal::Role)),
+        (_, _, Some("AssumeRoleUnauthorizedAccess")) => Err(CredentialsError::provider_error(AwsRefusal::Role)),
         _ => Err(CredentialsError::not_loaded_no_source()),
     }
 }
@@ -261,7 +261,7 @@ impl ProvideCredentials for Container {
 
 /// Why there are no credentials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum AwsRefusal {
     /// The service was not reached, or is not well.
     #[error("no answer")]
     Lost,
@@ -295,23 +295,23 @@ pub enum Refusal {
 }
 
 /// Words of AWS's client and services, in lower case, and what they mean; the first that is found counts.
-const WORDS: [(&str, Refusal); 7] = [
-    ("expiredtoken", Refusal::Expired),
-    ("invalididentitytoken", Refusal::Token),
-    ("idprejectedclaim", Refusal::Token),
-    ("accessdenied", Refusal::Role),
-    ("invalidclienttokenid", Refusal::Keys),
-    ("signaturedoesnotmatch", Refusal::Keys),
-    ("request forbidden", Refusal::Metadata),
+const WORDS: [(&str, AwsRefusal); 7] = [
+    ("expiredtoken", AwsRefusal::Expired),
+    ("invalididentitytoken", AwsRefusal::Token),
+    ("idprejectedclaim", AwsRefusal::Token),
+    ("accessdenied", AwsRefusal::Role),
+    ("invalidclienttokenid", AwsRefusal::Keys),
+    ("signaturedoesnotmatch", AwsRefusal::Keys),
+    ("request forbidden", AwsRefusal::Metadata),
 ];
 
-impl Refusal {
+impl AwsRefusal {
     /// What an error means, `otherwise` if it says nothing that is known.
-    fn of(error: &CredentialsError, otherwise: Refusal) -> Refusal {
+    fn of(error: &CredentialsError, otherwise: AwsRefusal) -> AwsRefusal {
         let mut words = Zeroizing::new(String::new());
         let mut cause: Option<&(dyn Error + 'static)> = Some(error);
         while let Some(error) = cause {
-            if let Some(refusal) = Refusal::told_by(error) {
+            if let Some(refusal) = AwsRefusal::told_by(error) {
                 return refusal;
             }
             words.push_str(&error.to_string().to_ascii_lowercase());
@@ -322,19 +322,19 @@ impl Refusal {
     }
 
     /// The kind of an error, by its type and status.
-    fn told_by(error: &(dyn Error + 'static)) -> Option<Refusal> {
-        let is_lost = |status: u16| (status >= 500 || status == 429).then_some(Refusal::Lost);
+    fn told_by(error: &(dyn Error + 'static)) -> Option<AwsRefusal> {
+        let is_lost = |status: u16| (status >= 500 || status == 429).then_some(AwsRefusal::Lost);
         if let Some(refusal) = error.downcast_ref() {
             return Some(*refusal);
         }
         if error.is::<ConnectorError>() || error.is::<reqwest::Error>() {
-            return Some(Refusal::Lost);
+            return Some(AwsRefusal::Lost);
         }
         match error.downcast_ref() {
-            Some(ImdsError::IoError(_)) => return Some(Refusal::Lost),
+            Some(ImdsError::IoError(_)) => return Some(AwsRefusal::Lost),
             Some(ImdsError::ErrorResponse(answer)) => {
                 let status = answer.response().status().as_u16();
-                let refused = if status == 404 { Refusal::NoRole } else { Refusal::Metadata };
+                let refused = if status == 404 { AwsRefusal::NoRole } else { AwsRefusal::Metadata };
                 return Some(is_lost(status).unwrap_or(refused));
             }
             _ => {}
@@ -348,24 +348,26 @@ impl Refusal {
     /// The one thing that can be done about it.
     pub(super) fn hint(self) -> &'static str {
         match self {
-            Refusal::Lost => {
+            AwsRefusal::Lost => {
                 "what the keys under [aws-kms] name is asked; without them, the metadata server of AWS's machines"
             }
-            Refusal::Expired => "what writes the web identity token must renew it, and this host's clock be right",
-            Refusal::Token => {
+            AwsRefusal::Expired => "what writes the web identity token must renew it, and this host's clock be right",
+            AwsRefusal::Token => {
                 "an OIDC provider in IAM must have the token's issuer, and its audience among its client ids"
             }
-            Refusal::Role => "the role's trust policy must allow us to assume it: `aws iam update-assume-role-policy`",
-            Refusal::Keys => "`aws iam list-access-keys` shows which keys there are; put one into `profile-file`",
-            Refusal::Profile => "`profile` under [aws-kms] in the settings names a section of `profile-file`",
-            Refusal::Agent => {
+            AwsRefusal::Role => {
+                "the role's trust policy must allow us to assume it: `aws iam update-assume-role-policy`"
+            }
+            AwsRefusal::Keys => "`aws iam list-access-keys` shows which keys there are; put one into `profile-file`",
+            AwsRefusal::Profile => "`profile` under [aws-kms] in the settings names a section of `profile-file`",
+            AwsRefusal::Agent => {
                 "`container-credentials` and `container-token-file` are what ECS and EKS put into AWS_CONTAINER_CREDENTIALS_FULL_URI and AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"
             }
-            Refusal::Metadata => "aws ec2 modify-instance-metadata-options --http-endpoint enabled --instance-id ID",
-            Refusal::NoRole => {
+            AwsRefusal::Metadata => "aws ec2 modify-instance-metadata-options --http-endpoint enabled --instance-id ID",
+            AwsRefusal::NoRole => {
                 "aws ec2 associate-iam-instance-profile --iam-instance-profile Name=NAME --instance-id ID"
             }
-            Refusal::Other => "the keys under [aws-kms] in the settings say who we are",
+            AwsRefusal::Other => "the keys under [aws-kms] in the settings say who we are",
         }
     }
 }

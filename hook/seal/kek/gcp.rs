@@ -17,10 +17,10 @@ use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_kms::client::KeyManagementService;
 use zeroize::Zeroizing;
 
-use super::gcp_identity::{Identity, IdentityError, Refusal};
+use super::gcp_identity::{GoogleRefusal, Identity, IdentityError};
 use super::ramp::Ramp;
 use super::service::ServiceError;
-use super::{Abilities, Answer, Decrypted, Kek, KekError, Kind, Unwrapped, Version};
+use super::{Abilities, Decrypted, Kek, KekError, KekFuture, Kind, Unwrapped, Version};
 use crate::dns::{self, NoNameServer};
 use crate::fault::{Class, Fault};
 use crate::retry::{Deadline, Failure, GaveUp, Seconds, Tries};
@@ -52,7 +52,7 @@ struct CloudKms {
 }
 
 /// Reads the credentials file and makes the client. Nothing is sent, unless the metadata server has to say what Google it is in.
-fn open(settings: &Settings, deadline: Deadline) -> Answer<'_, Box<dyn Kek + '_>> {
+fn open(settings: &Settings, deadline: Deadline) -> KekFuture<'_, Box<dyn Kek + '_>> {
     let client = async move {
         let client = deadline.retry(async || CloudKms::new(&settings.gcp_kms).await.map_err(Failure::Final)).await;
         let no_answer = |within, tries| CloudKmsError::NoIdentity { within: Some(within), tries };
@@ -156,11 +156,11 @@ impl CloudKms {
 }
 
 impl Kek for CloudKms {
-    fn wrap<'a>(&'a self, name: &'a str, data_key: &'a DataKey, deadline: Deadline) -> Answer<'a, Vec<u8>> {
+    fn wrap<'a>(&'a self, name: &'a str, data_key: &'a DataKey, deadline: Deadline) -> KekFuture<'a, Vec<u8>> {
         async move { self.call(name, deadline, async || self.encrypt(name, data_key).await).await }.boxed_local()
     }
 
-    fn unwrap<'a>(&'a self, name: &'a str, wrapped: &'a [u8], deadline: Deadline) -> Answer<'a, Unwrapped> {
+    fn unwrap<'a>(&'a self, name: &'a str, wrapped: &'a [u8], deadline: Deadline) -> KekFuture<'a, Unwrapped> {
         let unwrap = async move {
             let (mut key, version) = self.call(name, deadline, async || self.decrypt(name, wrapped, &[]).await).await?;
             Ok(Unwrapped { data_key: DataKey::from_serialized(std::mem::take(&mut *key)), version })
@@ -174,7 +174,7 @@ impl Kek for CloudKms {
         ciphertext: &'a [u8],
         associated_data: &'a str,
         deadline: Deadline,
-    ) -> Answer<'a, Decrypted> {
+    ) -> KekFuture<'a, Decrypted> {
         let decrypt = async move {
             let call = async || self.decrypt(name, ciphertext, associated_data.as_bytes()).await;
             let (mut secret, version) = self.call(name, deadline, call).await?;
@@ -183,11 +183,11 @@ impl Kek for CloudKms {
         decrypt.boxed_local()
     }
 
-    fn describe<'a>(&'a self, name: &'a str, deadline: Deadline) -> Answer<'a, Abilities> {
+    fn describe<'a>(&'a self, name: &'a str, deadline: Deadline) -> KekFuture<'a, Abilities> {
         async move { self.call(name, deadline, async || self.permissions(name).await).await }.boxed_local()
     }
 
-    fn prepare(&self, deadline: Deadline) -> Answer<'_, ()> {
+    fn prepare(&self, deadline: Deadline) -> KekFuture<'_, ()> {
         async move { self.call("*", deadline, async || Ok(())).await }.boxed_local()
     }
 }
@@ -225,7 +225,7 @@ enum CallError {
     /// Something else answered, with this HTTP status.
     Http(u16),
     /// No identity could be had.
-    Identity(Refusal),
+    Identity(GoogleRefusal),
     /// Cloud KMS was not reached.
     Unreachable,
     /// The answer was not Cloud KMS's JSON.
@@ -269,7 +269,7 @@ fn failure(error: ApiError) -> Failure<CallError> {
         return if transient { again(error) } else { Failure::Final(error) };
     }
     if error.is_authentication() {
-        let unknown = Failure::Final(CallError::Identity(Refusal::Other));
+        let unknown = Failure::Final(CallError::Identity(GoogleRefusal::Other));
         return identity_error(&error).map_or(unknown, identity_failure);
     }
     match error.http_status_code() {
@@ -281,8 +281,8 @@ fn failure(error: ApiError) -> Failure<CallError> {
 }
 
 fn identity_failure(error: &CredentialsError) -> Failure<CallError> {
-    match Refusal::of(error) {
-        Refusal::Lost => again(CallError::Identity(Refusal::Lost)),
+    match GoogleRefusal::of(error) {
+        GoogleRefusal::Lost => again(CallError::Identity(GoogleRefusal::Lost)),
         refusal => Failure::Final(CallError::Identity(refusal)),
     }
 }
@@ -299,7 +299,7 @@ fn describe(name: &str, GaveUp { tries, within, last }: GaveUp<CallError>, ident
     let key = format!("{}{name}", KIND.scheme);
     let of_service = match last {
         None if !identified => return CloudKmsError::NoIdentity { within: Some(within), tries },
-        Some(CallError::Identity(Refusal::Lost)) => return CloudKmsError::NoIdentity { within: None, tries },
+        Some(CallError::Identity(GoogleRefusal::Lost)) => return CloudKmsError::NoIdentity { within: None, tries },
         Some(CallError::Identity(refusal)) => return CloudKmsError::Refused { refusal },
         Some(CallError::Corrupt) => return CloudKmsError::Corrupt { key, tries },
         Some(CallError::Known(Known::Disabled)) => return CloudKmsError::Disabled { key },
@@ -339,7 +339,7 @@ pub enum CloudKmsError {
     NoIdentity { within: Option<Duration>, tries: u32 },
     /// The service that hands out access tokens refused.
     #[error("cannot get an access token from Google: {refusal}")]
-    Refused { refusal: Refusal },
+    Refused { refusal: GoogleRefusal },
     /// What every KMS can answer.
     #[error(transparent)]
     Service(#[from] ServiceError),
@@ -403,8 +403,8 @@ impl Fault for CloudKmsError {
                 "ask Google for more \"Cryptographic requests\" per minute, a quota of Cloud KMS by project and region"
             }
             CloudKmsError::Refused { refusal } => refusal.hint(),
-            CloudKmsError::NoIdentity { .. } => Refusal::Lost.hint(),
-            CloudKmsError::Service(ServiceError::Unauthenticated { .. }) => Refusal::Other.hint(),
+            CloudKmsError::NoIdentity { .. } => GoogleRefusal::Lost.hint(),
+            CloudKmsError::Service(ServiceError::Unauthenticated { .. }) => GoogleRefusal::Other.hint(),
             _ => return None,
         };
         Some(hint.to_owned())

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::remembered::Remembered;
+use super::token_cache::TokenCache;
 use crate::fault::{Class, Fault};
 use crate::retry::Failure;
 use crate::settings::file::{self, FileError};
@@ -33,7 +33,7 @@ pub(super) struct Identity {
     /// Those of another issuer, which are exchanged.
     pub(super) tokens: Option<Arc<Tokens>>,
     /// What can be forgotten, if the access token may be one of an earlier start.
-    pub(super) remembered: Option<Remembered>,
+    pub(super) remembered: Option<TokenCache>,
 }
 
 impl Identity {
@@ -76,7 +76,7 @@ impl Identity {
         let identity = |credentials, remembered| Identity { credentials, tokens: Some(tokens.clone()), remembered };
         match tokens.at_hand() {
             Some(token) => {
-                let remembered = Remembered::new(make, None, principal.as_bytes(), token.expose());
+                let remembered = TokenCache::new(make, None, principal.as_bytes(), token.expose());
                 let remembered = remembered.ok_or(IdentityError::Exchange)?;
                 Ok(identity(Credentials::from(remembered.clone()), Some(remembered)))
             }
@@ -106,7 +106,7 @@ impl Identity {
             return make(value).map(Identity::plain).ok_or_else(unusable);
         };
         let universe = value.get("universe_domain").and_then(Value::as_str).map(ToOwned::to_owned);
-        let remembered = Remembered::new(move || make(value.clone()), universe, &bytes, &subject_token);
+        let remembered = TokenCache::new(move || make(value.clone()), universe, &bytes, &subject_token);
         let remembered = remembered.ok_or_else(unusable)?;
         let credentials = Credentials::from(remembered.clone());
         Ok(Identity { credentials, tokens: None, remembered: Some(remembered) })
@@ -153,7 +153,7 @@ impl SubjectTokenProviderError for NoSubjectToken {
 
 /// Why Google gives us no access token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum GoogleRefusal {
     /// A service was not reached, or is not well.
     #[error("no answer")]
     Lost,
@@ -175,19 +175,19 @@ pub enum Refusal {
 }
 
 /// Words of Google's identity services, in lower case, and what they mean; the first that is found counts.
-const WORDS: [(&str, Refusal); 5] = [
-    ("invalid_target", Refusal::Audience),
-    ("stale to sign-in", Refusal::Expired),
-    ("expired", Refusal::Expired),
-    ("invalid_grant", Refusal::Subject),
-    ("getaccesstoken", Refusal::Impersonation),
+const WORDS: [(&str, GoogleRefusal); 5] = [
+    ("invalid_target", GoogleRefusal::Audience),
+    ("stale to sign-in", GoogleRefusal::Expired),
+    ("expired", GoogleRefusal::Expired),
+    ("invalid_grant", GoogleRefusal::Subject),
+    ("getaccesstoken", GoogleRefusal::Impersonation),
 ];
 
-impl Refusal {
+impl GoogleRefusal {
     /// What an error means.
-    pub(super) fn of(error: &CredentialsError) -> Refusal {
+    pub(super) fn of(error: &CredentialsError) -> GoogleRefusal {
         if error.is_transient() {
-            return Refusal::Lost;
+            return GoogleRefusal::Lost;
         }
         let mut words = Zeroizing::new(String::new());
         let mut cause: Option<&(dyn Error + 'static)> = Some(error);
@@ -196,26 +196,26 @@ impl Refusal {
             cause = error.source();
         }
         let found = WORDS.into_iter().find(|(word, _)| words.contains(word));
-        found.map_or(Refusal::Other, |(_, refusal)| refusal)
+        found.map_or(GoogleRefusal::Other, |(_, refusal)| refusal)
     }
 
     /// The one thing that can be done about it.
     pub(super) fn hint(self) -> &'static str {
         match self {
-            Refusal::Lost => {
+            GoogleRefusal::Lost => {
                 "the services that `credentials-file` under [gcp-kms] names are asked; without it, the metadata server of Google's machines"
             }
-            Refusal::Audience => {
+            GoogleRefusal::Audience => {
                 "`gcloud iam workload-identity-pools create-cred-config` writes a `credentials-file` with the provider's audience"
             }
-            Refusal::Expired => "what writes the subject token must renew it, and this host's clock be right",
-            Refusal::Subject => {
+            GoogleRefusal::Expired => "what writes the subject token must renew it, and this host's clock be right",
+            GoogleRefusal::Subject => {
                 "issuer, audience and condition of the workload identity provider must allow the token; a service account's key must exist"
             }
-            Refusal::Impersonation => {
+            GoogleRefusal::Impersonation => {
                 "grant roles/iam.serviceAccountTokenCreator (iam.serviceAccounts.getAccessToken) on the service account to us"
             }
-            Refusal::Other => "`credentials-file` under [gcp-kms] in the settings names the identity",
+            GoogleRefusal::Other => "`credentials-file` under [gcp-kms] in the settings names the identity",
         }
     }
 }

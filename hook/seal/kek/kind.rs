@@ -25,16 +25,16 @@ pub struct Kind {
     /// Whether the KMS can have a key of this name, the URI without its scheme; and whether the name is safe to use.
     pub(super) is_name: fn(&str) -> bool,
     /// Makes the client, which knows all keys of its kind.
-    pub(super) open: for<'a> fn(&'a Settings, Deadline) -> Answer<'a, Box<dyn Kek + 'a>>,
+    pub(super) open: for<'a> fn(&'a Settings, Deadline) -> KekFuture<'a, Box<dyn Kek + 'a>>,
 }
 
 /// The client of one kind of KEK.
 pub trait Kek {
     /// Wraps a data key under the key of this name.
-    fn wrap<'a>(&'a self, name: &'a str, data_key: &'a DataKey, deadline: Deadline) -> Answer<'a, Vec<u8>>;
+    fn wrap<'a>(&'a self, name: &'a str, data_key: &'a DataKey, deadline: Deadline) -> KekFuture<'a, Vec<u8>>;
 
     /// Unwraps a data key that the key of this name wrapped.
-    fn unwrap<'a>(&'a self, name: &'a str, wrapped: &'a [u8], deadline: Deadline) -> Answer<'a, Unwrapped>;
+    fn unwrap<'a>(&'a self, name: &'a str, wrapped: &'a [u8], deadline: Deadline) -> KekFuture<'a, Unwrapped>;
 
     /// Decrypts what the KMS's own tool encrypted under the key of this name, bound to these associated data. By default there is no such
     /// tool.
@@ -44,26 +44,26 @@ pub trait Kek {
         _ciphertext: &'a [u8],
         _associated_data: &'a str,
         _: Deadline,
-    ) -> Answer<'a, Decrypted> {
+    ) -> KekFuture<'a, Decrypted> {
         ready(Err(KekError::EnvelopesOnly)).boxed_local()
     }
 
     /// Returns what the host's identity may do with the key of this name, without doing it.
-    fn describe<'a>(&'a self, name: &'a str, deadline: Deadline) -> Answer<'a, Abilities>;
+    fn describe<'a>(&'a self, name: &'a str, deadline: Deadline) -> KekFuture<'a, Abilities>;
 
     /// Gets what calls for any key will need and can be had before: an access token. By default there is no such thing.
-    fn prepare(&self, _: Deadline) -> Answer<'_, ()> {
+    fn prepare(&self, _: Deadline) -> KekFuture<'_, ()> {
         ready(Ok(())).boxed_local()
     }
 
     /// Makes a key of this name. By default keys are made elsewhere, by the tools of the KMS.
-    fn create<'a>(&'a self, _name: &'a str, _: Deadline) -> Answer<'a, ()> {
+    fn create<'a>(&'a self, _name: &'a str, _: Deadline) -> KekFuture<'a, ()> {
         ready(Err(KekError::MadeElsewhere)).boxed_local()
     }
 }
 
 /// What a KEK will have answered.
-pub type Answer<'a, T> = LocalBoxFuture<'a, Result<T, KekError>>;
+pub type KekFuture<'a, T> = LocalBoxFuture<'a, Result<T, KekError>>;
 
 /// What our identity may do with a KEK.
 pub struct Abilities {

@@ -13,7 +13,7 @@ use futures_util::FutureExt;
 use futures_util::future::ready;
 use zeroize::Zeroizing;
 
-use super::{Abilities, Answer, Kek, KekError, Kind, Unwrapped, Version};
+use super::{Abilities, Kek, KekError, KekFuture, Kind, Unwrapped, Version};
 use crate::errno::Errno;
 use crate::fault::{Class, Fault};
 use crate::retry::Deadline;
@@ -40,7 +40,7 @@ struct LocalKeks {
 }
 
 /// Knows where the files are; none is read yet.
-fn open(settings: &Settings, _: Deadline) -> Answer<'_, Box<dyn Kek + '_>> {
+fn open(settings: &Settings, _: Deadline) -> KekFuture<'_, Box<dyn Kek + '_>> {
     let keks: Box<dyn Kek> = Box::new(LocalKeks { directory: settings.local_kek.directory().to_path_buf() });
     ready(Ok(keks)).boxed_local()
 }
@@ -76,12 +76,12 @@ impl LocalKeks {
 }
 
 impl Kek for LocalKeks {
-    fn wrap<'a>(&'a self, name: &'a str, data_key: &'a DataKey, _: Deadline) -> Answer<'a, Vec<u8>> {
+    fn wrap<'a>(&'a self, name: &'a str, data_key: &'a DataKey, _: Deadline) -> KekFuture<'a, Vec<u8>> {
         let wrap = |key: &_| encrypt(key, data_key.serialized(), &[]).map_err(|source| LocalKekError::Wrap { source });
         ready(self.with_key(name, wrap)).boxed_local()
     }
 
-    fn unwrap<'a>(&'a self, name: &'a str, wrapped: &'a [u8], _: Deadline) -> Answer<'a, Unwrapped> {
+    fn unwrap<'a>(&'a self, name: &'a str, wrapped: &'a [u8], _: Deadline) -> KekFuture<'a, Unwrapped> {
         let unwrap = |key: &_| {
             let serialized =
                 decrypt(key, wrapped, &[]).ok_or_else(|| LocalKekError::OtherKey { name: name.to_owned() })?;
@@ -90,11 +90,11 @@ impl Kek for LocalKeks {
         ready(self.with_key(name, unwrap)).boxed_local()
     }
 
-    fn describe<'a>(&'a self, name: &'a str, _: Deadline) -> Answer<'a, Abilities> {
+    fn describe<'a>(&'a self, name: &'a str, _: Deadline) -> KekFuture<'a, Abilities> {
         ready(self.with_key(name, |_| Ok(Abilities { wrap: true, unwrap: true }))).boxed_local()
     }
 
-    fn create<'a>(&'a self, name: &'a str, _: Deadline) -> Answer<'a, ()> {
+    fn create<'a>(&'a self, name: &'a str, _: Deadline) -> KekFuture<'a, ()> {
         ready(self.make(name)).boxed_local()
     }
 }

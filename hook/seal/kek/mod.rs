@@ -12,8 +12,8 @@ mod kind;
 pub mod local;
 pub mod pkcs11;
 mod ramp;
-mod remembered;
 mod service;
+mod token_cache;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -29,7 +29,7 @@ use crate::fault::{Class, Fault};
 use crate::retry::Deadline;
 use crate::settings::Settings;
 
-pub use self::kind::{Abilities, Answer, Decrypted, Kek, KekError, Kind, Unwrapped, Version};
+pub use self::kind::{Abilities, Decrypted, Kek, KekError, KekFuture, Kind, Unwrapped, Version};
 
 /// The kinds of KEK.
 pub const KINDS: [&Kind; 4] = [&gcp::KIND, &aws::KIND, &pkcs11::KIND, &local::KIND];

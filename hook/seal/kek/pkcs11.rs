@@ -21,7 +21,7 @@ use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::{Mutex, oneshot};
 use zeroize::Zeroizing;
 
-use super::{Abilities, Answer, Kek, KekError, Kind, Unwrapped, Version};
+use super::{Abilities, Kek, KekError, KekFuture, Kind, Unwrapped, Version};
 use crate::errno::Errno;
 use crate::fault::{Class, Fault};
 use crate::pkcs11::{self, Job, KeyUri, Pkcs11Error, Reply, Request};
@@ -49,7 +49,7 @@ struct Hsm<'a> {
 }
 
 /// Nothing is started yet.
-fn open(settings: &Settings, _: Deadline) -> Answer<'_, Box<dyn Kek + '_>> {
+fn open(settings: &Settings, _: Deadline) -> KekFuture<'_, Box<dyn Kek + '_>> {
     let hsm: Box<dyn Kek + '_> =
         Box::new(Hsm { settings: &settings.pkcs11, helper: RefCell::default(), requests: Cell::default() });
     ready(Ok(hsm)).boxed_local()
@@ -103,7 +103,7 @@ impl Drop for Patience<'_> {
 }
 
 impl Kek for Hsm<'_> {
-    fn wrap<'a>(&'a self, name: &'a str, data_key: &'a DataKey, deadline: Deadline) -> Answer<'a, Vec<u8>> {
+    fn wrap<'a>(&'a self, name: &'a str, data_key: &'a DataKey, deadline: Deadline) -> KekFuture<'a, Vec<u8>> {
         let wrap = async move {
             let job = Job::Wrap(Zeroizing::new(data_key.serialized().to_vec()));
             match self.ask(name, job, deadline).await? {
@@ -114,7 +114,7 @@ impl Kek for Hsm<'_> {
         wrap.boxed_local()
     }
 
-    fn unwrap<'a>(&'a self, name: &'a str, wrapped: &'a [u8], deadline: Deadline) -> Answer<'a, Unwrapped> {
+    fn unwrap<'a>(&'a self, name: &'a str, wrapped: &'a [u8], deadline: Deadline) -> KekFuture<'a, Unwrapped> {
         let unwrap = async move {
             match self.ask(name, Job::Unwrap(Zeroizing::new(wrapped.to_vec())), deadline).await? {
                 pkcs11::Answer::Bytes(mut serialized) => {
@@ -127,7 +127,7 @@ impl Kek for Hsm<'_> {
         unwrap.boxed_local()
     }
 
-    fn describe<'a>(&'a self, name: &'a str, deadline: Deadline) -> Answer<'a, Abilities> {
+    fn describe<'a>(&'a self, name: &'a str, deadline: Deadline) -> KekFuture<'a, Abilities> {
         let describe = async move {
             match self.ask(name, Job::Describe, deadline).await? {
                 pkcs11::Answer::Uses { wrap, unwrap } => Ok(Abilities { wrap, unwrap }),
@@ -137,7 +137,7 @@ impl Kek for Hsm<'_> {
         describe.boxed_local()
     }
 
-    fn create<'a>(&'a self, name: &'a str, deadline: Deadline) -> Answer<'a, ()> {
+    fn create<'a>(&'a self, name: &'a str, deadline: Deadline) -> KekFuture<'a, ()> {
         async move { Ok(self.ask(name, Job::Create, deadline).await.map(drop)?) }.boxed_local()
     }
 }

@@ -161,11 +161,11 @@ impl Connect {
         let sent = deadline.send_once(deadline.remaining() / 2, attempt).await;
         sent.map_err(|gave_up| {
             let is_certain = match &gave_up.last {
-                Some(Refusal::Status { status, .. }) => status.is_client_error() && !is_transient(*status),
-                Some(Refusal::Tls(_)) => true,
+                Some(RequestError::Status { status, .. }) => status.is_client_error() && !is_transient(*status),
+                Some(RequestError::Tls(_)) => true,
                 _ => gave_up.tries == 0,
             };
-            let error = self.error(Refusal::from(gave_up), what.clone());
+            let error = self.error(RequestError::from(gave_up), what.clone());
             if is_certain { WriteError::Refused(error) } else { WriteError::Uncertain(error) }
         })
     }
@@ -175,7 +175,7 @@ impl Connect {
         path: &[&str],
         filter: Option<&str>,
         deadline: Deadline,
-    ) -> Result<T, Refusal> {
+    ) -> Result<T, RequestError> {
         let body = self.ask(path, filter, deadline).await?;
         parse(&body)
     }
@@ -186,12 +186,12 @@ impl Connect {
         path: &[&str],
         filter: Option<&str>,
         deadline: Deadline,
-    ) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+    ) -> Result<Zeroizing<Vec<u8>>, RequestError> {
         self.ask_url(&self.url(path, filter), deadline).await
     }
 
-    async fn ask_url(&self, url: &Url, deadline: Deadline) -> Result<Zeroizing<Vec<u8>>, Refusal> {
-        let bearer = self.bearer(deadline).await.map_err(Refusal::Token)?;
+    async fn ask_url(&self, url: &Url, deadline: Deadline) -> Result<Zeroizing<Vec<u8>>, RequestError> {
+        let bearer = self.bearer(deadline).await.map_err(RequestError::Token)?;
         let attempt = async || {
             let request = self.client.get(url.clone()).header(AUTHORIZATION, bearer.clone());
             let response = request.send().await.map_err(broken)?;
@@ -203,7 +203,7 @@ impl Connect {
             }
             read(response).await
         };
-        deadline.retry(attempt).await.map_err(Refusal::from)
+        deadline.retry(attempt).await.map_err(RequestError::from)
     }
 
     /// Reads one page of a list that Connect hands out in pages.
@@ -235,38 +235,38 @@ impl Connect {
         url
     }
 
-    pub(super) fn error(&self, refusal: Refusal, what: String) -> SourceError {
+    pub(super) fn error(&self, refusal: RequestError, what: String) -> SourceError {
         let server = self.server.clone();
         match refusal {
-            Refusal::Token(error) => no_token(error),
-            Refusal::Status { status: StatusCode::UNAUTHORIZED, message, .. } => {
+            RequestError::Token(error) => no_token(error),
+            RequestError::Status { status: StatusCode::UNAUTHORIZED, message, .. } => {
                 SourceError::Unauthorized { server, message, origin: self.tokens.origin().clone() }
             }
-            Refusal::Status { status: StatusCode::FORBIDDEN, .. } => {
+            RequestError::Status { status: StatusCode::FORBIDDEN, .. } => {
                 SourceError::Forbidden { what, origin: self.tokens.origin().clone() }
             }
-            Refusal::Status { status: StatusCode::TOO_MANY_REQUESTS, tries, .. } => {
+            RequestError::Status { status: StatusCode::TOO_MANY_REQUESTS, tries, .. } => {
                 SourceError::Limited { server, tries }
             }
-            Refusal::Status { status, .. } if status.is_redirection() => {
+            RequestError::Status { status, .. } if status.is_redirection() => {
                 SourceError::Redirected { server, status: status.as_u16() }
             }
-            Refusal::Status { status, tries, message } => {
+            RequestError::Status { status, tries, message } => {
                 SourceError::Status { server, status: status.as_u16(), tries, message }
             }
-            Refusal::NoAnswer { within, tries } => SourceError::NoAnswer { server, within, tries },
-            Refusal::NoConnection { cause, within } => SourceError::Unreachable { server, cause, within },
-            Refusal::Broken { cause, tries } => SourceError::Broken { server, cause, tries },
-            Refusal::Tls(problem) => SourceError::Tls { server, problem },
-            Refusal::Undecodable { line, column } => SourceError::Undecodable { what, line, column },
-            Refusal::TooLarge => SourceError::TooLarge { server, limit: ANSWER_BYTES_MAX },
-            Refusal::NotConnect { line, column } => SourceError::NotConnect { server, line, column },
+            RequestError::NoAnswer { within, tries } => SourceError::NoAnswer { server, within, tries },
+            RequestError::NoConnection { cause, within } => SourceError::Unreachable { server, cause, within },
+            RequestError::Broken { cause, tries } => SourceError::Broken { server, cause, tries },
+            RequestError::Tls(problem) => SourceError::Tls { server, problem },
+            RequestError::Undecodable { line, column } => SourceError::Undecodable { what, line, column },
+            RequestError::TooLarge => SourceError::TooLarge { server, limit: ANSWER_BYTES_MAX },
+            RequestError::NotConnect { line, column } => SourceError::NotConnect { server, line, column },
         }
     }
 }
 
 /// Why there is no usable answer to one request; what it means depends on what was asked for.
-pub(super) enum Refusal {
+pub(super) enum RequestError {
     Token(TokenError),
     Status { status: StatusCode, tries: u32, message: Option<String> },
     NoAnswer { within: Duration, tries: u32 },
@@ -286,13 +286,13 @@ pub(in crate::source) enum WriteError {
     Uncertain(SourceError),
 }
 
-impl From<GaveUp<Refusal>> for Refusal {
-    fn from(GaveUp { tries, within, last }: GaveUp<Refusal>) -> Refusal {
+impl From<GaveUp<RequestError>> for RequestError {
+    fn from(GaveUp { tries, within, last }: GaveUp<RequestError>) -> RequestError {
         match last {
-            None => Refusal::NoAnswer { within, tries },
-            Some(Refusal::Status { status, message, .. }) => Refusal::Status { status, tries, message },
-            Some(Refusal::NoConnection { cause, .. }) => Refusal::NoConnection { cause, within },
-            Some(Refusal::Broken { cause, .. }) => Refusal::Broken { cause, tries },
+            None => RequestError::NoAnswer { within, tries },
+            Some(RequestError::Status { status, message, .. }) => RequestError::Status { status, tries, message },
+            Some(RequestError::NoConnection { cause, .. }) => RequestError::NoConnection { cause, within },
+            Some(RequestError::Broken { cause, .. }) => RequestError::Broken { cause, tries },
             Some(other) => other,
         }
     }
@@ -307,28 +307,28 @@ fn no_token(error: TokenError) -> SourceError {
 }
 
 /// A connection that could not be made or broke. A server whose certificate is wrong now will not have a better one at once.
-fn broken(error: reqwest::Error) -> Failure<Refusal> {
+fn broken(error: reqwest::Error) -> Failure<RequestError> {
     if let Some(problem) = TlsError::of(&error) {
-        return Failure::Final(Refusal::Tls(problem));
+        return Failure::Final(RequestError::Tls(problem));
     }
     let cause = innermost(&error);
     if error.is_connect() {
-        Failure::NotSent(Refusal::NoConnection { cause, within: Duration::ZERO })
+        Failure::NotSent(RequestError::NoConnection { cause, within: Duration::ZERO })
     } else {
-        Failure::Transient { error: Refusal::Broken { cause, tries: 1 }, retry_after: None }
+        Failure::Transient { error: RequestError::Broken { cause, tries: 1 }, retry_after: None }
     }
 }
 
-async fn refused(response: Response) -> Failure<Refusal> {
+async fn refused(response: Response) -> Failure<RequestError> {
     let status = response.status();
     if is_transient(status) {
         let retry_after = retry_after(&response);
-        return Failure::Transient { error: Refusal::Status { status, tries: 1, message: None }, retry_after };
+        return Failure::Transient { error: RequestError::Status { status, tries: 1, message: None }, retry_after };
     }
     // What is wrong with a request, or with a token: the gateway says why it refuses one.
     let has_message = matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED);
     let message = if has_message { message(response).await } else { None };
-    Failure::Final(Refusal::Status { status, tries: 1, message })
+    Failure::Final(RequestError::Status { status, tries: 1, message })
 }
 
 fn is_transient(status: StatusCode) -> bool {
@@ -362,18 +362,22 @@ fn retry_after(response: &Response) -> Option<Duration> {
 }
 
 /// What is no JSON comes from another server; what is JSON of another form is one item, which must not look like an outage.
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, RequestError> {
     serde_json::from_slice(body).map_err(|error| {
         let (line, column) = (error.line(), error.column());
-        if error.is_data() { Refusal::Undecodable { line, column } } else { Refusal::NotConnect { line, column } }
+        if error.is_data() {
+            RequestError::Undecodable { line, column }
+        } else {
+            RequestError::NotConnect { line, column }
+        }
     })
 }
 
-async fn read(mut response: Response) -> Result<Zeroizing<Vec<u8>>, Failure<Refusal>> {
+async fn read(mut response: Response) -> Result<Zeroizing<Vec<u8>>, Failure<RequestError>> {
     let mut body = Zeroizing::new(Vec::new());
     while let Some(chunk) = response.chunk().await.map_err(broken)? {
         if body.len() + chunk.len() > ANSWER_BYTES_MAX {
-            return Err(Failure::Final(Refusal::TooLarge));
+            return Err(Failure::Final(RequestError::TooLarge));
         }
         body.extend_from_slice(&chunk);
     }

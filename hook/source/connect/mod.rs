@@ -21,7 +21,7 @@ use serde::Deserialize;
 use tokio::sync::OnceCell;
 use zeroize::Zeroizing;
 
-use self::client::Refusal;
+use self::client::RequestError;
 use super::item::{Item, Named, is_active};
 use super::{Fetched, Field, Source, SourceError};
 use crate::reference::{Reference, is_id};
@@ -92,8 +92,8 @@ impl Connect {
             match self.get::<Vault>(&["vaults", name], None, deadline).await {
                 Ok(vault) => return Ok(vault.id),
                 // A name can look like an id, so the last word is the search by name.
-                Err(Refusal::Status { status: StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST, .. }) => {}
-                Err(refusal @ Refusal::Status { status: StatusCode::FORBIDDEN, .. }) => forbidden = Some(refusal),
+                Err(RequestError::Status { status: StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST, .. }) => {}
+                Err(refusal @ RequestError::Status { status: StatusCode::FORBIDDEN, .. }) => forbidden = Some(refusal),
                 Err(refusal) => return Err(self.error(refusal, what())),
             }
         }
@@ -123,7 +123,7 @@ impl Connect {
             match self.get::<Item>(&["vaults", vault_id, "items", title], None, deadline).await {
                 Ok(item) if item.is_active() => return Ok(item),
                 Ok(_) => archived = true,
-                Err(Refusal::Status { status: StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST, .. }) => {}
+                Err(RequestError::Status { status: StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST, .. }) => {}
                 Err(refusal) => return Err(self.error(refusal, what())),
             }
         }
@@ -187,7 +187,7 @@ impl Source for Connect {
         self.shown()
     }
 
-    fn names_beside<'a>(
+    fn siblings<'a>(
         &'a self,
         missing: &'a SourceError,
         reference: &'a Reference,

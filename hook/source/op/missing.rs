@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::Op;
-use super::refusal::Refusal;
+use super::refusal::OpRefusal;
 use crate::child::Answer;
 use crate::reference::Reference;
 use crate::retry::Deadline;
@@ -65,8 +65,8 @@ impl Op {
         if answer.status.success() {
             return serde_json::from_slice(&answer.output).ok().map(Some);
         }
-        match Refusal::read(&answer) {
-            Refusal::OfOne(missing) if missing.is_vault() => Some(None),
+        match OpRefusal::read(&answer) {
+            OpRefusal::OfOne(missing) if missing.is_vault() => Some(None),
             _ => None,
         }
     }

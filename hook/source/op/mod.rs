@@ -35,8 +35,8 @@ use crate::reference::Reference;
 use crate::retry::Deadline;
 use crate::settings::{self, OpUnlock, file};
 use crate::token::Origin;
-use crate::token::static_token::{Shown, made, outward_address};
-use refusal::Refusal;
+use crate::token::static_token::{Shown, age, outward_address};
+use refusal::OpRefusal;
 use template::Template;
 
 pub use error::OpError;
@@ -91,7 +91,7 @@ impl Op {
                 // It does not say itself when it was made.
                 let made = written.and_then(|written| Timestamp::try_from(written).ok());
                 let token = token(&bytes)?;
-                made::check(made, token_file.max_age, &origin)?;
+                age::check(made, token_file.max_age, &origin)?;
                 Unlock::ServiceAccount { token, shown: Shown { origin, made, address: None } }
             }
             (OpUnlock::App { account }, Some(session)) => Unlock::App { account: account.clone(), session },
@@ -143,7 +143,7 @@ impl Op {
         let refused =
             |(index, asked): &(usize, &Reference)| Fetched { index: *index, outcome: Err(refusal.error(asked)) };
         let missing = match &refusal {
-            Refusal::OfOne(missing) if wanted.len() > 1 => missing,
+            OpRefusal::OfOne(missing) if wanted.len() > 1 => missing,
             _ => return Step { fetched: wanted.iter().map(refused).collect(), left: Vec::new() },
         };
         if group.failures == 1
@@ -189,12 +189,12 @@ impl Op {
         &self,
         wanted: &[(usize, &Reference)],
         deadline: Deadline,
-    ) -> Result<Vec<Zeroizing<Vec<u8>>>, Refusal> {
+    ) -> Result<Vec<Zeroizing<Vec<u8>>>, OpRefusal> {
         let template = Template::of(wanted.iter().map(|(_, reference)| *reference)).ok_or(OpError::NoRandom)?;
         let answer = self.run(&["inject"], template.text().as_bytes(), deadline).await?;
         match template.values(&answer.output) {
             Some(values) if answer.status.success() => Ok(values),
-            _ => Err(Refusal::read(&answer)),
+            _ => Err(OpRefusal::read(&answer)),
         }
     }
 

@@ -16,7 +16,7 @@ const MARK: &str = "[ERROR]";
 const LONG_WORD_BYTES: usize = 60;
 
 /// Why a run brought no values.
-pub(super) enum Refusal {
+pub(super) enum OpRefusal {
     /// One of the references leads nowhere, or to more than one place.
     OfOne(Missing),
     /// The same for all of them.
@@ -92,36 +92,36 @@ const OF_ALL: [(&str, Make); 28] = [
     ("tls:", |said| OpError::Unreachable { said }),
 ];
 
-impl Refusal {
+impl OpRefusal {
     /// Why there are no values in this answer.
-    pub(super) fn read(answer: &Answer) -> Refusal {
+    pub(super) fn read(answer: &Answer) -> OpRefusal {
         if let Some(signal) = answer.status.signal() {
-            return Refusal::OfAll(OpError::Killed { signal });
+            return OpRefusal::OfAll(OpError::Killed { signal });
         }
         let complaint = String::from_utf8_lossy(&answer.complaint);
         let said = said(&complaint);
         let lower = said.to_lowercase();
         if let Some((_, make)) = OF_ALL.iter().find(|(part, _)| lower.contains(part)) {
-            return Refusal::OfAll(make(said));
+            return OpRefusal::OfAll(make(said));
         }
         if let Some((_, what)) = OF_ONE.iter().find(|(part, _)| lower.contains(part)) {
-            return Refusal::OfOne(Missing { what: *what, said });
+            return OpRefusal::OfOne(Missing { what: *what, said });
         }
-        Refusal::OfAll(if answer.status.success() { OpError::Shape } else { OpError::Failed { said } })
+        OpRefusal::OfAll(if answer.status.success() { OpError::Shape } else { OpError::Failed { said } })
     }
 
     /// The error for one of the references that were asked for.
     pub(super) fn error(&self, reference: &Reference) -> SourceError {
         match self {
-            Refusal::OfOne(missing) => missing.error(reference),
-            Refusal::OfAll(error) => error.clone().into(),
+            OpRefusal::OfOne(missing) => missing.error(reference),
+            OpRefusal::OfAll(error) => error.clone().into(),
         }
     }
 }
 
-impl From<OpError> for Refusal {
-    fn from(error: OpError) -> Refusal {
-        Refusal::OfAll(error)
+impl From<OpError> for OpRefusal {
+    fn from(error: OpError) -> OpRefusal {
+        OpRefusal::OfAll(error)
     }
 }
 
@@ -198,9 +198,9 @@ mod tests {
 
     use super::*;
 
-    fn read(code: i32, complaint: &str) -> Refusal {
+    fn read(code: i32, complaint: &str) -> OpRefusal {
         let complaint = complaint.as_bytes().to_vec().into();
-        Refusal::read(&Answer { status: ExitStatus::from_raw(code << 8), output: Vec::new().into(), complaint })
+        OpRefusal::read(&Answer { status: ExitStatus::from_raw(code << 8), output: Vec::new().into(), complaint })
     }
 
     fn error(complaint: &str, reference: &str) -> String {
@@ -209,8 +209,8 @@ mod tests {
 
     fn missing(complaint: &str) -> Missing {
         match read(1, complaint) {
-            Refusal::OfOne(missing) => missing,
-            Refusal::OfAll(error) => panic!("{error}"),
+            OpRefusal::OfOne(missing) => missing,
+            OpRefusal::OfAll(error) => panic!("{error}"),
         }
     }
 
@@ -259,9 +259,9 @@ mod tests {
         let unknown = error("[ERROR] 2026/02/04 10:11:12 the moon is full", "op://v/i/f");
         assert_eq!(unknown, "op failed: \"the moon is full\"");
         assert_eq!(error("", "op://v/i/f"), "op failed: \"\"");
-        assert!(matches!(read(0, ""), Refusal::OfAll(OpError::Shape)));
+        assert!(matches!(read(0, ""), OpRefusal::OfAll(OpError::Shape)));
         let failed = "[ERROR] 2026/02/04 10:11:12 could not find item I in vault V: (503) Service Unavailable";
-        assert!(matches!(read(0, failed), Refusal::OfAll(OpError::Server { .. })));
+        assert!(matches!(read(0, failed), OpRefusal::OfAll(OpError::Server { .. })));
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub fn check(made: Option<Timestamp>, max_age: Option<Duration>, origin: &Origin
     let Some(made) = made else { return Err(OutdatedError::Unknown { origin: origin.clone() }) };
     let age = age(made);
     if age < -SKEW {
-        return Err(OutdatedError::ToCome { origin: origin.clone(), made });
+        return Err(OutdatedError::InFuture { origin: origin.clone(), made });
     }
     if Duration::try_from(age).is_ok_and(|age| age > max) {
         return Err(OutdatedError::TooOld { origin: origin.clone(), age, max });
@@ -57,7 +57,7 @@ pub enum OutdatedError {
     TooOld { origin: Origin, age: SignedDuration, max: Duration },
     /// It would stay new for ever.
     #[error("refusing to use the token of {origin}: it is of {made:.0}, which is still to come")]
-    ToCome { origin: Origin, made: Timestamp },
+    InFuture { origin: Origin, made: Timestamp },
     /// It says nothing, and is in no file.
     #[error("refusing to use the token of {origin}: its age is unknown")]
     Unknown { origin: Origin },
@@ -78,7 +78,7 @@ impl OutdatedError {
     pub fn hint_with(&self, command: &str) -> String {
         match self {
             OutdatedError::TooOld { origin, .. } => format!("put a new token into {origin}: {command}"),
-            OutdatedError::ToCome { .. } => "the clock of this host, or of who wrote the file, is wrong".into(),
+            OutdatedError::InFuture { .. } => "the clock of this host, or of who wrote the file, is wrong".into(),
             OutdatedError::Unknown { .. } => {
                 "put it into a file, whose modification time shows its age: `token-file` under [connect] or `service-account-token-file` under [op]"
                     .into()

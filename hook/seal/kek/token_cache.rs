@@ -38,7 +38,7 @@ const FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// Credentials whose access token is remembered.
 #[derive(Clone)]
-pub(super) struct Remembered(Arc<Inner>);
+pub(super) struct TokenCache(Arc<Inner>);
 
 struct Inner {
     /// Makes the credentials that get a new token. From that moment on they do, whether it is asked for or not.
@@ -64,7 +64,7 @@ struct Kept {
     headers: BTreeMap<String, Zeroizing<String>>,
 }
 
-impl Remembered {
+impl TokenCache {
     /// Remembers tokens for credentials, as a file has them, and the subject token that it names. They are made at once if there is
     /// nothing to remember, so that what is wrong with them is found.
     pub(super) fn new(
@@ -72,12 +72,12 @@ impl Remembered {
         universe_domain: Option<String>,
         credentials_file: &[u8],
         subject_token: &[u8],
-    ) -> Option<Remembered> {
+    ) -> Option<TokenCache> {
         let place = Place::of(credentials_file, subject_token);
         let known = place.as_ref().and_then(Place::read).map(|headers| (EntityTag::new(), headers));
         let inner =
             Inner { make: Box::new(make), fresh: OnceLock::new(), universe_domain, place, known: Mutex::new(known) };
-        let remembered = Remembered(Arc::new(inner));
+        let remembered = TokenCache(Arc::new(inner));
         (remembered.known().is_some() || remembered.fresh().is_some()).then_some(remembered)
     }
 
@@ -101,13 +101,13 @@ impl Remembered {
     }
 }
 
-impl fmt::Debug for Remembered {
+impl fmt::Debug for TokenCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Remembered")
+        f.write_str("TokenCache")
     }
 }
 
-impl CredentialsProvider for Remembered {
+impl CredentialsProvider for TokenCache {
     async fn headers(&self, extensions: http::Extensions) -> Result<CacheableResource<HeaderMap>, CredentialsError> {
         if let Some((entity_tag, data)) = self.known() {
             return Ok(CacheableResource::New { entity_tag, data });
