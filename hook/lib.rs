@@ -36,6 +36,7 @@ pub mod excerpt;
 pub mod fault;
 pub mod gateway;
 pub mod harden;
+pub mod hex;
 pub mod hook;
 pub mod http_client;
 pub mod json;

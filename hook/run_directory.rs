@@ -2,12 +2,15 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{CWD, Mode, OFlags, fstat, fstatfs, mkdirat, openat};
+use rustix::fs::{CWD, FsWord, Mode, OFlags, fstat, fstatfs, mkdirat, openat};
 
 use crate::harden;
 
-const DIRECTORY: &str = "/run/oci-secrets";
-const TMPFS_MAGIC: u64 = 0x0102_1994;
+/// Its path.
+pub const DIRECTORY: &str = "/run/oci-secrets";
+
+/// The type of a tmpfs, as statfs(2) returns it.
+pub const TMPFS_MAGIC: FsWord = 0x0102_1994;
 
 /// Opens or creates it. It must be on a tmpfs and accessible to root only.
 pub fn open() -> Option<OwnedFd> {
@@ -19,6 +22,6 @@ pub fn open() -> Option<OwnedFd> {
     let directory = openat(CWD, DIRECTORY, flags, Mode::empty()).ok()?;
     let metadata = fstat(&directory).ok()?;
     let is_private = metadata.st_uid == 0 && metadata.st_mode & 0o077 == 0;
-    let is_tmpfs = u64::try_from(fstatfs(&directory).ok()?.f_type).ok()? == TMPFS_MAGIC;
+    let is_tmpfs = fstatfs(&directory).ok()?.f_type == TMPFS_MAGIC;
     (is_private && is_tmpfs).then_some(directory)
 }

@@ -14,7 +14,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 /// The modules of the crate, lowest layer first. A module uses only modules of lower layers, and so none of its own layer.
 const LAYERS: &[&[&str]] = &[
     &["fault"],
-    &["child", "errno", "excerpt", "json", "reference", "retry", "secret", "syslog"],
+    &["child", "errno", "excerpt", "hex", "json", "reference", "retry", "secret", "syslog"],
     &["dns", "report", "tls"],
     &["harden", "http_client"],
     &["container", "run_directory"],

@@ -6,6 +6,8 @@ use std::str::FromStr;
 use ring::digest::{self, SHA256};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::hex::hex;
+
 const HASH_BYTES: usize = 32;
 
 /// The position of a line in its chain. The sequence number reveals removed and moved lines, the hash changed ones.
@@ -66,7 +68,7 @@ impl Default for Hasher {
 
 impl fmt::Display for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex(&self.0))
     }
 }
 

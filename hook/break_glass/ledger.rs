@@ -5,7 +5,6 @@
 //! moment leaves the old ledger or the new one, and no use is lost.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -23,6 +22,7 @@ use super::lock::Locked;
 use crate::errno::Errno;
 use crate::fault::{Class, Fault};
 use crate::harden::is_root_of_the_host;
+use crate::hex::hex;
 use crate::secret::Secret;
 use crate::settings::file::{self, FileError};
 
@@ -193,10 +193,7 @@ impl Hasher {
         context.update(reference.as_bytes());
         context.update(&[0]);
         context.update(secret.expose());
-        context.sign().as_ref().iter().fold(String::new(), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        hex(context.sign().as_ref())
     }
 }
 

@@ -38,9 +38,10 @@ use super::lock::Locked;
 use crate::errno::{SyscallError, failed};
 use crate::fault::{Class, Fault};
 use crate::harden::is_root_of_the_host;
+use crate::hex::hex;
+use crate::run_directory::{DIRECTORY, TMPFS_MAGIC};
 use crate::secret::Secret;
 
-const RUN: &str = "/run/oci-secrets";
 const STORE: &str = "/run/oci-secrets/break-glass";
 const EMERGENCY: &str = "emergency";
 const HALF_KEY: &str = "half-key";
@@ -48,7 +49,6 @@ const HALF_KEY: &str = "half-key";
 /// HKDF's `info`: the purpose of the derived key.
 const PURPOSE: &[u8] = b"oci-secrets break-glass store";
 
-const TMPFS_MAGIC: FsWord = 0x0102_1994;
 const RAMFS_MAGIC: FsWord = 0x8584_58f6;
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
@@ -276,7 +276,7 @@ fn derive(half: &[u8], expiring: &[u8; KEY_BYTES]) -> Result<Zeroizing<[u8; KEY_
 pub fn new_id() -> Result<String, StoreError> {
     let mut bytes = [0; 6];
     SystemRandom::new().fill(&mut bytes).map_err(|_| KeyringError::NoRandom)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&bytes))
 }
 
 /// A filled store that is not mounted yet.
@@ -308,7 +308,7 @@ fn fill(
 
 /// Mounts the store at its path.
 fn mount(filled: Filled) -> Result<Emergency, StoreError> {
-    for directory in [RUN, STORE] {
+    for directory in [DIRECTORY, STORE] {
         match mkdirat(CWD, directory, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(failed(format!("mkdirat({directory:?})"))(errno).into()),

@@ -100,7 +100,6 @@ fn of_input(arguments: &Arguments, reference: &Reference, settings: &Settings) -
 }
 
 fn of_vault(arguments: &Arguments, vault: &str, settings: &Settings) -> Result<ExitCode, AnyFault> {
-    crate::tls::install();
     let connect = Connect::of(settings)?;
     let patience = settings.deliver.deadline;
     let statuses = block_on(settings, async |_| {

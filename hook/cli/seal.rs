@@ -70,7 +70,6 @@ pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode
 
 /// Stores the line, and prints what was created.
 fn store(reference: &Reference, line: &str, settings: &Settings) -> Result<(), AnyFault> {
-    crate::tls::install();
     let connect = Connect::of(settings)?;
     let stored =
         block_on(settings, async |deadline| connect.store(reference, line, deadline).await.map_err(AnyFault::from))?;

@@ -15,7 +15,7 @@ use crate::settings::{OpUnlock, Permission, ServerUrl, Settings, SourceName};
 use crate::source::connect::Connect;
 use crate::source::op::{Op, Session};
 use crate::source::{self, Source, SourceError};
-use crate::token::static_token::age;
+use crate::token::static_token::token_age;
 use crate::token::{Origin, Token, Tokens};
 
 const CONNECT_HOST: &str = "OP_CONNECT_HOST";
@@ -94,7 +94,7 @@ fn of_environment(
                     .map_err(|reason| CliError::Variable { name: CONNECT_HOST, reason: reason.to_string() })?;
                 let token = Token::new(&bytes(token))?;
                 let origin = Origin::Environment(CONNECT_TOKEN);
-                age::check(token.issued(), max_age, &origin)?;
+                token_age::check(token.issued(), max_age, &origin)?;
                 let tokens = Tokens::of(token, origin);
                 let connect = Connect::new(&url, tokens, None)?;
                 return Ok(Some(Box::new(connect)));
@@ -112,7 +112,7 @@ fn of_environment(
         Some(token) if may_be(SourceName::Op) => {
             let (op, origin) = (settings.op.clone().unwrap_or_default(), Origin::Environment(SERVICE_ACCOUNT_TOKEN));
             let failed = |error| AnyFault::from(SourceError::Op(error));
-            age::check(None, max_age, &origin).map_err(|error| failed(error.into()))?;
+            token_age::check(None, max_age, &origin).map_err(|error| failed(error.into()))?;
             Ok(Some(Box::new(Op::with_token(&op, &bytes(token), origin).map_err(failed)?)))
         }
         _ => Ok(None),

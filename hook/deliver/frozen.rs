@@ -2,11 +2,10 @@
 
 use std::os::fd::AsFd;
 
-use rustix::fs::{FsWord, StatVfsMountFlags};
+use rustix::fs::StatVfsMountFlags;
 
 use crate::errno::{SyscallError, failed};
-
-const TMPFS_MAGIC: FsWord = 0x0102_1994;
+use crate::run_directory::TMPFS_MAGIC;
 
 /// Whether a descriptor leads to a tmpfs as [`Tmpfs::freeze`](super::Tmpfs::freeze) leaves it.
 pub(super) fn is_frozen(descriptor: impl AsFd) -> Result<bool, SyscallError> {

@@ -21,12 +21,12 @@ use zeroize::Zeroizing;
 use crate::retry::{Deadline, Failure, GaveUp};
 use crate::settings::file;
 use crate::settings::{TokenFile, TokenSource, Variable};
-use static_token::age;
+use static_token::token_age;
 
 pub use self::bearer::{TOKEN_BYTES_MAX, Token};
 pub use self::error::TokenError;
 pub use self::origin::Origin;
-use self::static_token::age::SKEW;
+use self::static_token::token_age::SKEW;
 
 /// How long a token is used that does not say how long it lasts.
 const UNKNOWN_LIFE: SignedDuration = SignedDuration::from_secs(60);
@@ -81,8 +81,8 @@ impl Tokens {
     fn of_file(file: &TokenFile, source: &TokenSource) -> Result<Tokens, TokenError> {
         let (token, written) = read_dated(file, kind(source))?;
         let (token, origin) = (fresh(token, source)?, Origin::of(source));
-        let made = age::earliest(token.issued(), written);
-        age::check(made, file.max_age, &origin)?;
+        let made = token_age::earliest(token.issued(), written);
+        token_age::check(made, file.max_age, &origin)?;
         Ok(Tokens { origin, supply: Supply::Fixed { token: Arc::new(token), made } })
     }
 

@@ -23,8 +23,6 @@ mod age_files;
 mod identity;
 mod recipient;
 
-use std::fmt::Write as _;
-
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use blahaj::{Share, Sharks};
@@ -40,6 +38,7 @@ pub use self::recipient::{Recipient, RecipientError};
 use super::Kept;
 use crate::excerpt::Excerpt;
 use crate::fault::{Class, Fault};
+use crate::hex::hex;
 use crate::reference::Reference;
 use crate::secret::Secret;
 
@@ -149,10 +148,7 @@ impl SealedFile {
         if shares.len() != expected || header.threshold.is_some_and(|threshold| threshold < 2) || !are_references {
             return Err(SealedError::Form);
         }
-        let digest = digest(&SHA256, bytes).as_ref().iter().fold(String::new(), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        });
+        let digest = hex(digest(&SHA256, bytes).as_ref());
         Ok(SealedFile { header, header_line: header_line.to_owned(), payload, shares, digest })
     }
 

@@ -107,7 +107,6 @@ fn rehearse(
 
 /// The states in 1Password, in the order of the secrets.
 fn live(secrets: &[Kept], settings: &Settings) -> Result<Vec<Live>, AnyFault> {
-    crate::tls::install();
     let connect = Connect::of(settings)?;
     let references: Vec<Reference> = secrets.iter().filter_map(|kept| kept.reference.parse().ok()).collect();
     let references: Vec<&Reference> = references.iter().collect();

@@ -62,7 +62,6 @@ pub(super) fn run(verb: &Verb, settings: &Settings) -> Result<ExitCode, AnyFault
 }
 
 fn check_all(settings: &Settings) -> Result<ExitCode, AnyFault> {
-    crate::tls::install();
     let ledger = Ledger::read(&settings.break_glass.directory)?;
     let connect = Connect::of(settings)?;
     let requests: Vec<Request> =

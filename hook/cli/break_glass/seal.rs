@@ -96,7 +96,6 @@ fn recipients(names: &[String]) -> Result<Vec<Recipient>, BreakGlassError> {
 
 /// Fetches and unseals everything, sorted by reference.
 fn fetch(arguments: &Arguments, settings: &Settings) -> Result<Vec<(Kept, Secret)>, AnyFault> {
-    crate::tls::install();
     let connect = Connect::of(settings)?;
     let keks = Keks::new(settings);
     block_on(settings, async |_| {

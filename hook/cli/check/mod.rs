@@ -206,7 +206,6 @@ fn list(paths: &[PathBuf]) -> String {
 
 /// Whether Connect answers and takes the token, and what the token can see.
 fn connect(settings: &Settings, connect: &settings::Connect) -> Result<Vec<Finding>, AnyFault> {
-    crate::tls::install();
     let client = Connect::open(connect)?;
     let (vaults, expires) = block_on(settings, async |deadline: Deadline| {
         let vaults = client.vaults(deadline).await?;

@@ -3,7 +3,7 @@
 use crate::cli::finding::Finding;
 use crate::settings::{Settings, StaticToken};
 use crate::source::Source;
-use crate::token::static_token::{Anomaly, Outlook, age, outlook};
+use crate::token::static_token::{Anomaly, Outlook, outlook, token_age};
 
 const SUBJECT: &str = "static-token";
 
@@ -20,8 +20,8 @@ pub(super) fn conditions(settings: &Settings, source: &dyn Source) -> Vec<Findin
         return vec![Finding::note(SUBJECT, detail)];
     };
     let mut findings = Vec::new();
-    let age = shown.made.map(|made| age::rounded(age::age(made))).unwrap_or_default();
-    if let Some(max) = conditions.max_age.and_then(|max| max.try_into().ok()).map(age::rounded) {
+    let age = shown.made.map(|made| token_age::rounded(token_age::age(made))).unwrap_or_default();
+    if let Some(max) = conditions.max_age.and_then(|max| max.try_into().ok()).map(token_age::rounded) {
         let detail = format!("the token of {origin} is {age} old, expected at most {max}");
         findings.push(Finding::ok(SUBJECT, detail));
     }

@@ -26,6 +26,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::hex::hex;
 use crate::run_directory;
 
 /// How long a token is used again.
@@ -138,7 +139,7 @@ impl Place {
             context.update(&(part.len() as u64).to_be_bytes());
             context.update(part);
         }
-        let hash: String = context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = hex(context.finish().as_ref());
         Some(Place { directory: run_directory::open()?, name: format!("gcp-token-{hash}"), until })
     }
 

@@ -33,9 +33,10 @@ use super::{Fetched, Field, Source, SourceError};
 use crate::child::{self, Answer};
 use crate::reference::Reference;
 use crate::retry::Deadline;
+use crate::run_directory::TMPFS_MAGIC;
 use crate::settings::{self, OpUnlock, file};
 use crate::token::Origin;
-use crate::token::static_token::{Shown, age, outward_address};
+use crate::token::static_token::{Shown, outward_address, token_age};
 use refusal::OpRefusal;
 use template::Template;
 
@@ -51,7 +52,6 @@ const TOKEN_BYTES_MAX: usize = 64 * 1024;
 
 /// Where `op` has its home while it is run for a service account: in memory, whatever it may write there.
 const MEMORY: &str = "/dev/shm";
-const TMPFS_MAGIC: u64 = 0x0102_1994;
 
 /// The 1Password CLI, and who lets it in.
 pub struct Op {
@@ -91,7 +91,7 @@ impl Op {
                 // It does not say itself when it was made.
                 let made = written.and_then(|written| Timestamp::try_from(written).ok());
                 let token = token(&bytes)?;
-                age::check(made, token_file.max_age, &origin)?;
+                token_age::check(made, token_file.max_age, &origin)?;
                 Unlock::ServiceAccount { token, shown: Shown { origin, made, address: None } }
             }
             (OpUnlock::App { account }, Some(session)) => Unlock::App { account: account.clone(), session },
@@ -286,7 +286,7 @@ fn token(bytes: &[u8]) -> Result<Zeroizing<String>, OpError> {
 fn home_in_memory(memory: &Path) -> Result<TempDir, OpError> {
     let no_home = |errno| OpError::NoHome { directory: memory.into(), errno };
     let of_what = statfs(memory).map_err(|errno| no_home(errno.into()))?.f_type;
-    if of_what as u64 != TMPFS_MAGIC {
+    if of_what != TMPFS_MAGIC {
         return Err(OpError::OnDisk { directory: memory.into() });
     }
     let ours_alone = Permissions::from_mode(0o700);

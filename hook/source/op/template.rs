@@ -16,6 +16,7 @@ use std::fmt::Write as _;
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
+use crate::hex::hex;
 use crate::reference::Reference;
 
 const BOUNDARY_BYTES: usize = 16;
@@ -33,7 +34,7 @@ impl Template {
     pub(super) fn of<'a>(references: impl Iterator<Item = &'a Reference>) -> Option<Template> {
         let mut random = [0; BOUNDARY_BYTES];
         SystemRandom::new().fill(&mut random).ok()?;
-        let boundary = random.map(|byte| format!("{byte:02x}")).concat();
+        let boundary = hex(&random);
         let placeholders: Vec<String> = references.map(|reference| format!("{{{{ {reference} }}}}")).collect();
         let mut text = format!("{boundary}\n");
         for placeholder in &placeholders {

@@ -3,8 +3,8 @@
 //! Only the age decides: a token that is too old is not used. From where it is used, when and how often is recorded, and what was not
 //! expected is marked. That is seen of this host alone: who has taken the token elsewhere shows in 1Password's own account of it.
 
-pub mod age;
 mod starts;
+pub mod token_age;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
@@ -17,7 +17,7 @@ use crate::run_directory;
 use crate::settings::{Rate, StaticToken};
 use starts::{Starts, StartsError};
 
-pub use self::age::OutdatedError;
+pub use self::token_age::OutdatedError;
 
 /// A static token that was shown to someone.
 #[derive(Clone, Debug)]
@@ -52,7 +52,7 @@ impl Use {
         let starts = conditions.rate.map(|rate| (rate, starts(rate, Starts::add)));
         let at_odds = [of_schedule(conditions), of_address(shown, conditions), of_starts(starts.as_ref())];
         Use {
-            age_seconds: shown.made.map(|made| age::age(made).as_secs()),
+            age_seconds: shown.made.map(|made| token_age::age(made).as_secs()),
             address: shown.address,
             pinned: conditions.pinned(),
             starts: starts.and_then(|(_, starts)| starts.ok()),
@@ -195,5 +195,5 @@ fn starts(rate: Rate, act: impl Fn(&Starts) -> Result<u64, StartsError>) -> Resu
 }
 
 fn span(rate: Rate) -> String {
-    SignedDuration::try_from(rate.within).map(age::rounded).unwrap_or_default()
+    SignedDuration::try_from(rate.within).map(token_age::rounded).unwrap_or_default()
 }
