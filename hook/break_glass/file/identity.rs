@@ -3,11 +3,12 @@
 use std::io;
 
 use age::armor::ArmoredReader;
-use age::secrecy::{ExposeSecret, SecretString};
-use age::{Callbacks, Decryptor, IdentityFile};
+use age::secrecy::ExposeSecret;
+use age::{Decryptor, IdentityFile};
 use zeroize::Zeroizing;
 
-use super::age_files::AgeError;
+use super::age_error::AgeError;
+use super::ask::{Ask, Asking};
 use super::recipient::Recipient;
 use crate::excerpt::Excerpt;
 use crate::fault::{Class, Fault};
@@ -22,18 +23,6 @@ impl Identity {
     pub(super) fn as_age(&self) -> &dyn age::Identity {
         &*self.0
     }
-}
-
-/// Prompts for the operator while keys are used: for the passphrase of a key file, or to touch a token.
-pub trait Ask: Clone + Send + Sync + 'static {
-    /// Prompts without echo.
-    fn passphrase(&self, prompt: &str) -> Option<Zeroizing<String>>;
-
-    /// Prompts with echo.
-    fn line(&self, prompt: &str) -> Option<String>;
-
-    /// Shows a message.
-    fn show(&self, message: &str);
 }
 
 /// Reads the identities of one file: native or plugin identities of age, possibly encrypted with a passphrase, or an SSH private key.
@@ -78,29 +67,6 @@ pub(super) fn native(text: &[u8]) -> Option<Identity> {
 
 fn boxed(identities: Vec<Box<dyn age::Identity + Send + Sync>>) -> Vec<Identity> {
     identities.into_iter().map(|identity| Identity(identity)).collect()
-}
-
-/// Adapts [`Ask`] to age's callbacks.
-#[derive(Clone)]
-pub(super) struct Asking<A>(pub(super) A);
-
-impl<A: Ask> Callbacks for Asking<A> {
-    fn display_message(&self, message: &str) {
-        self.0.show(message);
-    }
-
-    fn confirm(&self, message: &str, yes: &str, no: Option<&str>) -> Option<bool> {
-        let no = no.map(|no| format!(", or \"{no}\"")).unwrap_or_default();
-        self.0.line(&format!("{message} (\"{yes}\"{no}): ")).map(|answer| answer.trim() == yes)
-    }
-
-    fn request_public_string(&self, description: &str) -> Option<String> {
-        self.0.line(&format!("{description}: "))
-    }
-
-    fn request_passphrase(&self, description: &str) -> Option<SecretString> {
-        self.0.passphrase(&format!("{description}: ")).map(|typed| SecretString::from(typed.to_string()))
-    }
 }
 
 /// Why there are no identities.

@@ -19,7 +19,9 @@
 //!
 //! age does not authenticate senders: anyone with the public keys can create a file. [`SealedFile::digest`] identifies a file.
 
+mod age_error;
 mod age_files;
+mod ask;
 mod identity;
 mod recipient;
 
@@ -31,9 +33,10 @@ use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-pub use self::age_files::AgeError;
+pub use self::age_error::AgeError;
 use self::age_files::{decrypt, encrypt};
-pub use self::identity::{Ask, Identity, IdentityError, identities};
+pub use self::ask::Ask;
+pub use self::identity::{Identity, IdentityError, identities};
 pub use self::recipient::{Recipient, RecipientError};
 use super::Kept;
 use crate::excerpt::Excerpt;

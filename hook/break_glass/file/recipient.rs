@@ -1,7 +1,7 @@
 //! The recipients of a sealed file.
 
-use super::age_files::AgeError;
-use super::identity::{Ask, Asking};
+use super::age_error::AgeError;
+use super::ask::{Ask, Asking};
 use crate::excerpt::Excerpt;
 use crate::fault::{Class, Fault};
 
