@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use super::end;
+use super::emergency::end;
 use crate::break_glass::ledger::Ledger;
 use crate::break_glass::store::Emergency;
 use crate::break_glass::time;

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use anstyle::AnsiColor;
 use jiff::Timestamp;
 
-use super::{admit, duration, identity, read};
+use super::duration::duration;
+use super::identity;
+use super::sealed_file::{admit, read};
 use crate::break_glass::channel::Event;
 use crate::break_glass::file::SealedFile;
 use crate::break_glass::session::Session;

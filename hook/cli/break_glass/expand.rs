@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use super::input::read_file;
 use crate::break_glass::BreakGlassError;
 use crate::cli::PROGRAM;
 use crate::cli::error::CliError;
@@ -21,7 +22,7 @@ const FILE_BYTES_MAX: usize = 1024 * 1024;
 
 /// The references of a file, one on each line. Empty lines and those that begin with `#` are ignored.
 pub(super) fn of_file(path: &Path) -> Result<BTreeSet<Reference>, BreakGlassError> {
-    let bytes = super::read_file(path, FILE_BYTES_MAX)?;
+    let bytes = read_file(path, FILE_BYTES_MAX)?;
     let text = String::from_utf8_lossy(&bytes);
     let lines = text.lines().map(str::trim).enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
     lines

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::end;
+use super::emergency::end;
 use crate::break_glass::store::{Emergency, Status};
 use crate::fault::AnyFault;
 use crate::settings::Settings;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
+use super::input::read_file;
 use crate::break_glass::BreakGlassError;
 use crate::break_glass::file::{Ask, Identity, identities};
 use crate::cli::PROGRAM;
@@ -49,7 +50,7 @@ pub(super) fn read(files: &[PathBuf], operators: usize) -> Result<Vec<Identity>,
             all.extend(typed(1, 1)?);
             continue;
         }
-        let bytes = super::read_file(file, IDENTITY_BYTES_MAX)?;
+        let bytes = read_file(file, IDENTITY_BYTES_MAX)?;
         let mode = std::fs::metadata(file).map(|metadata| metadata.mode()).unwrap_or_default();
         if mode & READ_BY_OTHERS != 0 {
             // Not an error: a FAT filesystem has no modes, and the outage is more urgent.

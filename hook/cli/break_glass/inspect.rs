@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{describe, read};
+use super::sealed_file::{describe, read};
 use crate::cli::write_output;
 use crate::fault::AnyFault;
 

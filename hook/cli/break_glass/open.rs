@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{admit, describe, duration, find, identity, read};
+use super::duration::duration;
+use super::emergency::find;
+use super::identity;
+use super::sealed_file::{admit, describe, read};
 use crate::break_glass::file::SealedFile;
 use crate::break_glass::session::Session;
 use crate::break_glass::store::{Account, Emergency, StoreError, new_id};

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anstyle::AnsiColor;
 
-use super::request;
+use super::request::request;
 use crate::break_glass::BreakGlassError;
 use crate::break_glass::ledger::Ledger;
 use crate::break_glass::rotation::{check, waive};

@@ -7,8 +7,11 @@ use std::process::ExitCode;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::duration::duration;
+use super::expand;
 use super::identity::Terminal;
-use super::{describe, duration, expand, request};
+use super::request::request;
+use super::sealed_file::describe;
 use crate::break_glass::channel::host_name;
 use crate::break_glass::file::{Header, Recipient, SealedFile, seal};
 use crate::break_glass::{BreakGlassError, Kept};

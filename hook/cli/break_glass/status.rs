@@ -6,7 +6,7 @@ use anstyle::AnsiColor;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::find;
+use super::emergency::find;
 use crate::break_glass::ledger::{Ledger, PendingRotation};
 use crate::break_glass::store::Emergency;
 use crate::break_glass::time;
