@@ -70,9 +70,6 @@ const LIBRARIES: &[(&str, &[&str])] = &[
 /// Packages that must not come in by a dependency's default feature. aws-lc-rs seeds its entropy for 23-38 ms in every process.
 const UNWANTED_PACKAGES: &[&str] = &["aws-lc-rs", "aws-lc-sys", "native-tls", "openssl-sys"];
 
-/// Folders whose files still use each other. Each exception goes with the cycles that it allows.
-const FOLDERS_WITH_CYCLES: [&str; 1] = ["envrc/"];
-
 /// The most lines of a binary: it only starts what the library does.
 const BIN_LINES_MAX: usize = 25;
 
@@ -100,16 +97,9 @@ fn files_do_not_import_each_other_in_cycles() {
     };
     let files: Vec<(String, String)> = sources.iter().filter_map(file).collect();
     assert!(files.iter().any(|(name, _)| name == "settings/mod.rs"));
-    let (known, new): (Vec<_>, Vec<_>) = cycles::cycles(&files).into_iter().partition(|cycle| folder(cycle).is_some());
-    let text: Vec<String> = new.iter().map(ToString::to_string).collect();
-    assert!(new.is_empty(), "{} cycles:\n{}", new.len(), text.join("\n"));
-    let known: BTreeSet<&str> = known.iter().filter_map(folder).collect();
-    assert_eq!(known, BTreeSet::from(FOLDERS_WITH_CYCLES), "a folder without cycles is not an exception any more");
-}
-
-/// The folder of the exceptions that has every file of a cycle.
-fn folder(cycle: &cycles::Cycle) -> Option<&'static str> {
-    FOLDERS_WITH_CYCLES.into_iter().find(|folder| cycle.files().iter().all(|file| file.starts_with(folder)))
+    let cycles = cycles::cycles(&files);
+    let text: Vec<String> = cycles.iter().map(ToString::to_string).collect();
+    assert!(cycles.is_empty(), "{} cycles:\n{}", cycles.len(), text.join("\n"));
 }
 
 #[test]

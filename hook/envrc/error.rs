@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::{ENVRC_BYTES_MAX, Variable};
+use super::file::ENVRC_BYTES_MAX;
+use super::variable::Variable;
 use crate::container::FILES_MAX;
 use crate::errno::Errno;
 use crate::fault::{Class, Fault};

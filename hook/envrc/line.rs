@@ -4,7 +4,8 @@ use std::sync::LazyLock;
 
 use regex::bytes::Regex;
 
-use super::{Problem, is_name};
+use super::error::Problem;
+use super::variable::is_name;
 
 /// `export NAME=VALUE`. A valid [reference](crate::reference) has no quotes, backslashes or `$`, so the value needs no unquoting.
 static DECLARATION: LazyLock<Regex> =

@@ -11,58 +11,29 @@
 
 mod annotations;
 mod error;
+mod file;
 mod line;
 mod protected;
 pub mod shell;
+mod variable;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt;
 use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use zeroize::Zeroizing;
 
 use crate::container::{FILES_MAX, FileName};
-use crate::reference::Reference;
 
 pub use self::annotations::{Format, Split};
 pub use self::error::{EnvrcError, Problem};
+pub use self::file::{ENVRC, ENVRC_BYTES_MAX};
 pub use self::protected::check_names;
-
-/// The default file.
-pub const ENVRC: &str = ".envrc";
-
-/// The largest file, in bytes.
-pub const ENVRC_BYTES_MAX: u64 = 1 << 20;
-
-/// A variable that holds a reference.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Variable {
-    /// Its name in the environment.
-    pub name: String,
-    /// Its name as a file: in lower case, with `-` for `_`.
-    pub file: FileName,
-    /// The reference.
-    pub reference: Reference,
-    /// The reference as it is written: `?attribute=totp` and `?attribute=otp` are one reference.
-    pub text: String,
-    /// Where it is declared.
-    pub place: Place,
-}
-
-/// Where a variable is declared.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// An argument.
-    CommandLine,
-    /// The environment of this process.
-    Environment,
-    /// A line of a file, from 1.
-    Line(PathBuf, usize),
-}
+use self::variable::is_name;
+pub use self::variable::{Place, Variable};
 
 /// What a file declares.
 #[derive(Debug, Default)]
@@ -154,22 +125,6 @@ fn variable(name: &str, text: &str, place: Place) -> Result<Variable, Problem> {
     match file.parse() {
         Ok(file) => Ok(Variable { name: name.to_owned(), file, reference, text: text.to_owned(), place }),
         Err(_) => Err(Problem::FileName { name: name.to_owned(), file }),
-    }
-}
-
-/// Whether a text can name a variable.
-fn is_name(name: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-    !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()) && name.bytes().all(allowed)
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Place::CommandLine => f.write_str("the command line"),
-            Place::Environment => f.write_str("the environment"),
-            Place::Line(path, line) => write!(f, "{}, line {line}", path.display()),
-        }
     }
 }
 
