@@ -1,4 +1,4 @@
-//! The form of the house: who may use whom, and what must not be in the tree.
+//! The structure of the code: which module may use which, and what must not be in the tree.
 
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
@@ -28,7 +28,7 @@ const LAYERS: &[&[&str]] = &[
     &["bin"],
 ];
 
-/// Libraries that are let into these rooms only: whoever else needs what they do asks the room.
+/// Libraries that only these modules may use; other modules go through them.
 const LIBRARIES: &[(&str, &[&str])] = &[
     ("age", &["break_glass"]),
     ("aws_config", &["seal"]),
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_neighbours_and_libraries_in_their_rooms() {
+    fn refuses_neighbours_and_libraries_outside_their_layer() {
         assert_eq!(
             uses("hook/container/mod.rs", "use crate::settings;"),
             ["container uses settings, which is not below it"]

@@ -134,12 +134,12 @@ fn refuses_to_open_or_use_an_emergency_without_a_record() {
     assert_eq!(site.open("1h", &[]).status.code(), Some(78), "no channel");
     site.settings("[break-glass]\n", &format!("[break-glass]\naudit = {{ {audit} }}\n"));
     assert_eq!(site.open("1h", &[]).status.code(), Some(78), "the channel is the audit file of starts");
-    site.settings(&audit, "journal-namespace = \"nobody\"");
+    site.settings(&audit, "journal-namespace = \"absent\"");
     // The first match is the audit trail's.
     let settings = fs::read_to_string(site.host.settings()).unwrap();
-    let settings = settings.replacen("journal-namespace = \"nobody\"", &audit, 1).replacen(
+    let settings = settings.replacen("journal-namespace = \"absent\"", &audit, 1).replacen(
         &format!("{{ {audit} }}"),
-        "{ journal-namespace = \"nobody\" }",
+        "{ journal-namespace = \"absent\" }",
         1,
     );
     site.host.write("settings.toml", settings.as_bytes(), 0o644);
@@ -147,7 +147,7 @@ fn refuses_to_open_or_use_an_emergency_without_a_record() {
 
     // Nor without a ledger entry.
     let audited = fs::read_to_string(site.host.settings()).unwrap();
-    site.settings("journal-namespace = \"nobody\"", &glass);
+    site.settings("journal-namespace = \"absent\"", &glass);
     succeeded(site.open("1h", &[]));
     site.connect_is(site.stand_in.connect(), UNREACHABLE);
     fs::create_dir(site.host.path("state/ledger.new")).unwrap();
@@ -158,7 +158,7 @@ fn refuses_to_open_or_use_an_emergency_without_a_record() {
 
     site.host.write("page", b"#!/bin/sh\ncat >>\"$1\"; test ! -e \"$1.off\"\n", 0o700);
     let command = format!("command = [{:?}, {:?}]", site.host.path("page"), site.host.path("paged"));
-    site.settings("journal-namespace = \"nobody\"", &command);
+    site.settings("journal-namespace = \"absent\"", &command);
     succeeded(site.open("1h", &[]));
     site.connect_is(site.stand_in.connect(), UNREACHABLE);
     site.host.write("paged.off", b"", 0o600);

@@ -164,7 +164,7 @@ impl Runner {
             .collect()
     }
 
-    /// Runs the job, and looks at what the container had, and at what nobody had.
+    /// Runs the job, and checks what the container received, and that nothing else received it.
     pub(crate) fn delivers(&self, pipeline: &Pipeline, job: &BTreeMap<String, String>) {
         let run = self.run(job);
         assert!(run.text.contains(SECRET), "{}", run.text);

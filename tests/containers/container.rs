@@ -33,9 +33,9 @@ pub(crate) struct Container<'w> {
     /// User and group.
     pub(crate) user: (u32, u32),
     pub(crate) twists: Vec<Twist>,
-    /// The image that podman takes in the place of the root filesystem.
+    /// The image that podman uses instead of the root filesystem.
     pub(crate) image: Option<String>,
-    /// Where podman is told to look for hooks; `None` for where it looks by itself.
+    /// The value of podman's --hooks-dir; `None` for its default.
     pub(crate) hooks: Option<PathBuf>,
     /// What follows the grant in the settings; `None` for no settings at all.
     pub(crate) settings: Option<String>,
@@ -72,7 +72,7 @@ impl<'w> Container<'w> {
         format!("{}-{file}", self.name)
     }
 
-    /// Stores a secret in an item of its own, asks for it as this file, and tells the item's id.
+    /// Stores a secret in a new item, requests it as this file, and returns the item's id.
     pub(crate) fn secret(&mut self, file: &str, value: &[u8]) -> String {
         let title = self.title(file);
         self.ask(file, &title, "password");
@@ -88,7 +88,7 @@ impl<'w> Container<'w> {
         self.annotations.insert(key.to_owned(), value.to_owned());
     }
 
-    /// A directory of the host's that the container has at `/marks`: what it leaves there tells that it ran.
+    /// A directory of the host that is mounted at `/marks`: a file there shows that the container ran.
     pub(crate) fn marks(&mut self) -> PathBuf {
         let marks = self.directory.join("marks");
         fs::create_dir(&marks).unwrap();
@@ -117,7 +117,7 @@ impl<'w> Container<'w> {
         Running::detached(engine, self, script)
     }
 
-    /// Runs a script that must not come to run: the container does not start, and nothing is left of it. Tells why.
+    /// Runs a script that must not run: the container does not start, and nothing is left of it. Returns the reason.
     pub(crate) fn refused(&mut self, engine: Engine) -> Refused {
         let marks = self.marks();
         let ended = self.run(engine, "touch /marks/ran");

@@ -104,7 +104,7 @@ fn title(column: Option<Engine>) -> &'static str {
     column.map_or("hook", Engine::name)
 }
 
-/// A program and its version, if it tells one.
+/// A program and its version, if it prints one.
 fn version(program: &str) -> Option<String> {
     let output = Command::new(sandbox::find(program)?).arg("--version").output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -27,7 +27,7 @@ pub(crate) enum Twist {
     DockerMount(&'static str),
     /// The container lives in the mount namespace of the runtime. Podman cannot say this.
     NoMountNamespace,
-    /// The runtime moves the root filesystem to `/` in the place of `pivot_root`, as on a ramdisk.
+    /// The runtime moves the root filesystem to `/` instead of calling `pivot_root`, as on a ramdisk.
     NoPivot,
     /// Anything else that only a spec can say.
     Spec(Box<dyn Fn(&mut Value) + Send + Sync>),
@@ -96,7 +96,7 @@ impl Twist {
         }
     }
 
-    /// The same as arguments of `podman run`. Without root, ids are told as podman's own user namespace has them: 0 is the user, and
+    /// The same as arguments of `podman run`. Without root, ids are those of podman's own user namespace: 0 is the user, and
     /// the subordinate ids follow.
     pub(crate) fn podman_arguments(&self, is_rootless: bool) -> Vec<String> {
         let map = format!("0:{}:{}", if is_rootless { 1 } else { MAPPED.0 }, MAPPED.1);

@@ -71,7 +71,7 @@ references = ["op://AgentVault/*"]
         )
     }
 
-    /// Keeps an item in AgentVault, each field sealed for its name, and tells its id.
+    /// Stores an item in AgentVault, each field sealed for its name, and returns its id.
     pub(crate) fn store(&self, title: &str, fields: &[(&str, &[u8])]) -> String {
         let sealed: Vec<String> = fields.iter().map(|(name, value)| self.seal(title, name, value)).collect();
         let fields: Vec<_> = fields.iter().zip(&sealed).map(|((name, _), value)| ("", *name, value.as_str())).collect();

@@ -226,7 +226,7 @@ fn refuses_unsafe_settings_and_reports_why() {
             good.replace("op://AgentVault/*", "op://*/deploy/password"),
             "\"*\" can stand for vaults or items only at the end",
         ),
-        (good.replace("'oci-secrets'", "''"), "audience: a token that is for nobody in particular"),
+        (good.replace("'oci-secrets'", "''"), "audience: it must not be empty"),
         (format!("{good}{good}"), "issuer 2: another has the same url"),
         (good.replacen("http://", "https://", 1), "rule 1: no [[issuer]] has this url"),
         (good.replace("127.0.0.1", "issuer.example"), "url: plain http to a host other than loopback"),

@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Runs a daemon until its own standard input ends, as it does when the process that holds the other end is gone.
 const LEASH: &str = r#"farewell=$1; shift; "$@" & daemon=$!; read -r _; eval "$farewell"; kill $daemon; wait $daemon"#;
 
-/// A daemon, and what it hangs on. It is not meant to be dropped: nobody would wait for its end.
+/// A daemon and its resources. It is never dropped, because nothing would wait for its end.
 pub(super) struct Daemon {
     _leash: Child,
 }

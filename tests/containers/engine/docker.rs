@@ -38,7 +38,7 @@ fn begin() -> Daemon {
     let runtimes = &mut config["runtimes"];
     runtimes["oci-secrets"]["path"] = json!(root.join("runtime"));
     runtimes[SET] = json!({ "path": root.join("runtime"), "runtimeArgs": ["--requests", SET] });
-    for set in ["billing", "nobody"] {
+    for set in ["billing", "absent"] {
         let arguments = json!(["--hook", sandbox::HOOK, "--settings", settings(), "--requests", set]);
         runtimes[format!("oci-secrets-{set}")] = json!({ "path": WRAPPER, "runtimeArgs": arguments });
     }
@@ -110,7 +110,7 @@ impl Docker {
     }
 }
 
-/// Writes what a container asks for into its settings, and tells whether it asks for anything.
+/// Writes the requests of a container into its settings, and returns whether there are any.
 fn write_set(container: &Container<'_>) -> bool {
     let asked = container.annotations.iter().filter(|(key, _)| key.contains("run.secrets"));
     let asked: String = asked.map(|(key, value)| format!("{key:?} = {value:?}\n")).collect();

@@ -17,7 +17,7 @@ pub(super) static CRUN: Runtime =
     Runtime { name: "crun", programs: &["busybox", "crun"], prefix: &[], options: &["--cgroup-manager=disabled"] };
 
 /// Its `run` waits forever for a container that has ended before it begins to wait (seen in 0.7.0), unless the signal is kept for it.
-/// A build for developers tells all that it does, if it is not told to be quiet.
+/// A development build logs everything, unless it is configured to be quiet.
 pub(super) static YOUKI: Runtime = Runtime {
     name: "youki",
     programs: &["busybox", "youki"],

@@ -88,11 +88,11 @@ pub(super) fn the_name_of_the_runtime_chooses_the_requests(world: &World, engine
 pub(super) fn a_set_that_the_settings_lack_stops_the_container_and_says_why(world: &World, engine: Engine) {
     let mut container = with_set(world);
     let marks = container.marks();
-    let output = run_as(engine, &container, "oci-secrets-nobody", &["touch", "/marks/ran"]);
+    let output = run_as(engine, &container, "oci-secrets-absent", &["touch", "/marks/ran"]);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && !marks.join("ran").exists(), "{output:?}");
-    assert!(stderr.contains("oci-secrets-runtime: the settings have no [requests.nobody]"), "{stderr}");
-    let log = world.journal.lines("[requests.nobody]");
+    assert!(stderr.contains("oci-secrets-runtime: the settings have no [requests.absent]"), "{stderr}");
+    let log = world.journal.lines("[requests.absent]");
     assert!(log.iter().any(|line| line.program == "oci-secrets-runtime" && line.priority == "3"), "{log:?}");
 }
 

@@ -50,7 +50,7 @@ pub(super) fn a_refusal_does_not_tell_what_it_saw(world: &World) {
     let mut container = Container::new(world);
     let title = container.title("db");
     container.ask("db", &title, "password");
-    // A value that is not sealed is the likeliest to be told by mistake.
+    // A value that is not sealed is most likely to be printed by mistake.
     world.stand_in.create_item(AGENT_VAULT, &title, &[("", "password", &canary)]);
     let ended = Created::new(&container).hook(&[]).end();
     assert_eq!((ended.status.code(), ended.stdout.len()), (Some(65), 0), "{ended:?}");

@@ -1,4 +1,4 @@
-//! What is told of a start: to the system log and to the audit file.
+//! The records of a start: in the system log and in the audit file.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -100,7 +100,7 @@ pub(super) fn dev_log_takes_the_place_of_the_journal(world: &World) {
     assert!(line().is_err());
     assert!(world.journal.lines(&container.name).is_empty());
 
-    // Nobody listens: the container starts all the same.
+    // No process listens: the container starts nevertheless.
     drop(listener);
     assert_eq!(start().text(), "");
 }

@@ -21,7 +21,7 @@ const WITH_CORE: [&str; 4] = ["sh", "-c", r#"ulimit -c unlimited; exec "$0" "$@"
 const WITHOUT_PTRACE: [&str; 3] = ["setpriv", "--bounding-set", "-sys_ptrace,-perfmon,-sys_admin"];
 
 pub(super) fn a_crash_leaves_no_core(world: &World) {
-    // Not SIGQUIT, which whoever runs the tests in the background may have told all of them to ignore.
+    // Not SIGQUIT: a shell that runs the tests in the background makes them ignore it.
     for signal in [Signal::ABORT, Signal::SEGV] {
         let mut container = Container::new(world);
         let title = ask_in_vain(&mut container);

@@ -22,8 +22,8 @@ pub(super) fn what_install_writes_is_enough(world: &World, engine: Engine) {
     container.secret("db", b"hunter2");
     container.hooks = None;
     assert_eq!(container.run(engine, "cat /run/secrets/db").text(), "hunter2");
-    let told = "calls the hook, as /usr/share/containers/oci/hooks.d/90-oci-secrets.json says";
-    assert!(check(world).lines().any(|line| line.starts_with("ok       podman: ") && line.ends_with(told)));
+    let verdict = "calls the hook, as /usr/share/containers/oci/hooks.d/90-oci-secrets.json says";
+    assert!(check(world).lines().any(|line| line.starts_with("ok       podman: ") && line.ends_with(verdict)));
 }
 
 pub(super) fn a_device_is_enough_without_hooks_d(world: &World, engine: Engine) {
@@ -61,21 +61,21 @@ pub(super) fn explain_tells_what_a_container_was_given(world: &World, engine: En
         let output =
             command.arg(&container.name).env("PATH", format!("{}:{}", programs.display(), sandbox::PATH)).output();
         let output = output.unwrap();
-        let told = [output.stdout, output.stderr].concat();
-        (output.status.code(), String::from_utf8_lossy(&told).into_owned())
+        let printed = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&printed).into_owned())
     };
     let running = container.start(engine, "echo ready; cat");
-    let (code, told) = explain(&container);
+    let (code, printed) = explain(&container);
     for line in [
         "ok       grant: 1: \"op://AgentVault/*\" to every container".to_owned(),
         format!("ok       source: vault \"AgentVault\", item \"{title}\" ({item}, version 1), field \"password\""),
         "ok       seal: under local-kek:trial, which is listed; not opened".to_owned(),
         "ok       file: /run/secrets/db, mode 0400, owner 1000:1001".to_owned(),
     ] {
-        assert!(told.lines().any(|each| each == line), "{line}\n{told}");
+        assert!(printed.lines().any(|each| each == line), "{line}\n{printed}");
     }
-    assert_eq!(code, Some(0), "{told}");
-    assert!(!told.contains("hunter2"));
+    assert_eq!(code, Some(0), "{printed}");
+    assert!(!printed.contains("hunter2"));
     running.end();
 
     let mut container = Container::new(world);
@@ -85,10 +85,13 @@ pub(super) fn explain_tells_what_a_container_was_given(world: &World, engine: En
     let mut create = engine.command(&["create", "--hooks-dir", hooks.to_str().unwrap(), "--name", &container.name]);
     create.args(["--network=none", "--annotation"]).arg(format!("run.secrets/db=op://AgentVault/{of_others}/password"));
     assert!(create.arg("--rootfs").arg(container.rootfs()).arg("true").output().unwrap().status.success());
-    let (code, told) = explain(&container);
+    let (code, printed) = explain(&container);
     let _ = engine.command(&["rm", "--force", &container.name]).output();
-    assert_eq!(code, Some(66), "{told}");
-    assert!(told.contains(&format!("problem  source: no item \"{of_others}\" in vault \"AgentVault\"")), "{told}");
+    assert_eq!(code, Some(66), "{printed}");
+    assert!(
+        printed.contains(&format!("problem  source: no item \"{of_others}\" in vault \"AgentVault\"")),
+        "{printed}"
+    );
 }
 
 pub(super) fn the_references_of_an_envrc_are_words_of_its_command_line(world: &World, engine: Engine) {
@@ -180,7 +183,7 @@ pub(super) fn a_pod_of_kube_play_gives_its_annotations_to_all(world: &World, eng
     assert!(played.status.success(), "{played:?}");
     assert_eq!(marked, [Some("db\nhunter2".to_owned()), Some("db\nhunter2".to_owned())], "{played:?}");
 
-    // Podman does not tell hooks the name of a container: what is for one of them is for none.
+    // Podman does not pass the name of a container to hooks: a request for one container by name matches none.
     let mut container = Container::new(world);
     container.annotate("one.run.secrets/db", "op://AgentVault/x/password");
     let (_, marked) = play(container);
@@ -265,7 +268,7 @@ pub(super) fn stop_and_start_bring_the_new_value(world: &World, engine: Engine) 
     engine.ask(&["stop", "--time=0", &container.name]);
     assert_eq!(fs::read_to_string(&values).unwrap(), "oldnew");
 
-    // A start that is refused is one: its process does not run, and whoever starts it hears of it.
+    // A refused start does not run the process, and the caller gets the error.
     world.stand_in.request("DELETE", &format!("/v1/vaults/{AGENT_VAULT}/items/{item}"), &json!(null));
     let mut start = engine.command(&["--hooks-dir", hooks, "start", "--attach", &container.name]);
     let output = start.stdin(Stdio::null()).output().unwrap();

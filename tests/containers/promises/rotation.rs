@@ -36,6 +36,6 @@ pub(super) fn podman_restart_brings_the_new_value(world: &World, engine: Engine)
     engine.ask(&["--hooks-dir", hooks, "restart", "--time=0", &container.name]);
     let (new, namespace) = found();
     assert_eq!(new, "new");
-    // The old files went with their namespace: nobody is in it any more.
+    // The old files went with their namespace: no process is in it any more.
     assert_eq!(search::mount_namespaces(&container.name), BTreeSet::from([namespace]));
 }
