@@ -63,6 +63,18 @@ const CRIO_SETS: [&str; 17] = [
     "io.kubernetes.cri-o.MountPoint",
 ];
 
+/// What the author of a pod chooses, and an engine sets: names, and the image.
+const AUTHOR_CHOOSES: [&str; 8] = [
+    CONTAINER_OF_CONTAINERD,
+    CONTAINER_OF_CRIO,
+    "io.kubernetes.cri.sandbox-name",
+    "io.kubernetes.pod.name",
+    "io.kubernetes.cri.image-name",
+    "io.kubernetes.cri-o.Image",
+    "io.kubernetes.cri-o.ImageName",
+    "io.kubernetes.cri-o.ImageRef",
+];
+
 /// The annotations of one container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Annotations {
@@ -231,6 +243,11 @@ impl Manager {
             Manager::Podman | Manager::Unclear => false,
         }
     }
+}
+
+/// Whether the author of a pod can choose what an annotation that counts has under this key, if the engine passes it on.
+pub fn author_chooses(key: &str) -> bool {
+    !is_identity(key) || AUTHOR_CHOOSES.contains(&key)
 }
 
 impl fmt::Display for Manager {

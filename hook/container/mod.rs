@@ -16,7 +16,7 @@ mod request;
 mod spec;
 mod state;
 
-pub use annotations::{Annotations, Contradiction, Manager, NAMESPACE_KEYS, Value, Why, is_identity};
+pub use annotations::{Annotations, Contradiction, Manager, NAMESPACE_KEYS, Value, Why, author_chooses, is_identity};
 pub use file_name::{FileName, FileNameError};
 pub use hooks::{CHECK_ANNOTATIONS, HOOK_NAME, Hooks, is_hook};
 pub use image::{IMAGE_HINT, ImageError, annotations_of_image};

@@ -50,11 +50,8 @@ fn with_hook(spec: &[u8], hook: &Hook) -> Result<String, serde_json::Error> {
 /// The settings, if pods of some handler come to the hook.
 pub(super) fn calls(host: &Host) -> Result<Calls, EngineError> {
     let path = host.path(PATH);
-    let format =
-        |error: toml::de::Error| EngineError::Format { path: path.clone(), reason: error.message().to_owned() };
-    let settings: Table = toml::from_str(&settings(host)?).map_err(format)?;
-    let plugins = settings.get("plugins").and_then(Value::as_table);
-    let cri = PLUGINS.iter().find_map(|plugin| plugins?.get(*plugin)?.get("containerd"));
+    let settings = parsed_settings(host)?;
+    let cri = cri(&settings);
     let runtimes = cri.and_then(|cri| cri.get("runtimes")).and_then(Value::as_table);
     let mut handlers = Vec::new();
     let (mut is_wide, mut is_by_name) = (false, false);
@@ -64,8 +61,7 @@ pub(super) fn calls(host: &Host) -> Result<Calls, EngineError> {
             continue;
         }
         is_by_name |= named == Named::ByName;
-        let globs = runtime.get("pod_annotations").and_then(Value::as_array).into_iter().flatten();
-        let globs: Vec<Regex> = globs.filter_map(|glob| regex(glob.as_str()?)).collect();
+        let globs = pod_annotations(runtime);
         let passes = |key: &&str| globs.iter().any(|glob| glob.is_match(key));
         if !OURS.iter().all(passes) {
             return Err(EngineError::Annotations { path, handler: name.clone() });
@@ -87,6 +83,33 @@ pub(super) fn calls(host: &Host) -> Result<Calls, EngineError> {
         Some(format!("for pods whose RuntimeClass has the handler {} alone", handlers.join(" or ")))
     };
     Ok(Calls { by: vec![path], caution })
+}
+
+/// Whether a handler that calls the hook passes this annotation of a pod to its containers. Settings that cannot be read pass none.
+pub(super) fn passes_pod_annotation(host: &Host, key: &str) -> bool {
+    let path = host.path(PATH);
+    let Ok(settings) = parsed_settings(host) else { return false };
+    let runtimes = cri(&settings).and_then(|cri| cri.get("runtimes")).and_then(Value::as_table);
+    let calls_hook = |runtime: &&Value| how_hook_is_named(&path, runtime).is_ok_and(|named| named != Named::Not);
+    let mut globs = runtimes.into_iter().flat_map(Table::values).filter(calls_hook).flat_map(pod_annotations);
+    globs.any(|glob| glob.is_match(key))
+}
+
+fn pod_annotations(runtime: &Value) -> Vec<Regex> {
+    let globs = runtime.get("pod_annotations").and_then(Value::as_array).into_iter().flatten();
+    globs.filter_map(|glob| regex(glob.as_str()?)).collect()
+}
+
+fn parsed_settings(host: &Host) -> Result<Table, EngineError> {
+    let format =
+        |error: toml::de::Error| EngineError::Format { path: host.path(PATH), reason: error.message().to_owned() };
+    toml::from_str(&settings(host)?).map_err(format)
+}
+
+/// The settings of containerd's CRI plugin.
+fn cri(settings: &Table) -> Option<&Value> {
+    let plugins = settings.get("plugins").and_then(Value::as_table);
+    PLUGINS.iter().find_map(|plugin| plugins?.get(*plugin)?.get("containerd"))
 }
 
 /// What containerd itself says of its settings, with all that they import; if it does not say anything, the file.

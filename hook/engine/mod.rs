@@ -18,6 +18,7 @@ pub use self::bundle::{BundleError, add_hook, has_hook};
 pub use self::error::EngineError;
 pub use self::file::{File, InstallError, Written};
 pub use self::host::{Calls, HOOK_PATH, Hook, Host};
+use crate::container::{Manager, author_chooses, is_identity};
 
 /// A program that starts containers, and calls the hook if its configuration says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,5 +76,16 @@ impl Engine {
             Engine::Docker => docker::calls(host),
             Engine::Cdi => cdi::calls(host),
         }
+    }
+
+    /// Whether the author of a pod can choose the value of this annotation, and the value counts for grants.
+    pub fn pod_author_chooses(self, host: &Host, key: &str) -> bool {
+        author_chooses(key)
+            && match (self, is_identity(key)) {
+                (Engine::Crio, is_identity) => !is_identity || Manager::Crio.sets(key),
+                (Engine::Containerd, true) => Manager::Containerd.sets(key),
+                (Engine::Containerd, false) => containerd::passes_pod_annotation(host, key),
+                (Engine::Podman | Engine::Docker | Engine::Cdi, _) => false,
+            }
     }
 }

@@ -85,7 +85,7 @@ hook() {
 
 # Blanks what differs from host to host in the table of `check`: the kernel's release, whether there is swap, and which runtimes there are.
 blank() {
-    sed -E -e '/^(ok|warning) +(runc|crun|youki|podman|crio|containerd|dockerd):/d; /-> oci-secrets install/d' \
+    sed -E -e '/^(ok|note|warning) +(runc|crun|youki|podman|crio|containerd|dockerd):/d; /-> oci-secrets install/d' \
         -e '/turn swap off or encrypt it$/d; s/turn swap off or encrypt it; //' \
         -e 's/^(ok|warning) +(kernel: .*tmpfs can be made).*/ok       \2 …/; s/(mounts are not tested).*/\1 …/' \
         -e 's/Linux [^:]*:/Linux …:/; s/expires in [0-9]+ days/expires in … days/; s/(until|expired at) [0-9TZ:-]+/\1 …/'

@@ -1,6 +1,8 @@
 //! `oci-secrets check`: whether this host can deliver secrets, tested as the hook would do it.
 
 mod break_glass;
+mod grants;
+mod image;
 mod source;
 mod static_token;
 
@@ -77,6 +79,8 @@ pub(super) fn run(arguments: &Arguments, settings_path: &Path) -> Result<ExitCod
             let whose = if is_root() { "" } else { ": yours to change, so its grants guard against mistakes alone" };
             findings.push(Finding::ok("settings", format!("{}{whose}", settings_path.display())));
             findings.extend(settings.token_of_a_job().map(job_only));
+            findings.extend(image::annotations(version("podman").as_deref(), &settings));
+            findings.extend(grants::findings(&settings, &engines_of_pods(), &host));
             findings.extend(source::choice(&settings));
             findings.extend(source::op(&settings));
             if let Some(connect) = &settings.connect {
@@ -189,6 +193,13 @@ fn version(program: &str) -> Option<String> {
     let text = String::from_utf8_lossy(&output.stdout);
     let word = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
     Some(word.trim_end_matches(',').to_owned())
+}
+
+/// The engines of pods on the PATH.
+fn engines_of_pods() -> Vec<Engine> {
+    let is_for_pods = |engine: &Engine| matches!(engine, Engine::Crio | Engine::Containerd);
+    let engines = PROGRAMS.iter().filter_map(|(name, _, engine)| Some((name, engine.filter(is_for_pods)?)));
+    engines.filter(|(name, _)| version(name).is_some()).map(|(_, engine)| engine).collect()
 }
 
 /// The device that calls the hook, if there is one.
