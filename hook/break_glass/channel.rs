@@ -154,7 +154,7 @@ impl<'a> Channel<'a> {
     /// Tests whether the channel would accept a record, and creates nothing.
     ///
     /// # Errors
-    /// As for [`Channel::open`], and if no log listens.
+    /// As for opening the channel, and if no log listens.
     pub fn test(settings: &Settings) -> Result<(), ChannelError> {
         match settings.break_glass.audit.as_ref().ok_or(ChannelError::None)? {
             settings::Channel::File(path) => {

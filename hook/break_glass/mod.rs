@@ -7,7 +7,7 @@
 //! afterwards     hook ──► a warning, then a refusal, until the secret is rotated        ending, ledger, rotation
 //! ```
 //!
-//! A container start calls only [`resolve`], which does not use `file/`. All changes are made in a [`Session`](session::Session).
+//! A container start calls only [`resolve()`], which does not use `file/`. All changes are made in a [`Session`](session::Session).
 
 pub mod channel;
 pub mod ending;
