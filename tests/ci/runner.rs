@@ -115,10 +115,12 @@ impl Runner {
         with_mode(&self.path("bin/podman"), self.podman().as_bytes(), 0o755);
         let mut install = Command::new(program("oci-secrets"));
         install.args(["install", "--engine", "podman", "--hook"]).arg(program("oci-secrets-hook"));
-        let hook = install.arg("--settings").arg(self.path("settings.toml")).output().unwrap();
-        assert!(hook.status.success(), "{}", String::from_utf8_lossy(&hook.stderr));
-        let json = &hook.stdout[hook.stdout.iter().position(|byte| *byte == b'{').unwrap()..];
-        with_mode(&self.path("hooks.d/90-oci-secrets.json"), json, 0o644);
+        let printed = install.arg("--json").arg("--settings").arg(self.path("settings.toml")).output().unwrap();
+        assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
+        for file in serde_json::from_slice::<Value>(&printed.stdout).unwrap().as_array().unwrap() {
+            let name = Path::new(file["path"].as_str().unwrap()).file_name().unwrap();
+            with_mode(&self.path("hooks.d").join(name), file["content"].as_str().unwrap().as_bytes(), 0o644);
+        }
     }
 
     /// A wrapper around podman that uses a directory instead of an image of a registry.
