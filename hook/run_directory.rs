@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{CWD, FsWord, Mode, OFlags, fstat, fstatfs, mkdirat, openat};
+use rustix::io::Errno;
 
 use crate::harden;
 
@@ -12,12 +13,23 @@ pub const DIRECTORY: &str = "/run/oci-secrets";
 /// The type of a tmpfs, as statfs(2) returns it.
 pub const TMPFS_MAGIC: FsWord = 0x0102_1994;
 
+/// Creates it, unless it exists.
+///
+/// # Errors
+/// If mkdirat(2) fails.
+pub fn create() -> rustix::io::Result<()> {
+    match mkdirat(CWD, DIRECTORY, Mode::RWXU) {
+        Err(Errno::EXIST) => Ok(()),
+        created => created,
+    }
+}
+
 /// Opens or creates it. It must be on a tmpfs and accessible to root only.
 pub fn open() -> Option<OwnedFd> {
     if !harden::is_root_of_the_host() {
         return None;
     }
-    let _ = mkdirat(CWD, DIRECTORY, Mode::RWXU);
+    create().ok()?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let directory = openat(CWD, DIRECTORY, flags, Mode::empty()).ok()?;
     let metadata = fstat(&directory).ok()?;

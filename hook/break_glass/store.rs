@@ -39,7 +39,7 @@ use crate::errno::{SyscallError, failed};
 use crate::fault::{Class, Fault};
 use crate::harden::is_root_of_the_host;
 use crate::hex::hex;
-use crate::run_directory::{DIRECTORY, TMPFS_MAGIC};
+use crate::run_directory::{self, DIRECTORY, TMPFS_MAGIC};
 use crate::secret::Secret;
 
 const STORE: &str = "/run/oci-secrets/break-glass";
@@ -308,11 +308,10 @@ fn fill(
 
 /// Mounts the store at its path.
 fn mount(filled: Filled) -> Result<Emergency, StoreError> {
-    for directory in [DIRECTORY, STORE] {
-        match mkdirat(CWD, directory, Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(failed(format!("mkdirat({directory:?})"))(errno).into()),
-        }
+    run_directory::create().map_err(failed(format!("mkdirat({DIRECTORY:?})")))?;
+    match mkdirat(CWD, STORE, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(failed(format!("mkdirat({STORE:?})"))(errno).into()),
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let target = openat(CWD, STORE, flags, Mode::empty()).map_err(failed("openat(store)"))?;
