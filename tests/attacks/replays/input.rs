@@ -94,7 +94,8 @@ pub(super) fn hostile_input_results_in_two_short_lines(scene: &mut Scene) {
             1 => state["annotations"]["run.secrets/db"] = format!("op://{}", some_text(100_000)).into(),
             2 => state["annotations"]["run.secrets.owner"] = some_text(100_000).into(),
             3 => state["bundle"] = format!("/{}", some_text(3000)).into(),
-            4 => state["id"] = some_text(50_000).into(),
+            // A string with a NUL is refused, whichever field it is in.
+            4 => state["id"] = some_text(50_000).replace('\0', "").into(),
             5 => {
                 let spec = json!({ "root": { "path": "rootfs" }, "process": { "user": { "uid": 0, "gid": 0 } },
                     "linux": { "maskedPaths": [format!("/run/secrets/{}", some_text(20_000))] } });
