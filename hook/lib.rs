@@ -24,6 +24,7 @@
 
 pub mod audit;
 pub mod break_glass;
+pub mod broker;
 pub mod child;
 pub mod cli;
 pub mod container;

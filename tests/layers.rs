@@ -24,6 +24,7 @@ const LAYERS: &[&[&str]] = &[
     &["resolve"],
     &["audit"],
     &["break_glass"],
+    &["broker"],
     &["hook", "cli", "runtime", "gateway"],
     &["bin"],
 ];

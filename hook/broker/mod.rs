@@ -1,0 +1,3 @@
+//! The broker: one daemon on a host that resolves secrets on behalf of the hook.
+
+pub mod source;
