@@ -25,6 +25,24 @@ pub enum Class {
     Settings = 78,
 }
 
+impl Class {
+    const ALL: [Class; 8] = [
+        Class::CommandLine,
+        Class::Data,
+        Class::NotFound,
+        Class::Unavailable,
+        Class::Bug,
+        Class::Kernel,
+        Class::NotPermitted,
+        Class::Settings,
+    ];
+
+    /// The class with this exit code.
+    pub fn of_code(code: u8) -> Option<Class> {
+        Class::ALL.into_iter().find(|class| *class as u8 == code)
+    }
+}
+
 /// An error that a program can end with.
 pub trait Fault: Error {
     /// The class, which is the exit code.

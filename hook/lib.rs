@@ -52,6 +52,7 @@ pub mod seal;
 pub mod secret;
 pub mod settings;
 pub mod source;
+pub mod start;
 pub mod syslog;
 pub mod tls;
 pub mod token;

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use oci_secrets::gateway::settings as gateway;
 use oci_secrets::settings::{
-    Audit, AwsIdentity, AwsKms, DEADLINE, Deliver, LocalKek, Op, OpUnlock, Pkcs11, Settings, SourceName, parse,
+    Audit, AwsIdentity, AwsKms, Caller, DEADLINE, Deliver, LocalKek, Op, OpUnlock, Pkcs11, Settings, SourceName, parse,
 };
 use regex::Regex;
 use serde_json::Value;
@@ -48,7 +48,7 @@ fn the_installed_settings_give_the_first_container_its_secret() {
     let settings: Settings = INSTALLED.parse().unwrap();
     assert!(settings.connect.is_some() && settings.kek_is_listed("local-kek:trial"));
     let reference = "op://AgentVault/database/password".parse().unwrap();
-    assert!(settings.grants.decide(&reference, &Default::default(), false).is_ok());
+    assert!(settings.grants.decide(&reference, &Default::default(), false, Caller::Root).is_ok());
 }
 
 #[test]

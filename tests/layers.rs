@@ -24,6 +24,7 @@ const LAYERS: &[&[&str]] = &[
     &["resolve"],
     &["audit"],
     &["break_glass"],
+    &["start"],
     &["broker"],
     &["hook", "cli", "runtime", "gateway"],
     &["bin"],

@@ -30,7 +30,7 @@ use crate::tls::TlsError;
 /// A request that the source or the KMS did not answer, and the failure.
 type Unanswered<'a> = (&'a Request, ResolveError);
 
-/// Resolves all requests, and adds to the record which secrets came from an emergency.
+/// Resolves all requests within this time, and adds to the record which secrets came from an emergency.
 ///
 /// # Errors
 /// The first failure; or the failure of the emergency; or that a secret with an overdue rotation is refused.
@@ -39,6 +39,7 @@ pub async fn resolve<'a>(
     source: &dyn Source,
     keks: &Keks<'_>,
     settings: &Settings,
+    deadline: Duration,
     record: &mut Record,
 ) -> Result<Vec<Resolved<'a>>, BreakGlassError> {
     // A damaged emergency must not prevent normal container starts.
@@ -46,7 +47,7 @@ pub async fn resolve<'a>(
         report::warn(record.program, &report::chain(&error));
         None
     });
-    let (plaintext, deadline) = (settings.deliver.plaintext, settings.deliver.deadline);
+    let plaintext = settings.deliver.plaintext;
     let (mut secrets, unanswered) = match emergency {
         None => (resolve_all(requests, source, keks, plaintext, Deadline::after(deadline)).await?, Vec::new()),
         Some(_) => {

@@ -11,7 +11,7 @@ use super::listed::{AllowedNames, requests, secrets, summary};
 use super::source::Choice;
 use super::{PROGRAM, load};
 use crate::container::Owner;
-use crate::deliver::{Carried, DeliveryOptions, Frozen, Private};
+use crate::deliver::{DeliveryOptions, Frozen, Placeholders, Private};
 use crate::envrc::shell::variable_value;
 use crate::envrc::{self, Envrc, EnvrcError, Variable};
 use crate::fault::AnyFault;
@@ -137,5 +137,5 @@ fn deliver(directory: &Path, secrets: &[Resolved<'_>], settings: &Settings) -> R
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let options = DeliveryOptions { owner: Owner { uid, gid }, label: None, noswap: settings.deliver.noswap };
     let files: Vec<_> = secrets.iter().map(Resolved::file).collect();
-    Ok(Frozen::filled(&files, &options, Carried::default())?.attach_at(directory, &private)?)
+    Ok(Frozen::filled(&files, &options, Placeholders::default())?.attach_at(directory, &private)?)
 }

@@ -128,6 +128,11 @@ impl Annotations {
         Annotations { image, ..self }
     }
 
+    /// Those of the image.
+    pub fn image(&self) -> &BTreeMap<String, String> {
+        &self.image
+    }
+
     /// All of them, whatever their origin.
     pub fn values(&self) -> &BTreeMap<String, String> {
         &self.values

@@ -22,7 +22,7 @@ pub use hooks::{CHECK_ANNOTATIONS, HOOK_NAME, Hooks, is_hook};
 pub use image::{IMAGE_HINT, ImageError, annotations_of_image};
 pub use key::{KeyError, is_ours};
 pub use mounts::{Mount, Mounts, MountsError};
-pub use process::{Process, ProcessError};
+pub use process::{IdMaps, Process, ProcessError};
 pub use procfs::{Procfs, ProcfsError};
 pub use request::{FILES_MAX, Owner, Request, RequestError, Requests, is_reference, refuse_misplaced};
 pub use spec::{SPEC_BYTES_MAX, Spec, SpecError, read_spec};

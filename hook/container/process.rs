@@ -29,14 +29,36 @@ struct Namespaces {
     mount: File,
     mountinfo: File,
     /// `None` if the user namespace is our own, where ids need no translation.
-    ids: Option<Ids>,
+    ids: Option<IdMaps>,
 }
 
-/// How ids in the container's user namespace read in ours.
+/// How ids in another user namespace read in ours.
 #[derive(Debug)]
-struct Ids {
+pub struct IdMaps {
     uids: IdMap,
     gids: IdMap,
+}
+
+impl IdMaps {
+    /// Reads those of a process's user namespace.
+    ///
+    /// # Errors
+    /// When `/proc` does not answer.
+    pub fn read(procfs: &Procfs, pid: Pid) -> Result<IdMaps, ProcessError> {
+        let of = |name: &str| format!("{}/{name}", pid.as_raw_nonzero());
+        let (uids, gids) = (procfs.read(&of("uid_map"))?, procfs.read(&of("gid_map"))?);
+        Ok(IdMaps { uids: IdMap::parse(&uids)?, gids: IdMap::parse(&gids)? })
+    }
+
+    /// Whether every id of the other user namespace is one of this one, too.
+    pub fn cover(&self, other: &IdMaps) -> bool {
+        self.uids.covers(&other.uids) && self.gids.covers(&other.gids)
+    }
+
+    /// Whether the user with this id, in ours, has one there.
+    pub fn have_user(&self, uid: u32) -> bool {
+        self.uids.covers(&IdMap(vec![[0, uid, 1]]))
+    }
 }
 
 impl Process {
@@ -51,12 +73,35 @@ impl Process {
             rustix::io::Errno::SRCH => ProcessError::Gone,
             other => failed(format!("pidfd_open({})", pid.as_raw_nonzero()))(other).into(),
         })?;
+        Process::new(pidfd, pid)
+    }
+
+    /// Takes hold of the process of a pidfd that another process has sent.
+    ///
+    /// # Errors
+    /// As [`Process::open`]; or it is another descriptor, or of a process that this process namespace does not have.
+    pub fn of_pidfd(pidfd: OwnedFd) -> Result<Process, ProcessError> {
+        let pid = Procfs::open()?.pid(&pidfd)?.ok_or(ProcessError::NoPidfd)?;
+        Process::new(pidfd, pid)
+    }
+
+    fn new(pidfd: OwnedFd, pid: Pid) -> Result<Process, ProcessError> {
         let namespaces = Namespaces::open(pid);
         // First the files, then the proof that they are this process's: a pidfd, unlike a number, never becomes another's.
         if !is_alive(&pidfd) {
             return Err(ProcessError::Gone);
         }
         Ok(Process { pidfd, namespaces: namespaces? })
+    }
+
+    /// Its pidfd.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// The ids of its user namespace; `None` if that is our own.
+    pub fn ids(&self) -> Option<&IdMaps> {
+        self.namespaces.ids.as_ref()
     }
 
     /// Whether the process still runs; `false` as soon as it has ended, reaped or not.
@@ -119,10 +164,7 @@ impl Namespaces {
             return Err(ProcessError::OwnMountNamespace);
         }
         let user_is_ours = is_same(&procfs.file(&of("ns/user"))?, &procfs.file("self/ns/user")?)?;
-        let ids = Ids {
-            uids: IdMap::parse(&procfs.read(&of("uid_map"))?)?,
-            gids: IdMap::parse(&procfs.read(&of("gid_map"))?)?,
-        };
+        let ids = IdMaps::read(&procfs, pid)?;
         Ok(Namespaces {
             mount,
             mountinfo: procfs.file(&of("mountinfo"))?,
@@ -145,6 +187,24 @@ impl IdMap {
         };
         let lines = text.lines().map(line).collect::<Option<_>>();
         lines.map(IdMap).ok_or(ProcessError::IdMap)
+    }
+
+    /// Whether all ids outside that the other map has are in this one, too.
+    fn covers(&self, other: &IdMap) -> bool {
+        let covered_from = |id: u64| {
+            let lines = self.0.iter().map(|[_, outside, count]| (u64::from(*outside), u64::from(*count)));
+            lines.map(|(outside, count)| outside..outside + count).find(|ids| ids.contains(&id)).map(|ids| ids.end)
+        };
+        other.0.iter().all(|[_, outside, count]| {
+            let (mut next, end) = (u64::from(*outside), u64::from(*outside) + u64::from(*count));
+            while next < end {
+                match covered_from(next) {
+                    Some(end) => next = end,
+                    None => return false,
+                }
+            }
+            true
+        })
     }
 
     fn outside(&self, id: u32) -> Option<u32> {
@@ -182,6 +242,9 @@ pub enum ProcessError {
     /// It has ended.
     #[error("the container's process has ended")]
     Gone,
+    /// Another descriptor than a process's was sent, or the process lives in another process namespace.
+    #[error("cannot use the descriptor of the container's process: it is of no process that can be seen from here")]
+    NoPidfd,
     /// The container was configured without a mount namespace.
     #[error("refusing to enter the container: it has no mount namespace of its own")]
     OwnMountNamespace,
@@ -211,7 +274,7 @@ pub enum ProcessError {
 impl Fault for ProcessError {
     fn class(&self) -> Class {
         match self {
-            ProcessError::OwnMountNamespace | ProcessError::Restored => Class::NotPermitted,
+            ProcessError::OwnMountNamespace | ProcessError::Restored | ProcessError::NoPidfd => Class::NotPermitted,
             ProcessError::Gone | ProcessError::UnmappedUid { .. } | ProcessError::UnmappedGid { .. } => Class::Data,
             ProcessError::IdMap | ProcessError::Procfs(_) | ProcessError::Syscall(_) | ProcessError::Mounts(_) => {
                 Class::Kernel
@@ -284,6 +347,36 @@ mod tests {
         for broken in ["0 1\n", "0 1 2 3", "0 0 x 1", "0 0 1\n\n"] {
             assert!(matches!(IdMap::parse(broken.as_bytes()), Err(ProcessError::IdMap)), "{broken}");
         }
+    }
+
+    #[test]
+    fn a_map_covers_another_or_not() {
+        let map = |text: &str| IdMap::parse(text.as_bytes()).unwrap();
+        let users = map("0 1000 1\n1 100000 65536");
+        for within in ["0 1000 1", "5 100000 65536", "0 100000 10\n10 165535 1\n11 1000 1", "0 100010 0", ""] {
+            assert!(users.covers(&map(within)), "{within}");
+        }
+        for beyond in ["0 1000 2", "0 0 1", "0 99999 2", "0 165535 2", "0 0 4294967295", "0 4294967295 4294967295"] {
+            assert!(!users.covers(&map(beyond)), "{beyond}");
+        }
+        assert!(map("0 0 4294967295").covers(&users));
+        assert!(map("0 5 5\n5 10 5").covers(&map("0 7 6")));
+    }
+
+    #[test]
+    fn takes_a_process_by_its_pidfd_alone() {
+        if !is_root() {
+            return;
+        }
+        let child = unshared(&["--mount"]);
+        let pidfd = pidfd_open(pid(&child), PidfdFlags::empty()).unwrap();
+        let process = Process::of_pidfd(pidfd).unwrap();
+        assert!(process.is_alive());
+        let again = process.pidfd().try_clone_to_owned().unwrap();
+        end(child);
+        assert!(matches!(Process::of_pidfd(again), Err(ProcessError::NoPidfd | ProcessError::Gone)));
+        let other = File::open("/dev/null").unwrap().into();
+        assert!(matches!(Process::of_pidfd(other), Err(ProcessError::NoPidfd)));
     }
 
     #[test]

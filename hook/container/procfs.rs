@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use rustix::fs::{Mode, OFlags, PROC_SUPER_MAGIC};
+use rustix::process::Pid;
 
 use crate::errno::{SyscallError, failed};
 
@@ -65,6 +66,18 @@ impl Procfs {
         let text = String::from_utf8_lossy(&content);
         let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
         id.ok_or(ProcfsError::NoMountId { path })
+    }
+
+    /// The process to which a pidfd leads; `None` if it is another kind of descriptor, or of a process that has ended and was waited
+    /// for, or that this `/proc` does not show. The descriptor itself is asked for nothing: another kind might never answer.
+    ///
+    /// # Errors
+    /// When the kernel says so.
+    pub fn pid(&self, pidfd: impl AsFd) -> Result<Option<Pid>, ProcfsError> {
+        let content = self.read(&format!("self/fdinfo/{}", pidfd.as_fd().as_raw_fd()))?;
+        let text = String::from_utf8_lossy(&content);
+        let pid: Option<i32> = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+        Ok(pid.filter(|pid| *pid > 0).and_then(Pid::from_raw))
     }
 
     /// The path to which a descriptor of this process leads, seen from this thread's root.

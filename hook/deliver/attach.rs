@@ -8,7 +8,7 @@ use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 use super::frozen::is_frozen;
 use super::preflight::require_uncovered;
 use super::site::{Inside, Site, inside};
-use super::{AttachError, Frozen, TARGET};
+use super::{AttachError, Carried, Frozen, TARGET};
 use crate::container::{Mounts, Process, ProcessError, Spec};
 use crate::errno::{SyscallError, failed};
 
@@ -20,35 +20,35 @@ impl Frozen {
     /// # Errors
     /// When the process has ended, when the image, a mount or the spec stands in the way, or when the kernel refuses. Nothing stays
     /// attached, and the files are destroyed; an empty directory `/run/secrets` may have been made.
-    pub fn attach(self, container: &Process, spec: &Spec) -> Result<(), AttachError> {
-        inside(container, &spec.rootfs, |inside| self.attach_from_inside(inside, spec))
+    pub fn attach(self, carried: &Carried, container: &Process, spec: &Spec) -> Result<(), AttachError> {
+        inside(container, &spec.rootfs, |inside| self.attach_from_inside(carried, inside, spec))
     }
 
-    fn attach_from_inside(&self, inside: &Inside<'_>, spec: &Spec) -> Result<(), AttachError> {
+    fn attach_from_inside(&self, carried: &Carried, inside: &Inside<'_>, spec: &Spec) -> Result<(), AttachError> {
         let site = Site::make(inside)?;
         require_private(&site)?;
-        self.carried.require_unchanged(&site)?;
+        carried.require_unchanged(&site)?;
         if !inside.container.is_alive() {
             return Err(ProcessError::Gone.into());
         }
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         move_mount(&self.mount, "", &site.target, "", flags).map_err(failed(format!(r#"move_mount("{TARGET}")"#)))?;
-        self.carry_over(inside, spec).or_else(|error| {
+        self.carry_over(carried, inside, spec).or_else(|error| {
             // Mounts that cannot be put back are lost with the container, which will not start.
-            let _ = self.carried.put_back(&site);
+            let _ = carried.put_back(&site);
             self.detach()?;
             Err(error)
         })
     }
 
-    fn carry_over(&self, inside: &Inside<'_>, spec: &Spec) -> Result<(), AttachError> {
-        self.carried.carry_over(self.mount.as_fd())?;
-        self.verify(inside, spec)
+    fn carry_over(&self, carried: &Carried, inside: &Inside<'_>, spec: &Spec) -> Result<(), AttachError> {
+        carried.carry_over(self.mount.as_fd())?;
+        self.verify(carried, inside, spec)
     }
 
     /// Looks the target up again, starting at the host's path: it must be this tmpfs, still frozen, with every mount that was
     /// carried over, and no mount of the spec may cover it afterwards.
-    fn verify(&self, inside: &Inside<'_>, spec: &Spec) -> Result<(), AttachError> {
+    fn verify(&self, carried: &Carried, inside: &Inside<'_>, spec: &Spec) -> Result<(), AttachError> {
         let procfs = &inside.procfs;
         let (rootfs, found) = inside.reopen()?;
         let device = |descriptor: BorrowedFd<'_>| fstat(descriptor).map(|stat| stat.st_dev).map_err(failed("fstat"));
@@ -57,14 +57,14 @@ impl Frozen {
         if !same || !is_frozen(&found)? {
             return Err(AttachError::NotInPlace);
         }
-        self.carried.verify(procfs, found.as_fd())?;
+        carried.verify(procfs, found.as_fd())?;
         require_uncovered(procfs, rootfs.as_fd(), &procfs.path(&found)?, spec)
     }
 
     /// Unmounts the tmpfs by descriptor, wherever it is mounted now, and destroys the files.
     fn detach(&self) -> Result<(), SyscallError> {
-        // If this fails, only a second mount of the tmpfs still holds them.
-        let _ = self.destroy();
+        // If this fails, only a second mount of the tmpfs still holds them; or it is the broker's, which destroys them.
+        let _ = self.hold().and_then(|hold| hold.destroy());
         rustix::process::fchdir(&self.mount).map_err(failed("fchdir(tmpfs)"))?;
         unmount(".", UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).map_err(failed(r#"umount2(".", MNT_DETACH)"#))
     }
@@ -163,7 +163,7 @@ mod tests {
         let mut container = Container::start(NOTHING, "true");
         let process = container.process();
         container.end();
-        let error = frozen().attach(&process, &container.spec()).unwrap_err();
+        let error = frozen().attach(&Carried::default(), &process, &container.spec()).unwrap_err();
         assert!(matches!(error, AttachError::Process(ProcessError::Gone)), "{error:?}");
     }
 
@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(tmpfs_mounts(&container), 0);
         let attach_and_detach = |inside: &Inside<'_>| {
             let frozen = frozen();
-            frozen.attach_from_inside(inside, &container.spec())?;
+            frozen.attach_from_inside(&Carried::default(), inside, &container.spec())?;
             assert_eq!(tmpfs_mounts(&container), 1);
             Ok::<_, AttachError>(frozen.detach()?)
         };
@@ -195,7 +195,7 @@ mod tests {
         let (taken, other) = (container.rootfs().join("run/secrets"), container.rootfs().join("copy"));
         let refuse = |inside: &Inside<'_>| {
             let frozen = frozen();
-            frozen.attach_from_inside(inside, &container.spec())?;
+            frozen.attach_from_inside(&Carried::default(), inside, &container.spec())?;
             let mut file = std::fs::File::open(taken.join("db")).unwrap();
             rustix::mount::mount_bind(&taken, &other).unwrap();
             // Their own mounts at its place are theirs.
@@ -220,7 +220,9 @@ mod tests {
         let container = Container::start(NOTHING, "true");
         attach(&container).unwrap();
         let process = container.process();
-        let verified = inside(&process, &container.rootfs(), |inside| frozen().verify(inside, &container.spec()));
+        let verified = inside(&process, &container.rootfs(), |inside| {
+            frozen().verify(&Carried::default(), inside, &container.spec())
+        });
         assert!(matches!(verified, Err(AttachError::NotInPlace)), "{verified:?}");
     }
 }

@@ -13,7 +13,6 @@
 //! A bind mount stays with its file when the host puts a new one in the place. That is the only way in which a volume of
 //! Kubernetes' ever changes, and its entries are symlinks: a symlink is refused, lest such a volume go stale unnoticed.
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -22,9 +21,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Dir, FileType, Mode, OFlags, fstat, openat};
 use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, mount_remount, move_mount, open_tree};
 
+use super::placeholders::Placeholders;
 use super::site::{Site, SiteError, inside};
 use super::{TARGET, target};
-use crate::container::{FileName, Process, Procfs, ProcfsError};
+use crate::container::{Process, Procfs, ProcfsError};
 use crate::errno::{SyscallError, failed};
 use crate::excerpt::Excerpt;
 use crate::fault::{Class, Fault};
@@ -83,18 +83,11 @@ impl Carried {
         Ok(Carried { covered: Some(site.mount.id), trees })
     }
 
-    /// Whether the name is taken in the delivery.
-    pub(super) fn has(&self, name: &FileName) -> bool {
-        self.trees.iter().any(|tree| tree.path.starts_with(name.as_str()))
-    }
-
-    /// The empty files (`false`) and directories (`true`) on which the mounts will be mounted, each after its parent.
-    pub(super) fn placeholders(&self) -> BTreeMap<&Path, bool> {
-        let mut placeholders = BTreeMap::new();
+    /// The empty files and directories on which the mounts will be mounted.
+    pub fn placeholders(&self) -> Placeholders {
+        let mut placeholders = Placeholders::default();
         let paths = outermost(self.trees.iter().map(|tree| tree.path.as_path()).collect());
         for tree in self.trees.iter().filter(|tree| paths.binary_search(&tree.path.as_path()).is_ok()) {
-            let parents = tree.path.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty());
-            placeholders.extend(parents.map(|parent| (parent, true)));
             placeholders.insert(&tree.path, tree.is_directory);
         }
         placeholders
@@ -471,9 +464,10 @@ mod tests {
             return;
         }
         let container = Container::start(NOTHING, "true");
-        let before = frozen_for(find(&container).unwrap()).unwrap();
+        let carried = find(&container).unwrap();
+        let before = frozen_for(carried.placeholders()).unwrap();
         attach(&container).unwrap();
-        let error = before.attach(&container.process(), &container.spec()).unwrap_err();
+        let error = before.attach(&carried, &container.process(), &container.spec()).unwrap_err();
         assert!(matches!(error, AttachError::Carry(CarryError::Changed)), "{error:?}");
     }
 
@@ -484,7 +478,8 @@ mod tests {
         }
         for own in ["touch db; mount --bind ../../src/f db", "mkdir -p db/a; mount -t tmpfs x db/a"] {
             let script = format!("mkdir -p run/secrets src; touch src/f; cd run/secrets; {own}");
-            let error = frozen_for(find(&Container::start(NOTHING, &script)).unwrap()).unwrap_err();
+            let carried = find(&Container::start(NOTHING, &script)).unwrap();
+            let error = frozen_for(carried.placeholders()).unwrap_err();
             assert!(matches!(error, TmpfsError::Taken { .. }), "{error:?}");
             let message = "refusing to deliver \"db\": the container has a /run/secrets/db of its own";
             assert_eq!(error.to_string(), message);
@@ -525,10 +520,11 @@ mod tests {
         ];
         for (script, change) in changes {
             let container = Container::start(NOTHING, script);
-            let frozen = frozen_for(find(&container).unwrap()).unwrap();
+            let carried = find(&container).unwrap();
+            let frozen = frozen_for(carried.placeholders()).unwrap();
             container.run(change);
             let before = own_mounts(&container);
-            let error = frozen.attach(&container.process(), &container.spec()).unwrap_err();
+            let error = frozen.attach(&carried, &container.process(), &container.spec()).unwrap_err();
             assert!(matches!(error, AttachError::Carry(CarryError::Changed)), "{change}: {error:?}");
             assert_eq!(own_mounts(&container), before);
         }
@@ -567,9 +563,9 @@ mod tests {
         let before = read_to_string(container.proc("mountinfo")).unwrap();
         let mut only_a = find(&container).unwrap();
         only_a.trees.truncate(1);
-        let mut frozen = frozen_for(only_a).unwrap();
-        frozen.carried = find(&container).unwrap();
-        let error = frozen.attach(&container.process(), &container.spec()).unwrap_err();
+        let frozen = frozen_for(only_a.placeholders()).unwrap();
+        let both = find(&container).unwrap();
+        let error = frozen.attach(&both, &container.process(), &container.spec()).unwrap_err();
         assert_eq!(error.to_string(), r#"openat2("/run/secrets/b")"#);
         assert_eq!(read_to_string(container.proc("mountinfo")).unwrap(), before);
     }

@@ -1,14 +1,14 @@
 //! The delivery: a tmpfs that is filled and made read-only while nothing leads to it, then attached inside the container.
 //!
 //! ```text
-//! Carried::find ─► Frozen::filled ─► Frozen::attach
+//! Carried::find ─► Frozen::filled or Frozen::received ─► Frozen::attach
 //! ```
 //!
 //! The types keep the order: what the container already has at the target is found first, because the tmpfs needs an entry for each of its mounts;
 //! only a [`Frozen`] delivery can be attached, and a frozen one takes no more files. Until it is attached the tmpfs has no path
 //! anywhere, and dropping the descriptor destroys the files; afterwards it exists as long as the container's mount namespace.
 //! On the host there is never a path that leads to a secret, and a container sees all of its files, and still all that it had, or
-//! does not start. [`Frozen::attach_at`] mounts it for the calling process instead, once that is [`Private`].
+//! does not start. The broker fills on behalf of the hook, and sends the mount. [`Frozen::attach_at`] mounts it for the calling process instead, once that is [`Private`].
 //!
 //! Kernel features, by their first version:
 //!
@@ -22,8 +22,10 @@ mod attach;
 mod carry;
 mod error;
 mod frozen;
+mod placeholders;
 mod preflight;
 mod private;
+mod received;
 mod site;
 mod target;
 mod tmpfs;
@@ -33,8 +35,10 @@ mod testing;
 
 pub use carry::{Carried, CarryError};
 pub use error::{AttachError, PreflightError};
+pub use placeholders::{Placeholders, PlaceholdersError};
 pub use preflight::preflight;
 pub use private::{Private, PrivateError};
+pub use received::ReceivedError;
 pub use site::SiteError;
 pub use target::{TARGET, TargetError, require_openat2};
-pub use tmpfs::{DeliveryOptions, Frozen, Tmpfs, TmpfsError, TmpfsOptions};
+pub use tmpfs::{DeliveryOptions, Frozen, Hold, Tmpfs, TmpfsError, TmpfsOptions};

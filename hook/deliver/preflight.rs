@@ -105,6 +105,7 @@ fn normal(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::deliver::Carried;
     use crate::deliver::testing::{Container, frozen, is_root};
     use std::fs::{create_dir, create_dir_all};
     use std::os::unix::fs::symlink;
@@ -154,7 +155,7 @@ mod tests {
         let attach = |spec: Spec| {
             let container = Container::start(image, "true");
             let spec = Spec { rootfs: container.rootfs(), ..spec };
-            let attached = frozen().attach(&container.process(), &spec);
+            let attached = frozen().attach(&Carried::default(), &container.process(), &spec);
             let mounts = container.process().mounts().unwrap();
             assert_eq!(
                 mounts.iter().filter(|mount| mount.source == "oci-secrets").count(),

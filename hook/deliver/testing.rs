@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::Pid;
 use tempfile::TempDir;
 
-use super::{AttachError, Carried, Frozen, Tmpfs, TmpfsError, TmpfsOptions};
+use super::{AttachError, Carried, Frozen, Placeholders, Tmpfs, TmpfsError, TmpfsOptions};
 use crate::container::{Hooks, Owner, Process, Spec};
 use crate::secret::Secret;
 use crate::settings::Noswap;
@@ -23,13 +23,13 @@ pub(super) fn is_root() -> bool {
 
 /// A frozen tmpfs with one file, `db`.
 pub(super) fn frozen() -> Frozen {
-    frozen_for(Carried::default()).unwrap()
+    frozen_for(Placeholders::default()).unwrap()
 }
 
 /// The same, with placeholders for carried mounts.
-pub(super) fn frozen_for(carried: Carried) -> Result<Frozen, TmpfsError> {
+pub(super) fn frozen_for(placeholders: Placeholders) -> Result<Frozen, TmpfsError> {
     let options = TmpfsOptions { files: 1, bytes: 16, label: None, noswap: Noswap::Prefer };
-    let tmpfs = Tmpfs::create(&options, carried)?;
+    let tmpfs = Tmpfs::create(&options, placeholders)?;
     let owner = Owner { uid: 1000, gid: 1001 };
     tmpfs.write(&"db".parse().unwrap(), &Secret::new(b"hunter2".to_vec()), owner)?;
     tmpfs.freeze()
@@ -38,7 +38,7 @@ pub(super) fn frozen_for(carried: Carried) -> Result<Frozen, TmpfsError> {
 /// Attaches a frozen tmpfs with one file, `db`, to a container.
 pub(super) fn attach(container: &Container) -> Result<(), AttachError> {
     let carried = Carried::find(&container.process(), &container.rootfs())?;
-    frozen_for(carried).unwrap().attach(&container.process(), &container.spec())
+    frozen_for(carried.placeholders()).unwrap().attach(&carried, &container.process(), &container.spec())
 }
 
 /// An image without any file.

@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Dir, Gid, Mode, OFlags, ResolveFlags, Uid, chmodat, mkdirat, openat2, unlinkat};
 use rustix::io::Errno;
@@ -12,9 +12,10 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, fspick, open_tree,
 };
 
+use super::TARGET;
 use super::frozen::is_frozen;
+use super::placeholders::Placeholders;
 use super::site::SOURCE;
-use super::{Carried, TARGET};
 use crate::container::{FileName, Owner, Procfs, ProcfsError};
 use crate::errno::{SyscallError, failed};
 use crate::fault::{Class, Fault};
@@ -29,7 +30,7 @@ pub struct Tmpfs {
     context: OwnedFd,
     mount: OwnedFd,
     noswap: bool,
-    carried: Carried,
+    placeholders: Placeholders,
 }
 
 /// The size and mount options of a tmpfs.
@@ -53,8 +54,7 @@ pub struct TmpfsOptions<'a> {
 #[derive(Debug)]
 pub struct Frozen {
     pub(super) mount: OwnedFd,
-    noswap: bool,
-    pub(super) carried: Carried,
+    pub(super) noswap: bool,
 }
 
 impl Tmpfs {
@@ -63,14 +63,14 @@ impl Tmpfs {
     ///
     /// # Errors
     /// When the kernel refuses or is too old. Nothing is left behind.
-    pub fn create(options: &TmpfsOptions<'_>, carried: Carried) -> Result<Tmpfs, TmpfsError> {
+    pub fn create(options: &TmpfsOptions<'_>, placeholders: Placeholders) -> Result<Tmpfs, TmpfsError> {
         let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|errno| match errno {
             Errno::NOSYS => TmpfsError::NoMountApi,
             other => failed(r#"fsopen("tmpfs")"#)(other).into(),
         })?;
         set(&context, "source", SOURCE)?;
         set(&context, "size", &options.size_bytes().to_string())?;
-        set(&context, "nr_inodes", &options.inodes(carried.placeholders().len()).to_string())?;
+        set(&context, "nr_inodes", &options.inodes(placeholders.len()).to_string())?;
         set(&context, "mode", "0555")?;
         if let Some(label) = options.label {
             set_label(&context, label)?;
@@ -80,13 +80,13 @@ impl Tmpfs {
         let attributes =
             MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(failed("fsmount"))?;
-        let tmpfs = Tmpfs { context, mount, noswap, carried };
+        let tmpfs = Tmpfs { context, mount, noswap, placeholders };
         tmpfs.make_placeholders()?;
         Ok(tmpfs)
     }
 
     fn make_placeholders(&self) -> Result<(), SyscallError> {
-        for (path, is_directory) in self.carried.placeholders() {
+        for (path, is_directory) in self.placeholders.iter() {
             if is_directory {
                 let mode = Mode::from(0o555);
                 mkdirat(&self.mount, path, mode).map_err(failed("mkdirat(placeholder)"))?;
@@ -112,7 +112,7 @@ impl Tmpfs {
     /// When the container has something of its own by that name, when the file exists, or when the kernel refuses. The tmpfs may
     /// then hold part of the file and is of no more use.
     pub fn write(&self, name: &FileName, secret: &Secret, owner: Owner) -> Result<(), TmpfsError> {
-        if self.carried.has(name) {
+        if self.placeholders.has(name) {
             return Err(TmpfsError::Taken { name: name.clone() });
         }
         let call = |call: &str| format!(r#"{call}("{name}")"#);
@@ -135,7 +135,7 @@ impl Tmpfs {
         if !is_frozen(&self.mount)? {
             return Err(TmpfsError::NotFrozen);
         }
-        Ok(Frozen { mount: self.mount, noswap: self.noswap, carried: self.carried })
+        Ok(Frozen { mount: self.mount, noswap: self.noswap })
     }
 }
 
@@ -158,37 +158,58 @@ impl Frozen {
     pub fn filled(
         files: &[(&FileName, &Secret)],
         options: &DeliveryOptions<'_>,
-        carried: Carried,
+        placeholders: Placeholders,
     ) -> Result<Frozen, TmpfsError> {
         let DeliveryOptions { owner, label, noswap } = *options;
         let bytes = files.iter().map(|(_, secret)| secret.expose().len()).sum();
-        let tmpfs = Tmpfs::create(&TmpfsOptions { files: files.len(), bytes, label, noswap }, carried)?;
+        let tmpfs = Tmpfs::create(&TmpfsOptions { files: files.len(), bytes, label, noswap }, placeholders)?;
         for (name, secret) in files {
             tmpfs.write(name, secret, owner)?;
         }
         tmpfs.freeze()
     }
 
+    /// The mount, for another process that will attach it.
+    pub fn mount(&self) -> BorrowedFd<'_> {
+        self.mount.as_fd()
+    }
+
+    /// A second mount of the tmpfs without a path, by which the files can be destroyed wherever else it is mounted.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn hold(&self) -> Result<Hold, SyscallError> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        let view = open_tree(&self.mount, "", flags).map_err(failed("open_tree(tmpfs)"))?;
+        Ok(Hold { view, noswap: self.noswap })
+    }
+}
+
+/// A mount of a frozen tmpfs in which no other process can have mounted anything.
+#[derive(Debug)]
+pub struct Hold {
+    view: OwnedFd,
+    noswap: bool,
+}
+
+impl Hold {
     /// Destroys the files in every mount of the tmpfs: a process in the container may have mounted it a second time, or
     /// hold a file open.
     ///
     /// # Errors
     /// When the kernel refuses; files may then be left.
-    pub(super) fn destroy(&self) -> Result<(), SyscallError> {
+    pub fn destroy(&self) -> Result<(), SyscallError> {
         let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
-        let context = fspick(&self.mount, "", flags).map_err(failed("fspick(tmpfs)"))?;
+        let context = fspick(&self.view, "", flags).map_err(failed("fspick(tmpfs)"))?;
         reconfigure(&context, "rw", self.noswap)?;
-        // A new mount of the same tmpfs, in which no other process can have mounted anything.
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-        let view = open_tree(&self.mount, "", flags).map_err(failed("open_tree(tmpfs)"))?;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
-        let open = |name: &CStr, flags| openat2(&view, name, flags | OFlags::CLOEXEC, Mode::empty(), resolve);
+        let open = |name: &CStr, flags| openat2(&self.view, name, flags | OFlags::CLOEXEC, Mode::empty(), resolve);
         let directory = open(c".", OFlags::RDONLY | OFlags::DIRECTORY).and_then(Dir::new);
         for entry in directory.map_err(failed("openat2(tmpfs)"))? {
             let entry = entry.map_err(failed("getdents(tmpfs)"))?;
             // Open descriptors then read nothing either.
             let _ = open(entry.file_name(), OFlags::WRONLY | OFlags::TRUNC);
-            let _ = unlinkat(&view, entry.file_name(), AtFlags::empty());
+            let _ = unlinkat(&self.view, entry.file_name(), AtFlags::empty());
         }
         Ok(())
     }
@@ -328,7 +349,7 @@ mod tests {
         if !is_root() {
             return;
         }
-        let tmpfs = Tmpfs::create(&OPTIONS, Carried::default()).unwrap();
+        let tmpfs = Tmpfs::create(&OPTIONS, Placeholders::default()).unwrap();
         write(&tmpfs, "one", b"first").unwrap();
         write(&tmpfs, "two", &[7; 4995]).unwrap();
         let frozen = tmpfs.freeze().unwrap();
@@ -350,7 +371,7 @@ mod tests {
         if !is_root() {
             return;
         }
-        let tmpfs = Tmpfs::create(&OPTIONS, Carried::default()).unwrap();
+        let tmpfs = Tmpfs::create(&OPTIONS, Placeholders::default()).unwrap();
         write(&tmpfs, "one", b"first").unwrap();
         let error = write(&tmpfs, "one", b"second").unwrap_err();
         assert_eq!(error.to_string(), r#"openat("one")"#);
@@ -362,7 +383,7 @@ mod tests {
         if !is_root() {
             return;
         }
-        let tmpfs = Tmpfs::create(&OPTIONS, Carried::default()).unwrap();
+        let tmpfs = Tmpfs::create(&OPTIONS, Placeholders::default()).unwrap();
         let error = write(&tmpfs, "big", &[0; 1 << 20]).unwrap_err();
         assert_eq!(error.to_string(), r#"write("big")"#);
     }
@@ -374,7 +395,7 @@ mod tests {
             return;
         }
         let label = Some("system_u:object_r:container_file_t:s0:c1,c2");
-        let tmpfs = Tmpfs::create(&TmpfsOptions { label, ..OPTIONS }, Carried::default()).unwrap();
+        let tmpfs = Tmpfs::create(&TmpfsOptions { label, ..OPTIONS }, Placeholders::default()).unwrap();
         write(&tmpfs, "one", b"first").unwrap();
         tmpfs.freeze().unwrap();
     }

@@ -19,6 +19,15 @@ const VAULT: usize = 2;
 #[serde(try_from = "Vec<Grant>")]
 pub struct Grants(Vec<Grant>);
 
+/// Who starts the container that requests a reference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller<'a> {
+    /// The hook that reads these settings itself, or one of root's.
+    Root,
+    /// A hook of another user, who can set every annotation; by name, or by number if no grant names this user.
+    User(&'a str),
+}
+
 /// One rule: these containers may have these references.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,10 +53,11 @@ impl Grants {
         reference: &Reference,
         annotations: &Annotations,
         wants_owner: bool,
+        caller: Caller<'_>,
     ) -> Result<&Grant, GrantError> {
         let mut refusal = GrantError::NoGrant { reference: reference.clone() };
         for grant in self.0.iter().filter(|grant| grant.names(reference)) {
-            match grant.admit(reference, annotations, wants_owner) {
+            match grant.admit(reference, annotations, wants_owner, caller) {
                 Ok(()) => return Ok(grant),
                 Err(closer) if !matches!(refusal, GrantError::Owner { .. }) => refusal = closer,
                 Err(_) => {}
@@ -103,6 +113,11 @@ impl Grant {
         self.to.namespace.as_ref()
     }
 
+    /// The user for whose containers alone it is.
+    pub fn user(&self) -> Option<&str> {
+        self.to.user.as_deref()
+    }
+
     /// The patterns of references that it gives.
     pub fn references(&self) -> impl Iterator<Item = &Pattern> {
         self.references.iter().map(|pattern| &pattern.0)
@@ -117,7 +132,21 @@ impl Grant {
     ///
     /// # Errors
     /// It is for other containers, or does not allow the owner that is asked for.
-    pub fn admit(&self, reference: &Reference, annotations: &Annotations, wants_owner: bool) -> Result<(), GrantError> {
+    pub fn admit(
+        &self,
+        reference: &Reference,
+        annotations: &Annotations,
+        wants_owner: bool,
+        caller: Caller<'_>,
+    ) -> Result<(), GrantError> {
+        let user = match caller {
+            Caller::Root => None,
+            Caller::User(name) => Some(name),
+        };
+        if self.user() != user {
+            let (expected, found) = (self.to.user.clone(), user.map(str::to_owned));
+            return Err(GrantError::User { reference: reference.clone(), expected, found });
+        }
         if let Some(expected) = &self.to.namespace {
             let contradiction = |source| GrantError::Contradiction { reference: reference.clone(), source };
             let found = annotations.namespace().map_err(contradiction)?;
@@ -144,10 +173,11 @@ impl Grant {
     }
 }
 
-/// The containers of a grant: all, or those of a namespace and with all of these annotations.
+/// The containers of a grant: all of root's, or those of a user, of a namespace and with all of these annotations.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Restriction")]
 struct Containers {
+    user: Option<String>,
     namespace: Option<Pattern>,
     annotations: BTreeMap<String, Pattern>,
 }
@@ -155,6 +185,7 @@ struct Containers {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Restriction {
+    user: Option<String>,
     namespace: Option<Pattern>,
     #[serde(default)]
     annotations: BTreeMap<String, Pattern>,
@@ -164,10 +195,10 @@ struct Restriction {
 impl TryFrom<Restriction> for Containers {
     type Error = NoRestriction;
 
-    fn try_from(Restriction { namespace, annotations }: Restriction) -> Result<Containers, NoRestriction> {
-        match namespace.is_none() && annotations.is_empty() {
+    fn try_from(Restriction { user, namespace, annotations }: Restriction) -> Result<Containers, NoRestriction> {
+        match user.is_none() && namespace.is_none() && annotations.is_empty() {
             true => Err(NoRestriction),
-            false => Ok(Containers { namespace, annotations }),
+            false => Ok(Containers { user, namespace, annotations }),
         }
     }
 }
@@ -258,6 +289,9 @@ pub enum GrantError {
     /// A grant names it for pods of a namespace, and the container's annotations name several.
     #[error("refusing to grant {reference}")]
     Contradiction { reference: Reference, source: Contradiction },
+    /// A grant names it, but for containers of another user; without an expected one, for root's.
+    #[error("refusing to grant {reference}: expected a container of {}, found one of {}", Of(.expected), Of(.found))]
+    User { reference: Reference, expected: Option<String>, found: Option<String> },
     /// A grant gives it to this container, but only to its own user.
     #[error("refusing to grant {reference}: its grant does not allow run.secrets.owner")]
     Owner { reference: Reference },
@@ -279,6 +313,13 @@ impl Fault for GrantError {
             GrantError::Annotation { found, .. } if found.ignored.is_some() => {
                 Some("to = { namespace = … } in the grant is for containerd and for CRI-O".into())
             }
+            GrantError::User { found: Some(found), .. } => {
+                Some(format!("to = {{ user = {found:?} }} in a grant lets containers of this user have it"))
+            }
+            GrantError::User { found: None, .. } => Some(
+                "a grant with `user` is for hooks of that user that ask the broker; see its `to` in the settings"
+                    .into(),
+            ),
             GrantError::Annotation { .. } | GrantError::Namespace { .. } => {
                 Some("the grant is for other containers; see its `to` in the settings".into())
             }
@@ -288,9 +329,21 @@ impl Fault for GrantError {
     }
 }
 
+/// Whose containers they are, as messages spell it.
+struct Of<'a>(&'a Option<String>);
+
+impl fmt::Display for Of<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.write_str("root"),
+            Some(user) => write!(f, "user {}", Excerpt(user)),
+        }
+    }
+}
+
 /// A `to` without any condition.
 #[derive(Debug, thiserror::Error)]
-#[error("\"to\" has neither `namespace` nor `annotations`; a grant to every container has no \"to\"")]
+#[error("\"to\" has neither `user` nor `namespace` nor `annotations`; a grant to every container has no \"to\"")]
 struct NoRestriction;
 
 /// Two grants of one name, of which a command could mean either.
@@ -334,14 +387,14 @@ mod tests {
     #[test]
     fn gives_nothing_without_a_grant() {
         let database = reference("op://Agents/database/password");
-        let refusal = Grants::default().decide(&database, &annotations(&[]), false).unwrap_err();
+        let refusal = Grants::default().decide(&database, &annotations(&[]), false, Caller::Root).unwrap_err();
         assert_eq!(refusal.to_string(), "refusing to grant op://Agents/database/password: no grant names it");
     }
 
     #[test]
     fn matches_the_reference_as_it_is_asked_for_without_its_query() {
         let grants = grants("[[grant]]\nreferences = ['op://Agents/*/one-time password']");
-        let decide = |text| grants.decide(&reference(text), &annotations(&[]), false).is_ok();
+        let decide = |text| grants.decide(&reference(text), &annotations(&[]), false, Caller::Root).is_ok();
         assert!(decide("op://Agents/github/one-time password?attribute=otp"));
         assert!(!decide("op://agents/github/one-time password"));
         assert!(!decide("op://Agents/github/login/one-time password"));
@@ -353,7 +406,7 @@ mod tests {
             "[[grant]]\nreferences = ['op://Agents/*']\nto = {{ annotations = {{ '{NAMESPACE}' = 'agents', team = '*' }} }}"
         ));
         let database = reference("op://Agents/database/password");
-        let decide = |pairs: &[(&str, &str)]| grants.decide(&database, &annotations(pairs), false);
+        let decide = |pairs: &[(&str, &str)]| grants.decide(&database, &annotations(pairs), false, Caller::Root);
         let granted = decide(&[(NAMESPACE, "agents"), ("team", "a")]).unwrap();
         assert_eq!(granted.annotations().map(|(key, _)| key).collect::<Vec<_>>(), [NAMESPACE, "team"]);
         assert!(decide(&[(NAMESPACE, "agents"), ("team", "")]).is_err());
@@ -375,7 +428,10 @@ mod tests {
         let database = reference("op://Agents/database/password");
         let crio = [("io.container.manager", "cri-o"), ("io.kubernetes.cri-o.ContainerType", "container")];
         let decide = |pairs: &[(&str, &str)]| {
-            grants.decide(&database, &annotations(pairs), false).map(|_| ()).map_err(|refusal| refusal.to_string())
+            grants
+                .decide(&database, &annotations(pairs), false, Caller::Root)
+                .map(|_| ())
+                .map_err(|refusal| refusal.to_string())
         };
         let of_pod = |namespace| ("io.kubernetes.pod.namespace", namespace);
         assert_eq!(decide(&[(NAMESPACE, "agents")]), Ok(()));
@@ -396,7 +452,8 @@ mod tests {
         let grants = grants(&format!("[[grant]]\nreferences = ['op://Agents/*']\n{to}"));
         let crio = [("io.container.manager", "cri-o"), ("io.kubernetes.cri-o.ContainerType", "container")];
         let forged = annotations(&[crio[0], crio[1], (NAMESPACE, "agents")]);
-        let refusal = grants.decide(&reference("op://Agents/database/password"), &forged, false).unwrap_err();
+        let refusal =
+            grants.decide(&reference("op://Agents/database/password"), &forged, false, Caller::Root).unwrap_err();
         assert!(refusal.to_string().ends_with("found \"agents\", which CRI-O does not set"), "{refusal}");
     }
 
@@ -423,7 +480,7 @@ mod tests {
         let open = "[[grant]]\nreferences = ['op://Agents/*']\nowner = 'allow'\n";
         let others = "[[grant]]\nreferences = ['op://Agents/*']\nto = { annotations = { team = 'b' } }\n";
         let database = reference("op://Agents/database/password");
-        let decide = |text: &str| grants(text).decide(&database, &annotations(&[]), true).map(|_| ());
+        let decide = |text: &str| grants(text).decide(&database, &annotations(&[]), true, Caller::Root).map(|_| ());
         assert_eq!(decide(open), Ok(()));
         assert_eq!(decide(&format!("{closed}{open}")), Ok(()));
         assert_eq!(decide(closed), Err(GrantError::Owner { reference: database.clone() }));
@@ -465,8 +522,31 @@ mod tests {
             text.parse::<crate::settings::Settings>().unwrap_err().to_string()
         };
         for nothing in ["{ annotations = {} }", "{}"] {
-            assert!(refusal(nothing).contains("\"to\" has neither `namespace` nor `annotations`"), "{nothing}");
+            assert!(
+                refusal(nothing).contains("\"to\" has neither `user` nor `namespace` nor `annotations`"),
+                "{nothing}"
+            );
         }
         assert!(refusal("{ namespaces = 'a' }").contains("unknown field"));
+    }
+
+    #[test]
+    fn a_grant_to_a_user_is_for_containers_of_that_user_alone() {
+        let all = "[[grant]]\nreferences = ['op://Agents/*']\n";
+        let of_alice = format!("{all}to = {{ user = 'alice' }}\n");
+        let database = reference("op://Agents/database/password");
+        let decide = |text: &str, caller| {
+            let outcome = grants(text).decide(&database, &annotations(&[]), false, caller).map(|_| ());
+            outcome.map_err(|refusal| refusal.to_string())
+        };
+        let refusal = |rest: &str| Err(format!("refusing to grant op://Agents/database/password: expected {rest}"));
+        assert_eq!(decide(&of_alice, Caller::User("alice")), Ok(()));
+        assert_eq!(decide(&format!("{all}{of_alice}"), Caller::User("alice")), Ok(()));
+        assert_eq!(decide(&format!("{all}{of_alice}"), Caller::Root), Ok(()));
+        let of_bob = refusal("a container of user \"alice\", found one of user \"1002\"");
+        assert_eq!(decide(&of_alice, Caller::User("1002")), of_bob);
+        let of_root = refusal("a container of user \"alice\", found one of root");
+        assert_eq!(decide(&of_alice, Caller::Root), of_root);
+        assert_eq!(decide(all, Caller::User("alice")), refusal("a container of root, found one of user \"alice\""));
     }
 }

@@ -6,6 +6,7 @@
 mod audit;
 mod aws;
 mod break_glass;
+mod broker;
 mod connect;
 mod drop_in;
 mod duration;
@@ -36,11 +37,12 @@ use crate::fault::{Class, Fault};
 pub use self::audit::Audit;
 pub use self::aws::{AwsIdentity, AwsKms};
 pub use self::break_glass::{BreakGlass, Channel, ChannelCommand, Facility, NamespaceName, Overdue, Rotation};
+pub use self::broker::{Broker, MetricsAddress};
 pub use self::connect::Connect;
 pub use self::duration::{DEADLINE, duration};
 pub use self::file::FileError;
 pub use self::gcp::{Federation, GcpKms};
-pub use self::grant::{Found, Grant, GrantError, Grants, ReferencePattern, ReferencePatternError};
+pub use self::grant::{Caller, Found, Grant, GrantError, Grants, ReferencePattern, ReferencePatternError};
 pub use self::op::{Op, OpUnlock};
 pub use self::parse::{ParseError, parse};
 pub use self::path::{AbsolutePath, RelativePath};
@@ -93,6 +95,8 @@ pub struct Settings {
     pub audit: Audit,
     /// `[break-glass]`: what an outage of 1Password or the KMS allows, and what it owes.
     pub break_glass: BreakGlass,
+    /// `[broker]`: the daemon that resolves on behalf of the hook.
+    pub broker: Broker,
 }
 
 impl FromStr for Settings {

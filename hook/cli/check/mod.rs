@@ -18,7 +18,7 @@ use super::source::Choice;
 use super::table::Table;
 use super::{block_on, is_root, write_json, write_table};
 use crate::audit::{Trail, default_file};
-use crate::deliver::{Carried, Tmpfs, TmpfsOptions, require_openat2};
+use crate::deliver::{Placeholders, Tmpfs, TmpfsOptions, require_openat2};
 use crate::engine::{Calls, Engine, Host};
 use crate::fault::{AnyFault, Class};
 use crate::harden::is_initial_user_namespace;
@@ -133,7 +133,7 @@ fn kernel() -> Finding {
     if let Err(error) = require_openat2() {
         return Finding::problem("kernel", &error);
     }
-    match Tmpfs::create(&options, Carried::default()).and_then(|tmpfs| Ok((tmpfs.noswap(), tmpfs.freeze()?))) {
+    match Tmpfs::create(&options, Placeholders::default()).and_then(|tmpfs| Ok((tmpfs.noswap(), tmpfs.freeze()?))) {
         Ok((true, _)) => Finding::ok("kernel", format!("{linux}: a read-only tmpfs without swap can be made")),
         Ok((false, _)) if !has_swap() => {
             Finding::ok("kernel", format!("{linux}: a read-only tmpfs can be made; this host has no swap"))

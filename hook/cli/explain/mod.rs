@@ -23,7 +23,7 @@ use crate::resolve::is_missing;
 use crate::retry::Deadline;
 use crate::seal::kek::{KekError, Keks};
 use crate::seal::{SealError, SealedValue, is_sealed};
-use crate::settings::{Grant, Permission, Settings};
+use crate::settings::{Caller, Grant, Permission, Settings};
 use crate::source::{Fetched, Field, Source, SourceError};
 use subject::{Subject, Target, Wanted, Whose};
 
@@ -185,7 +185,7 @@ impl Explained {
     ) {
         let naming = || (1..).zip(settings.grants.iter()).filter(|(_, grant)| grant.names(reference));
         let none = Annotations::default();
-        let decision = settings.grants.decide(reference, annotations.unwrap_or(&none), wants_owner);
+        let decision = settings.grants.decide(reference, annotations.unwrap_or(&none), wants_owner, Caller::Root);
         match (decision, annotations) {
             (Ok(given), _) => {
                 let position = naming().find(|(_, grant)| std::ptr::eq(*grant, given)).map(|(position, _)| position);

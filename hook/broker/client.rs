@@ -1,0 +1,260 @@
+//! The hook's side: one connection for one start.
+
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno as Raw;
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::protocol::{
+    Answer, MESSAGE_BYTES_MAX, REQUEST_BYTES_MAX, Receipt, Refusal, Report, Request, StartRequest, file_names,
+};
+use super::wire::{Incoming, Outgoing, WireError};
+use crate::container::FileName;
+use crate::errno::Errno;
+use crate::fault::{Class, Fault};
+use crate::harden;
+use crate::retry::Seconds;
+
+/// A user without an id in this user namespace, as the kernel shows it: in a namespace of its own, so does root of the host.
+const OVERFLOW_UID: u32 = 65534;
+
+/// A connection to the broker.
+pub struct Connection {
+    socket: OwnedFd,
+    path: PathBuf,
+    deadline: Instant,
+    within: Duration,
+}
+
+/// The answer to the request of a start.
+pub enum Reply {
+    /// There is no request for this container.
+    Nothing,
+    /// The start is refused, and recorded.
+    Refused(Refusal),
+    /// What to attach.
+    Delivery(Delivery),
+}
+
+/// A delivery that is to be attached.
+pub struct Delivery {
+    /// The files that it is said to hold.
+    pub files: Vec<FileName>,
+    /// Its mount.
+    pub mount: OwnedFd,
+    /// Where to report what becomes of it.
+    pub pending: Pending,
+}
+
+/// A start that has not been reported.
+pub struct Pending(Connection);
+
+impl Connection {
+    /// Connects to the broker. Everything must be done within this time.
+    ///
+    /// # Errors
+    /// There is none, it does not accept, or something that is not root's listens.
+    pub fn open(path: &Path, within: Duration) -> Result<Connection, BrokerError> {
+        let (owned, deadline) = (path.to_owned(), Instant::now() + within);
+        let failed = |errno: Raw| match errno {
+            Raw::AGAIN => BrokerError::Silent { path: path.to_owned(), within },
+            errno => BrokerError::Unreachable { path: path.to_owned(), errno: errno.into() },
+        };
+        let address = SocketAddrUnix::new(path).map_err(failed)?;
+        let socket =
+            socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(failed)?;
+        // It also ends a wait for a broker that accepts no connections.
+        set_socket_timeout(&socket, Timeout::Send, Some(within)).map_err(failed)?;
+        connect(&socket, &address).map_err(failed)?;
+        let uid = socket_peercred(&socket).map_err(failed)?.uid.as_raw();
+        if uid != 0 && (uid != OVERFLOW_UID || harden::is_initial_user_namespace()) {
+            return Err(BrokerError::NotRoot { path: owned, uid });
+        }
+        Ok(Connection { socket, path: owned, deadline, within })
+    }
+
+    /// Sends the request of a start, and receives the answer.
+    ///
+    /// # Errors
+    /// The broker does not answer, or not as it should.
+    pub fn ask(self, request: StartRequest, process: Option<BorrowedFd<'_>>) -> Result<Reply, BrokerError> {
+        let milliseconds = u64::try_from(self.remaining().as_millis()).unwrap_or(u64::MAX);
+        let request = Request::Start(Box::new(StartRequest { milliseconds, ..request }));
+        self.send(&request, process, REQUEST_BYTES_MAX, Moment::Answer)?;
+        let (answer, mount) = self.receive(Moment::Answer)?;
+        Ok(match (answer, mount) {
+            (Answer::Nothing, _) => Reply::Nothing,
+            (Answer::Refused(refusal), _) => Reply::Refused(refusal),
+            (Answer::Delivery { files }, Some(mount)) => match file_names(&files) {
+                Some(files) => Reply::Delivery(Delivery { files, mount, pending: Pending(self) }),
+                None => return Err(self.not_as_documented()),
+            },
+            (Answer::Delivery { .. }, None) => return Err(self.not_as_documented()),
+        })
+    }
+
+    fn send(
+        &self,
+        message: &impl Serialize,
+        descriptor: Option<BorrowedFd<'_>>,
+        max: usize,
+        moment: Moment,
+    ) -> Result<(), BrokerError> {
+        let outgoing = Outgoing::new(message, descriptor, max);
+        let mut outgoing = outgoing.map_err(|source| BrokerError::Request { path: self.path.clone(), source })?;
+        // A broker that refuses the connection closes it at once; what it has said can still be received.
+        match self.wait(PollFlags::OUT, moment, |socket| outgoing.send(socket)) {
+            Err(BrokerError::Ended { .. }) => Ok(()),
+            sent => sent,
+        }
+    }
+
+    fn receive<T: DeserializeOwned>(&self, moment: Moment) -> Result<(T, Option<OwnedFd>), BrokerError> {
+        let mut incoming = Incoming::new(MESSAGE_BYTES_MAX);
+        self.wait(PollFlags::IN, moment, |socket| incoming.receive(socket))?;
+        incoming.parse().map_err(|source| BrokerError::Answer { path: self.path.clone(), source })
+    }
+
+    /// Calls `step` whenever the socket is ready, until it is done.
+    fn wait(
+        &self,
+        ready: PollFlags,
+        moment: Moment,
+        mut step: impl FnMut(BorrowedFd<'_>) -> io::Result<bool>,
+    ) -> Result<(), BrokerError> {
+        loop {
+            let error = match step(self.socket.as_fd()) {
+                Ok(true) => return Ok(()),
+                Ok(false) => continue,
+                Err(error) => error,
+            };
+            if error.kind() != ErrorKind::WouldBlock {
+                return Err(self.broken(&error, moment));
+            }
+            let remaining = Timespec::try_from(self.remaining()).unwrap_or_default();
+            match poll(&mut [PollFd::new(&self.socket, ready)], Some(&remaining)) {
+                Ok(0) => return Err(BrokerError::Silent { path: self.path.clone(), within: self.within }),
+                Ok(_) | Err(Raw::INTR) => {}
+                Err(errno) => return Err(self.broken(&errno.into(), moment)),
+            }
+        }
+    }
+
+    fn broken(&self, error: &io::Error, moment: Moment) -> BrokerError {
+        let path = self.path.clone();
+        match WireError::of(error) {
+            Some(WireError::Version { found }) => BrokerError::Version { path, found: *found },
+            Some(source) => BrokerError::Answer { path, source: source.clone() },
+            None => BrokerError::Ended { path, moment },
+        }
+    }
+
+    fn not_as_documented(&self) -> BrokerError {
+        BrokerError::Answer { path: self.path.clone(), source: WireError::Form { line: 1, column: 1 } }
+    }
+
+    fn remaining(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+}
+
+impl Pending {
+    /// Reports that the delivery is attached, or why not, and waits until the record is written.
+    ///
+    /// Returns why the start is refused all the same.
+    ///
+    /// # Errors
+    /// The broker does not confirm it.
+    pub fn report(self, refused: Option<Refusal>) -> Result<Result<(), Refusal>, BrokerError> {
+        let report = refused.map_or(Report::Attached, Report::Refused);
+        self.0.send(&report, None, MESSAGE_BYTES_MAX, Moment::Receipt)?;
+        let (receipt, _) = self.0.receive(Moment::Receipt)?;
+        Ok(match receipt {
+            Receipt::Recorded => Ok(()),
+            Receipt::Refused(refusal) => Err(refusal),
+        })
+    }
+}
+
+/// What the broker had not done yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// It had not answered.
+    Answer,
+    /// It had not confirmed the record.
+    Receipt,
+}
+
+impl std::fmt::Display for Moment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Moment::Answer => "answered",
+            Moment::Receipt => "confirmed the record of the start",
+        })
+    }
+}
+
+/// Why the broker does not help.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
+pub enum BrokerError {
+    /// There is no socket, or nothing listens on it.
+    #[error("cannot reach the broker at {}", path.display())]
+    Unreachable {
+        path: PathBuf,
+        #[source]
+        errno: Errno,
+    },
+    /// It does not answer in time.
+    #[error("the broker at {} did not answer within {}", path.display(), Seconds(*within))]
+    Silent { path: PathBuf, within: Duration },
+    /// The connection broke.
+    #[error("the broker at {} closed the connection before it had {moment}", path.display())]
+    Ended { path: PathBuf, moment: Moment },
+    /// It is of another release.
+    #[error("the broker at {} has version {found} of the protocol, expected {}", path.display(), super::protocol::VERSION)]
+    Version { path: PathBuf, found: u8 },
+    /// What answers is something else.
+    #[error("cannot read the answer of the broker at {}", path.display())]
+    Answer { path: PathBuf, source: WireError },
+    /// A request that no broker takes.
+    #[error("cannot send the request to the broker at {}", path.display())]
+    Request { path: PathBuf, source: WireError },
+    /// Another user's program listens.
+    #[error("refusing to ask the broker at {}: it runs as uid {uid}, expected root", path.display())]
+    NotRoot { path: PathBuf, uid: u32 },
+}
+
+impl Fault for BrokerError {
+    fn class(&self) -> Class {
+        match self {
+            BrokerError::NotRoot { .. } => Class::NotPermitted,
+            BrokerError::Request { .. } => Class::Data,
+            _ => Class::Unavailable,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            BrokerError::Unreachable { .. } => {
+                "start it: `systemctl enable --now oci-secrets-broker.socket`; `socket` under [broker] in the settings names its socket"
+            }
+            BrokerError::Silent { .. } | BrokerError::Ended { .. } => "`journalctl -u oci-secrets-broker` shows why",
+            BrokerError::Version { .. } => {
+                "hook and broker must be of the same release: `systemctl restart oci-secrets-broker` after an update"
+            }
+            BrokerError::Answer { .. } | BrokerError::NotRoot { .. } => {
+                "`socket` under [broker] in the settings may name something else's socket"
+            }
+            BrokerError::Request { .. } => return None,
+        };
+        Some(hint.to_owned())
+    }
+}

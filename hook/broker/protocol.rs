@@ -1,0 +1,267 @@
+//! What the hook and the broker tell each other. `packaging/docs/broker.md` documents it for others.
+//!
+//! ```text
+//! hook    ─► request, with the pidfd of the container's process
+//!         ◄─ answer, with the mount of the delivery, or why there is none
+//! hook    ─► report: attached, or why not
+//!         ◄─ receipt: the record is written, or why not
+//! ```
+
+use std::collections::BTreeMap;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::PathBuf;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::container::{FileName, Owner};
+use crate::deliver::{Placeholders, PlaceholdersError};
+use crate::fault::{Class, Fault};
+use crate::report;
+
+/// The version of the protocol.
+pub const VERSION: u8 = 1;
+
+/// The largest request, in bytes. A state has at most 4 MiB, nearly all of which can be annotations.
+pub const REQUEST_BYTES_MAX: usize = 6 << 20;
+
+/// The largest request of a user other than root, in bytes.
+pub const USER_REQUEST_BYTES_MAX: usize = 512 << 10;
+
+/// The largest of the other messages, in bytes: the names of 1,024 files, or a reason.
+pub const MESSAGE_BYTES_MAX: usize = 256 << 10;
+
+/// The longest text of a reason, in bytes.
+const REASON_BYTES_MAX: usize = 4096;
+
+/// What is requested of the broker.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// A delivery for a container that is being created.
+    Start(Box<StartRequest>),
+}
+
+/// A container that is being created, and requests secrets.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct StartRequest {
+    /// A random id of the start.
+    pub start: String,
+    /// The container's id.
+    pub container: String,
+    /// Its bundle.
+    pub bundle: PathBuf,
+    /// Its annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Those of its image.
+    pub image: Image,
+    /// The user of its process, in its own ids.
+    pub user: Option<Ids>,
+    /// The SELinux context of its filesystems.
+    pub label: Option<String>,
+    /// The places that the delivery must have for what is carried over.
+    pub places: Vec<Place>,
+    /// Why it cannot have a delivery, whatever the broker decides.
+    pub unready: Option<Unready>,
+    /// How long the hook waits.
+    pub milliseconds: u64,
+}
+
+/// The annotations of an image.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Image {
+    /// They are these.
+    Annotations(BTreeMap<String, String>),
+    /// They are not known.
+    Unknown(Refusal),
+}
+
+/// A user and a group.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ids {
+    uid: u32,
+    gid: u32,
+}
+
+impl From<Owner> for Ids {
+    fn from(Owner { uid, gid }: Owner) -> Ids {
+        Ids { uid, gid }
+    }
+}
+
+impl From<Ids> for Owner {
+    fn from(Ids { uid, gid }: Ids) -> Owner {
+        Owner { uid, gid }
+    }
+}
+
+/// A file or directory of the delivery that something of the container's own will cover.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    /// Its path below `/run/secrets`: any bytes, in base64.
+    #[serde(serialize_with = "to_base64", deserialize_with = "from_base64")]
+    path: PathBuf,
+    directory: bool,
+}
+
+impl Place {
+    /// All places of a delivery.
+    pub fn all(placeholders: &Placeholders) -> Vec<Place> {
+        placeholders.iter().map(|(path, directory)| Place { path: path.to_owned(), directory }).collect()
+    }
+
+    /// The places of a delivery.
+    ///
+    /// # Errors
+    /// No container has such places.
+    pub fn placeholders(places: Vec<Place>) -> Result<Placeholders, PlaceholdersError> {
+        Placeholders::received(places.into_iter().map(|Place { path, directory }| (path, directory)))
+    }
+}
+
+fn to_base64<S: Serializer>(path: &PathBuf, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&BASE64_STANDARD.encode(path.as_os_str().as_bytes()))
+}
+
+fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let bytes = BASE64_STANDARD.decode(text).map_err(|_| D::Error::custom("expected base64"))?;
+    Ok(std::ffi::OsString::from_vec(bytes).into())
+}
+
+/// Why the hook cannot deliver to a container.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unready {
+    /// What was wrong.
+    pub stage: Stage,
+    /// The reason.
+    pub refusal: Refusal,
+}
+
+/// What the hook looks at, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// The state, before its annotations.
+    State,
+    /// The container and its spec, after the grants.
+    Container,
+}
+
+/// The answer to a request.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Answer {
+    /// A delivery with these files; its mount comes with the answer.
+    Delivery {
+        /// The names of the files.
+        files: Vec<String>,
+    },
+    /// The annotations request nothing for this container.
+    Nothing,
+    /// There is none.
+    Refused(Refusal),
+}
+
+/// What became of a delivery.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Report {
+    /// It is attached.
+    Attached,
+    /// It is not.
+    Refused(Refusal),
+}
+
+/// The end of a start.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Receipt {
+    /// The record is written.
+    Recorded,
+    /// The start is refused.
+    Refused(Refusal),
+}
+
+/// An error as the hook reports it: its exit code, its message and its hint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+#[serde(deny_unknown_fields)]
+pub struct Refusal {
+    #[serde(serialize_with = "to_code", deserialize_with = "from_code")]
+    code: Class,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Refusal {
+    /// An error with its causes.
+    pub fn of(error: &dyn Fault) -> Refusal {
+        let cut = |mut text: String| {
+            text.truncate(text.floor_char_boundary(REASON_BYTES_MAX));
+            text
+        };
+        Refusal { code: error.class(), message: cut(report::chain(error)), hint: error.hint().map(cut) }
+    }
+}
+
+impl Fault for Refusal {
+    fn class(&self) -> Class {
+        self.code
+    }
+
+    fn hint(&self) -> Option<String> {
+        self.hint.clone()
+    }
+}
+
+fn to_code<S: Serializer>(class: &Class, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u8(*class as u8)
+}
+
+fn from_code<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Class, D::Error> {
+    Class::of_code(u8::deserialize(deserializer)?).ok_or_else(|| D::Error::custom("expected an exit code"))
+}
+
+/// The names of the files in a delivery.
+pub fn file_names(names: &[String]) -> Option<Vec<FileName>> {
+    names.iter().map(|name| name.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_of_any_bytes_arrives() {
+        let path = PathBuf::from(std::ffi::OsString::from_vec(b"a\xff\n".to_vec()));
+        let sent = serde_json::to_string(&Place { path: path.clone(), directory: true }).unwrap();
+        assert_eq!(serde_json::from_str::<Place>(&sent).unwrap().path, path);
+    }
+
+    #[test]
+    fn a_refusal_keeps_code_message_and_hint() {
+        let refusal = Refusal::of(&PlaceholdersError);
+        let sent = serde_json::to_string(&refusal).unwrap();
+        assert_eq!(serde_json::from_str::<Refusal>(&sent).unwrap(), refusal);
+        assert!(serde_json::from_str::<Refusal>(&sent.replace("65", "66")).is_ok());
+        for wrong in ["0", "1", "300"] {
+            assert!(serde_json::from_str::<Refusal>(&sent.replace("65", wrong)).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn unknown_members_are_refused() {
+        for message in [r#"{"start":{"x":1}}"#, r#"{"stop":{}}"#, r#""start""#] {
+            assert!(crate::json::from_str::<Request>(message).is_err(), "{message}");
+        }
+        assert!(crate::json::from_str::<Receipt>(r#""recorded""#).is_ok());
+    }
+}

@@ -1,0 +1,92 @@
+//! `[broker]`: the daemon that resolves on behalf of the hook.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::AbsolutePath;
+
+/// How the hook reaches the broker, and how the broker serves.
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Broker {
+    /// The broker's socket. With it the hook asks the broker, and needs no credentials.
+    pub socket: Option<AbsolutePath>,
+    /// Where metrics are served, if they are.
+    pub metrics: Option<MetricsAddress>,
+    /// How many connections are open at the same time.
+    pub connections: NonZeroU32,
+    /// How many of them one user other than root has.
+    pub connections_per_user: NonZeroU32,
+}
+
+impl Default for Broker {
+    fn default() -> Broker {
+        Broker {
+            socket: None,
+            metrics: None,
+            connections: NonZeroU32::MIN.saturating_add(1023),
+            connections_per_user: NonZeroU32::MIN.saturating_add(63),
+        }
+    }
+}
+
+/// An address that only this host can reach.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum MetricsAddress {
+    /// A unix socket.
+    Unix(PathBuf),
+    /// A port on loopback.
+    Loopback(SocketAddr),
+}
+
+impl TryFrom<String> for MetricsAddress {
+    type Error = MetricsAddressError;
+
+    fn try_from(text: String) -> Result<MetricsAddress, MetricsAddressError> {
+        if text.starts_with('/') {
+            return Ok(MetricsAddress::Unix(text.into()));
+        }
+        match text.parse::<SocketAddr>() {
+            Ok(address) if address.ip().is_loopback() => Ok(MetricsAddress::Loopback(address)),
+            _ => Err(MetricsAddressError),
+        }
+    }
+}
+
+/// Metrics name what runs on a host, and are for this host alone.
+#[derive(Debug, thiserror::Error)]
+#[error("expected the absolute path of a socket, or an address of loopback such as 127.0.0.1:9465")]
+pub struct MetricsAddressError;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Settings;
+
+    fn parse(lines: &str) -> Result<Broker, String> {
+        let settings = format!("[broker]\n{lines}").parse::<Settings>();
+        settings.map(|settings| settings.broker).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn serves_metrics_to_this_host_alone() {
+        let metrics = |text: &str| parse(&format!("metrics = {text:?}")).map(|broker| broker.metrics.unwrap());
+        assert_eq!(metrics("/run/m.sock"), Ok(MetricsAddress::Unix("/run/m.sock".into())));
+        assert_eq!(metrics("[::1]:1"), Ok(MetricsAddress::Loopback("[::1]:1".parse().unwrap())));
+        for text in ["0.0.0.0:9465", "192.0.2.1:1", "m.sock", "localhost:1", ""] {
+            assert!(metrics(text).unwrap_err().contains("an address of loopback"), "{text}");
+        }
+    }
+
+    #[test]
+    fn is_off_unless_a_socket_is_named() {
+        assert_eq!(parse("").unwrap(), Broker::default());
+        assert!(Settings::default().broker.socket.is_none());
+        assert!(parse("socket = 'broker.sock'").unwrap_err().contains("expected an absolute path"));
+        assert!(parse("connections = 0").is_err() && parse("sockets = '/a'").is_err());
+    }
+}

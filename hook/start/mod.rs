@@ -1,0 +1,133 @@
+//! The steps of one container start that the hook and the broker have in common: decide, resolve, record.
+
+mod decide;
+
+use std::time::Duration;
+
+use crate::audit::{Record, Trail};
+use crate::break_glass::{self, BreakGlassError};
+use crate::container::{Annotations, Request, Requests};
+use crate::fault::AnyFault;
+use crate::report;
+use crate::resolve::Resolved;
+use crate::seal::kek::Keks;
+use crate::settings::{Caller, Settings};
+use crate::source::Source;
+use crate::token::static_token::Use;
+
+/// One start of a container that requests secrets. Its record is filled on the way, so that the record of a refusal shows how far the
+/// start came.
+pub struct Start {
+    /// The record.
+    pub record: Record,
+    trail: Trail,
+}
+
+impl Start {
+    /// Begins a start of this container, for records of this program.
+    pub fn begin(program: &'static str, container: &str) -> Start {
+        let mut record = Record::begin(program);
+        record.container = container.to_owned();
+        Start { record, trail: Trail::default() }
+    }
+
+    /// Opens the destination of the record, so that a broken trail is detected before any secret is fetched.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub fn open_trail(&mut self, settings: &Settings) -> Result<(), AnyFault> {
+        self.trail = Trail::open(&settings.audit, settings.deliver.deadline)?;
+        Ok(())
+    }
+
+    /// The requests that the container's grants allow; `None` if there is none for this container.
+    ///
+    /// `image`: why the annotations of its image are not known.
+    ///
+    /// # Errors
+    /// An annotation cannot be used, or a request is not granted.
+    pub fn decide(
+        &mut self,
+        annotations: Annotations,
+        image: Option<AnyFault>,
+        settings: &Settings,
+        caller: Caller<'_>,
+    ) -> Result<Option<Requests>, AnyFault> {
+        if let Ok(Some(requested)) = Requests::from_annotations(&annotations) {
+            self.record.requests(&requested.files);
+        }
+        let (annotations, requests) = decide::requests(annotations, image, settings.deliver.image_annotations)?;
+        let Some(requests) = requests else { return Ok(None) };
+        self.record.requests(&requests.files);
+        self.record.annotations = decide::granted(&settings.grants, &requests, &annotations, caller)?;
+        Ok(Some(requests))
+    }
+
+    /// Fetches and unseals the secrets of all requests.
+    ///
+    /// # Errors
+    /// As for [`break_glass::resolve()`].
+    pub async fn resolve<'r>(
+        &mut self,
+        requests: &'r [Request],
+        source: &dyn Source,
+        keks: &Keks<'_>,
+        settings: &Settings,
+        deadline: Duration,
+    ) -> Result<Vec<Resolved<'r>>, BreakGlassError> {
+        let resolved = break_glass::resolve(requests, source, keks, settings, deadline, &mut self.record).await;
+        self.record_static_token(source, settings);
+        let resolved = resolved?;
+        self.record.resolved(&resolved);
+        self.warn_of_trial_keks(&resolved);
+        Ok(resolved)
+    }
+
+    /// Writes the record of the whole start, and returns its outcome: a start that cannot be recorded is refused, which is recorded
+    /// wherever that is possible.
+    ///
+    /// # Errors
+    /// The start was refused.
+    pub fn end(mut self, outcome: Result<(), AnyFault>) -> Result<(), AnyFault> {
+        match &outcome {
+            Ok(()) => self.record.delivered(),
+            Err(error) => self.record.refused(&**error),
+        }
+        let Err(unrecorded) = self.trail.write(&self.record) else {
+            return outcome;
+        };
+        let error = outcome.err().unwrap_or(unrecorded.into());
+        self.record.refused(&*error);
+        if self.trail.write(&self.record).is_err() {
+            let _ = Trail::default().write(&self.record);
+        }
+        Err(error)
+    }
+
+    /// Notes how a static token was used, and logs what the settings do not expect.
+    fn record_static_token(&mut self, source: &dyn Source, settings: &Settings) {
+        if let Some(conditions) = &settings.static_token
+            && let Some(shown) = source.static_token()
+        {
+            let used = Use::of(&shown, conditions);
+            for anomaly in used.anomalies() {
+                self.warn(&format!("the token of {} was used: {anomaly}", shown.origin));
+            }
+            self.record.static_token = Some(used);
+        }
+    }
+
+    fn warn_of_trial_keks(&self, secrets: &[Resolved<'_>]) {
+        let of_trials = secrets.iter().filter_map(|s| s.kek.as_ref()).filter(|kek| kek.kind().for_trials);
+        let mut keks: Vec<&str> = of_trials.map(|kek| kek.as_str()).collect();
+        keks.sort_unstable();
+        keks.dedup();
+        for kek in keks {
+            self.warn(&format!("{kek} is a key file on this host, for trials and tests only"));
+        }
+    }
+
+    fn warn(&self, text: &str) {
+        report::warn(self.record.program, &format!("container {}: {text}", self.record.container));
+    }
+}
