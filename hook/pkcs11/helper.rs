@@ -13,7 +13,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use zeroize::Zeroizing;
 
 use super::token::Module;
-use super::{Answer, LINE_BYTES_MAX, Pkcs11Error, Reply, Request};
+use super::{GREETING, LINE_BYTES_MAX, Pkcs11Error, Reply, Request, TokenAnswer};
 use crate::harden;
 use crate::settings::file::{self, Kind};
 
@@ -42,7 +42,10 @@ pub fn run() -> ExitCode {
 }
 
 fn serve(module: &str, pin_file: Option<&str>) -> io::Result<()> {
-    let output = Mutex::new(take_output()?);
+    let mut output = take_output()?;
+    // Before the module is loaded: if it then ends this process, the caller knows that the module did it.
+    output.write_all(GREETING.as_bytes())?;
+    let output = Mutex::new(output);
     let input = Mutex::new(BufReader::new(io::stdin()));
     let module = pin(pin_file).and_then(|pin| Module::load(module, pin));
     let at_once = if module.as_ref().is_ok_and(Module::takes_calls_at_once) { CALLS_MAX } else { 1 };
@@ -65,7 +68,7 @@ fn answer(
         }
         let request: Request = serde_json::from_slice(&line)?;
         let answer = module.as_ref().map_err(Pkcs11Error::clone).and_then(|module| module.answer(&request));
-        let reply = Reply { id: request.id, answer: answer.unwrap_or_else(Answer::Failed) };
+        let reply = Reply { id: request.id, answer: answer.unwrap_or_else(TokenAnswer::Failed) };
         let mut line = Zeroizing::new(serde_json::to_vec(&reply)?);
         line.push(b'\n');
         lock(output).write_all(&line)?;

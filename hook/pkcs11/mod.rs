@@ -4,7 +4,7 @@
 //! and would not if it could: a module would share its memory with secrets of other containers, and a fault in it would be the
 //! hook's. So `oci-secrets-pkcs11`, the only program that is linked dynamically, does it, and only while a sealed value needs it.
 //!
-//! It is given the module and the PIN file as arguments, then answers requests on its standard input, each a line of JSON, with a line
+//! It is given the module and the PIN file as arguments, prints [`GREETING`] and loads the module. Then it answers requests on its standard input, each a line of JSON, with a line
 //! each on its standard output, in the order in which the token does them. It ends when its input does. Data keys pass in these lines, and nowhere else; the PIN in none.
 
 mod call;
@@ -22,6 +22,9 @@ pub use uri::KeyUri;
 
 /// The longest line, in bytes: a wrapped data key is at most 4 KiB.
 const LINE_BYTES_MAX: u64 = 64 * 1024;
+
+/// The first line of its output, by which its version is known.
+pub const GREETING: &str = concat!("oci-secrets-pkcs11 ", env!("CARGO_PKG_VERSION"), "\n");
 
 /// What is asked of the token that holds a key.
 #[derive(Serialize, Deserialize)]
@@ -56,12 +59,12 @@ pub struct Reply {
     /// The request's.
     pub id: u64,
     /// What the token answers.
-    pub answer: Answer,
+    pub answer: TokenAnswer,
 }
 
 /// What the token answers.
 #[derive(Serialize, Deserialize)]
-pub enum Answer {
+pub enum TokenAnswer {
     /// What was wrapped or unwrapped.
     Bytes(Bytes),
     /// What the key may be used for.

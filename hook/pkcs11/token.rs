@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 
 use super::call::{call, map_error, map_unwrap_error};
 use super::sessions::Sessions;
-use super::{Answer, Bytes, Job, KeyUri, Pkcs11Error, Request};
+use super::{Bytes, Job, KeyUri, Pkcs11Error, Request, TokenAnswer};
 
 const IV_BYTES: usize = 12;
 const TAG_BYTES: usize = 16;
@@ -61,7 +61,7 @@ impl Module {
     }
 
     /// Does what a request asks for.
-    pub(super) fn answer(&self, request: &Request) -> Result<Answer, Pkcs11Error> {
+    pub(super) fn answer(&self, request: &Request) -> Result<TokenAnswer, Pkcs11Error> {
         let slot = self.slot(&request.key)?;
         let mechanisms = self.module.get_mechanism_list(slot).map_err(map_error)?;
         self.sessions.call(slot, |session| {
@@ -70,11 +70,12 @@ impl Module {
             }
             let token = Token { session, mechanisms: &mechanisms, key: find(session, &request.key)? };
             match &request.job {
-                Job::Wrap(bytes) => token.wrap(bytes).map(Answer::Bytes),
-                Job::Unwrap(bytes) => token.unwrap(bytes).map(Answer::Bytes),
-                _ => {
-                    Ok(Answer::Uses { wrap: token.mechanism(true).is_some(), unwrap: token.mechanism(false).is_some() })
-                }
+                Job::Wrap(bytes) => token.wrap(bytes).map(TokenAnswer::Bytes),
+                Job::Unwrap(bytes) => token.unwrap(bytes).map(TokenAnswer::Bytes),
+                _ => Ok(TokenAnswer::Uses {
+                    wrap: token.mechanism(true).is_some(),
+                    unwrap: token.mechanism(false).is_some(),
+                }),
             }
         })
     }
@@ -103,7 +104,7 @@ impl Module {
         session: &Session,
         mechanisms: &[MechanismType],
         key: &KeyUri,
-    ) -> Result<Answer, Pkcs11Error> {
+    ) -> Result<TokenAnswer, Pkcs11Error> {
         match find(session, key) {
             Err(Pkcs11Error::NoKey) => {}
             Ok(_) | Err(Pkcs11Error::ManyKeys { .. }) => return Err(Pkcs11Error::Exists),
@@ -128,7 +129,7 @@ impl Module {
         // The token is logged in to already, by the session that found no such key.
         let writing = self.module.open_rw_session(slot).map_err(map_error)?;
         writing.generate_key(&Mechanism::AesKeyGen, &template).map_err(map_error)?;
-        Ok(Answer::Created)
+        Ok(TokenAnswer::Created)
     }
 }
 

@@ -24,7 +24,7 @@ use zeroize::Zeroizing;
 use super::{Abilities, Kek, KekError, KekFuture, Kind, Unwrapped, Version};
 use crate::errno::Errno;
 use crate::fault::{Class, Fault};
-use crate::pkcs11::{self, Job, KeyUri, Pkcs11Error, Reply, Request};
+use crate::pkcs11::{GREETING, Job, KeyUri, Pkcs11Error, Reply, Request, TokenAnswer};
 use crate::retry::{Deadline, Failure, GaveUp, Seconds};
 use crate::seal::envelope::DataKey;
 use crate::settings::Settings;
@@ -56,7 +56,7 @@ fn open(settings: &Settings, _: Deadline) -> KekFuture<'_, Box<dyn Kek + '_>> {
 }
 
 impl Hsm<'_> {
-    async fn ask(&self, name: &str, job: Job, deadline: Deadline) -> Result<pkcs11::Answer, HsmError> {
+    async fn ask(&self, name: &str, job: Job, deadline: Deadline) -> Result<TokenAnswer, HsmError> {
         let key = format!("{}{name}", KIND.scheme);
         let id = self.requests.get();
         self.requests.set(id + 1);
@@ -65,14 +65,14 @@ impl Hsm<'_> {
         line.push(b'\n');
         let asked = deadline.retry(async || self.exchange(id, &line).await.map_err(Failure::Final)).await;
         match asked {
-            Ok(pkcs11::Answer::Failed(error)) => Err(HsmError::Token { key, error }),
+            Ok(TokenAnswer::Failed(error)) => Err(HsmError::Token { key, error }),
             Ok(answer) => Ok(answer),
             Err(GaveUp { last: Some(error), .. }) => Err(error),
             Err(GaveUp { within, .. }) => Err(HsmError::NoAnswer { key, within }),
         }
     }
 
-    async fn exchange(&self, id: u64, line: &[u8]) -> Result<pkcs11::Answer, HsmError> {
+    async fn exchange(&self, id: u64, line: &[u8]) -> Result<TokenAnswer, HsmError> {
         let helper = self.helper()?;
         let mut patience = Patience { place: &self.helper, helper: Rc::clone(&helper), is_over: true };
         let answer = helper.exchange(id, line).await?;
@@ -107,7 +107,7 @@ impl Kek for Hsm<'_> {
         let wrap = async move {
             let job = Job::Wrap(Zeroizing::new(data_key.serialized().to_vec()));
             match self.ask(name, job, deadline).await? {
-                pkcs11::Answer::Bytes(mut wrapped) => Ok(std::mem::take(&mut *wrapped)),
+                TokenAnswer::Bytes(mut wrapped) => Ok(std::mem::take(&mut *wrapped)),
                 _ => Err(HsmError::Lost.into()),
             }
         };
@@ -117,7 +117,7 @@ impl Kek for Hsm<'_> {
     fn unwrap<'a>(&'a self, name: &'a str, wrapped: &'a [u8], deadline: Deadline) -> KekFuture<'a, Unwrapped> {
         let unwrap = async move {
             match self.ask(name, Job::Unwrap(Zeroizing::new(wrapped.to_vec())), deadline).await? {
-                pkcs11::Answer::Bytes(mut serialized) => {
+                TokenAnswer::Bytes(mut serialized) => {
                     let data_key = DataKey::from_serialized(std::mem::take(&mut *serialized));
                     Ok(Unwrapped { data_key, version: Version::default() })
                 }
@@ -130,7 +130,7 @@ impl Kek for Hsm<'_> {
     fn describe<'a>(&'a self, name: &'a str, deadline: Deadline) -> KekFuture<'a, Abilities> {
         let describe = async move {
             match self.ask(name, Job::Describe, deadline).await? {
-                pkcs11::Answer::Uses { wrap, unwrap } => Ok(Abilities { wrap, unwrap }),
+                TokenAnswer::Uses { wrap, unwrap } => Ok(Abilities { wrap, unwrap }),
                 _ => Err(HsmError::Lost.into()),
             }
         };
@@ -145,10 +145,13 @@ impl Kek for Hsm<'_> {
 /// The process that has the module, for as long as this lives.
 struct Helper {
     child: RefCell<Child>,
+    module: PathBuf,
     requests: Mutex<Sender>,
     /// The waiting call that holds it reads for all of them.
     answers: Mutex<Answers>,
-    waiting: RefCell<BTreeMap<u64, oneshot::Sender<pkcs11::Answer>>>,
+    /// Whether it has greeted: from then on, the module can end it.
+    has_greeted: Cell<bool>,
+    waiting: RefCell<BTreeMap<u64, oneshot::Sender<TokenAnswer>>>,
 }
 
 /// Where answers come from, and what there is of the next one.
@@ -192,6 +195,8 @@ impl Helper {
                 child: RefCell::new(child),
                 requests: Mutex::new(requests),
                 answers: Mutex::new(Answers { pipe: BufReader::new(answers), line: Zeroizing::default() }),
+                has_greeted: Cell::new(false),
+                module: module.to_path_buf(),
                 waiting: RefCell::default(),
             }),
             Err(error) => {
@@ -201,10 +206,13 @@ impl Helper {
         }
     }
 
-    async fn exchange(&self, id: u64, line: &[u8]) -> Result<pkcs11::Answer, HsmError> {
+    async fn exchange(&self, id: u64, line: &[u8]) -> Result<TokenAnswer, HsmError> {
         let (sender, answer) = oneshot::channel();
         self.waiting.borrow_mut().insert(id, sender);
-        self.requests.lock().await.write_all(line).await.map_err(|_| self.ended())?;
+        if self.requests.lock().await.write_all(line).await.is_err() {
+            // What it printed before it ended shows why.
+            return Err(self.receive().await);
+        }
         match select(answer, pin!(self.receive())).await {
             Either::Left((answer, _)) => answer.map_err(|_| HsmError::Lost),
             Either::Right((error, _)) => Err(error),
@@ -219,7 +227,15 @@ impl Helper {
             if !pipe.read_until(b'\n', line).await.is_ok_and(|_| line.ends_with(b"\n")) {
                 return self.ended();
             }
-            let Ok(Reply { id, answer }) = serde_json::from_slice(&std::mem::take(line)) else { return HsmError::Lost };
+            let line = std::mem::take(line);
+            if !self.has_greeted.get() {
+                if **line != *GREETING.as_bytes() {
+                    return HsmError::Lost;
+                }
+                self.has_greeted.set(true);
+                continue;
+            }
+            let Ok(Reply { id, answer }) = serde_json::from_slice(&line) else { return HsmError::Lost };
             if let Some(waiting) = self.waiting.borrow_mut().remove(&id) {
                 let _ = waiting.send(answer);
             }
@@ -231,6 +247,9 @@ impl Helper {
         // It has closed its pipes, and so is about to be gone.
         match self.child.borrow_mut().wait().map(|status| (status.signal(), status.code())) {
             Ok((Some(signal), _)) => HsmError::Killed { signal },
+            Ok((_, Some(code))) if self.has_greeted.get() => {
+                HsmError::ModuleExited { module: self.module.clone(), code }
+            }
             Ok((_, Some(code))) => HsmError::Exited { code },
             _ => HsmError::Lost,
         }
@@ -268,7 +287,10 @@ pub enum HsmError {
     /// The module ended its process.
     #[error("the PKCS#11 module ended its process by signal {signal}")]
     Killed { signal: i32 },
-    /// The helper gave up.
+    /// A library that calls `exit` ends the process that loaded it.
+    #[error("the PKCS#11 module {} ended its process with exit code {code}", module.display())]
+    ModuleExited { module: PathBuf, code: i32 },
+    /// The helper gave up before it loaded the module.
     #[error("oci-secrets-pkcs11 ended with exit code {code}")]
     Exited { code: i32 },
     /// The helper is not ours, or not of this version.
@@ -288,12 +310,15 @@ pub enum HsmError {
 
 const FILES_HINT: &str = "`helper`, `module` and `pin-file` under [pkcs11] in the settings name files of this host";
 
+/// What can be done about a module that ends its process.
+const MODULE_HINT: &str = "`pkcs11-tool --module MODULE --list-slots` tests it; the vendor's log may say why, and what it needs in its environment stands under [pkcs11] in the settings";
+
 impl Fault for HsmError {
     fn class(&self) -> Class {
         match self {
             HsmError::File { source } => source.class(),
             HsmError::NoModule | HsmError::Start { .. } | HsmError::Exited { .. } | HsmError::Lost => Class::Settings,
-            HsmError::NoAnswer { .. } | HsmError::Killed { .. } => Class::Unavailable,
+            HsmError::NoAnswer { .. } | HsmError::Killed { .. } | HsmError::ModuleExited { .. } => Class::Unavailable,
             HsmError::Token { error, .. } => error.class(),
         }
     }
@@ -303,6 +328,7 @@ impl Fault for HsmError {
             HsmError::NoModule => "name the vendor's library: `module` under [pkcs11] in the settings",
             HsmError::File { source } => return source.hint().or_else(|| Some(FILES_HINT.to_owned())),
             HsmError::Start { .. } => FILES_HINT,
+            HsmError::Killed { .. } | HsmError::ModuleExited { .. } => MODULE_HINT,
             HsmError::Exited { .. } | HsmError::Lost => "install oci-secrets-pkcs11 of the hook's own version",
             HsmError::Token { error, .. } => return error.hint(),
             _ => return None,
