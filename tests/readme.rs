@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, its helpers too")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -274,4 +274,49 @@ fn sources_below(directory: &Path) -> Vec<String> {
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// GitHub's subject contains ids in new and renamed repositories, so that a released name is worth nothing to a stranger.
+#[test]
+fn the_trust_policy_of_the_page_trusts_one_environment_of_one_repository() {
+    let document = CI.split_once("--assume-role-policy-document '").unwrap().1.split_once("}'").unwrap().0;
+    let policy: Value = serde_json::from_str(&format!("{document}}}")).unwrap();
+    let claims = |subject: &str, audience: &str| {
+        let claim = |name: &str| format!("token.actions.githubusercontent.com:{name}");
+        BTreeMap::from([(claim("sub"), subject.to_owned()), (claim("aud"), audience.to_owned())])
+    };
+    let new = "repo:acme@65123/app@740231:environment:production";
+    let old = "repo:acme/app:environment:production";
+    for (subject, audience, is_trusted) in [
+        (new, "sts.amazonaws.com", true),
+        (new, "https://secrets.acme.example", false),
+        (old, "sts.amazonaws.com", false),
+        ("repo:acme@65123/app@740231:environment:test", "sts.amazonaws.com", false),
+        ("repo:acme@65123/app@740231:ref:refs/heads/main", "sts.amazonaws.com", false),
+        ("repo:acme@99999/app@740231:environment:production", "sts.amazonaws.com", false),
+        ("repo:acme@65123/app@99999:environment:production", "sts.amazonaws.com", false),
+    ] {
+        assert_eq!(trusts(&policy, &claims(subject, audience)), is_trusted, "{subject} for {audience}");
+    }
+    // The page also has the form of older repositories.
+    assert!(CI.contains(&format!("`{old}`")) && CI.contains(&format!("`{new}`")));
+    let of_old: Value = serde_json::from_str(&policy.to_string().replace(new, old)).unwrap();
+    assert!(trusts(&of_old, &claims(old, "sts.amazonaws.com")));
+}
+
+/// Whether a trust policy allows a web identity with these claims. Of IAM's conditions it knows the one that compares exactly.
+fn trusts(policy: &Value, claims: &BTreeMap<String, String>) -> bool {
+    policy["Statement"].as_array().unwrap().iter().any(|statement| {
+        assert_eq!(
+            (&statement["Effect"], &statement["Action"]),
+            (&"Allow".into(), &"sts:AssumeRoleWithWebIdentity".into())
+        );
+        let conditions = statement["Condition"].as_object().unwrap();
+        assert!(conditions.keys().eq(["StringEquals"]), "{conditions:?}");
+        let required = conditions["StringEquals"].as_object().unwrap();
+        assert!(
+            required.keys().any(|name| name.ends_with(":sub")) && required.keys().any(|name| name.ends_with(":aud"))
+        );
+        required.iter().all(|(name, value)| claims.get(name).is_some_and(|claim| value == claim))
+    })
 }
