@@ -220,6 +220,15 @@ impl ResolveError {
     }
 }
 
+/// Why a lookup by reqwest's own resolver, which Google's client uses, failed.
+pub fn cause(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    Some(match error.downcast_ref::<NetError>()? {
+        error if error.is_nx_domain() || error.is_no_records_found() => "the host does not exist, or has no address",
+        NetError::Timeout | NetError::NoConnections => "no answer from a name server",
+        _ => return None,
+    })
+}
+
 /// There is no name server.
 #[derive(Debug, thiserror::Error)]
 #[error("no name server in {RESOLV_CONF}")]

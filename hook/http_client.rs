@@ -1,19 +1,18 @@
 //! The HTTP client of this project: names resolved in this process, ring for TLS, no redirection, no proxy.
 //!
-//! A redirection would carry a token to another server. Proxies are not supported: the environment, which names them, is not read.
+//! A redirection would carry a token to another server. Proxies are not supported: the environment, which names them, is not read. The
+//! program has installed the provider of TLS ([`crate::tls::install`]) before it makes a client.
 
 use std::error::Error;
 use std::io;
 
 use reqwest::{ClientBuilder, redirect};
 
-use crate::dns::Resolver;
+use crate::dns::{self, Resolver};
 use crate::errno::Errno;
-use crate::tls;
 
 /// A client for servers that are known by `https`.
 pub fn builder() -> ClientBuilder {
-    tls::install();
     #[expect(clippy::disallowed_methods, reason = "here it gets its resolver")]
     let builder = reqwest::Client::builder();
     builder.dns_resolver(Resolver::default()).redirect(redirect::Policy::none()).no_proxy()
@@ -31,6 +30,9 @@ pub fn builder_for(scheme: &str) -> ClientBuilder {
 pub fn innermost(error: &(dyn Error + 'static)) -> String {
     let mut innermost = error;
     loop {
+        if let Some(cause) = dns::cause(innermost) {
+            return cause.to_owned();
+        }
         let io = innermost.downcast_ref::<io::Error>();
         if let Some(errno) = io.and_then(io::Error::raw_os_error) {
             return Errno::from(rustix::io::Errno::from_raw_os_error(errno)).to_string();

@@ -15,6 +15,9 @@ use rustls::{AlertDescription, CertificateError, RootCertStore};
 use crate::excerpt::Excerpt;
 use crate::fault::{Class, Fault};
 
+/// The most that is read of a `ca-file`.
+pub const CA_BYTES_MAX: usize = 1024 * 1024;
+
 /// Makes ring the provider of every TLS connection of this process. Later calls change nothing.
 pub fn install() {
     // The only error is that a provider is installed already, and no other is in the tree.

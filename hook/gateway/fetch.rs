@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use reqwest::{Certificate, Client, Url};
+use reqwest::{Client, Url};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -13,9 +13,9 @@ use super::settings::{IssuerSettings, Signature};
 use crate::fault::{Class, Fault};
 use crate::http_client;
 use crate::settings::{FileError, Permission, ServerUrl, file};
+use crate::tls::{self, CaFileError};
 
 const DOCUMENT_BYTES_MAX: usize = 256 * 1024;
-const CA_BYTES_MAX: usize = 1024 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const TIMEOUT: Duration = Duration::from_secs(5);
 const USER_AGENT: &str = concat!("oci-secrets-gateway/", env!("CARGO_PKG_VERSION"));
@@ -36,8 +36,9 @@ struct Discovery {
 pub fn client(settings: &IssuerSettings) -> Result<Client, IssuerError> {
     let mut client = http_client::builder().user_agent(USER_AGENT).connect_timeout(CONNECT_TIMEOUT).timeout(TIMEOUT);
     if let Some(path) = &settings.ca_file {
-        let pem = file::read(path, file::Kind::Plain, CA_BYTES_MAX).map_err(|source| IssuerError::File { source })?;
-        let certificates = Certificate::from_pem_bundle(&pem).map_err(|source| IssuerError::Client { source })?;
+        let pem =
+            file::read(path, file::Kind::Plain, tls::CA_BYTES_MAX).map_err(|source| IssuerError::File { source })?;
+        let certificates = tls::authorities(path, &pem).map_err(|source| IssuerError::CaFile { source })?;
         client = client.tls_certs_only(certificates);
     }
     client.build().map_err(|source| IssuerError::Client { source })
@@ -64,15 +65,14 @@ pub async fn keys(client: &Client, settings: &IssuerSettings) -> Result<Vec<Key>
 /// # Errors
 /// Its own name is spelt otherwise.
 pub async fn check_name(client: &Client, settings: &IssuerSettings) -> Result<(), IssuerError> {
-    if settings.jwks_url.is_some() {
-        return Ok(());
-    }
     let bare = |url: &str| url.trim_end_matches('/').to_lowercase();
     match discover(client, settings).await {
         Ok(_) => {}
         Err(KeysError::OtherIssuer { found }) if bare(&found) == bare(&settings.url) => {
             return Err(IssuerError::Name { url: settings.url.clone(), found });
         }
+        // Its keys come from elsewhere: it may have no such document.
+        Err(_) if settings.jwks_url.is_some() => {}
         Err(error) => log::note(&format!("cannot check the issuer {}: {error}", settings.url)),
     }
     Ok(())
@@ -123,6 +123,9 @@ pub enum IssuerError {
     File { source: FileError },
     /// The certificates in it.
     #[error("cannot use the certificates of an issuer")]
+    CaFile { source: CaFileError },
+    /// The HTTP client cannot be made.
+    #[error("cannot prepare TLS")]
     Client { source: reqwest::Error },
     /// Its tokens have another `iss` than the settings expect, so none would be accepted.
     #[error("the issuer at {url:.120?} calls itself {found:.120?}")]
@@ -133,6 +136,7 @@ impl Fault for IssuerError {
     fn class(&self) -> Class {
         match self {
             IssuerError::File { source } => source.class(),
+            IssuerError::CaFile { source } => source.class(),
             IssuerError::Client { .. } | IssuerError::Name { .. } => Class::Settings,
         }
     }
@@ -140,6 +144,7 @@ impl Fault for IssuerError {
     fn hint(&self) -> Option<String> {
         match self {
             IssuerError::File { source } => source.hint(),
+            IssuerError::CaFile { source } => source.hint(),
             IssuerError::Client { .. } => None,
             IssuerError::Name { found, .. } => Some(format!("url = {found:.120?}")),
         }

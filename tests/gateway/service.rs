@@ -243,6 +243,11 @@ fn refuses_unsafe_settings_and_reports_why() {
     check(0, "");
     install.write(&generic.replace(&stand_in.issuer("github"), &format!("{}/", stand_in.issuer("github"))));
     check(78, &format!("/\" calls itself {:?}", stand_in.issuer("github")));
+    // `jwks-url` does not make the name right.
+    let with_slash = generic.replace(&stand_in.issuer("github"), &format!("{}/", stand_in.issuer("github")));
+    let keys = format!("jwks-url = '{}/keys'\naudience", stand_in.issuer("github"));
+    install.write(&with_slash.replacen("audience", &keys, 1));
+    check(78, &format!("/\" calls itself {:?}", stand_in.issuer("github")));
     install.write(&generic.replace(&stand_in.issuer("github"), "http://127.0.0.1:9"));
     check(0, "note: cannot check the issuer http://127.0.0.1:9: no connection");
     install.write(&good.replace("repository_owner_id = '65123', ", ""));

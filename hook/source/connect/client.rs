@@ -30,7 +30,6 @@ pub const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
 const JSON: &str = "application/json";
-const CA_BYTES_MAX: usize = 1024 * 1024;
 
 /// A 1Password Connect server and the tokens that it knows us by.
 pub struct Connect {
@@ -86,8 +85,8 @@ impl Connect {
     ) -> Result<Connect, SourceError> {
         let mut client = http_client::builder_for(url.as_url().scheme()).user_agent(user_agent);
         if let Some(path) = ca_file {
-            let pem =
-                file::read(path, file::Kind::Plain, CA_BYTES_MAX).map_err(|source| SourceError::File { source })?;
+            let pem = file::read(path, file::Kind::Plain, tls::CA_BYTES_MAX)
+                .map_err(|source| SourceError::File { source })?;
             client =
                 client.tls_certs_only(tls::authorities(path, &pem).map_err(|source| SourceError::CaFile { source })?);
         }
