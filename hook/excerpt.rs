@@ -14,7 +14,11 @@ impl fmt::Display for Excerpt<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut rest = self.0.chars();
         f.write_char('"')?;
-        rest.by_ref().take(EXCERPT_CHARS_MAX).try_for_each(|c| write!(f, "{}", c.escape_debug()))?;
+        rest.by_ref().take(EXCERPT_CHARS_MAX).try_for_each(|c| match c {
+            // An apostrophe does not end the quotes.
+            '\'' => f.write_char(c),
+            _ => write!(f, "{}", c.escape_debug()),
+        })?;
         f.write_str(if rest.next().is_some() { "…\"" } else { "\"" })
     }
 }

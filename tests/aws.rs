@@ -93,11 +93,23 @@ fn reports_why_a_role_is_refused() {
         (aws.profile("agents"), 77, "the role may not be assumed by us"),
         (aws.profile("other"), 78, "the file has no such profile"),
         (aws.profile("half"), 78, "or one without credentials that can be used"),
-        (aws.web_identity("status-503", &aws.subject_token()), 69, "no answer (4 tries)"),
-        (aws.web_identity("reset", &aws.subject_token()), 69, "no answer (4 tries)"),
-        (aws.web_identity("silent", &aws.subject_token()), 69, "no answer (3 tries)"),
-        (aws.profile("silent"), 69, "no answer (3 tries)"),
-        (aws.web_identity("html-502", &aws.subject_token()), 69, "no answer (4 tries)"),
+        (
+            aws.web_identity("status-503", &aws.subject_token()),
+            69,
+            "no answer from https://sts.eu-central-1.amazonaws.com",
+        ),
+        (aws.web_identity("reset", &aws.subject_token()), 69, "no answer from https://sts.eu-central-1.amazonaws.com"),
+        (
+            aws.web_identity("silent", &aws.subject_token()),
+            69,
+            "no answer from https://sts.eu-central-1.amazonaws.com (3 tries)",
+        ),
+        (aws.profile("silent"), 69, "no answer from https://sts.eu-central-1.amazonaws.com (3 tries)"),
+        (
+            aws.web_identity("html-502", &aws.subject_token()),
+            69,
+            "no answer from https://sts.eu-central-1.amazonaws.com",
+        ),
     ] {
         aws.is_refused(&keys, code, words);
     }

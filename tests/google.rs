@@ -180,10 +180,34 @@ fn reports_why_the_pool_refuses_a_token() {
 }
 
 #[test]
+fn reports_a_certificate_for_another_name() {
+    let Some(google) = Google::start(&[]) else { return };
+    let other = google.stand_in.kms().replace("127.0.0.1", "kms.example");
+    let host = Host::new(
+        &google.stand_in,
+        &format!("credentials-file = {:?}\nendpoint = {other:?}", google.path("service-account.json")),
+    );
+    google.is_refused(&host, 78, "cannot connect to https://kms.example:");
+    google.is_refused(&host, 78, "its certificate is not valid for this name");
+}
+
+#[test]
 fn reports_an_unknown_service_account() {
     let Some(google) = Google::start(&[]) else { return };
     let change = json!({ "client_email": "other@stand-in.iam.gserviceaccount.com" });
     google.is_refused(&google.changed("service-account.json", &change), 77, "refuses our credentials");
+}
+
+#[test]
+fn names_the_service_account_that_lacks_a_role() {
+    let Some(google) = Google::start(&[]) else { return };
+    for file in ["service-account.json", "external-account-impersonated.json"] {
+        let host = google.host(file);
+        let output = host.oci_secrets(&["seal", "--kek", &format!("{KEY_RING}/denied"), "--for", REFERENCE], SECRET);
+        let hint = text(&output);
+        assert!(hint.contains("--role roles/cloudkms.cryptoKeyEncrypter --member serviceAccount:"), "{hint}");
+        assert!(hint.contains(".iam.gserviceaccount.com;"), "{hint}");
+    }
 }
 
 #[test]
@@ -262,6 +286,7 @@ impl Google {
         let stand_in = StandIn::start(&all);
         machine.name("sts.googleapis.com", "127.0.0.1");
         machine.name("iamcredentials.googleapis.com", "127.0.0.1");
+        machine.name("kms.example", "127.0.0.1");
         machine.trust(&stand_in.ca_file().unwrap());
         Some(Google { stand_in, directory })
     }
@@ -321,7 +346,7 @@ impl Google {
     }
 
     fn is_not_reached(&self, host: &Host) {
-        self.is_refused(host, 69, "cannot get an access token from Google: no answer");
+        self.is_refused(host, 69, "cannot get an access token from Google: no answer from http");
     }
 
     fn assert_holds_no_secret(&self, text: &str) {

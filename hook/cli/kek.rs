@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use super::error::CliError;
-use super::{block_on, write_json, write_output};
+use super::{PROGRAM, block_on, write_json, write_output};
 use crate::fault::AnyFault;
+use crate::report;
 use crate::seal::kek::{KekUri, Keks};
 use crate::settings::Settings;
 
@@ -37,6 +38,9 @@ pub(super) fn run(verb: &Verb, settings: &Settings) -> Result<ExitCode, AnyFault
         let created = Keks::new(settings).create(kek, deadline).await;
         Ok(created.map_err(|source| CliError::MakeKek { source })?)
     })?;
+    if !settings.kek_is_listed(kek.as_str()) {
+        report::note(PROGRAM, &format!("`keks` in the settings do not list {kek}: add it there before it can be used"));
+    }
     if *json {
         return write_json(&serde_json::json!({ "kek": kek.to_string() }));
     }

@@ -15,6 +15,8 @@ pub struct AwsKms {
     pub identity: AwsIdentity,
     /// Where AWS KMS is, if not at the public address of the key's region.
     pub endpoint: Option<ServerUrl>,
+    /// Authorities that are trusted instead of the system's, for KMS and for what gives credentials over TLS.
+    pub ca_file: Option<AbsolutePath>,
 }
 
 /// Who says who we are to AWS.
@@ -80,13 +82,14 @@ struct Keys {
     container_token_file: Option<AbsolutePath>,
     region: Option<String>,
     endpoint: Option<ServerUrl>,
+    ca_file: Option<AbsolutePath>,
 }
 
 impl TryFrom<Keys> for AwsKms {
     type Error = AwsKeysError;
 
     fn try_from(keys: Keys) -> Result<AwsKms, AwsKeysError> {
-        let Keys { profile_file, profile, role_arn, region, endpoint, .. } = keys;
+        let Keys { profile_file, profile, role_arn, region, endpoint, ca_file, .. } = keys;
         let (container, container_token_file) = (keys.container_credentials, keys.container_token_file);
         let (token_file, token) = (keys.web_identity_token_file, keys.web_identity_token);
         if token_file.is_some() && token.is_some() {
@@ -110,7 +113,7 @@ impl TryFrom<Keys> for AwsKms {
             }
             _ => return Err(AwsKeysError::Several),
         };
-        Ok(AwsKms { identity, endpoint })
+        Ok(AwsKms { identity, endpoint, ca_file })
     }
 }
 

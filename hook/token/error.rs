@@ -12,6 +12,7 @@ use crate::errno::Errno;
 use crate::fault::{Class, Fault};
 use crate::retry::{Seconds, Tries};
 use crate::settings::FileError;
+use crate::tls::TlsError;
 
 /// Why there is no token.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -45,8 +46,11 @@ pub enum TokenError {
     #[error("cannot get a token: {origin} did not answer within {}{}", Seconds(*within), Tries(*tries))]
     NoAnswer { origin: String, within: Duration, tries: u32 },
     /// The connection could not be made, or broke.
-    #[error("cannot get a token: cannot reach {server}{}", Tries(*tries))]
-    Unreachable { server: String, tries: u32 },
+    #[error("cannot get a token: cannot reach {server}: {cause}{}", Tries(*tries))]
+    Unreachable { server: String, cause: String, tries: u32 },
+    /// No TLS connection can be made.
+    #[error("cannot get a token: cannot connect to {server}: {problem}")]
+    Tls { server: String, problem: TlsError },
     /// A status that leaves nothing to be done here.
     #[error("cannot get a token: {server} answered {status}{}", Tries(*tries))]
     Status { server: String, status: u16, tries: u32 },
@@ -84,6 +88,7 @@ impl Fault for TokenError {
             | TokenError::NoGitlabVariable { .. }
             | TokenError::Start { .. } => Class::Settings,
             TokenError::Outdated(error) => error.class(),
+            TokenError::Tls { problem, .. } => problem.class(),
             TokenError::Expired { .. } | TokenError::GithubRefused { .. } => Class::NotPermitted,
             TokenError::NoAnswer { .. }
             | TokenError::Unreachable { .. }
@@ -111,6 +116,7 @@ impl Fault for TokenError {
             }
             TokenError::Expired { origin, .. } => return Some(origin.expired_hint()),
             TokenError::Outdated(error) => return error.hint(),
+            TokenError::Tls { problem, .. } => return problem.hint(),
             TokenError::Failed { .. } | TokenError::TooMuch { .. } => {
                 "run it by hand: it must print the token and nothing else, and has no variable but PATH and HOME"
             }

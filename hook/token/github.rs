@@ -10,9 +10,10 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::{TOKEN_BYTES_MAX, Token, TokenError};
-use crate::http_client;
+use crate::http_client::{self, innermost};
 use crate::retry::Failure;
 use crate::settings::{Audience, Permission, ServerUrl};
+use crate::tls::TlsError;
 
 const URL: &str = "ACTIONS_ID_TOKEN_REQUEST_URL";
 const TOKEN: &str = "ACTIONS_ID_TOKEN_REQUEST_TOKEN";
@@ -48,7 +49,13 @@ impl Endpoint {
     /// Asks for a token for this audience.
     pub(super) async fn ask(&self, audience: &Audience) -> Result<Token, Failure<TokenError>> {
         let server = self.url.origin().ascii_serialization();
-        let unreachable = |_| again(TokenError::Unreachable { server: server.clone(), tries: 1 });
+        let unreachable = |error: reqwest::Error| {
+            let server = server.clone();
+            match TlsError::of(&error) {
+                Some(problem) => Failure::Final(TokenError::Tls { server, problem }),
+                None => again(TokenError::Unreachable { server, cause: innermost(&error), tries: 1 }),
+            }
+        };
         let mut url = self.url.clone();
         url.query_pairs_mut().append_pair("audience", audience.as_str());
         let text = Zeroizing::new(format!("Bearer {}", *self.request_token));

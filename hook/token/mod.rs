@@ -113,7 +113,7 @@ impl Tokens {
     /// If there is none, or none in time.
     pub async fn current(&self, deadline: Deadline) -> Result<Arc<Token>, TokenError> {
         deadline.retry(async || self.get().await).await.map_err(|GaveUp { tries, within, last }| match last {
-            Some(TokenError::Unreachable { server, .. }) => TokenError::Unreachable { server, tries },
+            Some(TokenError::Unreachable { server, cause, .. }) => TokenError::Unreachable { server, cause, tries },
             Some(TokenError::Status { server, status, .. }) => TokenError::Status { server, status, tries },
             Some(error) => error,
             None => TokenError::NoAnswer { origin: self.origin.to_string(), within, tries },

@@ -3,6 +3,7 @@ umask 077
 PATH=$DIR/bin:$PATH
 set -o pipefail
 vault=agentvault0000000000000000
+aws_kek=aws-kms://arn:aws:kms:eu-central-1:123456789012:key
 kek=gcp-kms://projects/acme/locations/europe/keyRings/agents/cryptoKeys
 
 oci-secrets() { command oci-secrets --settings "$DIR/settings.toml" "$@"; }
@@ -34,10 +35,37 @@ item() {
             "$CONNECT/v1/vaults/$vault/items"
 }
 
-# Stores a canary in AgentVault, sealed under a key whose name selects a fault, and starts a container with it: with_key KEY
+# Stores a canary in AgentVault, sealed under a key whose name selects a fault, and starts a container with it: with_key KEY [KEKS]
 with_key() {
-    item "$1" password "$(printf canary-secret | oci-secrets seal --kek "$kek/$1" --for "op://AgentVault/$1/password")"
+    item "$1" password "$(printf canary-secret | oci-secrets seal --kek "${2:-$kek}/$1" --for "op://AgentVault/$1/password")"
     start "run.secrets/x=op://AgentVault/$1/password"
+}
+
+# Seals a canary under a key whose name selects a fault: seal_with KEY [KEKS]
+seal_with() { printf canary-secret | oci-secrets seal --kek "${2:-$kek}/$1" --for op://AgentVault/db/password; }
+
+# Writes settings that list the keys of AWS KMS, with these lines in [aws-kms]; by default at the stand-in: aws_settings [LINE...]
+aws_settings() {
+    settings '[aws-kms]' "${@:-endpoint = \"$KMS\"}"
+    sed -i "s|^keks = .*|keks = [\"$aws_kek/*\"]|" "$DIR/settings.toml"
+}
+
+# Encrypts a canary under a key as the KMS's own tool does, with this text as its context, and starts a container with it: direct ITEM KEK CONTEXT
+direct() {
+    local item=$1 bytes
+    shift
+    case $1 in
+    aws-kms://*)
+        bytes=$(curl -sf -H 'X-Amz-Target: TrentService.Encrypt' "$KMS" -d "{\"KeyId\": \"${1#aws-kms://}\",
+            \"Plaintext\": \"$(printf canary | base64)\", \"EncryptionContext\": {\"associated-data\": \"$2\"}}" | jq -r .CiphertextBlob)
+        ;;
+    *)
+        bytes=$(curl -sf "$KMS/v1/${1#gcp-kms://}:encrypt" -d "{\"plaintext\": \"$(printf canary | base64)\",
+            \"additionalAuthenticatedData\": \"$(printf %s "$2" | base64 -w 0)\"}" | jq -r .ciphertext)
+        ;;
+    esac
+    item "$item" password "sealed:v1/direct $1 $bytes"
+    start "run.secrets/x=op://AgentVault/$item/password"
 }
 
 # Runs the hook for a container with these annotations: start KEY=VALUE...

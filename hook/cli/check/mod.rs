@@ -3,6 +3,7 @@
 mod break_glass;
 mod grants;
 mod image;
+mod proxy;
 mod source;
 mod static_token;
 
@@ -81,6 +82,7 @@ pub(super) fn run(arguments: &Arguments, settings_path: &Path) -> Result<ExitCod
             findings.extend(settings.token_of_a_job().map(job_only));
             findings.extend(image::annotations(version("podman").as_deref(), &settings));
             findings.extend(grants::findings(&settings, &engines_of_pods(), &host));
+            findings.extend(proxy::finding());
             findings.extend(source::choice(&settings));
             findings.extend(source::op(&settings));
             if let Some(connect) = &settings.connect {

@@ -3,26 +3,31 @@
 //! The encryption context is empty, as Tink has it: what a value is bound to is bound in the envelope. Deadline and tries are ours.
 //! The client's errors are never printed: they can quote a request. `aws_identity.rs` finds out who we are.
 
+use std::error::Error;
+
 use aws_sdk_kms::Client;
 use aws_sdk_kms::config::retry::RetryConfig;
 use aws_sdk_kms::config::{BehaviorVersion, Region, SharedHttpClient, StalledStreamProtectionConfig};
 use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kms::primitives::Blob;
-use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError};
 use futures_util::FutureExt;
 use futures_util::future::ready;
 
+use super::aws_error::{self, AwsError, CallError, Caller, KmsError, region};
 use super::aws_identity::{AwsRefusal, Identity};
 use super::ramp::Ramp;
-use super::service::ServiceError;
+use super::service::{Call, Operation};
 use super::{Abilities, Decrypted, Kek, KekError, KekFuture, Kind, Unwrapped, Version};
 use crate::dns::Resolver;
-use crate::fault::{Class, Fault};
-use crate::retry::{Deadline, Failure, GaveUp, Tries};
+use crate::http_client::innermost;
+use crate::retry::{Deadline, Failure, GaveUp};
 use crate::seal::envelope::DataKey;
 use crate::secret::Secret;
-use crate::settings::{AwsKms, FileError, Settings};
+use crate::settings::file;
+use crate::settings::{AwsKms, Settings};
+use crate::tls::{self, TlsError};
 use crate::token::TokenError;
 
 /// AWS KMS.
@@ -55,11 +60,26 @@ fn open(settings: &Settings, _: Deadline) -> KekFuture<'_, Box<dyn Kek + '_>> {
     let opened = || {
         let settings = &settings.aws_kms;
         let http = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring));
-        let http = http.build_with_resolver(Names(Resolver::default()));
+        let http = http.tls_context(trust(settings)?).build_with_resolver(Names(Resolver::default()));
         let identity = Identity::of(settings, &http).map_err(no_token)?;
         Ok::<_, KekError>(Box::new(Aws { settings, http, identity, ramp: Ramp::default() }) as Box<dyn Kek>)
     };
     ready(opened()).boxed_local()
+}
+
+/// The authorities to trust: those of `ca-file`, else the system's.
+fn trust(settings: &AwsKms) -> Result<TlsContext, AwsError> {
+    let store = match &settings.ca_file {
+        Some(path) => {
+            let pem = file::read(path, file::Kind::Plain, tls::CA_BYTES_MAX)
+                .map_err(|source| AwsError::Authorities { source })?;
+            // AWS's client would panic at the first connection.
+            tls::authorities(path, &pem).map_err(|source| AwsError::CaFile { source })?;
+            TrustStore::empty().with_pem_certificate(pem.as_slice())
+        }
+        None => TrustStore::default(),
+    };
+    TlsContext::builder().with_trust_store(store).build().map_err(|_| AwsError::Client)
 }
 
 /// How AWS's client resolves names.
@@ -87,6 +107,15 @@ impl Aws<'_> {
             config = config.endpoint_url(endpoint.to_string());
         }
         Ok(Client::from_conf(config.build()))
+    }
+
+    /// The address of KMS in the region of this key, as messages name it.
+    fn server(&self, arn: &str) -> String {
+        match &self.settings.endpoint {
+            Some(endpoint) => endpoint.as_url().origin().ascii_serialization(),
+            None if arn.starts_with("arn:aws-cn:") => format!("https://kms.{}.amazonaws.com.cn", region(arn)),
+            None => format!("https://kms.{}.amazonaws.com", region(arn)),
+        }
     }
 
     async fn encrypt(&self, arn: &str, data_key: &DataKey) -> Result<Vec<u8>, Failure<CallError>> {
@@ -126,13 +155,19 @@ impl Aws<'_> {
     fn answer<'a, T: 'a>(
         &'a self,
         name: &'a str,
+        operation: Operation<'a>,
         deadline: Deadline,
         call: impl Future<Output = Result<T, GaveUp<CallError>>> + 'a,
     ) -> KekFuture<'a, T> {
         let answer = async move {
             // AWS's client would ask for it, and keep the reason to itself if there is none.
             self.identity.has_token(deadline).await.map_err(no_token)?;
-            call.await.map_err(|gave_up| describe(name, gave_up, self.identity.is_known()).into())
+            call.await.map_err(|gave_up| {
+                let caller =
+                    Caller { credentials_server: self.identity.server(), is_identified: self.identity.is_known() };
+                let call = Call { key: format!("{}{name}", KIND.scheme), server: self.server(name), operation };
+                aws_error::describe(call, gave_up, caller).into()
+            })
         };
         answer.boxed_local()
     }
@@ -140,7 +175,7 @@ impl Aws<'_> {
 
 impl Kek for Aws<'_> {
     fn wrap<'a>(&'a self, name: &'a str, data_key: &'a DataKey, deadline: Deadline) -> KekFuture<'a, Vec<u8>> {
-        self.answer(name, deadline, deadline.retry(async || self.encrypt(name, data_key).await))
+        self.answer(name, Operation::Wrap, deadline, deadline.retry(async || self.encrypt(name, data_key).await))
     }
 
     fn unwrap<'a>(&'a self, name: &'a str, wrapped: &'a [u8], deadline: Deadline) -> KekFuture<'a, Unwrapped> {
@@ -148,7 +183,7 @@ impl Kek for Aws<'_> {
             let (key, version) = self.decrypt(name, wrapped, None).await?;
             Ok(Unwrapped { data_key: DataKey::from_serialized(key), version })
         };
-        async move { self.answer(name, deadline, deadline.retry(call)).await }.boxed_local()
+        async move { self.answer(name, Operation::Unwrap, deadline, deadline.retry(call)).await }.boxed_local()
     }
 
     fn decrypt<'a>(
@@ -162,25 +197,27 @@ impl Kek for Aws<'_> {
             let (secret, version) = self.decrypt(name, ciphertext, Some(associated_data)).await?;
             Ok(Decrypted { secret: Secret::new(secret), version })
         };
-        async move { self.answer(name, deadline, deadline.retry(call)).await }.boxed_local()
+        let operation = Operation::Decrypt { bound: associated_data };
+        async move { self.answer(name, operation, deadline, deadline.retry(call)).await }.boxed_local()
     }
 
     fn describe<'a>(&'a self, name: &'a str, deadline: Deadline) -> KekFuture<'a, Abilities> {
-        self.answer(name, deadline, deadline.retry(async || self.permissions(name).await))
+        self.answer(name, Operation::Describe, deadline, deadline.retry(async || self.permissions(name).await))
     }
 
     fn prepare(&self, deadline: Deadline) -> KekFuture<'_, ()> {
-        self.answer("*", deadline, deadline.retry(async || self.identity.get().await.map(drop).map_err(no_identity)))
+        let call = deadline.retry(async || self.identity.get().await.map(drop).map_err(no_identity));
+        self.answer("*", Operation::Identify, deadline, call)
     }
 }
 
 fn may(asked: Result<(), Failure<CallError>>) -> Result<bool, Failure<CallError>> {
     match asked {
         Ok(()) => Ok(true),
-        Err(Failure::Final(CallError::Refused(code))) => match code.as_str() {
+        Err(Failure::Final(CallError::Answered(error))) => match error.code.as_str() {
             "DryRunOperationException" | "InvalidCiphertextException" => Ok(true),
             "AccessDeniedException" => Ok(false),
-            _ => Err(Failure::Final(CallError::Refused(code))),
+            _ => Err(Failure::Final(CallError::Answered(error))),
         },
         Err(failure) => Err(failure),
     }
@@ -205,37 +242,24 @@ fn is_name(name: &str) -> bool {
     }
 }
 
-fn region(arn: &str) -> &str {
-    arn.split(':').nth(3).unwrap_or_default()
-}
-
-/// Why one call failed, without a word of the client's own but the error's code.
-enum CallError {
-    /// KMS, or who stands for it, answered with this error.
-    Refused(String),
-    /// No identity could be had.
-    Identity(AwsRefusal),
-    /// KMS was not reached.
-    Unreachable,
-    /// The answer was not KMS's JSON.
-    NotKms,
-}
-
-fn failure<E: ProvideErrorMetadata>(error: SdkError<E>) -> Failure<CallError> {
+fn failure<E: ProvideErrorMetadata + Error + 'static>(error: SdkError<E>) -> Failure<CallError> {
     match error {
         SdkError::ServiceError(answer) => {
             let status = answer.raw().status().as_u16();
             let code = answer.err().code().map_or_else(|| status.to_string(), ToOwned::to_owned);
-            let passing =
-                code.contains("Throttling") || matches!(&*code, "LimitExceededException" | "KeyUnavailableException");
-            if passing || status >= 500 || status == 429 {
-                again(CallError::Refused(code))
+            let message = answer.err().message().unwrap_or_default().to_owned();
+            let error = KmsError { code, message, status };
+            if error.is_transient() {
+                again(CallError::Answered(error))
             } else {
-                Failure::Final(CallError::Refused(code))
+                Failure::Final(CallError::Answered(error))
             }
         }
         SdkError::ResponseError(_) => Failure::Final(CallError::NotKms),
-        _ => again(CallError::Unreachable),
+        other => match TlsError::of(&other) {
+            Some(problem) => Failure::Final(CallError::Tls(problem)),
+            None => again(CallError::Unreachable(innermost(&other))),
+        },
     }
 }
 
@@ -247,92 +271,12 @@ fn no_token(error: TokenError) -> AwsError {
 }
 
 fn no_identity(refusal: AwsRefusal) -> Failure<CallError> {
-    let error = CallError::Identity(refusal);
-    if refusal == AwsRefusal::Lost { again(error) } else { Failure::Final(error) }
+    match refusal {
+        AwsRefusal::Lost { .. } => again(CallError::Identity(refusal)),
+        _ => Failure::Final(CallError::Identity(refusal)),
+    }
 }
 
 fn again(error: CallError) -> Failure<CallError> {
     Failure::Transient { error, retry_after: None }
-}
-
-fn describe(name: &str, GaveUp { tries, within, last }: GaveUp<CallError>, identified: bool) -> AwsError {
-    let key = format!("{}{name}", KIND.scheme);
-    let of_service = match last {
-        None if !identified => return AwsError::Identity { refusal: AwsRefusal::Lost, tries },
-        Some(CallError::Identity(refusal)) => return AwsError::Identity { refusal, tries },
-        None => ServiceError::NoAnswer { key, within, tries },
-        Some(CallError::Unreachable) => ServiceError::Unreachable { key, tries },
-        Some(CallError::NotKms) => ServiceError::NotKms { key, kms: "AWS KMS" },
-        Some(CallError::Refused(code)) => match code.as_str() {
-            "AccessDeniedException" => ServiceError::Denied { key },
-            "NotFoundException" => ServiceError::NoKey { key },
-            "DisabledException" | "KMSInvalidStateException" => ServiceError::NotEnabled { key },
-            "InvalidCiphertextException" | "IncorrectKeyException" | "ValidationException" => {
-                ServiceError::NotWrappedByKey { key }
-            }
-            "UnrecognizedClientException"
-            | "InvalidSignatureException"
-            | "ExpiredTokenException"
-            | "InvalidClientTokenId"
-            | "IncompleteSignature"
-            | "MissingAuthenticationToken" => ServiceError::Unauthenticated { key },
-            _ if code.contains("Throttling") || code == "LimitExceededException" => ServiceError::Quota { key, tries },
-            _ => ServiceError::Status { key, status: code, tries },
-        },
-    };
-    AwsError::Service(of_service)
-}
-
-/// Why AWS KMS cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "fields are named for what they hold")]
-pub enum AwsError {
-    /// A file that says who we are cannot be read, or others can.
-    #[error("cannot use the AWS credentials")]
-    File { source: FileError },
-    /// There is no token of the other issuer.
-    #[error("no token for AWS")]
-    Token { source: TokenError },
-    /// There are no credentials.
-    #[error("cannot get credentials from AWS: {refusal}{}", Tries(*tries))]
-    Identity { refusal: AwsRefusal, tries: u32 },
-    /// What every KMS can answer.
-    #[error(transparent)]
-    Service(#[from] ServiceError),
-}
-
-impl Fault for AwsError {
-    fn class(&self) -> Class {
-        match self {
-            AwsError::File { source } => source.class(),
-            AwsError::Token { source } => source.class(),
-            AwsError::Identity { refusal: AwsRefusal::Lost, .. } => Class::Unavailable,
-            AwsError::Identity { refusal: AwsRefusal::Profile, .. } => Class::Settings,
-            AwsError::Identity { .. } => Class::NotPermitted,
-            AwsError::Service(error) => error.class(),
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        let hint = match self {
-            AwsError::File { source } => return source.hint(),
-            AwsError::Token { source } => return source.hint(),
-            AwsError::Service(ServiceError::Denied { .. }) => {
-                "allow kms:Decrypt (to seal: kms:Encrypt) on the key to our role, in the key's policy or in IAM"
-            }
-            AwsError::Service(ServiceError::NotEnabled { .. }) => {
-                "`aws kms enable-key`, or `cancel-key-deletion` first, makes it usable again"
-            }
-            AwsError::Identity { refusal, .. } => refusal.hint(),
-            AwsError::Service(ServiceError::Unauthenticated { .. }) => AwsRefusal::Other.hint(),
-            _ => return None,
-        };
-        Some(hint.to_owned())
-    }
-}
-
-impl From<AwsError> for KekError {
-    fn from(error: AwsError) -> KekError {
-        KekError::OfKind(error.into())
-    }
 }

@@ -24,7 +24,7 @@ use serde::Deserialize;
 use tokio::sync::OnceCell;
 use zeroize::Zeroizing;
 
-use crate::http_client;
+use crate::http_client::{self, innermost};
 use crate::retry::Deadline;
 use crate::settings::file;
 use crate::settings::{AwsIdentity, AwsKms, ServerUrl};
@@ -47,6 +47,8 @@ pub(super) struct Identity {
     /// Those of another issuer, which are exchanged for a role.
     tokens: Option<Arc<Tokens>>,
     found: OnceCell<Credentials>,
+    /// The service that is asked for them, as messages name it.
+    server: String,
     /// What a refusal means that says nothing else.
     otherwise: AwsRefusal,
 }
@@ -98,7 +100,7 @@ impl Identity {
             AwsIdentity::Profile { .. } => AwsRefusal::Profile,
             _ => AwsRefusal::Other,
         };
-        Ok(Identity { provider, tokens, found: OnceCell::new(), otherwise })
+        Ok(Identity { provider, tokens, found: OnceCell::new(), server: server(&settings.identity), otherwise })
     }
 
     /// Credentials, asked for once.
@@ -107,7 +109,7 @@ impl Identity {
     /// If there are none.
     pub(super) async fn get(&self) -> Result<Credentials, AwsRefusal> {
         let credentials = self.found.get_or_try_init(|| self.provider.provide_credentials()).await;
-        credentials.cloned().map_err(|error| AwsRefusal::of(&error, self.otherwise))
+        credentials.cloned().map_err(|error| AwsRefusal::of(&error, &self.otherwise))
     }
 
     /// Has the token that will be exchanged, if one is and has not been.
@@ -121,9 +123,25 @@ impl Identity {
         }
     }
 
+    /// The service that is asked for credentials.
+    pub(super) fn server(&self) -> &str {
+        &self.server
+    }
+
     /// Whether there are credentials: a call that then gets no answer waits for the KMS.
     pub(super) fn is_known(&self) -> bool {
         self.found.initialized()
+    }
+}
+
+fn server(identity: &AwsIdentity) -> String {
+    match identity {
+        AwsIdentity::Profile { region: Some(region), .. } | AwsIdentity::WebIdentity { region, .. } => {
+            format!("https://sts.{region}.amazonaws.com")
+        }
+        AwsIdentity::Profile { region: None, .. } => "the token service of AWS".into(),
+        AwsIdentity::Container { url, .. } => url.as_url().origin().ascii_serialization(),
+        AwsIdentity::Instance => METADATA_URL.into(),
     }
 }
 
@@ -176,7 +194,10 @@ impl Container {
         }
         let mut response = request.send().await.map_err(CredentialsError::provider_error)?;
         if !response.status().is_success() {
-            let refusal = if response.status().is_server_error() { AwsRefusal::Lost } else { AwsRefusal::Agent };
+            let refusal = match response.status() {
+                status if status.is_server_error() => AwsRefusal::Lost { cause: Some(status.to_string()) },
+                _ => AwsRefusal::Agent,
+            };
             return Err(CredentialsError::provider_error(refusal));
         }
         let mut body = Zeroizing::new(Vec::new());
@@ -260,11 +281,11 @@ impl ProvideCredentials for Container {
 }
 
 /// Why there are no credentials.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AwsRefusal {
     /// The service was not reached, or is not well.
     #[error("no answer")]
-    Lost,
+    Lost { cause: Option<String> },
     /// The time of the token is over.
     #[error("the web identity token has expired")]
     Expired,
@@ -307,31 +328,33 @@ const WORDS: [(&str, AwsRefusal); 7] = [
 
 impl AwsRefusal {
     /// What an error means, `otherwise` if it says nothing that is known.
-    fn of(error: &CredentialsError, otherwise: AwsRefusal) -> AwsRefusal {
+    fn of(error: &CredentialsError, otherwise: &AwsRefusal) -> AwsRefusal {
         let mut words = Zeroizing::new(String::new());
         let mut cause: Option<&(dyn Error + 'static)> = Some(error);
         while let Some(error) = cause {
-            if let Some(refusal) = AwsRefusal::told_by(error) {
+            if let Some(refusal) = AwsRefusal::of_type(error) {
                 return refusal;
             }
             words.push_str(&error.to_string().to_ascii_lowercase());
             cause = error.source();
         }
         let found = WORDS.into_iter().find(|(word, _)| words.contains(word));
-        found.map_or(otherwise, |(_, refusal)| refusal)
+        found.map_or_else(|| otherwise.clone(), |(_, refusal)| refusal)
     }
 
     /// The kind of an error, by its type and status.
-    fn told_by(error: &(dyn Error + 'static)) -> Option<AwsRefusal> {
-        let is_lost = |status: u16| (status >= 500 || status == 429).then_some(AwsRefusal::Lost);
-        if let Some(refusal) = error.downcast_ref() {
-            return Some(*refusal);
+    fn of_type(error: &(dyn Error + 'static)) -> Option<AwsRefusal> {
+        let is_lost = |status: u16| {
+            (status >= 500 || status == 429).then(|| AwsRefusal::Lost { cause: Some(status.to_string()) })
+        };
+        if let Some(refusal) = error.downcast_ref::<AwsRefusal>() {
+            return Some(refusal.clone());
         }
         if error.is::<ConnectorError>() || error.is::<reqwest::Error>() {
-            return Some(AwsRefusal::Lost);
+            return Some(AwsRefusal::Lost { cause: Some(innermost(error)) });
         }
         match error.downcast_ref() {
-            Some(ImdsError::IoError(_)) => return Some(AwsRefusal::Lost),
+            Some(ImdsError::IoError(_)) => return Some(AwsRefusal::Lost { cause: Some(innermost(error)) }),
             Some(ImdsError::ErrorResponse(answer)) => {
                 let status = answer.response().status().as_u16();
                 let refused = if status == 404 { AwsRefusal::NoRole } else { AwsRefusal::Metadata };
@@ -345,10 +368,21 @@ impl AwsRefusal {
         status.and_then(is_lost)
     }
 
-    /// The one thing that can be done about it.
-    pub(super) fn hint(self) -> &'static str {
+    /// What it says, where this service was asked.
+    pub(super) fn of_server(&self, server: &str) -> String {
         match self {
-            AwsRefusal::Lost => {
+            AwsRefusal::Lost { cause } => {
+                let cause = cause.as_ref().map(|cause| format!(": {cause}")).unwrap_or_default();
+                format!("{self} from {server}{cause}")
+            }
+            _ => self.to_string(),
+        }
+    }
+
+    /// The one thing that can be done about it.
+    pub(super) fn hint(&self) -> &'static str {
+        match self {
+            AwsRefusal::Lost { .. } => {
                 "what the keys under [aws-kms] name is asked; without them, the metadata server of AWS's machines"
             }
             AwsRefusal::Expired => "what writes the web identity token must renew it, and this host's clock be right",
@@ -356,7 +390,7 @@ impl AwsRefusal {
                 "an OIDC provider in IAM must have the token's issuer, and its audience among its client ids"
             }
             AwsRefusal::Role => {
-                "the role's trust policy must allow us to assume it: `aws iam update-assume-role-policy`"
+                "the role's trust policy must allow us to assume it, and its condition must have the token's own `sub`: `aws iam get-role` shows it"
             }
             AwsRefusal::Keys => "`aws iam list-access-keys` shows which keys there are; put one into `profile-file`",
             AwsRefusal::Profile => "`profile` under [aws-kms] in the settings names a section of `profile-file`",

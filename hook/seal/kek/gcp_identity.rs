@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 
 use super::token_cache::TokenCache;
 use crate::fault::{Class, Fault};
+use crate::http_client::innermost;
 use crate::retry::Failure;
 use crate::settings::file::{self, FileError};
 use crate::settings::{Federation, GcpKms};
@@ -26,6 +27,18 @@ const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 
 const CREDENTIALS_BYTES_MAX: usize = 64 * 1024;
 
+/// The metadata server of Google's machines.
+pub(super) const METADATA_SERVER: &str = "http://metadata.google.internal";
+
+/// The service that exchanges tokens of other issuers.
+const TOKEN_SERVER: &str = "https://sts.googleapis.com";
+
+/// The service that gives access tokens of a service account to those who may impersonate it.
+const IMPERSONATION_SERVER: &str = "https://iamcredentials.googleapis.com";
+
+/// How IAM policies name a service account whose email is not known here.
+const UNKNOWN_MEMBER: &str = "serviceAccount:EMAIL";
+
 /// Who we are to Google.
 pub(super) struct Identity {
     /// What has an access token, or gets one.
@@ -34,6 +47,10 @@ pub(super) struct Identity {
     pub(super) tokens: Option<Arc<Tokens>>,
     /// What can be forgotten, if the access token may be one of an earlier start.
     pub(super) remembered: Option<TokenCache>,
+    /// How IAM policies name us.
+    pub(super) member: String,
+    /// The service that gives the access token.
+    pub(super) token_server: String,
 }
 
 impl Identity {
@@ -43,19 +60,22 @@ impl Identity {
     /// If a file cannot be used, or others can, or there will be no token.
     pub(super) fn of(settings: &GcpKms) -> Result<Identity, IdentityError> {
         if !settings.sends_credentials() {
-            return Ok(Identity::plain(anonymous::Builder::new().build()));
+            return Ok(Identity::plain(anonymous::Builder::new().build(), UNKNOWN_MEMBER.into(), ""));
         }
         if let Some(federation) = &settings.federation {
             return Identity::federated(federation);
         }
         match &settings.credentials_file {
             Some(path) => Identity::in_file(path),
-            None => mds::Builder::default().build().map(Identity::plain).map_err(|_| IdentityError::MetadataServer),
+            None => {
+                let credentials = mds::Builder::default().build().map_err(|_| IdentityError::MetadataServer)?;
+                Ok(Identity::plain(credentials, UNKNOWN_MEMBER.into(), METADATA_SERVER))
+            }
         }
     }
 
-    fn plain(credentials: Credentials) -> Identity {
-        Identity { credentials, tokens: None, remembered: None }
+    fn plain(credentials: Credentials, member: String, token_server: &str) -> Identity {
+        Identity { credentials, tokens: None, remembered: None, member, token_server: token_server.to_owned() }
     }
 
     /// Google's client asks us for the token that it exchanges.
@@ -73,7 +93,16 @@ impl Identity {
             };
             builder.build().ok()
         };
-        let identity = |credentials, remembered| Identity { credentials, tokens: Some(tokens.clone()), remembered };
+        let identity = |credentials, remembered| Identity {
+            credentials,
+            tokens: Some(tokens.clone()),
+            remembered,
+            member: federation
+                .service_account
+                .as_deref()
+                .map_or_else(|| principal_of(&federation.audience), service_account_member),
+            token_server: TOKEN_SERVER.to_owned(),
+        };
         match tokens.at_hand() {
             Some(token) => {
                 let remembered = TokenCache::new(make, None, principal.as_bytes(), token.expose());
@@ -96,6 +125,8 @@ impl Identity {
         let value: Value = serde_json::from_slice(&bytes).map_err(|_| unusable())?;
         let kind = Typed::deserialize(&value).map_err(|_| unusable())?.kind;
         let subject_token = subject_token(&value)?;
+        let member = member(&value);
+        let token_server = if kind == "external_account" { TOKEN_SERVER } else { IMPERSONATION_SERVER };
         let make: fn(Value) -> Option<Credentials> = match kind.as_str() {
             "service_account" => |value| service_account::Builder::new(value).build().ok(),
             "external_account" => |value| external_account::Builder::new(value).build().ok(),
@@ -103,14 +134,45 @@ impl Identity {
             _ => return Err(IdentityError::CredentialsKind { path: path_text(), found: kind }),
         };
         let Some(subject_token) = subject_token else {
-            return make(value).map(Identity::plain).ok_or_else(unusable);
+            let credentials = make(value).ok_or_else(unusable)?;
+            return Ok(Identity::plain(credentials, member, token_server));
         };
         let universe = value.get("universe_domain").and_then(Value::as_str).map(ToOwned::to_owned);
         let remembered = TokenCache::new(move || make(value.clone()), universe, &bytes, &subject_token);
         let remembered = remembered.ok_or_else(unusable)?;
         let credentials = Credentials::from(remembered.clone());
-        Ok(Identity { credentials, tokens: None, remembered: Some(remembered) })
+        let token_server = token_server.to_owned();
+        Ok(Identity { credentials, tokens: None, remembered: Some(remembered), member, token_server })
     }
+}
+
+/// How IAM policies name the identity of a credentials file.
+fn member(credentials: &Value) -> String {
+    let text = |name: &str| credentials.get(name).and_then(Value::as_str);
+    // …/serviceAccounts/EMAIL:generateAccessToken
+    let impersonated = text("service_account_impersonation_url").and_then(|url| {
+        let (_, name) = url.rsplit_once('/')?;
+        name.strip_suffix(":generateAccessToken")
+    });
+    match (impersonated.or(text("client_email")), text("audience")) {
+        (Some(email), _) => service_account_member(email),
+        (None, Some(audience)) => principal_of(audience),
+        (None, None) => UNKNOWN_MEMBER.to_owned(),
+    }
+}
+
+/// How IAM policies name a service account. It is shown as a word of a command.
+fn service_account_member(email: &str) -> String {
+    let is_word = email.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'@' | b'.' | b'-' | b'_'));
+    if is_word { format!("serviceAccount:{email}") } else { UNKNOWN_MEMBER.to_owned() }
+}
+
+/// How IAM policies name a subject of a workload identity pool.
+fn principal_of(audience: &str) -> String {
+    let pool = audience.trim_start_matches("//iam.googleapis.com/").split("/providers/").next().unwrap_or_default();
+    let is_word = pool.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'-'));
+    let pool = if is_word { pool } else { "POOL" };
+    format!("principal://iam.googleapis.com/{pool}/subject/SUBJECT")
 }
 
 /// A subject token in a file is a credential like any other, though the client reads it by itself.
@@ -152,11 +214,11 @@ impl SubjectTokenProviderError for NoSubjectToken {
 }
 
 /// Why Google gives us no access token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GoogleRefusal {
     /// A service was not reached, or is not well.
     #[error("no answer")]
-    Lost,
+    Lost { server: Option<String>, cause: Option<String> },
     /// The pool of workload identities has no such provider.
     #[error("no workload identity provider has this audience")]
     Audience,
@@ -187,7 +249,7 @@ impl GoogleRefusal {
     /// What an error means.
     pub(super) fn of(error: &CredentialsError) -> GoogleRefusal {
         if error.is_transient() {
-            return GoogleRefusal::Lost;
+            return GoogleRefusal::lost(error);
         }
         let mut words = Zeroizing::new(String::new());
         let mut cause: Option<&(dyn Error + 'static)> = Some(error);
@@ -199,10 +261,35 @@ impl GoogleRefusal {
         found.map_or(GoogleRefusal::Other, |(_, refusal)| refusal)
     }
 
-    /// The one thing that can be done about it.
-    pub(super) fn hint(self) -> &'static str {
+    /// The server that was asked, and why there was no connection.
+    fn lost(error: &CredentialsError) -> GoogleRefusal {
+        let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+        while let Some(error) = cause {
+            if let Some(request) = error.downcast_ref::<reqwest::Error>() {
+                let server = request.url().map(|url| url.origin().ascii_serialization());
+                return GoogleRefusal::Lost { server, cause: (!request.is_status()).then(|| innermost(request)) };
+            }
+            cause = error.source();
+        }
+        GoogleRefusal::Lost { server: None, cause: None }
+    }
+
+    /// What it says, where this service was asked.
+    pub(super) fn of_server(&self, asked: &str) -> String {
         match self {
-            GoogleRefusal::Lost => {
+            GoogleRefusal::Lost { server, cause } => {
+                let server = server.as_deref().unwrap_or(asked);
+                let cause = cause.as_ref().map(|cause| format!(": {cause}")).unwrap_or_default();
+                format!("{self} from {server}{cause}")
+            }
+            _ => self.to_string(),
+        }
+    }
+
+    /// The one thing that can be done about it.
+    pub(super) fn hint(&self) -> &'static str {
+        match self {
+            GoogleRefusal::Lost { .. } => {
                 "the services that `credentials-file` under [gcp-kms] names are asked; without it, the metadata server of Google's machines"
             }
             GoogleRefusal::Audience => {
@@ -262,7 +349,14 @@ impl Fault for IdentityError {
         match self {
             IdentityError::File { source } => source.hint(),
             IdentityError::Token { source } => source.hint(),
-            _ => None,
+            IdentityError::CredentialsKind { found, .. } if found.ends_with("authorized_user") => Some(
+                "`gcloud auth application-default login --impersonate-service-account EMAIL` writes one that can be used: it names a service account, not a person"
+                    .into(),
+            ),
+            IdentityError::Credentials { .. } | IdentityError::CredentialsKind { .. } => Some(
+                "`gcloud iam workload-identity-pools create-cred-config` writes a file of type external_account".into(),
+            ),
+            IdentityError::MetadataServer | IdentityError::Exchange => None,
         }
     }
 }

@@ -5,9 +5,12 @@
 //! whatever settings it needs. `tests/kek` shows that every kind does the same.
 
 pub mod aws;
+mod aws_error;
 mod aws_identity;
 pub mod gcp;
+mod gcp_error;
 mod gcp_identity;
+mod gcp_status;
 mod kind;
 pub mod local;
 pub mod pkcs11;

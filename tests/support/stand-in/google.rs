@@ -58,6 +58,21 @@ impl Refusal {
         Refusal { name: "FAILED_PRECONDITION", ..refusal }
     }
 
+    /// An error of Google's API infrastructure, with this reason.
+    pub(crate) fn with_reason(status: u16, reason: &str, message: &str) -> Refusal {
+        Refusal::new(status, message).detail(json!({
+            "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+            "reason": reason,
+            "domain": "googleapis.com",
+            "metadata": { "service": "cloudkms.googleapis.com", "consumer": "projects/123456" },
+        }))
+    }
+
+    /// The same refusal under another name.
+    pub(crate) fn named(self, name: &'static str) -> Refusal {
+        Refusal { name, ..self }
+    }
+
     fn detail(mut self, detail: Value) -> Refusal {
         self.details.push(detail);
         self

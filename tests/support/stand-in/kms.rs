@@ -5,10 +5,13 @@
 //!
 //! | key | fault |
 //! |---|---|
-//! | `disabled…`, `destroyed…` | the version is not enabled: `FAILED_PRECONDITION` |
-//! | `denied…` | `PERMISSION_DENIED` |
+//! | `disabled…`, `destroyed…`, `scheduled…`, `pending…` | the version is not enabled: `FAILED_PRECONDITION` |
+//! | `external…` | `FAILED_PRECONDITION` without a known reason |
+//! | `denied…` | `PERMISSION_DENIED` with the reason `IAM_PERMISSION_DENIED` |
+//! | `forbidden…` | `PERMISSION_DENIED` without a known reason |
+//! | a key of [`REASONS`] | an error with this reason |
 //! | `elsewhere…` | `INVALID_ARGUMENT`: the key is in another location |
-//! | `api-off…` | `PERMISSION_DENIED`: the project does not use Cloud KMS |
+//! | `purpose…` | `INVALID_ARGUMENT`: the key is for signatures |
 //! | `missing…` | `NOT_FOUND` |
 //! | `wrong-crc…` | decryption returns another `plaintextCrc32c` |
 //! | `flip…` | decryption returns another plaintext with the right `plaintextCrc32c` |
@@ -35,8 +38,39 @@ use crate::http::{self, Request, Response};
 /// The prefix of every ciphertext; the key's version and the nonce follow.
 const MAGIC: &[u8] = b"standin-kms";
 
+/// Errors of Google's API infrastructure, as it words them, by the prefix of the key.
+const REASONS: [(&str, u16, &str, &str); 9] = [
+    (
+        "api-off",
+        403,
+        "SERVICE_DISABLED",
+        "Cloud Key Management Service (KMS) API has not been used in project 123456 before or it is disabled.",
+    ),
+    ("scope", 403, "ACCESS_TOKEN_SCOPE_INSUFFICIENT", "Request had insufficient authentication scopes."),
+    ("billing", 403, "BILLING_DISABLED", "This API method requires billing to be enabled."),
+    ("quota-project", 403, "USER_PROJECT_DENIED", "Caller does not have required permission to use project 123456."),
+    (
+        "perimeter",
+        403,
+        "SECURITY_POLICY_VIOLATED",
+        "Request is prohibited by organization's policy. vpcServiceControlsUniqueIdentifier: 1a2b3c",
+    ),
+    ("account", 401, "ACCOUNT_STATE_INVALID", "The account associated with the authentication credentials is invalid."),
+    ("expired", 401, "ACCESS_TOKEN_EXPIRED", "Request had invalid authentication credentials."),
+    ("rate", 429, "RATE_LIMIT_EXCEEDED", "Quota exceeded for quota metric 'Cryptographic requests' per minute."),
+    ("suspended", 403, "CONSUMER_SUSPENDED", "Permission denied: Consumer 'projects/123456' has been suspended."),
+];
+
 const PLAINTEXT_BYTES_MAX: usize = 64 * 1024;
 const TIME: &str = "2026-01-02T03:04:05Z";
+
+/// The states of a version that is not enabled, by the prefix of the key.
+const STATES: [(&str, &str); 4] = [
+    ("disabled", "DISABLED"),
+    ("destroyed", "DESTROYED"),
+    ("scheduled", "DESTROY_SCHEDULED"),
+    ("pending", "PENDING_GENERATION"),
+];
 
 /// All key rings.
 #[derive(Default)]
@@ -218,7 +252,7 @@ impl Key<'_> {
     /// Refuses to use the key's primary version if the key's name selects that. The permission is `useToEncrypt` or `useToDecrypt`.
     fn check_use(&self, permission: &str) -> Result<(), Refusal> {
         let fault = self.fault(permission);
-        for (word, state) in [("disabled", "DISABLED"), ("destroyed", "DESTROYED")] {
+        for (word, state) in STATES {
             if fault.starts_with(word) {
                 return Err(Refusal::not_enabled(&self.version_name(self.versions.primary), state));
             }
@@ -238,10 +272,19 @@ impl Key<'_> {
             let message = "The request concerns location 'europe' but was sent to location 'global'.";
             return Err(Refusal::new(400, message));
         }
-        if fault.starts_with("api-off") {
-            let message =
-                "Cloud Key Management Service (KMS) API has not been used in project 123456 before or it is disabled.";
-            return Err(Refusal::new(403, message));
+        if fault.starts_with("purpose") {
+            let message = format!("The request requires purpose ENCRYPT_DECRYPT, {} has ASYMMETRIC_SIGN.", self.name);
+            return Err(Refusal::new(400, message));
+        }
+        if fault.starts_with("external") {
+            let message = "The external key manager refused the request: \u{1b}[2Jtoken ya29.canary is not known.";
+            return Err(Refusal::new(400, message).named("FAILED_PRECONDITION"));
+        }
+        if fault.starts_with("forbidden") {
+            return Err(Refusal::new(403, "The caller is not allowed to do this on Sundays."));
+        }
+        if let Some((_, status, reason, message)) = REASONS.into_iter().find(|(word, ..)| fault.starts_with(word)) {
+            return Err(Refusal::with_reason(status, reason, message));
         }
         if fault.starts_with("denied") {
             return Err(Refusal::denied("cloudkms.googleapis.com", permission, self.name));
@@ -286,11 +329,7 @@ impl Key<'_> {
 
     fn describe_version(&self, version: u32) -> Value {
         let fault = self.fault("useToDecrypt");
-        let state = match () {
-            () if fault.starts_with("disabled") => "DISABLED",
-            () if fault.starts_with("destroyed") => "DESTROYED",
-            () => "ENABLED",
-        };
+        let state = STATES.into_iter().find(|(word, _)| fault.starts_with(word)).map_or("ENABLED", |(_, state)| state);
         json!({
             "name": self.version_name(version),
             "state": state,

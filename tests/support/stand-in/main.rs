@@ -1,4 +1,4 @@
-//! A stand-in on loopback for the services that tests cannot use: 1Password Connect, Google Cloud KMS, Google's identity endpoints and its
+//! A stand-in on loopback for the services that tests cannot use: 1Password Connect, Google Cloud KMS, the errors of AWS KMS, Google's identity endpoints and its
 //! metadata server, and the issuers of identity tokens of GitHub, GitLab and Kubernetes.
 //!
 //! It prints one line of JSON with its addresses and Connect tokens when it is ready, and ends with its standard input, so that it
@@ -15,6 +15,7 @@
     reason = "a stand-in that cannot continue should fail immediately"
 )]
 
+mod aws_kms;
 mod connect;
 mod fault;
 mod file;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use hyper::Method;
 use serde_json::json;
 
+use crate::aws_kms;
 use crate::connect;
 use crate::connect::Connect;
 use crate::fault::{self, Faults, Write};
@@ -100,6 +101,7 @@ impl StandIn {
     fn answer(&self, service: Service, request: &Request) -> Response {
         match service {
             Service::Connect => self.connect.answer(request, &self.requests),
+            Service::Kms if aws_kms::is_for(request) => aws_kms::answer(request),
             Service::Kms => match self.identity.check(request) {
                 Err(refusal) if self.kms_auth => refusal.into(),
                 _ => self.kms.answer(request),
