@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use self::annotations::{check_annotations, of_image};
 use self::call::Call;
 use self::created::Created;
+use self::done::Done;
 use self::error::HookError;
 use crate::container::{Annotations, ImageError, Request, Requests, State};
 use crate::deliver::{DeliveryOptions, Frozen};
@@ -21,6 +22,7 @@ mod annotations;
 mod by_broker;
 mod call;
 mod created;
+mod done;
 mod error;
 
 pub use self::call::PROGRAM;
@@ -73,15 +75,6 @@ fn start(state: &State, settings: &Path) -> Result<(), AnyFault> {
         Ok(Done::Nothing) => Ok(()),
         Err(error) => start.end(Err(error)),
     }
-}
-
-/// What a call of the hook came to.
-enum Done {
-    Delivered,
-    /// The broker has written the record, of this outcome.
-    Recorded(Result<(), AnyFault>),
-    /// There is no request for this container, or another entry of the spec's hooks has delivered.
-    Nothing,
 }
 
 /// Delivers the requests without a broker.

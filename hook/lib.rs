@@ -9,11 +9,12 @@
 //!          container/          settings/ source/                    seal/             deliver/
 //! ```
 //!
-//! Five programs share these modules:
+//! Six programs share these modules:
 //!
 //! | program | what it does | start to read at |
 //! |---|---|---|
 //! | `oci-secrets-hook` | delivers the secrets of one container start | [`hook`] |
+//! | `oci-secrets-broker` | resolves on behalf of the hooks of a host | [`broker`] |
 //! | `oci-secrets` | seals, checks and explains, for operators and developers | [`cli`] |
 //! | `oci-secrets-runtime` | adds the hook to the containers of engines without hooks, then runs the real runtime | [`runtime`] |
 //! | `oci-secrets-gateway` | lets CI jobs read the vault items that its rules name | [`gateway`] |
@@ -41,6 +42,7 @@ pub mod hex;
 pub mod hook;
 pub mod http_client;
 pub mod json;
+pub mod monitoring;
 pub mod pkcs11;
 pub mod reference;
 pub mod report;
@@ -54,5 +56,6 @@ pub mod settings;
 pub mod source;
 pub mod start;
 pub mod syslog;
+pub mod systemd;
 pub mod tls;
 pub mod token;

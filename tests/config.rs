@@ -7,7 +7,8 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use oci_secrets::gateway::settings as gateway;
 use oci_secrets::settings::{
-    Audit, AwsIdentity, AwsKms, Caller, DEADLINE, Deliver, LocalKek, Op, OpUnlock, Pkcs11, Settings, SourceName, parse,
+    Audit, AwsIdentity, AwsKms, Broker, Caller, DEADLINE, Deliver, LocalKek, Op, OpUnlock, Pkcs11, Settings,
+    SourceName, parse,
 };
 use regex::Regex;
 use serde_json::Value;
@@ -77,6 +78,9 @@ fn optional_keys_show_their_defaults() {
     assert!(full.gcp_kms.credentials_file.is_some() && written.gcp_kms.credentials_file.is_none());
     assert!(full.audit.file.is_some() && written.audit == Audit::default());
     assert!(!full.audit.chain);
+    assert!(full.broker.socket.is_some() && full.broker.metrics.is_some() && written.broker == Broker::default());
+    assert_eq!(full.broker.connections, Broker::default().connections);
+    assert_eq!(full.broker.connections_per_user, Broker::default().connections_per_user);
 }
 
 #[test]
@@ -95,6 +99,7 @@ fn the_settings_show_every_key_that_the_code_knows() {
         ("grant", "[[grant]]\nno-such-key = 1"),
         ("audit", "[audit]\nno-such-key = 1"),
         ("break-glass", "[break-glass]\nno-such-key = 1"),
+        ("broker", "[broker]\nno-such-key = 1"),
     ] {
         for key in keys_expected_instead_of(unknown) {
             assert!(shows(section, &key), "config/settings.reference.toml lacks [{section}] {key}");
@@ -102,7 +107,7 @@ fn the_settings_show_every_key_that_the_code_knows() {
         }
     }
     let keys = keys_expected_instead_of("[[grant]]\nreferences = []\nto = { no-such-key = 1 }");
-    assert_eq!(keys, ["namespace", "annotations"]);
+    assert_eq!(keys, ["user", "namespace", "annotations"]);
     assert!(
         keys.iter()
             .all(|key| SETTINGS.lines().map(self::shown).any(|line| line.starts_with(&format!("to = {{ {key} = "))))

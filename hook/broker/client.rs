@@ -5,9 +5,11 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno as Raw;
-use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -15,7 +17,7 @@ use serde::de::DeserializeOwned;
 use super::protocol::{
     Answer, MESSAGE_BYTES_MAX, REQUEST_BYTES_MAX, Receipt, Refusal, Report, Request, StartRequest, file_names,
 };
-use super::wire::{Incoming, Outgoing, WireError};
+use super::wire::{Descriptor, Incoming, Outgoing, WireError};
 use crate::container::FileName;
 use crate::errno::Errno;
 use crate::fault::{Class, Fault};
@@ -73,7 +75,10 @@ impl Connection {
         // It also ends a wait for a broker that accepts no connections.
         set_socket_timeout(&socket, Timeout::Send, Some(within)).map_err(failed)?;
         connect(&socket, &address).map_err(failed)?;
-        let uid = socket_peercred(&socket).map_err(failed)?.uid.as_raw();
+        let credentials = getsockopt(&socket, PeerCredentials);
+        let unknown =
+            |errno: nix::errno::Errno| BrokerError::Unreachable { path: path.to_owned(), errno: errno.into() };
+        let uid = credentials.map_err(unknown)?.uid();
         if uid != 0 && (uid != OVERFLOW_UID || harden::is_initial_user_namespace()) {
             return Err(BrokerError::NotRoot { path: owned, uid });
         }
@@ -89,6 +94,7 @@ impl Connection {
         let request = Request::Start(Box::new(StartRequest { milliseconds, ..request }));
         self.send(&request, process, REQUEST_BYTES_MAX, Moment::Answer)?;
         let (answer, mount) = self.receive(Moment::Answer)?;
+        let mount = mount.and_then(Descriptor::into_owned);
         Ok(match (answer, mount) {
             (Answer::Nothing, _) => Reply::Nothing,
             (Answer::Refused(refusal), _) => Reply::Refused(refusal),
@@ -116,7 +122,7 @@ impl Connection {
         }
     }
 
-    fn receive<T: DeserializeOwned>(&self, moment: Moment) -> Result<(T, Option<OwnedFd>), BrokerError> {
+    fn receive<T: DeserializeOwned>(&self, moment: Moment) -> Result<(T, Option<Descriptor>), BrokerError> {
         let mut incoming = Incoming::new(MESSAGE_BYTES_MAX);
         self.wait(PollFlags::IN, moment, |socket| incoming.receive(socket))?;
         incoming.parse().map_err(|source| BrokerError::Answer { path: self.path.clone(), source })
@@ -127,12 +133,11 @@ impl Connection {
         &self,
         ready: PollFlags,
         moment: Moment,
-        mut step: impl FnMut(BorrowedFd<'_>) -> io::Result<bool>,
+        mut step: impl FnMut(BorrowedFd<'_>) -> io::Result<()>,
     ) -> Result<(), BrokerError> {
         loop {
             let error = match step(self.socket.as_fd()) {
-                Ok(true) => return Ok(()),
-                Ok(false) => continue,
+                Ok(()) => return Ok(()),
                 Err(error) => error,
             };
             if error.kind() != ErrorKind::WouldBlock {

@@ -1,6 +1,28 @@
 //! The broker: one daemon on a host that resolves secrets on behalf of the hook.
+//!
+//! ```text
+//! hook ── client ──► socket ──► server ─► start: decide ─► resolve ─► fill ─► send ─► report ─► record
+//!                    protocol             peer    loaded, source                       connection
+//! ```
+//!
+//! It holds the credentials, and keeps connections and access tokens between starts; each start has its own secrets and data keys. The
+//! hook does what must be done next to the container. Start reading at [`start`], which is the story of one start.
+//!
+//! One thread does everything, so that nothing needs a lock.
 
 pub mod client;
+pub mod connection;
+pub mod error;
+pub mod limits;
+pub mod loaded;
+pub mod metrics;
+pub mod peer;
+pub mod program;
 pub mod protocol;
+pub mod server;
 pub mod source;
+pub mod start;
+pub mod users;
 pub mod wire;
+
+pub use self::program::run;

@@ -6,6 +6,7 @@
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::io::Errno;
 use rustix::net::{
@@ -29,7 +30,7 @@ const CHUNK_BYTES: usize = 16 << 10;
 pub struct Incoming {
     bytes: Vec<u8>,
     max: usize,
-    descriptor: Option<OwnedFd>,
+    descriptor: Option<Descriptor>,
 }
 
 impl Incoming {
@@ -57,21 +58,28 @@ impl Incoming {
         }
     }
 
-    /// Receives what has arrived, without waiting; `true` once the message is complete.
+    /// Receives what has arrived, without waiting, until the message is complete.
     ///
     /// # Errors
     /// `WouldBlock` until more arrives; `UnexpectedEof` at the end of the connection; `InvalidData` with a [`WireError`].
-    pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<bool> {
-        loop {
-            let missing = match self.length()? {
-                None => HEAD_BYTES - self.bytes.len(),
-                Some(length) => (HEAD_BYTES + length).saturating_sub(self.bytes.len()),
-            };
-            if missing == 0 {
-                return Ok(true);
-            }
-            self.receive_chunk(socket, missing.min(CHUNK_BYTES))?;
+    pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        self.receive_head(socket)?;
+        let size = HEAD_BYTES + self.length()?.unwrap_or_default();
+        while self.bytes.len() < size {
+            self.receive_chunk(socket, (size - self.bytes.len()).min(CHUNK_BYTES))?;
         }
+        Ok(())
+    }
+
+    /// The same, until its head is complete.
+    ///
+    /// # Errors
+    /// As for [`Incoming::receive`].
+    pub fn receive_head(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        while self.length()?.is_none() {
+            self.receive_chunk(socket, HEAD_BYTES - self.bytes.len())?;
+        }
+        Ok(())
     }
 
     fn receive_chunk(&mut self, socket: BorrowedFd<'_>, size: usize) -> io::Result<()> {
@@ -91,7 +99,7 @@ impl Incoming {
             let mut more = received.as_ref().is_ok_and(|received| received.flags.contains(ReturnFlags::CTRUNC));
             for descriptor in descriptors.flatten() {
                 match self.descriptor {
-                    None => self.descriptor = Some(descriptor),
+                    None => self.descriptor = Some(Descriptor(Some(descriptor))),
                     Some(_) => more = true,
                 }
             }
@@ -113,21 +121,54 @@ impl Incoming {
     ///
     /// # Errors
     /// It is not in the form of this type.
-    pub fn parse<T: DeserializeOwned>(self) -> Result<(T, Option<OwnedFd>), WireError> {
+    pub fn parse<T: DeserializeOwned>(self) -> Result<(T, Option<Descriptor>), WireError> {
         let body = self.bytes.get(HEAD_BYTES..).unwrap_or_default();
         let message =
             json::from_slice(body).map_err(|error| WireError::Form { line: error.line(), column: error.column() })?;
         Ok((message, self.descriptor))
     }
+}
 
-    /// Whether nothing has arrived yet.
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+/// A descriptor that another process has sent, of whatever kind.
+///
+/// A file of a FUSE file system of the sender's can keep whoever closes it waiting for ever: what is dropped is closed by a thread of
+/// its own.
+#[derive(Debug)]
+pub struct Descriptor(Option<OwnedFd>);
+
+/// Threads that are closing descriptors.
+static CLOSING: AtomicUsize = AtomicUsize::new(0);
+
+/// The most threads that are closing descriptors, before users other than root are refused.
+const CLOSING_MAX: usize = 64;
+
+impl Descriptor {
+    /// Takes it, for a caller that knows what it is.
+    pub fn into_owned(mut self) -> Option<OwnedFd> {
+        self.0.take()
     }
 
-    /// The descriptor that came with an unfinished message.
-    pub fn take_descriptor(&mut self) -> Option<OwnedFd> {
-        self.descriptor.take()
+    /// It, to find out what it is.
+    pub fn borrow(&self) -> Option<BorrowedFd<'_>> {
+        self.0.as_ref().map(|descriptor| descriptor.as_fd())
+    }
+
+    /// Whether so many are being closed that no more should be received.
+    pub fn are_stuck() -> bool {
+        CLOSING.load(Ordering::Relaxed) >= CLOSING_MAX
+    }
+}
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        let Some(descriptor) = self.0.take() else { return };
+        CLOSING.fetch_add(1, Ordering::Relaxed);
+        let close = move || {
+            drop(descriptor);
+            CLOSING.fetch_sub(1, Ordering::Relaxed);
+        };
+        // Without a thread the closure is dropped here, and the descriptor with it.
+        let _ = std::thread::Builder::new().name("closing".to_owned()).stack_size(64 << 10).spawn(close);
     }
 }
 
@@ -163,11 +204,11 @@ impl<'d> Outgoing<'d> {
         Outgoing { bytes: Zeroizing::new(head(0).to_vec()), sent: 0, descriptor: None }
     }
 
-    /// Sends what the socket takes, without waiting; `true` once everything is sent.
+    /// Sends what the socket takes, without waiting, until everything is sent.
     ///
     /// # Errors
     /// `WouldBlock` until it takes more; or the connection is broken.
-    pub fn send(&mut self, socket: BorrowedFd<'_>) -> io::Result<bool> {
+    pub fn send(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
         while self.sent < self.bytes.len() {
             let rest = IoSlice::new(self.bytes.get(self.sent..).unwrap_or_default());
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -182,7 +223,7 @@ impl<'d> Outgoing<'d> {
                 Err(errno) => return Err(errno.into()),
             }
         }
-        Ok(true)
+        Ok(())
     }
 }
 
@@ -259,8 +300,8 @@ mod tests {
         let mut outgoing = Outgoing::new(&Receipt::Recorded, Some(null.as_fd()), 1000).unwrap();
         let mut incoming = Incoming::new(1000);
         assert_eq!(incoming.receive(other.as_fd()).unwrap_err().kind(), ErrorKind::WouldBlock);
-        assert!(outgoing.send(one.as_fd()).unwrap());
-        assert!(incoming.receive(other.as_fd()).unwrap());
+        outgoing.send(one.as_fd()).unwrap();
+        incoming.receive(other.as_fd()).unwrap();
         let (receipt, descriptor) = incoming.parse::<Receipt>().unwrap();
         assert!(matches!(receipt, Receipt::Recorded) && descriptor.is_some());
 
@@ -269,7 +310,7 @@ mod tests {
         for (index, byte) in bytes.iter().enumerate() {
             (&one).write_all(&[*byte]).unwrap();
             let received = incoming.receive(other.as_fd());
-            assert_eq!(received.ok(), (index + 1 == bytes.len()).then_some(true));
+            assert_eq!(received.is_ok(), index + 1 == bytes.len());
         }
     }
 

@@ -81,8 +81,11 @@ impl Process {
     /// # Errors
     /// As [`Process::open`]; or it is another descriptor, or of a process that this process namespace does not have.
     pub fn of_pidfd(pidfd: OwnedFd) -> Result<Process, ProcessError> {
-        let pid = Procfs::open()?.pid(&pidfd)?.ok_or(ProcessError::NoPidfd)?;
-        Process::new(pidfd, pid)
+        match Procfs::open()?.pid(&pidfd)? {
+            Some(-1) => Err(ProcessError::Gone),
+            Some(pid @ 1..) => Process::new(pidfd, Pid::from_raw(pid).ok_or(ProcessError::NoPidfd)?),
+            _ => Err(ProcessError::NoPidfd),
+        }
     }
 
     fn new(pidfd: OwnedFd, pid: Pid) -> Result<Process, ProcessError> {
@@ -374,7 +377,7 @@ mod tests {
         assert!(process.is_alive());
         let again = process.pidfd().try_clone_to_owned().unwrap();
         end(child);
-        assert!(matches!(Process::of_pidfd(again), Err(ProcessError::NoPidfd | ProcessError::Gone)));
+        assert!(matches!(Process::of_pidfd(again), Err(ProcessError::Gone)));
         let other = File::open("/dev/null").unwrap().into();
         assert!(matches!(Process::of_pidfd(other), Err(ProcessError::NoPidfd)));
     }

@@ -8,7 +8,6 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use rustix::fs::{Mode, OFlags, PROC_SUPER_MAGIC};
-use rustix::process::Pid;
 
 use crate::errno::{SyscallError, failed};
 
@@ -68,16 +67,16 @@ impl Procfs {
         id.ok_or(ProcfsError::NoMountId { path })
     }
 
-    /// The process to which a pidfd leads; `None` if it is another kind of descriptor, or of a process that has ended and was waited
-    /// for, or that this `/proc` does not show. The descriptor itself is asked for nothing: another kind might never answer.
+    /// The number of the process to which a pidfd leads, as this `/proc` has it: -1 if it has ended and was waited for, 0 if it cannot be
+    /// seen from here; `None` for another kind of descriptor. The descriptor itself is asked for nothing: another kind might never
+    /// answer.
     ///
     /// # Errors
     /// When the kernel says so.
-    pub fn pid(&self, pidfd: impl AsFd) -> Result<Option<Pid>, ProcfsError> {
+    pub fn pid(&self, pidfd: impl AsFd) -> Result<Option<i32>, ProcfsError> {
         let content = self.read(&format!("self/fdinfo/{}", pidfd.as_fd().as_raw_fd()))?;
         let text = String::from_utf8_lossy(&content);
-        let pid: Option<i32> = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
-        Ok(pid.filter(|pid| *pid > 0).and_then(Pid::from_raw))
+        Ok(text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok()))
     }
 
     /// The path to which a descriptor of this process leads, seen from this thread's root.

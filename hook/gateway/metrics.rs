@@ -12,9 +12,6 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::issuer::Issuer;
 
-/// The type of the text, as [OpenMetrics](https://prometheus.io/docs/specs/om/open_metrics_spec/) has it.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
 const SECONDS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.0, 10.0];
 
 type Labels = [(&'static str, String); 1];

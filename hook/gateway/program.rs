@@ -13,8 +13,8 @@ use super::error::GatewayError;
 use super::loaded::Loaded;
 use super::log::PROGRAM;
 use super::settings::SETTINGS_PATH;
-use super::{key, log, server, service_user, systemd};
-use crate::{harden, report};
+use super::{key, log, server, service_user};
+use crate::{harden, report, systemd};
 
 const HELP: &str = "\
 A gateway to 1Password Connect for pipelines and pods: accepts the identity token of their

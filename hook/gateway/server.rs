@@ -23,8 +23,9 @@ use tokio::time::{sleep, timeout};
 use super::connections::{Connection, Connections};
 use super::error::GatewayError;
 use super::loaded::Loaded;
+use super::log;
 use super::metrics::Metrics;
-use super::{log, monitoring, systemd};
+use crate::{monitoring, systemd};
 
 /// The longest TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -72,7 +73,8 @@ pub async fn serve(path: &Path) -> Result<(), GatewayError> {
         log::note(&format!("metrics are on {}", address(&listener)));
         let server = Rc::clone(&server);
         let text = move || server.metrics.to_text(&server.current().gateway.issuers);
-        tokio::task::spawn_local(monitoring::serve(listener, text));
+        let accept = async move || listener.accept().await.map(|(socket, _)| socket);
+        tokio::task::spawn_local(monitoring::serve(accept, text));
     }
     tokio::task::spawn_local(Rc::clone(&server).reload_on(reload, path.to_owned()));
 
@@ -170,7 +172,7 @@ impl Server {
 
 /// The socket that systemd passed, or one at the address of the settings.
 async fn listen(address: Option<SocketAddr>) -> Result<TcpListener, GatewayError> {
-    let passed = systemd::socket().map_err(|reason| GatewayError::Passed { reason })?;
+    let passed = systemd::tcp_socket().map_err(|reason| GatewayError::Passed { reason })?;
     match (passed, address) {
         (Some(socket), _) => {
             let listener = socket.set_nonblocking(true).and_then(|()| TcpListener::from_std(socket));

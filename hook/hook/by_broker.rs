@@ -3,8 +3,8 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use super::Done;
 use super::created::Created;
+use super::done::Done;
 use crate::broker::client::{Connection, Reply};
 use crate::broker::protocol::{Image, Place, Refusal, Stage, StartRequest, Unready};
 use crate::container::{Annotations, FileName, ImageError, Requests, State};

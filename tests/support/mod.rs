@@ -9,6 +9,7 @@
     reason = "tests fail by panicking"
 )]
 
+pub(crate) mod broker;
 pub(crate) mod container;
 pub(crate) mod gateway;
 pub(crate) mod host;

@@ -89,10 +89,13 @@ impl fmt::Display for KekUri {
 /// A data key that is unwrapped once, for all callers that wait for it.
 type Once = Rc<OnceCell<Rc<Unwrapped>>>;
 
+/// The client for one kind.
+type Client<'a> = (&'static Kind, OnceCell<Box<dyn Kek + 'a>>);
+
 /// The KEKs that the settings list, each kind made ready when it is first needed.
 pub struct Keks<'a> {
     settings: &'a Settings,
-    clients: [(&'static Kind, OnceCell<Box<dyn Kek + 'a>>); KINDS.len()],
+    clients: Rc<[Client<'a>; KINDS.len()]>,
     /// Data keys that were unwrapped, or are being, by KEK and wrapped key: a value that is asked for twice costs one call.
     unwrapped: RefCell<BTreeMap<(String, Vec<u8>), Once>>,
 }
@@ -100,7 +103,13 @@ pub struct Keks<'a> {
 impl<'a> Keks<'a> {
     /// Knows the settings, and does nothing yet.
     pub fn new(settings: &'a Settings) -> Keks<'a> {
-        Keks { settings, clients: KINDS.map(|kind| (kind, OnceCell::new())), unwrapped: RefCell::default() }
+        Keks { settings, clients: Rc::new(KINDS.map(|kind| (kind, OnceCell::new()))), unwrapped: RefCell::default() }
+    }
+
+    /// The same clients, with their connections and access tokens, for another start: it shares no data key with any other.
+    #[must_use]
+    pub fn for_another_start(&self) -> Keks<'a> {
+        Keks { settings: self.settings, clients: Rc::clone(&self.clients), unwrapped: RefCell::default() }
     }
 
     /// Makes ready what the KEKs that are listed will need: clients, and access tokens. It can go on while 1Password is being asked.

@@ -1,6 +1,7 @@
-//! The server for metrics: plain HTTP on its own address.
+//! The server for metrics: plain HTTP on its own address or socket.
 
 use std::convert::Infallible;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +13,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use super::metrics;
+/// The type of the text, as [OpenMetrics](https://prometheus.io/docs/specs/om/open_metrics_spec/) has it.
+const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Connections at the same time; further ones wait.
 const CONNECTIONS_MAX: usize = 4;
@@ -25,12 +27,15 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// The pause after an accept fails for want of descriptors: connections that end free some.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves this text to everyone who connects.
-pub async fn serve(listener: TcpListener, text: impl Fn() -> String + 'static) -> Infallible {
+/// Serves this text on every connection that is accepted.
+pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
+    accept: impl AsyncFn() -> io::Result<S>,
+    text: impl Fn() -> String + 'static,
+) -> Infallible {
     let (text, connections) = (Rc::new(text), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
     loop {
         let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { continue };
-        let Ok((socket, _)) = listener.accept().await else {
+        let Ok(socket) = accept().await else {
             sleep(ACCEPT_PAUSE).await;
             continue;
         };
@@ -52,6 +57,6 @@ fn respond(request: &Request<Incoming>, text: &impl Fn() -> String) -> Response<
     let is_metrics = request.method() == Method::GET && request.uri().path() == "/metrics";
     let mut response = Response::new(Full::from(if is_metrics { text() } else { String::new() }));
     *response.status_mut() = if is_metrics { StatusCode::OK } else { StatusCode::NOT_FOUND };
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(METRICS));
     response
 }

@@ -1,0 +1,294 @@
+//! Sockets, connections and signals.
+//!
+//! Each version of the settings is one task, which serves the connections that were accepted while it was the current one, and ends
+//! with the last of them.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::future::pending;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::{Either, join_all, select, select_all};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::{JoinHandle, spawn_local};
+use tokio::time::{Instant, interval, sleep, timeout};
+
+use super::connection::Connection;
+use super::error::{PROGRAM, ProgramError};
+use super::limits::{Limits, Slot};
+use super::loaded::Loaded;
+use super::metrics::Metrics;
+use super::peer::Peer;
+use super::protocol::{REQUEST_BYTES_MAX, Request, USER_REQUEST_BYTES_MAX};
+use super::start;
+use super::wire::Descriptor;
+use crate::fault::Fault as _;
+use crate::settings::{MetricsAddress, Settings};
+use crate::{monitoring, report, run_directory, systemd};
+
+/// Where the broker listens, unless systemd, the command line or the settings say otherwise.
+const SOCKET: &str = "/run/oci-secrets/broker.sock";
+
+/// The longest time until a request is complete.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest time for starts in progress at a shutdown.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// The pause after an accept fails for want of descriptors: connections that end free some.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A connection that was accepted.
+struct Accepted {
+    connection: Connection,
+    peer: Peer,
+    slot: Slot,
+}
+
+/// What all versions of the settings share.
+struct Server {
+    path: PathBuf,
+    limits: Rc<Limits>,
+    metrics: Metrics,
+    current: RefCell<Generation>,
+    /// Earlier versions that still serve.
+    ending: RefCell<Vec<JoinHandle<()>>>,
+    is_draining: Cell<bool>,
+}
+
+/// One version of the settings.
+struct Generation {
+    settings: Rc<Settings>,
+    accepted: UnboundedSender<Accepted>,
+    task: JoinHandle<()>,
+}
+
+/// Serves until SIGTERM or SIGINT, and then ends the starts in progress.
+///
+/// # Errors
+/// The settings cannot be used, or there is no socket to listen on.
+pub async fn serve(path: &Path, socket: Option<&Path>) -> Result<(), ProgramError> {
+    let settings = Rc::new(Settings::load(path)?);
+    let signal_of = |kind| signal(kind).map_err(|error| ProgramError::Signals { errno: error.into() });
+    let (mut terminate, mut interrupt) = (signal_of(SignalKind::terminate())?, signal_of(SignalKind::interrupt())?);
+    let reload = signal_of(SignalKind::hangup())?;
+    let listeners = listen(socket.or(settings.broker.socket.as_deref()).unwrap_or(Path::new(SOCKET)))?;
+    let server = Rc::new_cyclic(|server| {
+        let (accepted, receiver) = unbounded_channel();
+        let task = spawn_local(serve_generation(Rc::clone(&settings), receiver, server.clone()));
+        Server {
+            path: path.to_owned(),
+            limits: Rc::default(),
+            metrics: Metrics::default(),
+            current: RefCell::new(Generation { settings: Rc::clone(&settings), accepted, task }),
+            ending: RefCell::default(),
+            is_draining: Cell::new(false),
+        }
+    });
+    if let Some(address) = &settings.broker.metrics {
+        server.serve_metrics(address)?;
+    }
+    spawn_local(Rc::clone(&server).reload_on(reload));
+    if let Some(period) = systemd::watchdog() {
+        spawn_local(notify_watchdog(period / 2));
+    }
+    systemd::notify("READY=1");
+    let accepting = join_all(listeners.iter().map(|listener| server.accept(listener)));
+    select(pin!(accepting), pin!(select_all([Box::pin(terminate.recv()), Box::pin(interrupt.recv())]))).await;
+    systemd::notify("STOPPING=1");
+    // Connections that wait in a socket of systemd's are the next broker's.
+    drop(listeners);
+    let _ = timeout(DRAIN_TIMEOUT, server.drain()).await;
+    Ok(())
+}
+
+impl Server {
+    async fn accept(&self, listener: &UnixListener) -> Infallible {
+        loop {
+            let Ok((socket, _)) = listener.accept().await else {
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            };
+            if !self.admit(socket) {
+                self.metrics.connection_refused();
+            }
+        }
+    }
+
+    fn admit(&self, socket: UnixStream) -> bool {
+        let Ok(peer) = Peer::of(&socket) else { return false };
+        if !peer.is_root() && Descriptor::are_stuck() {
+            return false;
+        }
+        let current = self.current.borrow();
+        let Some(slot) = self.limits.admit(peer.uid, &current.settings.broker) else { return false };
+        current.accepted.send(Accepted { connection: Connection::new(socket), peer, slot }).is_ok()
+    }
+
+    /// Serves one connection: one request.
+    async fn serve_connection(&self, Accepted { connection, peer, slot }: Accepted, loaded: &Loaded<'_>) {
+        let max = if peer.is_root() { REQUEST_BYTES_MAX } else { USER_REQUEST_BYTES_MAX };
+        let until = Instant::now() + REQUEST_TIMEOUT;
+        match connection.receive_request(max, &self.limits, until).await {
+            Ok((Request::Start(request), process, _share)) => {
+                let began = Instant::now();
+                let outcome = start::serve(&connection, &peer, *request, process, loaded).await;
+                self.metrics.start(outcome, began.elapsed().as_secs_f64());
+            }
+            Err(error) => connection.send_version(&error).await,
+        }
+        drop(slot);
+    }
+
+    /// Loads the settings again at each of these signals. If they cannot be used, the previous ones stay in effect.
+    async fn reload_on(self: Rc<Server>, mut signal: Signal) {
+        while signal.recv().await.is_some() {
+            systemd::notify(&format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_microseconds()));
+            let loaded = Settings::load(&self.path);
+            self.metrics.reload(loaded.is_ok());
+            match loaded {
+                Ok(settings) => {
+                    if self.current.borrow().settings.broker.metrics != settings.broker.metrics {
+                        report::note(PROGRAM, "a change of `metrics` takes effect after a restart");
+                    }
+                    self.replace(Rc::new(settings));
+                    report::note(PROGRAM, "loaded the settings again");
+                }
+                Err(error) => {
+                    let text = format!("the previous settings stay in effect: {}", report::chain(&error));
+                    report::print_error(PROGRAM, &text, error.hint().as_deref());
+                }
+            }
+            systemd::notify("READY=1");
+        }
+    }
+
+    fn replace(self: &Rc<Server>, settings: Rc<Settings>) {
+        if self.is_draining.get() {
+            return;
+        }
+        let (accepted, receiver) = unbounded_channel();
+        let task = spawn_local(serve_generation(Rc::clone(&settings), receiver, Rc::downgrade(self)));
+        let old = self.current.replace(Generation { settings, accepted, task });
+        let mut ending = self.ending.borrow_mut();
+        ending.retain(|task| !task.is_finished());
+        ending.push(old.task);
+    }
+
+    /// Waits for the end of all starts.
+    async fn drain(&self) {
+        self.is_draining.set(true);
+        let closed = unbounded_channel().0;
+        let task = {
+            let mut current = self.current.borrow_mut();
+            current.accepted = closed;
+            std::mem::replace(&mut current.task, spawn_local(async {}))
+        };
+        let ending = std::mem::take(&mut *self.ending.borrow_mut());
+        join_all(ending.into_iter().chain([task])).await;
+    }
+
+    fn serve_metrics(self: &Rc<Server>, address: &MetricsAddress) -> Result<(), ProgramError> {
+        let server = Rc::clone(self);
+        let text = move || server.metrics.to_text(server.limits.connections());
+        match address {
+            MetricsAddress::Unix(path) => {
+                let listener = bind(path, 0o660)?;
+                let accept = async move || listener.accept().await.map(|(socket, _)| socket);
+                spawn_local(monitoring::serve(accept, text));
+            }
+            MetricsAddress::Loopback(address) => {
+                let failed =
+                    |error: io::Error| ProgramError::Metrics { address: address.to_string(), errno: error.into() };
+                let listener = std::net::TcpListener::bind(address).map_err(failed)?;
+                listener.set_nonblocking(true).map_err(failed)?;
+                let listener = TcpListener::from_std(listener).map_err(failed)?;
+                let accept = async move || listener.accept().await.map(|(socket, _)| socket);
+                spawn_local(monitoring::serve(accept, text));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Serves connections with one version of the settings, until there will be no more.
+async fn serve_generation(
+    settings: Rc<Settings>,
+    mut accepted: UnboundedReceiver<Accepted>,
+    server: std::rc::Weak<Server>,
+) {
+    let loaded = Loaded::new(&settings);
+    let mut serving = FuturesUnordered::new();
+    let mut is_current = true;
+    while is_current || !serving.is_empty() {
+        let next = async {
+            match is_current {
+                true => accepted.recv().await,
+                false => pending().await,
+            }
+        };
+        let ended = async {
+            match serving.is_empty() {
+                true => pending().await,
+                false => serving.next().await,
+            }
+        };
+        let next = match select(pin!(next), pin!(ended)).await {
+            Either::Left((next, _)) => next.zip(server.upgrade()),
+            Either::Right(_) => continue,
+        };
+        match next {
+            Some((accepted, server)) => serving.push({
+                let loaded = &loaded;
+                async move { server.serve_connection(accepted, loaded).await }
+            }),
+            None => is_current = false,
+        }
+    }
+}
+
+/// The sockets that systemd passed, or one at this path.
+fn listen(path: &Path) -> Result<Vec<UnixListener>, ProgramError> {
+    let passed = systemd::unix_sockets().map_err(|reason| ProgramError::Passed { reason })?;
+    if passed.is_empty() {
+        return Ok(vec![bind(path, 0o600)?]);
+    }
+    let listener = |socket: std::os::unix::net::UnixListener| {
+        socket.set_nonblocking(true)?;
+        UnixListener::from_std(socket)
+    };
+    passed.into_iter().map(listener).collect::<io::Result<_>>().map_err(|reason| ProgramError::Passed { reason })
+}
+
+/// Listens at a path. A socket of an earlier process, on which nothing listens, makes way.
+fn bind(path: &Path, mode: u32) -> Result<UnixListener, ProgramError> {
+    let failed = |error: io::Error| ProgramError::Listen { path: path.to_owned(), errno: error.into() };
+    if path.starts_with(run_directory::DIRECTORY) {
+        run_directory::create().map_err(|errno| failed(errno.into()))?;
+    }
+    if std::os::unix::net::UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
+        std::fs::remove_file(path).map_err(failed)?;
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
+    Ok(listener)
+}
+
+async fn notify_watchdog(period: Duration) {
+    let mut interval = interval(period);
+    loop {
+        interval.tick().await;
+        systemd::notify("WATCHDOG=1");
+    }
+}
+
+fn monotonic_microseconds() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1000)
+}

@@ -1,0 +1,203 @@
+//! The story of one start, on the broker's side.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::connection::Connection;
+use super::loaded::Loaded;
+use super::peer::Peer;
+use super::protocol::{Answer, Image, Place, Receipt, Refusal, Report, Stage, StartRequest, Unready};
+use super::wire::Descriptor;
+use crate::container::{Annotations, HOOK_NAME, Owner};
+use crate::deliver::{DeliveryOptions, Frozen};
+use crate::errno::SyscallError;
+use crate::fault::{AnyFault, Class, Fault};
+use crate::resolve::Resolved;
+use crate::settings::Caller;
+use crate::start::Start;
+
+/// The length of a start's id.
+const START_DIGITS: usize = 16;
+
+/// The part of the hook's patience that is left for sending, attaching and recording: one in so many.
+const MARGIN: u32 = 20;
+const MARGIN_MAX: Duration = Duration::from_millis(500);
+
+/// How long a hook may take to report, beyond its own deadline.
+const REPORT_GRACE: Duration = Duration::from_secs(1);
+
+/// What a start came to, as metrics count it.
+pub type Outcome = &'static str;
+
+/// A delivery that was filled, and the names of its files.
+struct Filled {
+    frozen: Frozen,
+    files: Vec<String>,
+}
+
+/// Serves one request to its end: whatever happens to the hook, there is one record.
+pub async fn serve(
+    connection: &Connection,
+    peer: &Peer,
+    request: StartRequest,
+    process: Option<Descriptor>,
+    loaded: &Loaded<'_>,
+) -> Outcome {
+    let patience = Duration::from_millis(request.milliseconds).min(loaded.settings.deliver.deadline + MARGIN_MAX);
+    let until = Instant::now() + patience;
+    let mut start = Start::begin(HOOK_NAME, &request.container);
+    let filled = match fill(peer, request, process, loaded, patience, &mut start).await {
+        Ok(Some(filled)) => filled,
+        Ok(None) => {
+            // A hook that is gone has started nothing.
+            let _ = connection.send(&Answer::Nothing, None).await;
+            return "nothing";
+        }
+        Err(error) => {
+            let error = start.end(Err(error)).err();
+            let refusal = error.map_or(Answer::Nothing, |error| Answer::Refused(Refusal::of(&*error)));
+            let _ = connection.send(&refusal, None).await;
+            return "refused";
+        }
+    };
+    deliver(connection, filled, start, until).await
+}
+
+/// Decides, resolves and fills. `None` if the annotations request nothing for this container.
+async fn fill(
+    peer: &Peer,
+    request: StartRequest,
+    process: Option<Descriptor>,
+    loaded: &Loaded<'_>,
+    patience: Duration,
+    start: &mut Start,
+) -> Result<Option<Filled>, AnyFault> {
+    let settings = loaded.settings;
+    start.open_trail(settings)?;
+    start.record.start = valid_id(request.start)?;
+    if let Some(Unready { stage: Stage::State, refusal }) = &request.unready {
+        return Err(refusal.clone().into());
+    }
+    start.record.bundle = request.bundle;
+    let (annotations, image) = match request.image {
+        Image::Annotations(image) => (Annotations::new(request.annotations).with_image(image), None),
+        Image::Unknown(refusal) => (Annotations::new(request.annotations), Some(refusal.into())),
+    };
+    let user = loaded.users.name(peer.uid);
+    let caller = if peer.is_root() { Caller::Root } else { Caller::User(&user) };
+    let Some(requests) = start.decide(annotations, image, settings, caller)? else { return Ok(None) };
+    if let Some(Unready { refusal, .. }) = request.unready {
+        return Err(refusal.into());
+    }
+    let process = peer.container(process.ok_or(RequestFault::NoProcess)?)?;
+    let owner = requests.owner.or(request.user.map(Owner::from)).ok_or(RequestFault::NoOwner)?;
+    let owner = process.host_owner(owner)?;
+    let places = Place::placeholders(request.places)?;
+    start.record.phase_ends("read");
+
+    let (source, keks) = (loaded.source()?, loaded.keks());
+    let deadline = settings.deliver.deadline.min(patience.saturating_sub((patience / MARGIN).min(MARGIN_MAX)));
+    let resolved = start.resolve(&requests.files, &*source, &keks, settings, deadline).await;
+    let secrets = resolved.inspect_err(|error| loaded.failed(error))?;
+    start.record.phase_ends("resolve");
+
+    let options = DeliveryOptions { owner, label: request.label.as_deref(), noswap: settings.deliver.noswap };
+    let contents: Vec<_> = secrets.iter().map(Resolved::file).collect();
+    let frozen = Frozen::filled(&contents, &options, places)?;
+    Ok(Some(Filled { frozen, files: contents.iter().map(|(name, _)| name.to_string()).collect() }))
+}
+
+/// Sends a delivery, waits for what becomes of it, and records that. Files that are not attached, or not recorded, are destroyed
+/// wherever they are.
+async fn deliver(connection: &Connection, filled: Filled, mut start: Start, until: Instant) -> Outcome {
+    let hold = match filled.frozen.hold() {
+        Ok(hold) => hold,
+        Err(error) => {
+            let refusal = start.end(Err(RequestFault::Hold { source: error }.into())).err();
+            let refusal = refusal.map_or(Answer::Nothing, |error| Answer::Refused(Refusal::of(&*error)));
+            let _ = connection.send(&refusal, None).await;
+            return "refused";
+        }
+    };
+    let answer = Answer::Delivery { files: filled.files };
+    let sent = connection.send(&answer, Some(filled.frozen.mount())).await;
+    drop(filled.frozen);
+    let report = match sent {
+        Ok(()) => connection.receive::<Report>(until + REPORT_GRACE).await,
+        Err(error) => Err(error),
+    };
+    start.record.phase_ends("deliver");
+    let (outcome, refused) = match report {
+        Ok(Report::Attached) if !connection.is_over() => (Ok(()), "refused"),
+        Ok(Report::Refused(refusal)) => (Err(refusal.into()), "refused"),
+        Ok(Report::Attached) => (Err(RequestFault::HookEnded.into()), "lost"),
+        Err(error) => (Err(RequestFault::of(&error).into()), "lost"),
+    };
+    let is_attached = outcome.is_ok();
+    match start.end(outcome) {
+        Ok(()) => {
+            let _ = connection.send(&Receipt::Recorded, None).await;
+            "delivered"
+        }
+        Err(error) => {
+            // If this fails, what holds them ends with the container, which does not start.
+            let _ = hold.destroy();
+            let receipt = if is_attached { Receipt::Refused(Refusal::of(&*error)) } else { Receipt::Recorded };
+            let _ = connection.send(&receipt, None).await;
+            refused
+        }
+    }
+}
+
+fn valid_id(start: String) -> Result<String, RequestFault> {
+    let is_hex = start.len() == START_DIGITS && start.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    is_hex.then_some(start).ok_or(RequestFault::Id)
+}
+
+/// What is wrong with a request that no hook of ours sends, or with the hook afterwards.
+#[derive(Debug, thiserror::Error)]
+enum RequestFault {
+    /// The id of the start.
+    #[error("the request has no valid id")]
+    Id,
+    /// The container's process.
+    #[error("the request has no descriptor of the container's process")]
+    NoProcess,
+    /// Neither the spec nor an annotation names an owner.
+    #[error("no owner for the secrets: the spec has no process.user")]
+    NoOwner,
+    /// The tmpfs.
+    #[error("cannot keep hold of the tmpfs")]
+    Hold { source: SyscallError },
+    /// The hook was killed, or gave up.
+    #[error("the hook ended before the record of the start was written")]
+    HookEnded,
+    /// The hook is silent.
+    #[error("the hook did not report in time what became of the files")]
+    NoReport,
+    /// Something else was sent.
+    #[error("the hook did not report what became of the files, but sent something else")]
+    OddReport,
+}
+
+impl RequestFault {
+    fn of(error: &io::Error) -> RequestFault {
+        match error.kind() {
+            io::ErrorKind::TimedOut => RequestFault::NoReport,
+            io::ErrorKind::InvalidData => RequestFault::OddReport,
+            _ => RequestFault::HookEnded,
+        }
+    }
+}
+
+impl Fault for RequestFault {
+    fn class(&self) -> Class {
+        match self {
+            RequestFault::Id | RequestFault::NoProcess | RequestFault::NoOwner => Class::Data,
+            RequestFault::Hold { .. } => Class::Kernel,
+            RequestFault::HookEnded | RequestFault::NoReport | RequestFault::OddReport => Class::Unavailable,
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! What a call of the hook came to.
+
+use crate::fault::AnyFault;
+
+/// What a call of the hook came to, if it did not fail.
+pub(super) enum Done {
+    Delivered,
+    /// The broker has written the record, of this outcome.
+    Recorded(Result<(), AnyFault>),
+    /// There is no request for this container, or another entry of the spec's hooks has delivered.
+    Nothing,
+}

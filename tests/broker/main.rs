@@ -1,0 +1,19 @@
+//! The broker: what it delivers, what the hook reports when it does not, and what neither of them lets others do.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, its helpers too"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod attacks;
+mod deaths;
+mod fakes;
+mod starts;
+mod world;

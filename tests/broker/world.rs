@@ -1,0 +1,58 @@
+//! What every test of the broker needs: a stand-in, a host with one sealed secret, and its audit trail.
+
+use std::process::Output;
+
+use serde_json::Value;
+
+use crate::support::container::Container;
+use crate::support::host::{Host, LOCAL_KEK};
+use crate::support::{AGENT_VAULT, StandIn};
+
+/// The reference of the secret.
+pub(crate) const REFERENCE: &str = "op://AgentVault/db/password";
+
+pub(crate) struct World {
+    _stand_in: StandIn,
+    pub(crate) host: Host,
+    pub(crate) canary: String,
+}
+
+impl World {
+    /// A host whose vault holds one sealed secret; `None` without root, which the broker needs.
+    pub(crate) fn begin() -> Option<World> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: not root");
+            return None;
+        }
+        let stand_in = StandIn::start(&[]);
+        let host = Host::new(&stand_in, "");
+        let canary = format!("canary-{:016x}", fastrand::u64(..));
+        let sealed = host.oci_secrets(&["seal", "--kek", LOCAL_KEK, "--for", REFERENCE], canary.as_bytes());
+        assert!(sealed.status.success(), "{sealed:?}");
+        let sealed = String::from_utf8(sealed.stdout).unwrap();
+        stand_in.create_item(AGENT_VAULT, "db", &[("", "password", sealed.trim())]);
+        Some(World { _stand_in: stand_in, host, canary })
+    }
+
+    /// The records of all starts so far.
+    pub(crate) fn records(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.host.path("audit")).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// The decisions of all starts so far.
+    pub(crate) fn decisions(&self) -> Vec<String> {
+        self.records().iter().map(|record| record["decision"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+/// The state of a container that requests the secret as `db`.
+pub(crate) fn state(container: &Container) -> Vec<u8> {
+    container.state([("run.secrets/db".to_owned(), REFERENCE.to_owned())])
+}
+
+/// The exit code and the lines of what a hook printed.
+pub(crate) fn code_and_lines(output: &Output) -> (i32, Vec<String>) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    (output.status.code().unwrap_or(-1), text.lines().map(str::to_owned).collect())
+}
