@@ -43,6 +43,7 @@ pub mod hook;
 pub mod http_client;
 pub mod json;
 pub mod monitoring;
+pub mod nearest;
 pub mod pkcs11;
 pub mod reference;
 pub mod report;

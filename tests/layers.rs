@@ -14,7 +14,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 /// The modules of the crate, lowest layer first. A module uses only modules of lower layers, and so none of its own layer.
 const LAYERS: &[&[&str]] = &[
     &["fault"],
-    &["child", "errno", "excerpt", "hex", "json", "reference", "retry", "secret", "syslog"],
+    &["child", "errno", "excerpt", "hex", "json", "nearest", "reference", "retry", "secret", "syslog"],
     &["dns", "monitoring", "report", "systemd", "tls"],
     &["harden", "http_client"],
     &["container", "run_directory"],
@@ -47,7 +47,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("clap_mangen", &["cli"]),
     ("cryptoki", &["pkcs11"]),
     ("rpassword", &["cli"]),
-    ("strsim", &["container", "source"]),
+    ("strsim", &["container", "nearest"]),
     ("google_cloud_auth", &["seal"]),
     ("google_cloud_gax", &["seal"]),
     ("google_cloud_kms", &["seal"]),

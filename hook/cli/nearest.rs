@@ -1,10 +1,11 @@
 //! Suggests the nearest reference for one that does not exist.
 
 use crate::fault::AnyFault;
+use crate::nearest::nearest;
 use crate::reference::Reference;
 use crate::resolve::ResolveError;
 use crate::retry::Deadline;
-use crate::source::{Source, SourceError, nearest};
+use crate::source::{Source, SourceError};
 
 /// Adds the nearest existing reference, if there is one, to the error of one that does not exist.
 pub(super) async fn with_nearest(error: ResolveError, source: &dyn Source, deadline: Deadline) -> AnyFault {
@@ -29,7 +30,7 @@ fn near(missing: &SourceError, reference: &Reference, names: &[String]) -> Optio
         SourceError::NoField { .. } => field,
         _ => return None,
     };
-    *wrong = nearest::nearest(wrong.as_ref()?, names.iter().map(String::as_str));
+    *wrong = nearest(wrong.as_ref()?, names.iter().map(String::as_str));
     wrong.as_ref()?;
     Some(format!("op://{}", segments.into_iter().flatten().collect::<Vec<_>>().join("/")))
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::SourceError;
-use super::nearest::nearest;
+use crate::nearest::nearest;
 use crate::reference::{Query, Reference};
 
 /// An item with its fields, as far as references can reach into it.

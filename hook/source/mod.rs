@@ -4,7 +4,6 @@ pub mod connect;
 mod error;
 mod fetch;
 mod item;
-pub mod nearest;
 pub mod op;
 
 use crate::settings::{self, Settings, SourceName};
