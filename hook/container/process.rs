@@ -153,6 +153,12 @@ impl Process {
         let root = self.namespaces.ids.is_some().then(|| self.host_owner(Owner { uid: 0, gid: 0 }));
         root.transpose()
     }
+
+    /// Whether an owner in ids of our user namespace has ids in the container's.
+    pub fn has_owner(&self, owner: Owner) -> bool {
+        let ids = self.namespaces.ids.as_ref();
+        ids.is_none_or(|ids| ids.uids.has_outside(owner.uid) && ids.gids.has_outside(owner.gid))
+    }
 }
 
 impl Namespaces {
@@ -217,6 +223,10 @@ impl IdMap {
             outside.checked_add(offset).and_then(valid)
         });
         mapped.next()
+    }
+
+    fn has_outside(&self, id: u32) -> bool {
+        self.0.iter().any(|[_, outside, count]| id.checked_sub(*outside).is_some_and(|offset| offset < *count))
     }
 }
 
@@ -343,6 +353,8 @@ mod tests {
         assert_eq!((map.outside(0), map.outside(65535)), (Some(100_000), Some(165_535)));
         assert_eq!((map.outside(70_000), map.outside(70_001)), (Some(5), Some(6)));
         assert_eq!((map.outside(65_536), map.outside(70_002), map.outside(u32::MAX)), (None, None, None));
+        assert!(map.has_outside(100_000) && map.has_outside(165_535) && map.has_outside(6));
+        assert!(!map.has_outside(99_999) && !map.has_outside(165_536) && !map.has_outside(7) && !map.has_outside(0));
         let whole = IdMap::parse(b"0 0 4294967295").unwrap();
         assert_eq!((whole.outside(u32::MAX - 1), whole.outside(u32::MAX)), (Some(u32::MAX - 1), None));
         assert_eq!(IdMap::parse(b"0 4294967295 1").unwrap().outside(0), None);

@@ -8,8 +8,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
-use rustix::fs::{CWD, FsWord, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, fstatfs, mkdirat, openat2};
+use rustix::fs::{CWD, FsWord, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, fstat, fstatfs, mkdirat, openat2};
 use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 use crate::container::{Owner, Process, ProcessError};
 use crate::errno::{SyscallError, failed};
@@ -48,7 +49,7 @@ pub(super) fn open_or_make(rootfs: BorrowedFd<'_>, container: &Process) -> Resul
     let step = |path: &'static str, parent: BorrowedFd<'_>, name: &str| {
         let resolved = match resolve(rootfs, path) {
             Err(Errno::NOENT) => {
-                make(parent, name, container.foreign_root()?).map_err(|errno| not_made(path, errno))?;
+                make(parent, name, container)?.map_err(|errno| not_made(path, errno))?;
                 resolve(rootfs, path)
             }
             other => other,
@@ -80,25 +81,41 @@ fn persist(root: BorrowedFd<'_>, path: &Path, flags: OFlags, how: ResolveFlags) 
     std::iter::repeat_with(attempt).take(ATTEMPTS).find(settled).unwrap_or(Err(Errno::AGAIN))
 }
 
-/// Makes a directory, as another user if one is given; it is no error when something of that name exists.
-fn make(parent: BorrowedFd<'_>, name: &str, user: Option<Owner>) -> Result<(), Errno> {
-    let mkdir = || mkdirat(parent, name, Mode::from(0o755));
-    let made = match user {
-        None => mkdir(),
-        // For this thread only. A filesystem of the container's user namespace cannot store ids that are not mapped there.
-        Some(user) => {
-            let group = setfsgid(Gid::from_raw(user.gid));
-            let previous = setfsuid(Uid::from_raw(user.uid));
-            let made = mkdir();
-            setfsuid(previous);
-            setfsgid(group);
-            made
-        }
-    };
-    match made {
+/// Makes a directory with the rights of the container's root; it is no error when something of that name exists.
+fn make(parent: BorrowedFd<'_>, name: &str, container: &Process) -> Result<Result<(), Errno>, TargetError> {
+    let mkdir = || match mkdirat(parent, name, Mode::from(0o755)) {
         Err(Errno::EXIST) => Ok(()),
-        other => other,
-    }
+        made => made,
+    };
+    let Some(root) = container.foreign_root()? else { return Ok(mkdir()) };
+    let stat = fstat(parent).map_err(failed("fstat(parent)"))?;
+    let is_owner_mapped = container.has_owner(Owner { uid: stat.st_uid, gid: stat.st_gid });
+    Ok(as_foreign_root(root, is_owner_mapped, mkdir))
+}
+
+/// Does something as the root of the container's user namespace, given in ids of ours: a filesystem of that namespace cannot store ids
+/// that are not mapped there.
+///
+/// With root's id, the kernel takes the capabilities over files from this thread. The container's root has them over files whose owner is
+/// mapped (user_namespaces(7)), and nothing more: a directory of the host's that is mounted in the container stays closed to it.
+fn as_foreign_root(root: Owner, is_owner_mapped: bool, work: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
+    let group = setfsgid(Gid::from_raw(root.gid));
+    let previous = setfsuid(Uid::from_raw(root.uid));
+    let done = match work() {
+        Err(Errno::ACCESS) if is_owner_mapped => override_permissions().and_then(|()| work()),
+        done => done,
+    };
+    // This also sets the capabilities over files as they were.
+    setfsuid(previous);
+    setfsgid(group);
+    done
+}
+
+/// Takes the right to write to directories of others, as far as this process may have it. It is for this thread only.
+fn override_permissions() -> Result<(), Errno> {
+    let mut sets = capabilities(None)?;
+    sets.effective |= CapabilitySet::DAC_OVERRIDE & sets.permitted;
+    set_capabilities(None, sets)
 }
 
 /// What was resolved, unless it belongs to the kernel.
@@ -136,6 +153,9 @@ fn not_resolved(path: &'static str, errno: Errno) -> TargetError {
 fn not_made(path: &'static str, errno: Errno) -> TargetError {
     match errno {
         Errno::ROFS => TargetError::ReadOnly { path },
+        Errno::ACCESS | Errno::PERM => {
+            TargetError::Forbidden { source: failed(format!(r#"mkdirat("{path}")"#))(errno) }
+        }
         other => failed(format!(r#"mkdirat("{path}")"#))(other).into(),
     }
 }
@@ -162,6 +182,9 @@ pub enum TargetError {
     /// The directory is missing on a filesystem that cannot get it.
     #[error("cannot make the container's {path}: it is missing, and the filesystem is read-only")]
     ReadOnly { path: &'static str },
+    /// The directory is missing, and the container's root may not create it either.
+    #[error(transparent)]
+    Forbidden { source: SyscallError },
     /// A system call failed.
     #[error(transparent)]
     Syscall(#[from] SyscallError),
@@ -179,14 +202,17 @@ impl Fault for TargetError {
             | TargetError::NotADirectory { .. }
             | TargetError::Loop { .. }
             | TargetError::OfTheKernel { .. }
-            | TargetError::ReadOnly { .. } => Class::NotPermitted,
+            | TargetError::ReadOnly { .. }
+            | TargetError::Forbidden { .. } => Class::NotPermitted,
         }
     }
 
     fn hint(&self) -> Option<String> {
         let hint = match self {
             TargetError::Process(error) => return error.hint(),
-            TargetError::ReadOnly { .. } => "make /run/secrets in the image, or mount a tmpfs at /run",
+            TargetError::ReadOnly { .. } | TargetError::Forbidden { .. } => {
+                "make /run/secrets in the image, or mount a tmpfs at /run"
+            }
             TargetError::Dangling { .. } | TargetError::NotADirectory { .. } | TargetError::Loop { .. } => {
                 "/run/secrets must be a directory in the image, or missing"
             }
@@ -203,7 +229,7 @@ mod tests {
     use crate::deliver::testing::{Container, attach, is_root};
     use crate::deliver::{AttachError, CarryError, SiteError};
     use std::fs::{create_dir, create_dir_all, read_to_string};
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 
     #[test]
     fn keeps_symlinks_of_the_image_inside_of_it() {
@@ -300,6 +326,51 @@ mod tests {
             error.to_string(),
             "cannot make the container's /run/secrets: it is missing, and the filesystem is read-only"
         );
+    }
+
+    /// An image with this owner of `/run`, whose container has a user namespace with ids from 1000 on.
+    fn with_run_of(uid: u32, mode: u32) -> Container {
+        let image = |rootfs: &Path| {
+            for directory in [rootfs, rootfs.parent().unwrap()] {
+                std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755)).unwrap();
+            }
+            let run = rootfs.join("run");
+            create_dir(&run).unwrap();
+            std::fs::set_permissions(&run, std::fs::Permissions::from_mode(mode)).unwrap();
+            chown(&run, Some(uid), Some(uid)).unwrap();
+        };
+        let container = Container::unshare(&["--user"], image, "true");
+        container.map_ids();
+        container.run("mount --bind . .");
+        container
+    }
+
+    #[test]
+    fn makes_the_directory_below_one_of_another_user_of_the_container() {
+        if !is_root() {
+            return;
+        }
+        for mode in [0o755, 0o700, 0] {
+            let container = with_run_of(1001, mode);
+            attach(&container).unwrap();
+            assert_eq!(read_to_string(container.inside("/run/secrets/db")).unwrap(), "hunter2");
+            let made = container.rootfs().join("run/secrets").metadata().unwrap();
+            assert_eq!((made.uid(), made.gid(), made.mode()), (1000, 1000, 0o40_755));
+        }
+    }
+
+    #[test]
+    fn makes_no_directory_that_the_containers_root_could_not_make() {
+        if !is_root() {
+            return;
+        }
+        for uid in [0, 999, 1010] {
+            let container = with_run_of(uid, 0o755);
+            let error = attach(&container).unwrap_err();
+            assert_eq!(crate::report::chain(&error), r#"mkdirat("/run/secrets"): Permission denied (EACCES)"#);
+            assert_eq!(error.hint().unwrap(), "make /run/secrets in the image, or mount a tmpfs at /run");
+            assert!(!container.rootfs().join("run/secrets").exists());
+        }
     }
 
     #[test]
