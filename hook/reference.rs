@@ -167,6 +167,19 @@ pub enum ReferenceError {
     Query,
 }
 
+impl ReferenceError {
+    /// What can be written instead, if it is known.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            ReferenceError::Prefix => Some("references begin with op://, in lower case"),
+            ReferenceError::Character { .. } | ReferenceError::LongSegment { .. } | ReferenceError::OuterSpace => Some(
+                "write the id in place of the name: 1Password shows that of an item under \"Copy UUID\", `op item get ITEM --format json` those of its fields",
+            ),
+            _ => None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

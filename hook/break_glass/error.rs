@@ -160,6 +160,7 @@ impl Fault for BreakGlassError {
             BreakGlassError::NotPending { .. } => {
                 "`oci-secrets break-glass status` lists the secrets that must be rotated"
             }
+            BreakGlassError::References { source, .. } => return source.hint().map(str::to_owned),
             BreakGlassError::Sealed { source, .. } => return source.hint(),
             BreakGlassError::Recipient { source } => return source.hint(),
             BreakGlassError::Identity(error) => return error.hint(),

@@ -25,6 +25,7 @@ mod token;
 mod unseal;
 mod wait;
 
+use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -32,6 +33,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::fault::{AnyFault, Class};
+use crate::reference::ReferenceError;
 use crate::{harden, report, tls};
 use environment::{default_settings, host, is_root, load};
 use error::CliError;
@@ -135,7 +137,9 @@ fn report_usage(usage: &clap::Error) -> ExitCode {
         _ => text.split("\n\n").next().unwrap_or_default(),
     };
     let message = message.strip_prefix("error: ").unwrap_or(message).split_whitespace().collect::<Vec<_>>().join(" ");
-    let tip = text.lines().find_map(|line| line.trim().strip_prefix("tip: ")).map(str::to_owned);
+    let reference = usage.source().and_then(|error| error.downcast_ref::<ReferenceError>());
+    let tip = text.lines().find_map(|line| line.trim().strip_prefix("tip: "));
+    let tip = tip.or(reference.and_then(ReferenceError::hint)).map(str::to_owned);
     report::usage(PROGRAM, &CliError::CommandLine { message, tip })
 }
 

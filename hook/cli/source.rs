@@ -92,6 +92,10 @@ fn of_environment(
                     host.to_str().ok_or(CliError::Variable { name: CONNECT_HOST, reason: "it is not text".into() })?;
                 let url = ServerUrl::parse(url, Permission::Refuse)
                     .map_err(|reason| CliError::Variable { name: CONNECT_HOST, reason: reason.to_string() })?;
+                if url.has_version() {
+                    let reason = "expected an address without /v1, which is added to it".into();
+                    return Err(CliError::Variable { name: CONNECT_HOST, reason }.into());
+                }
                 let token = Token::new(&bytes(token))?;
                 let origin = Origin::Environment(CONNECT_TOKEN);
                 token_age::check(token.issued(), max_age, &origin)?;

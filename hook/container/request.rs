@@ -208,6 +208,7 @@ impl Fault for RequestError {
             RequestError::Key { key, source: KeyError::Unknown } | RequestError::Misplaced { key } => {
                 key::nearest(key).map(|key| format!("the nearest valid key is {key}"))
             }
+            RequestError::Reference { source, .. } => source.hint().map(str::to_owned),
             _ => None,
         }
     }

@@ -26,12 +26,11 @@ impl Private {
     /// When the kernel refuses, or this process has more than one thread.
     pub fn enter() -> Result<Private, PrivateError> {
         match unshare(CloneFlags::CLONE_NEWNS) {
-            Err(nix::errno::Errno::EPERM) => enter_user_namespace()?,
-            other => other.map_err(failed("unshare(CLONE_NEWNS)"))?,
-        }
-        // Later mounts of the host propagate into this namespace, but not the other way round.
-        let downstream = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
-        mount_change("/", downstream).map_err(failed(r#"mount("/", MS_SLAVE | MS_REC)"#))?;
+            Err(nix::errno::Errno::EPERM) => enter_user_namespace()
+                .and_then(|()| detach_mounts())
+                .map_err(|source| PrivateError::Restricted { source }),
+            other => Ok(other.map_err(failed("unshare(CLONE_NEWNS)")).and_then(|()| detach_mounts())?),
+        }?;
         Ok(Private(()))
     }
 }
@@ -53,10 +52,16 @@ impl Frozen {
     }
 }
 
-fn enter_user_namespace() -> Result<(), PrivateError> {
+/// Later mounts of the host propagate into this namespace, but not the other way round.
+fn detach_mounts() -> Result<(), SyscallError> {
+    let downstream = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    mount_change("/", downstream).map_err(failed(r#"mount("/", MS_SLAVE | MS_REC)"#))
+}
+
+fn enter_user_namespace() -> Result<(), SyscallError> {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     let both = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS;
-    unshare(both).map_err(|errno| PrivateError::NoUserNamespace { errno: errno.into() })?;
+    unshare(both).map_err(failed("unshare(CLONE_NEWUSER | CLONE_NEWNS)"))?;
     // The files in /proc of a process that is not dumpable belong to root.
     let _ = set_dumpable_behavior(DumpableBehavior::Dumpable);
     let written = [
@@ -69,19 +74,40 @@ fn enter_user_namespace() -> Result<(), PrivateError> {
         std::fs::write(format!("/proc/self/{file}"), text).map_err(failed(format!(r#"write("/proc/self/{file}")"#)))
     });
     hide_memory();
-    Ok(written?)
+    written
+}
+
+/// Where the kernel shows its settings.
+const SYSCTLS: &str = "/proc/sys";
+
+/// The settings of the kernel that keep users without root from user namespaces, each with its value and what lifts it. AppArmor permits
+/// `unshare` and withholds the rights in the new namespace.
+const RESTRICTIONS: [(&str, &str, &str); 3] = [
+    ("user/max_user_namespaces", "0", "`sysctl user.max_user_namespaces=15000` permits user namespaces"),
+    ("kernel/unprivileged_userns_clone", "0", "`sysctl kernel.unprivileged_userns_clone=1` permits user namespaces"),
+    (
+        "kernel/apparmor_restrict_unprivileged_userns",
+        "1",
+        "an AppArmor profile for oci-secrets with `userns,` permits user namespaces",
+    ),
+];
+
+/// What lifts the restriction that these settings of the kernel show.
+fn remedy(sysctls: &Path) -> &'static str {
+    let is_set = |(name, restricting, _): &(&str, &str, &str)| {
+        std::fs::read_to_string(sysctls.join(name)).is_ok_and(|value| value.trim() == *restricting)
+    };
+    let found = RESTRICTIONS.into_iter().find(is_set);
+    found.map_or("user namespaces are not permitted here, perhaps by a seccomp filter", |(_, _, remedy)| remedy)
 }
 
 /// Why a process did not get a delivery of its own.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum PrivateError {
-    /// Without root, the kernel gives no mount namespace.
-    #[error("cannot make a mount namespace without root: unshare(CLONE_NEWUSER | CLONE_NEWNS)")]
-    NoUserNamespace {
-        #[source]
-        errno: Errno,
-    },
+    /// Without root, there is no mount namespace, or no right in it.
+    #[error("cannot make a mount namespace without root")]
+    Restricted { source: SyscallError },
     /// There is no such directory.
     #[error("cannot mount files at {}", path.display())]
     Directory {
@@ -101,7 +127,7 @@ impl Fault for PrivateError {
     fn class(&self) -> Class {
         match self {
             PrivateError::Directory { .. } => Class::CommandLine,
-            PrivateError::NoUserNamespace { .. } | PrivateError::NotInPlace { .. } | PrivateError::Syscall(_) => {
+            PrivateError::Restricted { .. } | PrivateError::NotInPlace { .. } | PrivateError::Syscall(_) => {
                 Class::Kernel
             }
         }
@@ -109,13 +135,37 @@ impl Fault for PrivateError {
 
     fn hint(&self) -> Option<String> {
         let hint = match self {
-            PrivateError::NoUserNamespace { .. } => {
-                "user namespaces are turned off here for users without root; without `--files` the command gets variables"
+            PrivateError::Restricted { .. } => {
+                let remedy = remedy(Path::new(SYSCTLS));
+                return Some(format!("{remedy}; without `--files` the command gets variables"));
             }
             PrivateError::Directory { .. } => "make it first: an empty directory will do",
             PrivateError::Syscall(error) => return error.hint(),
             _ => return None,
         };
         Some(hint.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_the_setting_that_restricts_user_namespaces() {
+        let directory = tempfile::tempdir().unwrap();
+        let set = |name: &str, value: &str| {
+            let path = directory.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, format!("{value}\n")).unwrap();
+            remedy(directory.path())
+        };
+        assert!(remedy(directory.path()).contains("seccomp"));
+        assert!(set("kernel/apparmor_restrict_unprivileged_userns", "0").contains("seccomp"));
+        assert!(set("kernel/apparmor_restrict_unprivileged_userns", "1").contains("AppArmor"));
+        assert!(set("kernel/unprivileged_userns_clone", "1").contains("AppArmor"));
+        assert!(set("kernel/unprivileged_userns_clone", "0").contains("kernel.unprivileged_userns_clone=1"));
+        assert!(set("user/max_user_namespaces", "63231").contains("kernel.unprivileged_userns_clone=1"));
+        assert!(set("user/max_user_namespaces", "0").contains("user.max_user_namespaces=15000"));
     }
 }

@@ -137,7 +137,7 @@ impl Problem {
             Problem::Form | Problem::Continued => {
                 "write `export NAME=\"op://…\"` on a line of its own, from the first column; or end it with `# no reference`"
             }
-            Problem::Reference { source: ReferenceError::Prefix, .. } => "references begin with op://, in lower case",
+            Problem::Reference { source, .. } => return source.hint(),
             Problem::FileName { .. } => "rename it: letters or digits at both ends, at most 63 characters",
             _ => return None,
         })

@@ -32,7 +32,12 @@ impl TryFrom<Keys> for Connect {
     type Error = ConnectKeysError;
 
     fn try_from(keys: Keys) -> Result<Connect, ConnectKeysError> {
-        let url = ServerUrl::parse(&keys.url, keys.plain_http).map_err(|reason| ConnectKeysError::Url { reason })?;
+        let url = match ServerUrl::parse(&keys.url, keys.plain_http) {
+            Err(ServerUrlError::Plain) => Err(ConnectKeysError::Plain),
+            Err(reason) => Err(ConnectKeysError::Url { reason }),
+            Ok(url) if url.has_version() => Err(ConnectKeysError::Version),
+            Ok(url) => Ok(url),
+        }?;
         let token = token::one_of(keys.token_file, keys.token).ok_or(ConnectKeysError::Token)?;
         Ok(Connect { url, token, ca_file: keys.ca_file })
     }
@@ -43,6 +48,10 @@ impl TryFrom<Keys> for Connect {
 enum ConnectKeysError {
     #[error("url: {reason}")]
     Url { reason: ServerUrlError },
+    #[error("url: plain http to a host other than loopback, expected https, or plain-http = \"allow\" next to it")]
+    Plain,
+    #[error("url: expected an address without /v1, which is added to it")]
+    Version,
     #[error("expected one of `token-file` and `token`")]
     Token,
 }

@@ -9,6 +9,7 @@ use super::{Pattern, PatternError, Permission};
 use crate::container::{Annotations, Contradiction, IMAGE_HINT, Value, Why};
 use crate::excerpt::Excerpt;
 use crate::fault::{Class, Fault};
+use crate::nearest::likeness;
 use crate::reference::{Reference, ReferenceError};
 
 /// Which segment of `op://vault/item/field` names the vault.
@@ -55,7 +56,7 @@ impl Grants {
         wants_owner: bool,
         caller: Caller<'_>,
     ) -> Result<&Grant, GrantError> {
-        let mut refusal = GrantError::NoGrant { reference: reference.clone() };
+        let mut refusal = GrantError::NoGrant { reference: reference.clone(), meant: None };
         for grant in self.0.iter().filter(|grant| grant.names(reference)) {
             match grant.admit(reference, annotations, wants_owner, caller) {
                 Ok(()) => return Ok(grant),
@@ -63,7 +64,17 @@ impl Grants {
                 Err(_) => {}
             }
         }
+        if let GrantError::NoGrant { meant, .. } = &mut refusal {
+            *meant = self.nearest(reference);
+        }
         Err(refusal)
+    }
+
+    /// The reference that a grant names and that is nearest to one that none names, if one is near.
+    fn nearest(&self, reference: &Reference) -> Option<String> {
+        let patterns = self.0.iter().flat_map(|grant| &grant.references);
+        let near = patterns.filter_map(|pattern| pattern.nearest(reference.as_str()));
+        near.max_by(|(_, one), (_, other)| one.total_cmp(other)).map(|(meant, _)| meant)
     }
 
     /// All of them, in their order.
@@ -221,6 +232,25 @@ impl ReferencePattern {
         let segment = self.0.as_str().split('/').nth(VAULT);
         segment.is_some_and(|segment| segment == "*" || segment == vault)
     }
+
+    /// The reference that it matches with the fewest changes to this one, and how alike both are; `None` if a segment is too different.
+    fn nearest(&self, reference: &str) -> Option<(String, f64)> {
+        let (expected, found): (Vec<&str>, Vec<&str>) =
+            (self.0.as_str().split('/').collect(), reference.split('/').collect());
+        let is_long_enough =
+            if self.0.is_open() { expected.len() <= found.len() } else { expected.len() == found.len() };
+        if !is_long_enough {
+            return None;
+        }
+        let mut all = 1.0;
+        let mut segments = Vec::with_capacity(found.len());
+        for (index, found) in found.into_iter().enumerate() {
+            let expected = expected.get(index).copied().filter(|segment| *segment != "*").unwrap_or(found);
+            all *= likeness(expected, found)?;
+            segments.push(expected);
+        }
+        Some((segments.join("/"), all))
+    }
 }
 
 impl TryFrom<String> for ReferencePattern {
@@ -279,7 +309,7 @@ impl fmt::Display for Found {
 pub enum GrantError {
     /// No grant names it in this spelling.
     #[error("refusing to grant {reference}: no grant names it")]
-    NoGrant { reference: Reference },
+    NoGrant { reference: Reference, meant: Option<String> },
     /// A grant names it, but for other containers.
     #[error("refusing to grant {reference}: expected annotation {key} = \"{expected}\", found {found}")]
     Annotation { reference: Reference, key: String, expected: Pattern, found: Found },
@@ -304,7 +334,10 @@ impl Fault for GrantError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            GrantError::NoGrant { reference } => Some(format!(
+            GrantError::NoGrant { meant: Some(meant), .. } => {
+                Some(format!("did you mean {meant}, which a grant names? names are case-sensitive"))
+            }
+            GrantError::NoGrant { reference, meant: None } => Some(format!(
                 "a grant in the settings must list \"{}\" or \"op://{}/*\" under `references`",
                 reference.as_str(),
                 reference.vault()
@@ -398,6 +431,25 @@ mod tests {
         assert!(decide("op://Agents/github/one-time password?attribute=otp"));
         assert!(!decide("op://agents/github/one-time password"));
         assert!(!decide("op://Agents/github/login/one-time password"));
+    }
+
+    #[test]
+    fn suggests_the_nearest_reference_that_a_grant_names() {
+        let grants =
+            grants("[[grant]]\nreferences = ['op://AgentVault/*', 'op://Billing/*/key', 'op://Ops/db/admin/password']");
+        let hint = |text| grants.decide(&reference(text), &annotations(&[]), false).unwrap_err().hint().unwrap();
+        for (text, meant) in [
+            ("op://AgentVualt/db/password", "op://AgentVault/db/password"),
+            ("op://agentvault/db/prod/password", "op://AgentVault/db/prod/password"),
+            ("op://Billing/stripe/keys", "op://Billing/stripe/key"),
+            ("op://Biling/stripe/key", "op://Billing/stripe/key"),
+            ("op://Ops/db/admn/password", "op://Ops/db/admin/password"),
+        ] {
+            assert_eq!(hint(text), format!("did you mean {meant}, which a grant names? names are case-sensitive"));
+        }
+        for text in ["op://Other/db/password", "op://Ops/db/password", "op://Billing/stripe/secret"] {
+            assert!(hint(text).starts_with("a grant in the settings must list"), "{}", hint(text));
+        }
     }
 
     #[test]

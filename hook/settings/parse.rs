@@ -9,7 +9,56 @@ use serde::de::DeserializeOwned;
 /// # Errors
 /// The text is not TOML, or not these settings.
 pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, ParseError> {
-    toml::from_str(text).map_err(|error| ParseError::new(text, error))
+    toml::from_str(text).map_err(|error| {
+        let header = misread_header::<T>(text, &error);
+        let error = ParseError::new(text, error);
+        match header {
+            Some(Header { is_of_list, name, .. }) if is_of_list => {
+                error.because(format!("expected [{name}], found [[{name}]]"))
+            }
+            Some(Header { name, .. }) => error.because(format!("expected [[{name}]], found [{name}]")),
+            None => error,
+        }
+    })
+}
+
+/// The header with too few or too many brackets that causes an error: one that is of another type than expected, unlike the same header
+/// with one bracket more or less.
+fn misread_header<'a, T: DeserializeOwned>(text: &'a str, error: &toml::de::Error) -> Option<Header<'a>> {
+    const TYPE: &str = "invalid type: ";
+    let index = |error: &toml::de::Error| error.span().map(|span| line_of(text, span.start) - 1);
+    let line = index(error).filter(|_| error.message().starts_with(TYPE))?;
+    let header = Header::parse(text.lines().nth(line)?)?;
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    *lines.get_mut(line)? = header.other();
+    match toml::from_str::<T>(&lines.join("\n")) {
+        Err(other) if other.message().starts_with(TYPE) && index(&other) == Some(line) => None,
+        _ => Some(header),
+    }
+}
+
+/// The header of a table, `[name]`, or of one in a list of tables, `[[name]]`.
+struct Header<'a> {
+    name: &'a str,
+    is_of_list: bool,
+}
+
+impl<'a> Header<'a> {
+    fn parse(line: &'a str) -> Option<Header<'a>> {
+        let inner = line.trim_start().strip_prefix('[')?.split(']').next()?;
+        let name = inner.strip_prefix('[').unwrap_or(inner).trim();
+        Some(Header { name, is_of_list: inner.starts_with('[') })
+    }
+
+    /// The same, with one bracket more or less.
+    fn other(&self) -> String {
+        if self.is_of_list { format!("[{}]", self.name) } else { format!("[[{}]]", self.name) }
+    }
+}
+
+/// The number of the line at an offset, from 1.
+fn line_of(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
 }
 
 /// The place and the reason of an error in a settings file.
@@ -22,12 +71,16 @@ pub struct ParseError {
 
 impl ParseError {
     fn new(text: &str, mut error: toml::de::Error) -> ParseError {
-        let line = error.span().map(|span| text.bytes().take(span.start).filter(|b| *b == b'\n').count() + 1);
+        let line = error.span().map(|span| line_of(text, span.start));
         // With its input, the error would print the line; without it, its last line names the key.
         error.set_input(None);
         let key =
             error.to_string().trim_end().rsplit_once("\nin `").map(|(_, key)| key.trim_end_matches('`').to_owned());
         ParseError { line, key, reason: without_value(error.message()) }
+    }
+
+    fn because(self, reason: String) -> ParseError {
+        ParseError { reason, ..self }
     }
 }
 
@@ -47,11 +100,22 @@ impl std::error::Error for ParseError {}
 
 /// serde quotes the value that it found before what it expected; only the latter is printed.
 fn without_value(message: &str) -> String {
-    let quotes =
-        ["invalid type: ", "invalid value: ", "unknown variant "].iter().any(|start| message.starts_with(start));
+    let quotes = ["invalid type: ", "invalid value: ", "invalid length ", "unknown variant "]
+        .iter()
+        .any(|start| message.starts_with(start));
     match message.rsplit_once(", expected ") {
-        Some((_, expected)) if quotes => format!("expected {expected}"),
+        Some((_, expected)) if quotes => format!("expected {}", in_terms_of_toml(expected)),
         _ => message.to_owned(),
+    }
+}
+
+/// serde names the types of Rust.
+fn in_terms_of_toml(expected: &str) -> &str {
+    match expected {
+        "a sequence" => "an array",
+        "a map" => "a table",
+        other if other.starts_with("struct ") => "a table",
+        other => other,
     }
 }
 
@@ -104,8 +168,26 @@ mod tests {
             ("[connect]\nurl = 'https://h'", "line 1: connect: expected one of `token-file` and `token`"),
             (
                 "[connect]\nurl = 'http://h'\ntoken-file = '/t'",
-                "line 1: connect: url: plain http to a host other than loopback, expected https",
+                "line 1: connect: url: plain http to a host other than loopback, expected https, or plain-http = \"allow\" next to it",
             ),
+            (
+                "[connect]\nurl = 'https://h/v1/'\ntoken-file = '/t'",
+                "line 1: connect: url: expected an address without /v1, which is added to it",
+            ),
+            ("[grant]\nreferences = []", "line 1: grant: expected [[grant]], found [grant]"),
+            ("keks = []\n\n  [ grant ] # one\n", "line 3: grant: expected [[grant]], found [grant]"),
+            ("[[connect]]\nurl = 'https://h'", "line 1: connect: expected [connect], found [[connect]]"),
+            ("[[deliver]]\n[deliver.x]", "line 1: deliver: expected [deliver], found [[deliver]]"),
+            ("[[audit]]", "line 1: audit: expected [audit], found [[audit]]"),
+            (
+                "[[requests.billing]]",
+                "line 1: requests.billing: expected [requests.billing], found [[requests.billing]]",
+            ),
+            ("[[requests]]", "line 1: requests: expected [requests], found [[requests]]"),
+            ("[keks]", "line 1: keks: expected an array"),
+            ("grant = { references = [] }", "line 1: grant: expected an array"),
+            ("connect = []", "line 1: connect: expected a table"),
+            ("[[grant]]\nreferences = []\n[[grant.to]]", "line 3: grant.to: expected [grant.to], found [[grant.to]]"),
             ("[connect", "line 1: unclosed table, expected `]`"),
         ] {
             assert_eq!(refusal(text), expected);

@@ -42,6 +42,11 @@ impl ServerUrl {
         &self.0
     }
 
+    /// Whether it ends with the version of Connect's interface, which is added to each request.
+    pub fn has_version(&self) -> bool {
+        self.0.path().trim_end_matches('/').ends_with("/v1")
+    }
+
     /// Whether it is plain `http`.
     pub fn is_plain(&self) -> bool {
         self.0.scheme() == "http"

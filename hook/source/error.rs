@@ -110,6 +110,9 @@ pub enum SourceError {
     /// The token file or the file of certificates cannot be read, or others can.
     #[error("cannot use the files of [connect]")]
     File { source: FileError },
+    /// The file of the token cannot be read, or others can.
+    #[error("cannot use the files of [connect]")]
+    TokenFile { source: FileError, origin: Origin },
     /// There is no token.
     #[error("no token for 1Password Connect")]
     Token { source: TokenError },
@@ -142,7 +145,7 @@ impl Fault for SourceError {
             | SourceError::NoKeyFormats
             | SourceError::Changed { .. } => Class::Data,
             SourceError::Unauthorized { .. } | SourceError::Forbidden { .. } => Class::NotPermitted,
-            SourceError::File { source } => source.class(),
+            SourceError::File { source } | SourceError::TokenFile { source, .. } => source.class(),
             SourceError::Op(error) => error.class(),
             SourceError::Token { source } => source.class(),
             SourceError::Tls { problem, .. } => problem.class(),
@@ -165,6 +168,8 @@ impl Fault for SourceError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             SourceError::File { source } => return source.hint(),
+            SourceError::TokenFile { source, origin } if source.is_missing() => return origin.missing_hint(),
+            SourceError::TokenFile { source, .. } => return source.hint(),
             SourceError::Op(error) => return error.hint(),
             SourceError::Token { source } => return source.hint(),
             SourceError::Tls { problem, .. } => return problem.hint(),
@@ -196,17 +201,33 @@ impl Fault for SourceError {
             SourceError::NoValue { .. } => "store a sealed value in the field: `oci-secrets seal` makes one",
             SourceError::Unauthorized { origin, .. } => return Some(origin.unauthorized_hint()),
             SourceError::Forbidden { origin, .. } => return Some(origin.forbidden_hint()),
-            SourceError::NoAnswer { .. } | SourceError::Unreachable { .. } | SourceError::Broken { .. } => {
-                "`url` under [connect] in the settings names the server; `curl URL/heartbeat` tests the way there"
-            }
             SourceError::Redirected { .. } => {
                 "set `url` under [connect] in the settings to where Connect itself answers"
             }
+            SourceError::Status { status: 400, server, message, .. } if expects_https(server, message.as_deref()) => {
+                "the server expects https: change `url` under [connect] in the settings"
+            }
+            SourceError::Broken { server, cause, .. } if is_tls(server, cause) => {
+                "the server may expect https: change `url` under [connect] in the settings"
+            }
             SourceError::NotConnect { .. } => "`url` under [connect] in the settings may lead to something else",
+            SourceError::NoAnswer { .. } | SourceError::Unreachable { .. } | SourceError::Broken { .. } => {
+                "`url` under [connect] in the settings names the server; `curl URL/heartbeat` tests the way there"
+            }
             _ => return None,
         };
         Some(hint.to_owned())
     }
+}
+
+/// Whether a server that was asked in plain HTTP answers that it speaks TLS, as those written in Go do.
+fn expects_https(server: &str, message: Option<&str>) -> bool {
+    server.starts_with("http://") && message.is_some_and(|message| message.to_ascii_lowercase().contains("https"))
+}
+
+/// Whether a server that was asked in plain HTTP answers with the bytes of TLS, which are no HTTP.
+fn is_tls(server: &str, cause: &str) -> bool {
+    server.starts_with("http://") && cause.contains("HTTP version")
 }
 
 /// What a server says about its status, which is text from outside.

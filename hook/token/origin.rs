@@ -75,6 +75,20 @@ impl Origin {
         }
     }
 
+    /// The hint for a file with a token that does not exist.
+    pub fn missing_hint(&self) -> Option<String> {
+        match self {
+            Origin::Static(path) => Some(format!(
+                "`op connect token create NAME --server SERVER --vault VAULT` prints one: store it there, and chmod 0600 {}",
+                path.display()
+            )),
+            Origin::File(path) => {
+                Some(format!("what renews the token must write {} before a container starts", path.display()))
+            }
+            _ => None,
+        }
+    }
+
     /// The hint for a token that the server accepts, but not for this request.
     pub fn forbidden_hint(&self) -> String {
         match self {

@@ -21,7 +21,7 @@ use crate::settings::{self, ServerUrl, Settings, file};
 use crate::source::SourceError;
 use crate::tls::{self, TlsError};
 use crate::token::static_token::Shown;
-use crate::token::{Token, TokenError, Tokens};
+use crate::token::{Origin, Token, TokenError, Tokens};
 
 /// The most that is read of one answer. 1Password bounds an item well below it.
 pub const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -56,7 +56,7 @@ impl Connect {
     /// # Errors
     /// If there will be no token, or the certificates cannot be used.
     pub fn open(settings: &settings::Connect) -> Result<Connect, SourceError> {
-        Connect::new(&settings.url, Tokens::open(&settings.token).map_err(no_token)?, settings.ca_file.as_deref())
+        Connect::new(&settings.url, tokens(settings)?, settings.ca_file.as_deref())
     }
 
     /// The same for a container's start, whose id goes with each request: Connect keeps the `User-Agent` in its account of what was
@@ -65,8 +65,7 @@ impl Connect {
     /// # Errors
     /// As for [`Connect::open`].
     pub fn open_for(settings: &settings::Connect, start: &str) -> Result<Connect, SourceError> {
-        let tokens = Tokens::open(&settings.token).map_err(no_token)?;
-        Connect::new_as(&settings.url, tokens, settings.ca_file.as_deref(), &user_agent::with_start(start))
+        Connect::new_as(&settings.url, tokens(settings)?, settings.ca_file.as_deref(), &user_agent::with_start(start))
     }
 
     /// Knows a server by its address, and shows it these tokens.
@@ -105,7 +104,7 @@ impl Connect {
     /// # Errors
     /// If there is none.
     pub async fn token(&self, deadline: Deadline) -> Result<Arc<Token>, SourceError> {
-        self.tokens.current(deadline).await.map_err(no_token)
+        self.tokens.current(deadline).await.map_err(|error| self.no_token(error))
     }
 
     /// The static token that Connect was shown, if it is one and there was an answer.
@@ -123,8 +122,9 @@ impl Connect {
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let token = self.tokens.get().await.map_err(|failure| no_token(failure.into_error()))?;
-        let request = self.client.get(url).header(AUTHORIZATION, token.bearer().map_err(no_token)?);
+        let token = self.tokens.get().await.map_err(|failure| self.no_token(failure.into_error()))?;
+        let bearer = token.bearer().map_err(|error| self.no_token(error))?;
+        let request = self.client.get(url).header(AUTHORIZATION, bearer);
         let lost = |error| self.error(broken(error).into_error(), String::new());
         request.send().await.map_err(lost)
     }
@@ -149,7 +149,7 @@ impl Connect {
         deadline: Deadline,
     ) -> Result<(), WriteError> {
         let body = Zeroizing::new(body.to_string());
-        let bearer = self.bearer(deadline).await.map_err(|error| WriteError::Refused(no_token(error)))?;
+        let bearer = self.bearer(deadline).await.map_err(|error| WriteError::Refused(self.no_token(error)))?;
         let attempt = async || {
             let request = self.client.request(method.clone(), self.url(path, None)).header(CONTENT_TYPE, JSON);
             let request = request.header(AUTHORIZATION, bearer.clone());
@@ -234,10 +234,14 @@ impl Connect {
         url
     }
 
+    fn no_token(&self, error: TokenError) -> SourceError {
+        no_token(error, self.tokens.origin().clone())
+    }
+
     pub(super) fn error(&self, refusal: RequestError, what: String) -> SourceError {
         let server = self.server.clone();
         match refusal {
-            RequestError::Token(error) => no_token(error),
+            RequestError::Token(error) => self.no_token(error),
             RequestError::Status { status: StatusCode::UNAUTHORIZED, message, .. } => {
                 SourceError::Unauthorized { server, message, origin: self.tokens.origin().clone() }
             }
@@ -297,10 +301,14 @@ impl From<GaveUp<RequestError>> for RequestError {
     }
 }
 
+fn tokens(settings: &settings::Connect) -> Result<Tokens, SourceError> {
+    Tokens::open(&settings.token).map_err(|error| no_token(error, Origin::of(&settings.token)))
+}
+
 /// Problems with all files that the settings name are reported in the same way.
-fn no_token(error: TokenError) -> SourceError {
+fn no_token(error: TokenError, origin: Origin) -> SourceError {
     match error {
-        TokenError::File { source } => SourceError::File { source },
+        TokenError::File { source } => SourceError::TokenFile { source, origin },
         source => SourceError::Token { source },
     }
 }
