@@ -37,6 +37,9 @@ pub(crate) enum CliError {
     /// Nothing to seal.
     #[error("refusing to seal an empty secret")]
     EmptySecret,
+    /// A field that has a value, which nobody agreed to replace.
+    #[error("refusing to replace the value of {reference}")]
+    HasValue { reference: Reference },
     /// Two different secrets were typed.
     #[error("refusing to seal: what was typed first and second differs")]
     TypedTwice,
@@ -80,6 +83,18 @@ pub(crate) enum CliError {
     /// `explain` found problems, and has printed them.
     #[error("{}", match problems { 1 => "1 problem was found".to_owned(), many => format!("{many} problems were found") })]
     Explain { problems: usize, class: Class },
+    /// A word of `explain` that names nothing.
+    #[error("no file, bundle or container {name:.120?}")]
+    NoTarget { name: String },
+    /// A name of `explain` that several engines have.
+    #[error("{engines} have a container {name:.120?}")]
+    Ambiguous { name: String, engines: String },
+    /// `explain --last` with a reference.
+    #[error("a reference has no last refusal: expected a container")]
+    NoContainer,
+    /// The hook has refused nothing, or not this.
+    #[error("no refusal of {} is kept", container.as_ref().map_or("a container".to_owned(), |name| format!("container {name:.120?}")))]
+    NoRefusal { container: Option<String> },
     /// Variables that are not set.
     #[error("cannot set {names}")]
     Unset { names: String, source: AnyFault },
@@ -101,7 +116,13 @@ pub(crate) enum CliError {
 impl Fault for CliError {
     fn class(&self) -> Class {
         match self {
-            CliError::CommandLine { .. } | CliError::Terminal | CliError::Command { .. } => Class::CommandLine,
+            CliError::CommandLine { .. }
+            | CliError::Terminal
+            | CliError::Command { .. }
+            | CliError::Ambiguous { .. }
+            | CliError::NoContainer => Class::CommandLine,
+            CliError::NoTarget { .. } | CliError::NoRefusal { .. } => Class::NotFound,
+            CliError::HasValue { .. } => Class::NotPermitted,
             CliError::EmptySecret | CliError::TypedTwice | CliError::LongInput { .. } => Class::Data,
             CliError::Variable { .. } | CliError::NotCalled { .. } => Class::Settings,
             CliError::Seal { source, .. } | CliError::Unseal { source, .. } | CliError::Stored { source, .. } => {
@@ -136,6 +157,15 @@ impl Fault for CliError {
             }
             CliError::NotCalled { .. } => {
                 "name the hook in its `hooks`, or let the engine do so: `oci-secrets install` makes it"
+            }
+            CliError::NoTarget { .. } => {
+                "podman, docker and ctr do not know it, or are not on the PATH; `--engine ENGINE` shows what one of them answers"
+            }
+            CliError::HasValue { .. } => "`--overwrite` replaces it; 1Password keeps the previous version of the item",
+            CliError::Ambiguous { .. } => "`--engine ENGINE` chooses one",
+            CliError::NoContainer => "`oci-secrets explain REFERENCE` tests a reference",
+            CliError::NoRefusal { .. } => {
+                "each user has the refusals of its own hooks, since boot: with root's engines, run this as root"
             }
             CliError::Unset { source, .. } => return source.hint(),
             CliError::Terminal => "`eval \"$(oci-secrets env)\"` sets them in bash and zsh; `--show` prints them here",

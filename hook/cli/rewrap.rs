@@ -137,12 +137,11 @@ async fn move_one(
     keks: &Keks<'_>,
     deadline: impl Fn() -> Deadline,
 ) -> Result<Status, AnyFault> {
-    let unusable = |source| CliError::Stored { name: field.name.clone(), source };
-    let sealed: SealedValue = field.value.parse().map_err(unusable)?;
+    let sealed: SealedValue = field.value.parse::<SealedValue>()?;
     if arguments.from.as_ref().is_some_and(|from| from != sealed.kek()) {
         return Ok(Status::Other);
     }
-    match sealed.rewrap(&arguments.to, &field.spellings, keks, deadline()).await.map_err(unusable)? {
+    match sealed.rewrap(&arguments.to, &field.spellings, keks, deadline()).await? {
         Rewrapped::Current(_) => Ok(Status::Current),
         Rewrapped::Moved(sealed) => {
             if arguments.write {
@@ -182,8 +181,12 @@ fn table(statuses: &[(StoredField, Status)], written: bool) -> Table {
     let mut table = Table::default();
     let rows = rows(statuses, written);
     for Row { field, status, error, colour } in &rows {
-        let detail = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
-        table.verdict(status, *colour, format_args!("{field}{detail}"));
+        let text = match error {
+            None => (*field).to_owned(),
+            Some(error) if error.contains(field) => error.clone(),
+            Some(error) => format!("{field}: {error}"),
+        };
+        table.verdict(status, *colour, text);
     }
     let count = |status| rows.iter().filter(|row| row.status == status).count();
     let moves = if written { MOVED } else { TO_MOVE };

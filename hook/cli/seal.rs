@@ -1,6 +1,7 @@
 //! `oci-secrets seal`: a secret becomes the line of text that 1Password stores.
 
-use std::io::{IsTerminal, stdin};
+use std::fs::OpenOptions;
+use std::io::{BufRead as _, BufReader, IsTerminal, Write as _, stderr, stdin};
 use std::process::ExitCode;
 
 use zeroize::Zeroizing;
@@ -20,7 +21,7 @@ use crate::source::connect::edit::Stored;
 /// Seal a secret for one field, and print the line to store there.
 ///
 /// The secret is read from standard input, every byte of it, or asked for without echo if that is a terminal. The line opens only
-/// for containers that ask for the field by this very reference.
+/// for containers that request the field by exactly this reference.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(super) struct Arguments {
@@ -30,9 +31,15 @@ pub(super) struct Arguments {
     /// The field, spelled as containers will ask for it.
     #[arg(long = "for", value_name = "REFERENCE")]
     reference: Reference,
+    /// Remove a newline from the end of the secret: files and `echo` end with one.
+    #[arg(long)]
+    trim: bool,
     /// Store the line there too, through 1Password Connect; item and field are made where there is none.
     #[arg(long)]
     write: bool,
+    /// Replace a value that the field already has. Without it, a terminal asks, and a script fails.
+    #[arg(long, requires = "write")]
+    overwrite: bool,
     /// Print JSON: an object with `reference`, `kek` and `sealed`, the line.
     #[arg(long)]
     json: bool,
@@ -44,12 +51,18 @@ Example: seal a password that is asked for without echo, and store it
   oci-secrets seal --kek \"$KEK\" --for op://AgentVault/db/password --write";
 
 pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode, AnyFault> {
-    let secret = if stdin().is_terminal() { ask(&arguments.reference)? } else { read_input()? };
+    if arguments.write && !arguments.overwrite {
+        require_no_value(&arguments.reference, settings)?;
+    }
+    let mut secret = if stdin().is_terminal() { ask(&arguments.reference)? } else { read_input()? };
+    if arguments.trim {
+        trim(&mut secret);
+    }
     if secret.is_empty() {
         return Err(CliError::EmptySecret.into());
     }
     if is_line(&secret) {
-        report::note(PROGRAM, "the secret ends with a newline, which becomes a part of it; `printf %s` writes none");
+        report::note(PROGRAM, "the secret ends with a newline, which becomes a part of it; `--trim` removes it");
     }
     let secret = Secret::new(secret.to_vec());
     let sealed = block_on(settings, async |deadline| {
@@ -66,6 +79,28 @@ pub(super) fn run(arguments: &Arguments, settings: &Settings) -> Result<ExitCode
         return write_json(&serde_json::json!({ "reference": reference, "kek": kek, "sealed": line }));
     }
     write_output(format!("{line}\n").as_bytes())
+}
+
+/// Refuses to replace a value that is stored already, unless the person at the terminal agrees.
+fn require_no_value(reference: &Reference, settings: &Settings) -> Result<(), AnyFault> {
+    let connect = Connect::of(settings)?;
+    let has_value = block_on(settings, async |deadline| Ok(connect.has_value(reference, deadline).await?))?;
+    let question = format!("{reference} has a value. Replace it? [y/N] ");
+    if has_value && !agrees(&question) {
+        return Err(CliError::HasValue { reference: reference.clone() }.into());
+    }
+    Ok(())
+}
+
+/// Asks at the terminal, even if the secret comes from a file; without a terminal, the answer is no.
+fn agrees(question: &str) -> bool {
+    if !stderr().is_terminal() {
+        return false;
+    }
+    let Ok(mut terminal) = OpenOptions::new().read(true).write(true).open("/dev/tty") else { return false };
+    let mut answer = String::new();
+    let asked = terminal.write_all(question.as_bytes()).and_then(|()| BufReader::new(terminal).read_line(&mut answer));
+    asked.is_ok() && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
 }
 
 /// Stores the line, and prints what was created.
@@ -93,6 +128,13 @@ fn ask(reference: &Reference) -> Result<Zeroizing<Vec<u8>>, AnyFault> {
         return Err(CliError::TypedTwice.into());
     }
     Ok(typed)
+}
+
+/// Removes one newline from the end, with the carriage return before it.
+fn trim(secret: &mut Zeroizing<Vec<u8>>) {
+    if secret.pop_if(|byte| *byte == b'\n').is_some() {
+        secret.pop_if(|byte| *byte == b'\r');
+    }
 }
 
 /// Whether the secret is one line with its end: what `echo` writes, and seldom what is meant.

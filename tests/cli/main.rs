@@ -94,7 +94,7 @@ fn record_an_outage(session: &Session) {
         "oci-secrets break-glass open sealed --identity key --reason x --ticket y --operator ada --for 1h --yes",
         "start run.secrets/db=op://AgentVault/db/password run.secrets/mail=op://AgentVault/mail/password",
         "oci-secrets break-glass close; oci-secrets break-glass rotation waive op://AgentVault/mail/password --reason x",
-        "cp normal settings.toml; printf canary-2 | oci-secrets seal --kek local-kek:trial --for op://AgentVault/db/password --write",
+        "cp normal settings.toml; printf canary-2 | oci-secrets seal --kek local-kek:trial --for op://AgentVault/db/password --write --overwrite",
         "start run.secrets/db=op://AgentVault/db/password",
     ] {
         session.run(command);

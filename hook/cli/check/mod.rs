@@ -267,11 +267,10 @@ fn values(settings: &Settings, connect: &settings::Connect) -> Result<Vec<Findin
             let fields = client.fields_of(vault, is_sealed, patience).await?;
             all += fields.len();
             for StoredField { name, value, .. } in fields {
-                let unusable = |source| CliError::Stored { name: name.clone(), source };
                 let sealed: SealedValue = match value.parse() {
                     Ok(sealed) => sealed,
                     Err(error) => {
-                        findings.push(Finding::problem(&name, &unusable(error)));
+                        findings.push(Finding::problem(&name, &error));
                         continue;
                     }
                 };
@@ -288,7 +287,7 @@ fn values(settings: &Settings, connect: &settings::Connect) -> Result<Vec<Findin
                         let detail = format!("under an old version of {}", sealed.kek());
                         findings.push(Finding::warning(&name, detail, rewrap));
                     }
-                    Err(error) => findings.push(Finding::problem(&name, &unusable(error))),
+                    Err(error) => findings.push(Finding::problem(&name, &error)),
                 }
             }
         }
