@@ -9,6 +9,7 @@ use self::call::Call;
 use self::created::Created;
 use self::done::Done;
 use self::error::HookError;
+use self::refusal::refuse;
 use crate::container::{Annotations, ImageError, Request, Requests, State};
 use crate::deliver::{DeliveryOptions, Frozen};
 use crate::fault::AnyFault;
@@ -24,23 +25,24 @@ mod call;
 mod created;
 mod done;
 mod error;
+mod refusal;
 
 pub use self::call::PROGRAM;
 
 /// Runs the hook with the command line and the standard input of this process.
 pub fn run() -> ExitCode {
-    report::install_panic_hook(PROGRAM);
+    report::install_panic_hook_with(PROGRAM, refusal::keep_bug);
     if let Err(source) = harden::harden() {
-        return report::failed(PROGRAM, None, &HookError::Environment { source });
+        return refuse(None, &HookError::Environment { source });
     }
     let call = match Call::parse(std::env::args_os().skip(1)) {
         Ok(Call::Print(text)) => return call::print(&text),
         Ok(call) => call,
-        Err(error) => return report::failed(PROGRAM, None, &error),
+        Err(error) => return refuse(None, &error),
     };
     let state = match State::receive(io::stdin()) {
         Ok(state) => state,
-        Err(error) => return report::failed(PROGRAM, None, &error),
+        Err(error) => return refuse(None, &error),
     };
     let outcome = match &call {
         Call::Start { settings } => start(&state, settings),
@@ -48,7 +50,7 @@ pub fn run() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => report::failed(PROGRAM, state.id().ok(), &*error),
+        Err(error) => refuse(Some(&state), &*error),
     }
 }
 

@@ -46,6 +46,7 @@ pub mod monitoring;
 pub mod nearest;
 pub mod pkcs11;
 pub mod reference;
+pub mod refusals;
 pub mod report;
 pub mod resolve;
 pub mod retry;

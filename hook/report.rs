@@ -42,12 +42,24 @@ pub fn print_error(program: &str, message: &str, hint: Option<&str>) {
     say_with_hint(program, message, hint, &[]);
 }
 
+/// An error with its causes, and its hint, as they are printed.
+pub fn texts(error: &dyn Fault) -> (String, Option<String>) {
+    (printable(&chain(error)), error.hint().as_deref().map(printable))
+}
+
 /// Makes a panic end the program with its own exit code. The location is printed, but not the message, which can quote a secret.
 pub fn install_panic_hook(program: &'static str) {
+    install_panic_hook_with(program, |_, _| ());
+}
+
+/// The same, but also gives the error and the hint to a function.
+pub fn install_panic_hook_with(program: &'static str, keep: fn(&str, &str)) {
+    const HINT: &str = "please report it, with this line";
     std::panic::set_hook(Box::new(move |panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        say(program, "error", &format!("this is a bug of ours, in {place}"), &[]);
-        say(program, "hint", "please report it, with this line", &[]);
+        let error = format!("this is a bug of ours, in {place}");
+        say_with_hint(program, &error, Some(HINT), &[]);
+        keep(&error, HINT);
         std::process::exit(Class::Bug as i32);
     }));
 }

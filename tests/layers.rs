@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["dns", "monitoring", "report", "systemd", "tls"],
     &["harden", "http_client"],
     &["container", "run_directory"],
-    &["envrc", "settings"],
+    &["envrc", "refusals", "settings"],
     &["pkcs11", "token"],
     &["source", "seal", "deliver", "engine"],
     &["resolve"],

@@ -16,6 +16,8 @@ const TASKS: [&str; 2] =
     ["/run/containerd/io.containerd.runtime.v2.task", "/run/docker/containerd/daemon/io.containerd.runtime.v2.task"];
 const DOCKER_NAMESPACE: &str = "moby";
 const CONTAINERD_NAMESPACE: &str = "default";
+/// Without containerd, `ctr` waits ten seconds for its socket.
+const CTR_TIMEOUT: &str = "--connect-timeout=2s";
 
 /// A container, as its engine describes it.
 #[derive(Debug, PartialEq, Eq)]
@@ -90,7 +92,7 @@ pub fn containerd(container: &str) -> Result<Described, EngineError> {
         uid: u32,
         gid: u32,
     }
-    let Inspected { id, spec } = ask("ctr", &["containers", "info", "--", container])?;
+    let Inspected { id, spec } = ask("ctr", &[CTR_TIMEOUT, "containers", "info", "--", container])?;
     let namespace = std::env::var("CONTAINERD_NAMESPACE").unwrap_or_else(|_| CONTAINERD_NAMESPACE.to_owned());
     let user = spec.process.and_then(|process| process.user).map(|user| Owner { uid: user.uid, gid: user.gid });
     let bundle = bundle(&namespace, &id);

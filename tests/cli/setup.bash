@@ -121,7 +121,7 @@ blank() {
 
 # Blanks times, digests, ids of items and emergencies, and public keys, which differ from run to run.
 blank_times() {
-    sed -E 's/20[0-9-]{8} [0-9:]{5} UTC/…/g; s/[0-9a-f]{64}/…/g; s/emergency [0-9a-f]{12}/emergency …/g; s/new[0-9]{23}/…/g; s/age1[0-9a-z]{58}/age1…/; s/(hosts    )"'"$(uname -n)"'"/\1"…"/; s/(ssh-ed25519) [A-Za-z0-9+\/]+/\1 …/g'
+    sed -E 's/20[0-9-]{8} [0-9:]{5,8} UTC/…/g; s/"20[0-9-]{8}T[0-9:.]+Z"/"…"/; s/[0-9a-f]{64}/…/g; s/emergency [0-9a-f]{12}/emergency …/g; s/new[0-9]{23}/…/g; s/age1[0-9a-z]{58}/age1…/; s/(hosts    )"'"$(uname -n)"'"/\1"…"/; s/(ssh-ed25519) [A-Za-z0-9+\/]+/\1 …/g'
 }
 
 # Creates $DIR/bundle with these annotations: bundle KEY=VALUE...
@@ -252,7 +252,7 @@ token_from() { settings && sed -i "s|^token-file = .*|token = $1|" settings.toml
 fault() { curl -sf -X POST -H 'Content-Type: application/json' -d "$2" "${ISSUERS%/}/stand-in/issuers/$1/fault"; }
 
 # Seals a canary for a field of AgentVault and stores it: write ITEM [FIELD]
-write() { printf canary-secret | oci-secrets seal --kek local-kek:trial --for "op://AgentVault/$1/${2:-password}" --write >/dev/null; }
+write() { printf canary-secret | oci-secrets seal --kek local-kek:trial --for "op://AgentVault/$1/${2:-password}" --write --overwrite >/dev/null; }
 
 # Prints the number of fields of each item of AgentVault with this title: stored TITLE
 stored() {

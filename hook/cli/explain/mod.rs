@@ -1,14 +1,14 @@
 //! `oci-secrets explain`: what a container would be given, and why or why not.
 //!
-//! It goes the way of a start, past every problem to the next, and shows all. What is fetched stays closed unless `--open` asks for
-//! more: then it is opened and dropped. Never is a value shown.
+//! It does what a start does, but continues after a problem, and shows all of them. Values are unsealed and dropped, never shown.
 
+mod last;
 mod subject;
 
 use std::path::Path;
 use std::process::ExitCode;
 
-use futures_util::StreamExt;
+use futures_util::StreamExt as _;
 use serde::Serialize;
 
 use super::finding::Finding;
@@ -16,7 +16,7 @@ use super::source::Choice;
 use super::table::Table;
 use super::{block_on, load, source, write_json, write_table};
 use crate::cli::error::CliError;
-use crate::container::{Annotations, FileName};
+use crate::container::{Annotations, FILES_MAX, FileName};
 use crate::fault::AnyFault;
 use crate::reference::Reference;
 use crate::resolve::is_missing;
@@ -29,20 +29,23 @@ use subject::{Subject, Target, Wanted, Whose};
 
 /// Explain what a container would be given, and why or why not.
 ///
-/// Which grant lets each reference pass, which item it leads to, under which key the value is sealed, and what the file will be. It
-/// shows every problem, not the first alone, and ends with the exit code of the first. Values are not opened, and never shown.
+/// Which grant allows each reference, which item it resolves to, whether the value can be unsealed, and what the file will be. It
+/// shows every problem, not the first alone, and ends with the exit code of the first. Values are never shown.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(super) struct Arguments {
-    /// A bundle's directory, an .envrc, a reference, or with --engine a container.
-    #[arg(value_name = "TARGET")]
-    target: Target,
-    /// Whose container it is.
+    /// A bundle's directory, an .envrc, a reference, or a container.
+    #[arg(value_name = "TARGET", required_unless_present = "last")]
+    target: Option<Target>,
+    /// The container's engine; by default, all are asked.
     #[arg(long, value_enum)]
     engine: Option<Whose>,
-    /// Also unseal the values; they are not shown.
+    /// Print the hook's last refusal of this container, or of any, as the hook printed it.
+    #[arg(long, conflicts_with_all = ["no_unseal", "source"])]
+    last: bool,
+    /// Do not unseal the values: the KMS is not asked.
     #[arg(long)]
-    open: bool,
+    no_unseal: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -51,9 +54,10 @@ pub(super) struct Arguments {
 }
 
 const EXAMPLE: &str = "\
-Example: why did this container not start
+Example: why did this container not start, and would it start now
 
-  oci-secrets explain --engine podman agent";
+  oci-secrets explain --last agent
+  oci-secrets explain agent";
 
 /// All that is known.
 #[derive(Serialize)]
@@ -94,9 +98,13 @@ struct Explained {
 }
 
 pub(super) fn run(arguments: &Arguments, settings_path: &Path) -> Result<ExitCode, AnyFault> {
-    let subject = Subject::find(&arguments.target, arguments.engine)?;
+    let target = match &arguments.target {
+        Some(target) if !arguments.last => target,
+        target => return last::run(target.as_ref(), arguments.engine, arguments.json),
+    };
+    let subject = Subject::find(target, arguments.engine)?;
     let settings = load(settings_path).map(|settings| arguments.choice.over(settings));
-    let explanation = explain(subject, settings, arguments.open);
+    let explanation = explain(subject, settings, !arguments.no_unseal);
     if arguments.json {
         write_json(&explanation)?
     } else {
@@ -109,7 +117,7 @@ pub(super) fn run(arguments: &Arguments, settings_path: &Path) -> Result<ExitCod
     }
 }
 
-fn explain(subject: Subject, settings: Result<Settings, AnyFault>, open: bool) -> Explanation {
+fn explain(subject: Subject, settings: Result<Settings, AnyFault>, unseal: bool) -> Explanation {
     let mut requests: Vec<Explained> = subject.requests.iter().map(|one| Explained::of(one, &subject)).collect();
     let Subject { name, annotations, requests: wanted, wants_owner, mut findings, .. } = subject;
     if wanted.is_empty() && findings.is_empty() {
@@ -121,7 +129,7 @@ fn explain(subject: Subject, settings: Result<Settings, AnyFault>, open: bool) -
             for (explained, one) in requests.iter_mut().zip(&wanted) {
                 explained.grant(&one.reference, annotations.as_ref(), wants_owner, &settings);
             }
-            if let Err(error) = fetch(&mut requests, &wanted, &settings, open) {
+            if let Err(error) = fetch(&mut requests, &wanted, &settings, unseal) {
                 findings.push(Finding::problem("source", &*error));
             }
         }
@@ -132,8 +140,8 @@ fn explain(subject: Subject, settings: Result<Settings, AnyFault>, open: bool) -
     Explanation { target: name, findings, requests }
 }
 
-/// Asks the source for every reference, and looks at what it has.
-fn fetch(requests: &mut [Explained], wanted: &[Wanted], settings: &Settings, open: bool) -> Result<(), AnyFault> {
+/// Fetches every reference, and unseals each value when it arrives, as a start does.
+fn fetch(requests: &mut [Explained], wanted: &[Wanted], settings: &Settings, unseal: bool) -> Result<(), AnyFault> {
     let references: Vec<&Reference> = wanted.iter().map(|one| &one.reference).collect();
     if references.is_empty() {
         return Ok(());
@@ -141,16 +149,74 @@ fn fetch(requests: &mut [Explained], wanted: &[Wanted], settings: &Settings, ope
     let source: Box<dyn Source> = source(settings)?;
     block_on(settings, async |deadline| {
         let keks = Keks::new(settings);
-        let mut fetched = source.fetch(&references, deadline);
-        while let Some(Fetched { index, outcome }) = fetched.next().await {
+        let keys = unseal.then_some((&keks, deadline));
+        let fetched = source.fetch(&references, deadline).map(|Fetched { index, outcome }| async move {
+            let value = match (outcome, wanted.get(index)) {
+                (Ok(field), Some(one)) => Ok(Value::of(field, &one.reference, settings, keys).await),
+                (Err(error), _) => Err(error),
+                (Ok(_), None) => return None,
+            };
+            Some((index, value))
+        });
+        let mut values = fetched.buffer_unordered(FILES_MAX);
+        while let Some(value) = values.next().await {
+            let Some((index, value)) = value else { continue };
             let (Some(explained), Some(one)) = (requests.get_mut(index), wanted.get(index)) else { continue };
-            match outcome {
-                Ok(field) => explained.value(field, one, settings, open.then_some((&keks, deadline))).await,
+            match value {
+                Ok(value) => explained.value(value),
                 Err(error) => explained.no_value(error, one),
             }
         }
         Ok(())
     })
+}
+
+/// What is known of a value, without the value.
+struct Value {
+    item_id: Option<String>,
+    item_version: Option<u64>,
+    kek: Option<String>,
+    kek_version: Option<String>,
+    finding: Finding,
+}
+
+impl Value {
+    /// Whether the value can be unsealed, and under which key; without keys, only whether the key is listed.
+    async fn of(
+        field: Field,
+        reference: &Reference,
+        settings: &Settings,
+        keys: Option<(&Keks<'_>, Deadline)>,
+    ) -> Value {
+        let Field { value, item_id, version: item_version } = field;
+        let found = |finding| Value { item_id, item_version, kek: None, kek_version: None, finding };
+        if settings.deliver.plaintext == Permission::Allow && !is_sealed(&value) {
+            return found(Finding::ok("seal", "none: the settings allow a value that is not sealed".into()));
+        }
+        let problem = |source| Finding::problem("seal", &CliError::Unseal { reference: reference.clone(), source });
+        let sealed: SealedValue = match value.parse() {
+            Ok(sealed) => sealed,
+            Err(error) => return found(problem(error)),
+        };
+        let kek = sealed.kek().to_string();
+        let mut kek_version = None;
+        let finding = match keys {
+            _ if !settings.kek_is_listed(&kek) => {
+                problem(SealError::Kek { source: KekError::NotListed { kek: kek.clone() } })
+            }
+            None => {
+                Finding::note("seal", format!("under {kek}, which is listed; not tested whether it can be unsealed"))
+            }
+            Some((keks, deadline)) => match sealed.unseal(reference, keks, deadline).await {
+                Ok(unsealed) => {
+                    kek_version = unsealed.kek_version.name;
+                    Finding::ok("seal", format!("under {kek}, which is listed; unsealed"))
+                }
+                Err(error) => problem(error),
+            },
+        };
+        Value { kek: Some(kek), kek_version, ..found(finding) }
+    }
 }
 
 impl Explained {
@@ -204,44 +270,17 @@ impl Explained {
         }
     }
 
-    /// Where the value is, and under which key; whether it opens, if the keys are there to try.
-    async fn value(&mut self, field: Field, one: &Wanted, settings: &Settings, keys: Option<(&Keks<'_>, Deadline)>) {
-        let Field { value, item_id, version } = field;
-        let found = match (&item_id, version) {
+    /// Where the value is, and whether it can be unsealed.
+    fn value(&mut self, Value { item_id, item_version, kek, kek_version, finding }: Value) {
+        let found = match (&item_id, item_version) {
             (Some(id), Some(version)) => format!(" ({id}, version {version})"),
             _ => String::new(),
         };
-        let reference = &one.reference;
         let section = self.section.as_ref().map(|section| format!("section \"{section}\", ")).unwrap_or_default();
         let place =
             format!("vault \"{}\", item \"{}\"{found}, {section}field \"{}\"", self.vault, self.item, self.field);
-        self.findings.push(Finding::ok("source", place));
-        (self.item_id, self.item_version) = (item_id, version);
-        if settings.deliver.plaintext == Permission::Allow && !is_sealed(&value) {
-            self.findings.push(Finding::ok("seal", "none: the settings allow a value that is not sealed".into()));
-            return;
-        }
-        let unusable = |source| CliError::Unseal { reference: reference.clone(), source };
-        let sealed: SealedValue = match value.parse() {
-            Ok(sealed) => sealed,
-            Err(error) => return self.findings.push(Finding::problem("seal", &unusable(error))),
-        };
-        let kek = sealed.kek().clone();
-        self.kek = Some(kek.to_string());
-        if !settings.kek_is_listed(kek.as_str()) {
-            let source = KekError::NotListed { kek: kek.to_string() };
-            return self.findings.push(Finding::problem("seal", &unusable(SealError::Kek { source })));
-        }
-        let Some((keks, deadline)) = keys else {
-            return self.findings.push(Finding::ok("seal", format!("under {kek}, which is listed; not opened")));
-        };
-        match sealed.unseal(reference, keks, deadline).await {
-            Ok(unsealed) => {
-                self.kek_version = unsealed.kek_version.name;
-                self.findings.push(Finding::ok("seal", format!("under {kek}, which is listed; it opens")));
-            }
-            Err(error) => self.findings.push(Finding::problem("seal", &unusable(error))),
-        }
+        self.findings.extend([Finding::ok("source", place), finding]);
+        (self.item_id, self.item_version, self.kek, self.kek_version) = (item_id, item_version, kek, kek_version);
     }
 
     fn no_value(&mut self, error: SourceError, one: &Wanted) {

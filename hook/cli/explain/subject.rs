@@ -14,18 +14,47 @@ use crate::container::{
 };
 use crate::deliver::preflight;
 use crate::engine::inspect::{self, Described};
-use crate::engine::{BundleError, has_hook};
+use crate::engine::{BundleError, EngineError, has_hook};
 use crate::envrc::{self, EnvrcError, Variable};
 use crate::fault::AnyFault;
 use crate::json;
 use crate::reference::{Reference, ReferenceError};
 
 /// The engines that describe their containers.
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
 pub(super) enum Whose {
     Podman,
     Docker,
     Containerd,
+}
+
+impl Whose {
+    fn name(self) -> &'static str {
+        match self {
+            Whose::Podman => "podman",
+            Whose::Docker => "docker",
+            Whose::Containerd => "containerd",
+        }
+    }
+
+    fn describe(self, container: &str) -> Result<Described, EngineError> {
+        match self {
+            Whose::Podman => inspect::podman(container),
+            Whose::Docker => inspect::docker(container),
+            Whose::Containerd => inspect::containerd(container),
+        }
+    }
+}
+
+/// The containers of this name or id, of one engine or of all that answer.
+fn described(container: &str, engine: Option<Whose>) -> Vec<(Whose, Described)> {
+    let engines = Whose::value_variants().iter().filter(|one| engine.is_none_or(|engine| engine == **one));
+    engines.filter_map(|engine| Some((*engine, engine.describe(container).ok()?))).collect()
+}
+
+/// The ids of the containers of this name.
+pub(super) fn ids(container: &str, engine: Option<Whose>) -> Vec<String> {
+    described(container, engine).into_iter().map(|(_, described)| described.id).collect()
 }
 
 /// What a word of the command line names.
@@ -70,19 +99,30 @@ pub(super) struct Wanted {
 impl Subject {
     /// Finds out who that is.
     pub(super) fn find(target: &Target, engine: Option<Whose>) -> Result<Subject, AnyFault> {
-        let described = match (target, engine) {
-            (Target::Reference(reference), _) => return Ok(Subject::of_reference(reference.clone())),
-            (Target::Name(file), None) if Path::new(file).is_file() => {
-                return Subject::of_envrc(Path::new(file)).map_err(AnyFault::from);
-            }
-            (Target::Name(bundle), None) => {
-                return Ok(Subject::of_bundle(format!("bundle {bundle}"), Path::new(bundle)));
-            }
-            (Target::Name(container), Some(Whose::Podman)) => inspect::podman(container),
-            (Target::Name(container), Some(Whose::Docker)) => inspect::docker(container),
-            (Target::Name(container), Some(Whose::Containerd)) => inspect::containerd(container),
+        let name = match target {
+            Target::Reference(reference) => return Ok(Subject::of_reference(reference.clone())),
+            Target::Name(name) => name,
         };
-        described.map(Subject::of_container).map_err(AnyFault::from)
+        let path = Path::new(name);
+        match engine {
+            Some(engine) => Ok(Subject::of_container(engine.describe(name)?)),
+            None if path.is_file() => Ok(Subject::of_envrc(path)?),
+            None if path.is_dir() || name.contains('/') => Ok(Subject::of_bundle(format!("bundle {name}"), path)),
+            None => Subject::of_any_engine(name),
+        }
+    }
+
+    /// A container of the one engine that has a container of this name.
+    fn of_any_engine(name: &str) -> Result<Subject, AnyFault> {
+        let mut found = described(name, None);
+        match (found.pop(), found.is_empty()) {
+            (None, _) => Err(CliError::NoTarget { name: name.to_owned() }.into()),
+            (Some((_, described)), true) => Ok(Subject::of_container(described)),
+            (Some((last, _)), false) => {
+                let engines: Vec<_> = found.iter().map(|(engine, _)| engine.name()).chain([last.name()]).collect();
+                Err(CliError::Ambiguous { name: name.to_owned(), engines: engines.join(" and ") }.into())
+            }
+        }
     }
 
     fn of_reference(reference: Reference) -> Subject {
