@@ -37,8 +37,8 @@ pub(super) struct Arguments {
     /// A bundle's directory, an .envrc, a reference, or a container.
     #[arg(value_name = "TARGET", required_unless_present = "last")]
     target: Option<Target>,
-    /// The container's engine; by default, all are asked.
-    #[arg(long, value_enum)]
+    /// The container's engine: podman, docker or containerd; by default, all are asked.
+    #[arg(long, value_enum, hide_possible_values = true)]
     engine: Option<Whose>,
     /// Print the hook's last refusal of this container, or of any, as the hook printed it.
     #[arg(long, conflicts_with_all = ["no_unseal", "source"])]
