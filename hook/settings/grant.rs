@@ -64,7 +64,8 @@ impl Grants {
                 Err(_) => {}
             }
         }
-        if let GrantError::NoGrant { meant, .. } = &mut refusal {
+        // Another user must not learn which grants there are.
+        if let (GrantError::NoGrant { meant, .. }, Caller::Root) = (&mut refusal, caller) {
             *meant = self.nearest(reference);
         }
         Err(refusal)
@@ -437,7 +438,8 @@ mod tests {
     fn suggests_the_nearest_reference_that_a_grant_names() {
         let grants =
             grants("[[grant]]\nreferences = ['op://AgentVault/*', 'op://Billing/*/key', 'op://Ops/db/admin/password']");
-        let hint = |text| grants.decide(&reference(text), &annotations(&[]), false).unwrap_err().hint().unwrap();
+        let hint =
+            |text| grants.decide(&reference(text), &annotations(&[]), false, Caller::Root).unwrap_err().hint().unwrap();
         for (text, meant) in [
             ("op://AgentVualt/db/password", "op://AgentVault/db/password"),
             ("op://agentvault/db/prod/password", "op://AgentVault/db/prod/password"),
