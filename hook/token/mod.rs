@@ -13,6 +13,7 @@ pub mod static_token;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Mutex;
@@ -39,8 +40,8 @@ pub struct Tokens {
 
 /// Where the next token comes from.
 enum Supply {
-    /// A static token, and its issue time, if known.
-    Fixed { token: Arc<Token>, made: Option<Timestamp> },
+    /// A static token and its conditions, which a long-lived process checks at each use.
+    Fixed { token: Arc<Token>, made: Option<Timestamp>, expires: Option<Timestamp>, max_age: Option<Duration> },
     /// Each lasts for a while.
     Renewed { source: TokenSource, held: Mutex<Option<Held>> },
 }
@@ -73,8 +74,8 @@ impl Tokens {
 
     /// A static token.
     pub fn of(token: Token, origin: Origin) -> Tokens {
-        let made = token.issued();
-        Tokens { origin, supply: Supply::Fixed { token: Arc::new(token), made } }
+        let (made, expires) = (token.issued(), token.expires());
+        Tokens { origin, supply: Supply::Fixed { token: Arc::new(token), made, expires, max_age: None } }
     }
 
     /// The static token in a file, unless it is too old.
@@ -83,7 +84,8 @@ impl Tokens {
         let (token, origin) = (fresh(token, source)?, Origin::of(source));
         let made = token_age::earliest(token.issued(), written);
         token_age::check(made, file.max_age, &origin)?;
-        Ok(Tokens { origin, supply: Supply::Fixed { token: Arc::new(token), made } })
+        let (expires, max_age) = (token.expires(), file.max_age);
+        Ok(Tokens { origin, supply: Supply::Fixed { token: Arc::new(token), made, expires, max_age } })
     }
 
     /// Who gives them, as messages name it.
@@ -126,7 +128,13 @@ impl Tokens {
     /// If there is none; the failure says whether another try can help.
     pub async fn get(&self) -> Result<Arc<Token>, Failure<TokenError>> {
         let (source, held) = match &self.supply {
-            Supply::Fixed { token, .. } => return Ok(token.clone()),
+            Supply::Fixed { token, made, expires, max_age } => {
+                if let Some(end) = expires.filter(|end| is_over(*end)) {
+                    return Err(Failure::Final(TokenError::Expired { origin: self.origin.clone(), end }));
+                }
+                let checked = token_age::check(*made, *max_age, &self.origin);
+                return checked.map(|()| token.clone()).map_err(|error| Failure::Final(error.into()));
+            }
             Supply::Renewed { source, held } => (source, held),
         };
         let mut held = held.lock().await;
@@ -187,9 +195,13 @@ fn of_variable(variable: &Variable) -> Result<Token, TokenError> {
 /// The token, unless its time is over.
 fn fresh(token: Token, source: &TokenSource) -> Result<Token, TokenError> {
     match token.expires() {
-        Some(end) if end + SKEW <= Timestamp::now() => Err(TokenError::Expired { origin: Origin::of(source), end }),
+        Some(end) if is_over(end) => Err(TokenError::Expired { origin: Origin::of(source), end }),
         _ => Ok(token),
     }
+}
+
+fn is_over(end: Timestamp) -> bool {
+    end + SKEW <= Timestamp::now()
 }
 
 fn until(token: &Token) -> Timestamp {
@@ -227,6 +239,23 @@ mod tests {
             assert!(matches!(Token::new(text.as_bytes()), Err(TokenError::NotALine)), "{text:?}");
         }
         assert_eq!(token(" good\n").bearer().unwrap(), "Bearer good");
+    }
+
+    #[test]
+    fn a_static_token_is_checked_at_each_use() {
+        let now = Timestamp::now();
+        let use_it = |seconds: i64, max_age| {
+            let token = with_claims(&format!("{{\"exp\":{}}}", now.as_second() + seconds));
+            let (expires, made) = (token.expires(), now.checked_sub(SignedDuration::from_hours(2)).ok());
+            let supply = Supply::Fixed { token: Arc::new(token), made, expires, max_age };
+            let tokens = Tokens { origin: Origin::Static("/t".into()), supply };
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(tokens.get()).map(drop).map_err(Failure::into_error)
+        };
+        assert!(use_it(60, None).is_ok());
+        assert!(matches!(use_it(-60, None), Err(TokenError::Expired { .. })));
+        assert!(use_it(60, Some(Duration::from_secs(3 * 60 * 60))).is_ok());
+        assert!(matches!(use_it(60, Some(Duration::from_secs(60 * 60))), Err(TokenError::Outdated(_))));
     }
 
     #[test]
