@@ -14,7 +14,7 @@ use crate::seal::kek::{KekUri, Keks};
 use crate::seal::{SealError, SealedValue, is_sealed};
 use crate::secret::Secret;
 use crate::settings::Permission;
-use crate::source::{Fetched, Field, Source, SourceError};
+use crate::source::{Earlier, Fetched, Field, Source, SourceError};
 
 /// The secret of one request, and its origin.
 pub struct Resolved<'a> {
@@ -32,6 +32,8 @@ pub struct Resolved<'a> {
     pub kek_version: Option<String>,
     /// Whether it came from an emergency.
     pub kept: bool,
+    /// When and for whom the value was fetched, if not for this start.
+    pub earlier: Option<Earlier>,
 }
 
 impl Resolved<'_> {
@@ -128,15 +130,24 @@ async fn open<'a>(
     plaintext: Permission,
     deadline: Deadline,
 ) -> Result<Resolved<'a>, ResolveError> {
-    let Field { value, item_id, version: item_version } = field;
+    let Field { value, item_id, version: item_version, earlier } = field;
     if plaintext == Permission::Allow && !is_sealed(&value) {
         let secret = Secret::new(value.as_bytes().to_vec());
-        return Ok(Resolved { request, secret, item_id, item_version, kek: None, kek_version: None, kept: false });
+        return Ok(Resolved {
+            request,
+            secret,
+            item_id,
+            item_version,
+            kek: None,
+            kek_version: None,
+            kept: false,
+            earlier,
+        });
     }
     let unseal = async { value.parse::<SealedValue>()?.unseal(&request.reference, keks, deadline).await };
     let unsealed = unseal.await.map_err(|source| ResolveError::unseal(request, source))?;
     let (kek, kek_version) = (Some(unsealed.kek), unsealed.kek_version.name);
-    Ok(Resolved { request, secret: unsealed.secret, item_id, item_version, kek, kek_version, kept: false })
+    Ok(Resolved { request, secret: unsealed.secret, item_id, item_version, kek, kek_version, kept: false, earlier })
 }
 
 /// Whether the item or its field does not exist. A missing vault is a mistake in the reference instead.

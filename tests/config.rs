@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use oci_secrets::gateway::settings as gateway;
 use oci_secrets::settings::{
-    Audit, AwsIdentity, AwsKms, Broker, Caller, DEADLINE, Deliver, LocalKek, Op, OpUnlock, Pkcs11, Settings,
+    Audit, AwsIdentity, AwsKms, Broker, Caller, DEADLINE, Deliver, LocalKek, Op, OpUnlock, Outage, Pkcs11, Settings,
     SourceName, parse,
 };
 use regex::Regex;
@@ -78,6 +78,9 @@ fn optional_keys_show_their_defaults() {
     assert!(full.gcp_kms.credentials_file.is_some() && written.gcp_kms.credentials_file.is_none());
     assert!(full.audit.file.is_some() && written.audit == Audit::default());
     assert!(!full.audit.chain);
+    assert!(full.broker.max_age.is_some() && full.broker.requests_per_hour.is_some());
+    assert_eq!(full.outage.directory, Outage::default().directory);
+    assert!(full.outage.sealed_values_for.is_some() && written.outage == Outage::default());
     assert!(full.broker.socket.is_some() && full.broker.metrics.is_some() && written.broker == Broker::default());
     assert_eq!(full.broker.connections, Broker::default().connections);
     assert_eq!(full.broker.connections_per_user, Broker::default().connections_per_user);
@@ -100,6 +103,7 @@ fn the_settings_show_every_key_that_the_code_knows() {
         ("audit", "[audit]\nno-such-key = 1"),
         ("break-glass", "[break-glass]\nno-such-key = 1"),
         ("broker", "[broker]\nno-such-key = 1"),
+        ("outage", "[outage]\nno-such-key = 1"),
     ] {
         for key in keys_expected_instead_of(unknown) {
             assert!(shows(section, &key), "config/settings.reference.toml lacks [{section}] {key}");

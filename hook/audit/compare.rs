@@ -4,13 +4,13 @@
 //! and the item's id. A command such as `explain` writes no record, and its `User-Agent` has no start id: its requests are listed, but
 //! are no difference. A `User-Agent` does not authenticate the program that sent it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::entry::Entry;
+use super::entry::{Entry, Reading};
 use crate::source::connect::activity::Seen;
 
 /// A difference between our records and Connect's log.
@@ -105,41 +105,54 @@ impl fmt::Display for CommandRead {
 /// A refused start may have read items that its record does not name. They are not a difference.
 pub fn compare(entries: &[Entry], seen: &[Seen], token: Option<&str>) -> Comparison {
     let ours = |seen: &&Seen| seen.start().is_some() || token.is_some_and(|token| seen.actor.jti == token);
-    let mut unmatched: BTreeMap<(&str, &str), Vec<&Seen>> = BTreeMap::new();
+    let mut requests: BTreeMap<(&str, &str), Vec<&Seen>> = BTreeMap::new();
     for seen in seen.iter().filter(|seen| seen.action == "READ" && seen.result == "SUCCESS").filter(ours) {
         if let Some(item) = &seen.resource.item {
-            unmatched.entry((seen.start().unwrap_or_default(), &item.id)).or_default().push(seen);
+            requests.entry((seen.start().unwrap_or_default(), &item.id)).or_default().push(seen);
         }
     }
-    let (mut agreed, mut differences) = (0, Vec::new());
+    let (mut agreed, mut differences, mut matched) = (0, Vec::new(), BTreeSet::new());
+    let first = entries.iter().map(|entry| entry.time).min();
     for entry in entries.iter().filter(|entry| !entry.start.is_empty()) {
-        let items: BTreeMap<&str, Option<u64>> = entry
+        let items: BTreeMap<(&str, &str), &Reading> = entry
             .secrets
             .iter()
             .filter(|reading| !reading.kept)
-            .filter_map(|reading| Some((reading.item.as_deref()?, reading.item_version)))
+            .filter_map(|reading| {
+                // A broker fetches once for several starts, in the name of the first.
+                let start = match (&reading.fetched, &reading.fetched_for) {
+                    (None, _) => &entry.start,
+                    // Before the period, or by no start.
+                    (Some(fetched), _) if first.is_some_and(|first| *fetched < first) => return None,
+                    (Some(_), start) => start.as_ref()?,
+                };
+                Some(((start.as_str(), reading.item.as_deref()?), reading))
+            })
             .collect();
-        for (item, version) in items {
-            match unmatched.remove(&(entry.start.as_str(), item)).as_deref() {
+        for (key, reading) in items {
+            match requests.get(&key).map(Vec::as_slice) {
                 None => differences.push(Difference::OursAlone {
                     time: entry.time,
                     start: entry.start.clone(),
                     container: entry.container.clone(),
-                    item: item.to_owned(),
+                    item: key.1.to_owned(),
                 }),
                 // More than one request: it was retried, or also fetched a file.
-                Some(requests) => match other_version(entry, item, version, requests) {
-                    None => agreed += 1,
-                    Some(difference) => differences.push(difference),
-                },
+                Some(requests) => {
+                    matched.insert(key);
+                    match other_version(entry, key.1, reading.item_version, requests) {
+                        None => agreed += 1,
+                        Some(difference) => differences.push(difference),
+                    }
+                }
             }
         }
-        if entry.refusal.is_some() {
-            let before = unmatched.len();
-            unmatched.retain(|(start, _), _| *start != entry.start);
-            agreed += before - unmatched.len();
-        }
     }
+    for refused in entries.iter().filter(|entry| entry.refusal.is_some() && !entry.start.is_empty()) {
+        let of_it = requests.keys().filter(|(start, _)| *start == refused.start);
+        agreed += of_it.filter(|key| matched.insert(**key)).count();
+    }
+    requests.retain(|key, _| !matched.contains(key));
     let alone = |seen: &Seen| Difference::TheirsAlone {
         time: seen.timestamp,
         user_agent: seen.actor.user_agent.clone(),
@@ -148,7 +161,7 @@ pub fn compare(entries: &[Entry], seen: &[Seen], token: Option<&str>) -> Compari
         request: seen.request_id.clone(),
     };
     let (commands, others): (Vec<&Seen>, Vec<&Seen>) =
-        unmatched.into_values().flatten().partition(|seen| seen.is_of_a_command());
+        requests.into_values().flatten().partition(|seen| seen.is_of_a_command());
     differences.extend(others.into_iter().map(alone));
     differences.sort_by_key(Difference::time);
     let mut commands: Vec<CommandRead> = commands.into_iter().map(CommandRead::of).collect();
@@ -231,6 +244,29 @@ mod tests {
             (0, none),
             "another token belongs to another client"
         );
+    }
+
+    /// A broker fetches once for several starts.
+    #[test]
+    fn a_reading_is_that_of_the_start_it_was_fetched_for() {
+        let shared = |start: &str, fetched_for: &str, fetched: &str| {
+            let mut entry = entry(start, Some("i1"), false);
+            entry.secrets[0].fetched = Some(fetched.parse().unwrap());
+            entry.secrets[0].fetched_for = Some(fetched_for.to_owned());
+            entry
+        };
+        let (own, none) = (entry("s1", Some("i1"), false), Vec::<String>::new());
+        let log = [seen(OURS, "ours", "i1", json!(3))];
+        let after = "2026-05-04T10:00:01Z";
+        let entries = [own.clone(), shared("s2", "s1", after), shared("s3", "s1", after)];
+        assert_eq!(compared(&entries, &log), (3, none.clone()));
+        // The start that fetched was refused.
+        let entries = [entry("s1", None, true), shared("s2", "s1", after)];
+        assert_eq!(compared(&entries, &log), (1, none.clone()));
+        let (_, alone) = compared(&[own, shared("s2", "s9", after)], &log);
+        assert_eq!(alone, ["2026-05-04T10:00:00Z start s2 of container c read item i1: Connect did not log it"]);
+        let before = "2026-05-04T09:00:00Z";
+        assert_eq!(compared(&[shared("s2", "s9", before)], &[]), (0, none), "before the period");
     }
 
     #[test]

@@ -63,6 +63,13 @@ pub struct Reading {
     /// Whether it came from an emergency.
     #[serde(default)]
     pub kept: bool,
+    /// When the source returned the value, if it was not fetched for this start.
+    pub fetched: Option<Timestamp>,
+    /// The start that it was fetched for.
+    pub fetched_for: Option<String>,
+    /// Whether it was used because the source did not answer.
+    #[serde(default)]
+    pub outage: bool,
 }
 
 /// The record of an action of break-glass, with the fields that are shown.

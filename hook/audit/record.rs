@@ -11,6 +11,7 @@ use crate::container::Request;
 use crate::fault::Fault;
 use crate::report;
 use crate::resolve::Resolved;
+use crate::source::Earlier;
 use crate::syslog::{CONTAINER, Field};
 use crate::token::static_token::Use;
 
@@ -88,6 +89,15 @@ struct Reading {
     /// Whether it came from an emergency.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     kept: bool,
+    /// When the source returned the value, if it was not fetched for this start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fetched: Option<String>,
+    /// The start that it was fetched for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fetched_for: Option<String>,
+    /// Whether it was used because the source did not answer.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    outage: bool,
 }
 
 #[derive(Serialize)]
@@ -128,6 +138,9 @@ impl Record {
             kek: None,
             kek_version: None,
             kept: false,
+            fetched: None,
+            fetched_for: None,
+            outage: false,
         };
         self.secrets = requests.iter().map(reading).collect();
     }
@@ -142,6 +155,11 @@ impl Record {
                 reading.kek = secret.kek.as_ref().map(ToString::to_string);
                 reading.kek_version = secret.kek_version.clone();
                 reading.kept = secret.kept;
+                if let Some(Earlier { fetched, start, outage }) = &secret.earlier {
+                    reading.fetched = Some(fetched.to_string());
+                    reading.fetched_for = start.clone();
+                    reading.outage = *outage;
+                }
             }
         }
     }

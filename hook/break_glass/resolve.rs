@@ -24,8 +24,7 @@ use crate::resolve::{Outcome, ResolveError, Resolved, resolve as resolve_all, re
 use crate::retry::Deadline;
 use crate::seal::kek::Keks;
 use crate::settings::Settings;
-use crate::source::{Source, SourceError};
-use crate::tls::TlsError;
+use crate::source::{Source, Standing};
 
 /// A request that the source or the KMS did not answer, and the failure.
 type Unanswered<'a> = (&'a Request, ResolveError);
@@ -81,11 +80,13 @@ fn partition(outcomes: Vec<Outcome<'_>>) -> Result<(Vec<Resolved<'_>>, Vec<Unans
     Ok((secrets, unanswered))
 }
 
-/// Whether a failure is an outage: no answer for now, or a server whose certificate has expired. The latter is an error of the settings
-/// (78), but the operators of this host cannot end it; any other problem with a certificate is not an outage.
+/// Whether a failure is an outage of the source or the KMS. An emergency is the decision of operators, so that an unclear answer of the
+/// source is one, too.
 fn is_outage(failure: &ResolveError) -> bool {
-    let expired = |source: &SourceError| matches!(source, SourceError::Tls { problem: TlsError::Expired { .. }, .. });
-    failure.class() == Class::Unavailable || matches!(failure, ResolveError::Fetch { source, .. } if expired(source))
+    match failure {
+        ResolveError::Fetch { source, .. } => matches!(source.standing(), Standing::Outage | Standing::Unclear),
+        ResolveError::Unseal { .. } => failure.class() == Class::Unavailable,
+    }
 }
 
 /// Logs which secrets must be rotated after an emergency, and which were.
@@ -128,7 +129,16 @@ impl Session<'_> {
                 return Err(BreakGlassError::NotKept { reference: request.reference.clone(), source: failure });
             };
             let (item_id, item_version) = (Some(kept.item.clone()), Some(kept.version));
-            secrets.push(Resolved { request, secret, item_id, item_version, kek: None, kek_version: None, kept: true });
+            secrets.push(Resolved {
+                request,
+                secret,
+                item_id,
+                item_version,
+                kek: None,
+                kek_version: None,
+                kept: true,
+                earlier: None,
+            });
             used.push(kept.clone());
         }
         let Account { id, reason, .. } = emergency.account();

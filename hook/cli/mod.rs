@@ -3,6 +3,7 @@
 mod annotate;
 mod audit;
 mod break_glass;
+mod cache;
 mod check;
 mod completions;
 mod env;
@@ -72,6 +73,8 @@ enum Verb {
     Audit(audit::Verb),
     #[command(subcommand)]
     BreakGlass(break_glass::Verb),
+    #[command(subcommand)]
+    Cache(cache::Verb),
     Completions(completions::Arguments),
     Man(man::Arguments),
 }
@@ -113,6 +116,7 @@ impl Verb {
             Verb::Token(arguments) => token::run(&arguments),
             Verb::Audit(verb) => audit::run(&verb, settings),
             Verb::BreakGlass(verb) => break_glass::run(&verb, settings),
+            Verb::Cache(verb) => cache::run(&verb, &load(settings)?),
             Verb::Completions(arguments) => completions::run(&arguments, &mut Arguments::command()),
             Verb::Man(arguments) => man::run(&arguments, Arguments::command()),
         }

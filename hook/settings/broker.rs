@@ -3,10 +3,14 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::AbsolutePath;
+use super::duration::duration;
+
+const MAX_AGE_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// How the hook reaches the broker, and how the broker serves.
 #[derive(Debug, PartialEq, Deserialize)]
@@ -20,6 +24,11 @@ pub struct Broker {
     pub connections: NonZeroU32,
     /// How many of them one user other than root has.
     pub connections_per_user: NonZeroU32,
+    /// How old a fetched sealed value may be; the default depends on the source.
+    #[serde(deserialize_with = "max_age")]
+    pub max_age: Option<Duration>,
+    /// How many requests the source gets within an hour; the default depends on the source.
+    pub requests_per_hour: Option<NonZeroU32>,
 }
 
 impl Default for Broker {
@@ -29,6 +38,8 @@ impl Default for Broker {
             metrics: None,
             connections: NonZeroU32::MIN.saturating_add(1023),
             connections_per_user: NonZeroU32::MIN.saturating_add(63),
+            max_age: None,
+            requests_per_hour: None,
         }
     }
 }
@@ -57,6 +68,10 @@ impl TryFrom<String> for MetricsAddress {
     }
 }
 
+fn max_age<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    duration(deserializer, Duration::ZERO..=MAX_AGE_MAX, "expected a duration from \"0s\" to \"1h\"").map(Some)
+}
+
 /// Metrics name what runs on a host, and are for this host alone.
 #[derive(Debug, thiserror::Error)]
 #[error("expected the absolute path of a socket, or an address of loopback such as 127.0.0.1:9465")]
@@ -80,6 +95,14 @@ mod tests {
         for text in ["0.0.0.0:9465", "192.0.2.1:1", "m.sock", "localhost:1", ""] {
             assert!(metrics(text).unwrap_err().contains("an address of loopback"), "{text}");
         }
+    }
+
+    #[test]
+    fn an_age_and_a_budget_have_bounds() {
+        assert_eq!(parse("max-age = '0s'").unwrap().max_age, Some(Duration::ZERO));
+        assert!(parse("max-age = '61m'").unwrap_err().contains("expected a duration from \"0s\" to \"1h\""));
+        assert_eq!(parse("requests-per-hour = 900").unwrap().requests_per_hour, NonZeroU32::new(900));
+        assert!(parse("requests-per-hour = 0").is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::{AbsolutePath, Permission, ServerUrl, ServerUrlError, TokenSource, token};
 
 /// How to reach 1Password Connect.
-#[derive(Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(try_from = "Keys")]
 pub struct Connect {
     /// Its base address, below which `/v1` is.

@@ -14,6 +14,7 @@ pub mod file;
 mod gcp;
 mod grant;
 mod op;
+mod outage;
 mod parse;
 mod path;
 mod pattern;
@@ -44,6 +45,7 @@ pub use self::file::FileError;
 pub use self::gcp::{Federation, GcpKms};
 pub use self::grant::{Caller, Found, Grant, GrantError, Grants, ReferencePattern, ReferencePatternError};
 pub use self::op::{Op, OpUnlock};
+pub use self::outage::Outage;
 pub use self::parse::{ParseError, parse};
 pub use self::path::{AbsolutePath, RelativePath};
 pub use self::pattern::{Pattern, PatternError};
@@ -97,6 +99,8 @@ pub struct Settings {
     pub break_glass: BreakGlass,
     /// `[broker]`: the daemon that resolves on behalf of the hook.
     pub broker: Broker,
+    /// `[outage]`: whether the broker uses sealed values that it fetched earlier while the source does not answer.
+    pub outage: Outage,
 }
 
 impl FromStr for Settings {

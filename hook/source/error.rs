@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::op::OpError;
+use crate::errno::Errno;
 use crate::excerpt::Excerpt;
 use crate::fault::{Class, Fault};
 use crate::retry::{Seconds, Tries};
@@ -119,9 +120,21 @@ pub enum SourceError {
     /// The certificates in `ca-file` cannot be used.
     #[error("cannot use `ca-file` under [connect]")]
     CaFile { source: CaFileError },
+    /// A broker cannot start the thread on which it asks.
+    #[error("cannot prepare for the network")]
+    Runtime {
+        #[source]
+        errno: Errno,
+    },
     /// The HTTP client cannot be made.
     #[error("cannot prepare TLS")]
     NoClient { source: Arc<reqwest::Error> },
+    /// The source has failed several times in a row, and is given time.
+    #[error("{cause}; after repeated failures it is asked again only every few seconds")]
+    Paused { cause: Box<SourceError> },
+    /// The requests that the settings allow per hour are used up.
+    #[error("refusing to ask {server} again: `requests-per-hour` under [broker] allows {limit}")]
+    OverBudget { server: String, limit: u32 },
     /// What `op` says, or how it fails.
     #[error(transparent)]
     Op(#[from] OpError),
@@ -150,7 +163,8 @@ impl Fault for SourceError {
             SourceError::Token { source } => source.class(),
             SourceError::Tls { problem, .. } => problem.class(),
             SourceError::CaFile { source } => source.class(),
-            SourceError::Unconfirmed { cause, .. } => cause.class(),
+            SourceError::Unconfirmed { cause, .. } | SourceError::Paused { cause } => cause.class(),
+            SourceError::Runtime { .. } => Class::Kernel,
             SourceError::NoSource | SourceError::NotChosen | SourceError::NoConnect => Class::Settings,
             SourceError::NoAnswer { .. }
             | SourceError::Unreachable { .. }
@@ -161,6 +175,7 @@ impl Fault for SourceError {
             | SourceError::TooLarge { .. }
             | SourceError::NotConnect { .. }
             | SourceError::NotStored { .. }
+            | SourceError::OverBudget { .. }
             | SourceError::NoClient { .. } => Class::Unavailable,
         }
     }
@@ -174,6 +189,10 @@ impl Fault for SourceError {
             SourceError::Token { source } => return source.hint(),
             SourceError::Tls { problem, .. } => return problem.hint(),
             SourceError::CaFile { source } => return source.hint(),
+            SourceError::Paused { cause } => return cause.hint(),
+            SourceError::OverBudget { .. } => {
+                "a longer `max-age` saves requests; raise `requests-per-hour` only if the account may have more"
+            }
             SourceError::NoField { nearest: Some(nearest), .. } => {
                 return Some(format!("did you mean \"{nearest}\"? names are case-sensitive"));
             }

@@ -2,6 +2,7 @@
 
 use futures_util::future::{LocalBoxFuture, ready};
 use futures_util::stream::LocalBoxStream;
+use jiff::Timestamp;
 use zeroize::Zeroizing;
 
 use super::SourceError;
@@ -45,4 +46,17 @@ pub struct Field {
     pub item_id: Option<String>,
     /// The item's version, which grows with every edit; `op` does not return it.
     pub version: Option<u64>,
+    /// When and for whom it was fetched, if not for the caller; see [`Earlier`].
+    pub earlier: Option<Earlier>,
+}
+
+/// Where a value comes from that the caller did not fetch itself: a broker shares fetches between starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Earlier {
+    /// When the source returned it.
+    pub fetched: Timestamp,
+    /// The id of the start that it was fetched for, if there was one.
+    pub start: Option<String>,
+    /// Whether it is used because the source does not answer.
+    pub outage: bool,
 }

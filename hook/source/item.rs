@@ -20,6 +20,9 @@ pub(super) struct Item {
     pub(super) title: String,
     #[serde(default, deserialize_with = "or_default")]
     pub(super) version: u64,
+    /// The vault that it is in, as the item itself states.
+    #[serde(default, deserialize_with = "or_default")]
+    vault: Option<VaultRef>,
     #[serde(default, deserialize_with = "or_default")]
     state: Option<String>,
     #[serde(default, deserialize_with = "usable")]
@@ -92,6 +95,12 @@ struct ItemFile {
 }
 
 #[derive(Deserialize)]
+struct VaultRef {
+    #[serde(default, deserialize_with = "or_default")]
+    id: String,
+}
+
+#[derive(Deserialize)]
 struct SectionRef {
     #[serde(default, deserialize_with = "or_default")]
     id: String,
@@ -101,6 +110,13 @@ impl Item {
     /// Whether the item is in use: archived and deleted items are found by their id, but are not meant.
     pub(super) fn is_active(&self) -> bool {
         is_active(self.state.as_deref())
+    }
+
+    /// Whether it is still the item that a reference names by this title or id, in this vault.
+    pub(super) fn is_still(&self, title: &str, item_id: &str, vault_id: &str) -> bool {
+        let has_name = self.title == title || self.id == title;
+        let in_vault = self.vault.as_ref().is_none_or(|vault| vault.id == vault_id);
+        self.is_active() && self.id == item_id && has_name && in_vault
     }
 
     /// The names of its sections.

@@ -5,13 +5,15 @@ mod error;
 mod fetch;
 mod item;
 pub mod op;
+mod standing;
 
 use crate::settings::{self, Settings, SourceName};
 use connect::Connect;
 use op::{Op, Session};
 
 pub use error::SourceError;
-pub use fetch::{Fetched, Field, Source};
+pub use fetch::{Earlier, Fetched, Field, Source};
+pub use standing::Standing;
 
 /// Opens the source that the settings choose. Nothing is sent or run yet.
 ///

@@ -259,3 +259,12 @@ stored() {
     curl -sf -H "Authorization: Bearer $TOKEN" "$CONNECT/v1/vaults/$vault/items" | jq -r --arg title "$1" '.[] | select(.title == $title).id' |
         while read -r id; do curl -sf -H "Authorization: Bearer $TOKEN" "$CONNECT/v1/vaults/$vault/items/$id" | jq '.fields | length'; done
 }
+
+# Stores a value as the broker does for an outage: bridge REFERENCE TIME
+bridge() {
+    mkdir -p "$DIR/sealed"
+    jq -n --arg reference "$1" --arg fetched "$2" \
+        '{schema: 1, source: "https://connect.internal:8443", reference: $reference, item: "abc", item_version: 3,
+          fetched: $fetched, fetched_for: "0123456789abcdef", value: "sealed:v1 local-kek:trial AAAA"}' \
+        >"$DIR/sealed/$(printf %s "$1" | sha256sum | cut -d' ' -f1).json"
+}

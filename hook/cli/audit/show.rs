@@ -110,13 +110,19 @@ fn start(entry: &Entry, text: &mut String) {
     let id: String = plain(container).chars().take(ID_CHARACTERS).collect();
     let code = refusal.as_ref().map(|refusal| format!(" {}", refusal.code)).unwrap_or_default();
     let _ = writeln!(text, "{time:.3}  {id:<ID_CHARACTERS$}  {}{code}", plain(decision));
-    for Reading { file, reference, item, item_version, kept } in secrets {
+    for Reading { file, reference, item, item_version, kept, fetched, fetched_for: _, outage } in secrets {
         let _ = write!(text, "  {}: {}", plain(file), plain(reference));
         if let (Some(item), Some(version)) = (item, item_version) {
             let _ = write!(text, ", item {} version {version}", plain(item));
         }
         if *kept {
             text.push_str(", from an emergency");
+        }
+        if let Some(fetched) = fetched {
+            let _ = write!(text, ", fetched {fetched:.0}");
+        }
+        if *outage {
+            text.push_str(", used in an outage");
         }
         text.push('\n');
     }

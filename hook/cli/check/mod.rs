@@ -3,6 +3,7 @@
 mod break_glass;
 mod grants;
 mod image;
+mod outage;
 mod proxy;
 mod source;
 mod static_token;
@@ -95,6 +96,7 @@ pub(super) fn run(arguments: &Arguments, settings_path: &Path) -> Result<ExitCod
             }
             findings.push(audit(&settings));
             findings.extend(break_glass::findings(&settings));
+            findings.extend(outage::finding(&settings));
             findings.extend(settings.keks.iter().map(|pattern| kek(&settings, pattern.as_str())));
         }
     }

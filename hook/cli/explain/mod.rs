@@ -188,7 +188,7 @@ impl Value {
         settings: &Settings,
         keys: Option<(&Keks<'_>, Deadline)>,
     ) -> Value {
-        let Field { value, item_id, version: item_version } = field;
+        let Field { value, item_id, version: item_version, earlier: _ } = field;
         let found = |finding| Value { item_id, item_version, kek: None, kek_version: None, finding };
         if settings.deliver.plaintext == Permission::Allow && !is_sealed(&value) {
             return found(Finding::ok("seal", "none: the settings allow a value that is not sealed".into()));

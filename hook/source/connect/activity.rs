@@ -103,7 +103,7 @@ mod tests {
             let actor = Actor { user_agent: user_agent.to_owned(), ..Actor::default() };
             Seen { actor, ..Seen::default() }.start().map(str::to_owned)
         };
-        assert_eq!(start(&user_agent::with_start("ab12")), Some("ab12".to_owned()));
+        assert_eq!(start(user_agent::with_start("ab12").to_str().unwrap()), Some("ab12".to_owned()));
         assert_eq!(start("oci-secrets/1.0"), None);
         assert_eq!(start("curl/8 (start ab12)"), None);
     }

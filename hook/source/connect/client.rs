@@ -2,18 +2,20 @@
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hyper_util::client::legacy::connect::HttpInfo;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, Method, Response, StatusCode, Url};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::user_agent::{self, USER_AGENT};
+use super::ids::Ids;
+use super::user_agent;
 use crate::excerpt::redacted;
 use crate::http_client::{self, innermost};
 use crate::retry::{Deadline, Failure, GaveUp};
@@ -31,15 +33,25 @@ const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
 const JSON: &str = "application/json";
 
-/// A 1Password Connect server and the tokens that it knows us by.
+/// How long a request waits for HTTP/2 before the connection is tested by a ping, and how long for the answer to the ping. Without it, all
+/// tries of a long-lived process would wait on one connection that the network has lost.
+const PING_AFTER: Duration = Duration::from_secs(1);
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A 1Password Connect server and the tokens that it knows us by. Clones share its connections.
+#[derive(Clone)]
 pub struct Connect {
     client: Client,
-    tokens: Tokens,
+    tokens: Arc<Tokens>,
     base: Url,
     /// The address as messages name it: without a path, and user-info cannot be in it.
     server: String,
+    user_agent: HeaderValue,
     /// From which address the token was sent, once there was an answer.
-    address: OnceLock<IpAddr>,
+    address: Arc<OnceLock<IpAddr>>,
+    pub(super) ids: Arc<Ids>,
+    /// The number of requests for values that were sent.
+    sent: Arc<AtomicU64>,
 }
 
 impl Connect {
@@ -59,13 +71,25 @@ impl Connect {
         Connect::new(&settings.url, tokens(settings)?, settings.ca_file.as_deref())
     }
 
-    /// The same for a container's start, whose id goes with each request: Connect keeps the `User-Agent` in its account of what was
-    /// asked of it, so that the account can be compared with ours ([`super::activity`]).
+    /// The same for a container's start: [`Connect::for_start`].
     ///
     /// # Errors
     /// As for [`Connect::open`].
     pub fn open_for(settings: &settings::Connect, start: &str) -> Result<Connect, SourceError> {
-        Connect::new_as(&settings.url, tokens(settings)?, settings.ca_file.as_deref(), &user_agent::with_start(start))
+        Ok(Connect::open(settings)?.for_start(start))
+    }
+
+    /// The server, asked for a container's start, whose id goes with each request: Connect keeps the `User-Agent` in its account of what
+    /// was asked of it, so that the account can be compared with ours ([`super::activity`]).
+    #[must_use]
+    pub fn for_start(&self, start: &str) -> Connect {
+        Connect { user_agent: user_agent::with_start(start), ..self.clone() }
+    }
+
+    /// New connections in place of those of another client, whose ids and count of requests they continue.
+    #[must_use]
+    pub fn after(self, before: &Connect) -> Connect {
+        Connect { ids: before.ids.clone(), sent: before.sent.clone(), ..self }
     }
 
     /// Knows a server by its address, and shows it these tokens.
@@ -73,30 +97,41 @@ impl Connect {
     /// # Errors
     /// If the certificates cannot be used.
     pub fn new(url: &ServerUrl, tokens: Tokens, ca_file: Option<&Path>) -> Result<Connect, SourceError> {
-        Connect::new_as(url, tokens, ca_file, USER_AGENT)
-    }
-
-    fn new_as(
-        url: &ServerUrl,
-        tokens: Tokens,
-        ca_file: Option<&Path>,
-        user_agent: &str,
-    ) -> Result<Connect, SourceError> {
-        let mut client = http_client::builder_for(url.as_url().scheme()).user_agent(user_agent);
+        let mut client = http_client::builder_for(url.as_url().scheme())
+            .http2_keep_alive_interval(PING_AFTER)
+            .http2_keep_alive_timeout(PING_TIMEOUT);
         if let Some(path) = ca_file {
             let pem = file::read(path, file::Kind::Plain, tls::CA_BYTES_MAX)
                 .map_err(|source| SourceError::File { source })?;
             client =
                 client.tls_certs_only(tls::authorities(path, &pem).map_err(|source| SourceError::CaFile { source })?);
         }
-        let client = client.build().map_err(|error| SourceError::NoClient { source: Arc::new(error) })?;
         let base = url.as_url().clone();
-        Ok(Connect { client, tokens, server: base.origin().ascii_serialization(), base, address: OnceLock::new() })
+        Ok(Connect {
+            client: client.build().map_err(|error| SourceError::NoClient { source: Arc::new(error) })?,
+            tokens: Arc::new(tokens),
+            server: base.origin().ascii_serialization(),
+            base,
+            user_agent: user_agent::of_commands(),
+            address: Arc::default(),
+            ids: Arc::default(),
+            sent: Arc::default(),
+        })
     }
 
     /// The server's address, as messages name it.
     pub fn server(&self) -> &str {
         &self.server
+    }
+
+    /// How many requests were sent to read, by this client and its clones.
+    pub fn requests_sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// The error of a call that waited for an answer to another call's request.
+    pub(super) fn no_answer(&self, deadline: Deadline) -> SourceError {
+        SourceError::NoAnswer { server: self.server.clone(), within: deadline.total(), tries: 1 }
     }
 
     /// The token by which Connect knows us now.
@@ -124,7 +159,7 @@ impl Connect {
         }
         let token = self.tokens.get().await.map_err(|failure| self.no_token(failure.into_error()))?;
         let bearer = token.bearer().map_err(|error| self.no_token(error))?;
-        let request = self.client.get(url).header(AUTHORIZATION, bearer);
+        let request = self.request(Method::GET, url).header(AUTHORIZATION, bearer);
         let lost = |error| self.error(broken(error).into_error(), String::new());
         request.send().await.map_err(lost)
     }
@@ -151,7 +186,7 @@ impl Connect {
         let body = Zeroizing::new(body.to_string());
         let bearer = self.bearer(deadline).await.map_err(|error| WriteError::Refused(self.no_token(error)))?;
         let attempt = async || {
-            let request = self.client.request(method.clone(), self.url(path, None)).header(CONTENT_TYPE, JSON);
+            let request = self.request(method.clone(), self.url(path, None)).header(CONTENT_TYPE, JSON);
             let request = request.header(AUTHORIZATION, bearer.clone());
             let response = request.body(body.as_bytes().to_vec()).send().await.map_err(broken)?;
             if response.status().is_success() { Ok(()) } else { Err(refused(response).await) }
@@ -192,7 +227,8 @@ impl Connect {
     async fn ask_url(&self, url: &Url, deadline: Deadline) -> Result<Zeroizing<Vec<u8>>, RequestError> {
         let bearer = self.bearer(deadline).await.map_err(RequestError::Token)?;
         let attempt = async || {
-            let request = self.client.get(url.clone()).header(AUTHORIZATION, bearer.clone());
+            let request = self.request(Method::GET, url.clone()).header(AUTHORIZATION, bearer.clone());
+            self.sent.fetch_add(1, Ordering::Relaxed);
             let response = request.send().await.map_err(broken)?;
             if let Some(connection) = response.extensions().get::<HttpInfo>() {
                 let _ = self.address.set(connection.local_addr().ip().to_canonical());
@@ -217,6 +253,10 @@ impl Connect {
         url.query_pairs_mut().append_pair("limit", &limit.to_string()).append_pair("offset", &offset.to_string());
         let page = self.ask_url(&url, deadline).await.and_then(|body| parse(&body));
         page.map_err(|refusal| self.error(refusal, what.to_owned()))
+    }
+
+    fn request(&self, method: Method, url: Url) -> RequestBuilder {
+        self.client.request(method, url).header(USER_AGENT, self.user_agent.clone())
     }
 
     async fn bearer(&self, deadline: Deadline) -> Result<HeaderValue, TokenError> {

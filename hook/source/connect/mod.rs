@@ -1,14 +1,16 @@
 //! 1Password Connect, over HTTP(S).
 //!
 //! Connect knows vaults, items and files by id, and lists them by exact name; it knows nothing of references. So a reference costs
-//! up to three requests, one after another: the vault's id, the item's id, the item. Each vault and each item is asked for once
-//! per start, and the items at the same time. `client` is how it is asked.
+//! up to three requests, one after another: the vault's id, the item's id, the item. The ids are remembered as long as the process runs
+//! ([`ids`]), so that the next answer costs one request. `client` is how it is asked, `locate` how names become items.
 //!
 //! [Connect's OpenAPI description](https://github.com/1Password/connect/tree/main/docs/openapi) is the source of the paths and shapes.
 
 pub mod activity;
 mod client;
 pub mod edit;
+pub mod ids;
+mod locate;
 mod names;
 mod user_agent;
 
@@ -16,15 +18,12 @@ use std::collections::BTreeMap;
 
 use futures_util::future::{LocalBoxFuture, join_all};
 use futures_util::stream::{FuturesUnordered, LocalBoxStream, StreamExt, iter};
-use reqwest::StatusCode;
 use serde::Deserialize;
-use tokio::sync::OnceCell;
 use zeroize::Zeroizing;
 
-use self::client::RequestError;
-use super::item::{Item, Named, is_active};
+use super::item::{Item, Named};
 use super::{Fetched, Field, Source, SourceError};
-use crate::reference::{Reference, is_id};
+use crate::reference::Reference;
 use crate::retry::Deadline;
 use crate::token::static_token::Shown;
 
@@ -40,12 +39,16 @@ pub struct Vault {
     pub name: String,
 }
 
-#[derive(Deserialize)]
-struct Summary {
-    id: String,
-    #[serde(default)]
-    title: String,
-    state: Option<String>,
+/// An item as it was fetched, with all of its fields.
+pub struct FetchedItem {
+    vault_id: String,
+    item: Item,
+}
+
+impl FetchedItem {
+    fn field_of(&self, value: Zeroizing<String>) -> Field {
+        Field { value, item_id: Some(self.item.id.clone()), version: Some(self.item.version), earlier: None }
+    }
 }
 
 impl Connect {
@@ -57,22 +60,60 @@ impl Connect {
         self.get(&["vaults"], None, deadline).await.map_err(|refusal| self.error(refusal, "its list of vaults".into()))
     }
 
+    /// Fetches the item that references name by this vault and title.
+    ///
+    /// # Errors
+    /// If there is no such item, or more than one; or as for every request.
+    pub async fn fetch_item(&self, vault: &str, title: &str, deadline: Deadline) -> Result<FetchedItem, SourceError> {
+        let (vault_id, item) = self.locate(vault, title, deadline).await?;
+        Ok(FetchedItem { vault_id, item })
+    }
+
+    /// The field of an item that a reference names; none if it is a file, whose content [`Connect::field`] fetches.
+    ///
+    /// # Errors
+    /// If there is no such field, or more than one.
+    pub fn value(fetched: &FetchedItem, reference: &Reference) -> Result<Option<Field>, SourceError> {
+        Ok(match fetched.item.select(reference)? {
+            Named::Value(value) => Some(fetched.field_of(value)),
+            Named::File(_) => None,
+        })
+    }
+
+    /// The field of an item that a reference names. Only for a file a request is sent.
+    ///
+    /// # Errors
+    /// As for [`Connect::value`], and if the file cannot be fetched.
+    pub async fn field(
+        &self,
+        fetched: &FetchedItem,
+        reference: &Reference,
+        deadline: Deadline,
+    ) -> Result<Field, SourceError> {
+        let value = match fetched.item.select(reference)? {
+            Named::Value(value) => value,
+            Named::File(id) => self.file(&fetched.vault_id, &fetched.item.id, &id, reference, deadline).await?,
+        };
+        Ok(fetched.field_of(value))
+    }
+
+    /// The number of items whose ids are remembered.
+    pub fn remembered_ids(&self) -> usize {
+        self.ids.len()
+    }
+
     async fn fields(
         &self,
-        vault: &VaultCell<'_>,
+        vault: &str,
         item: &str,
         wanted: &[(usize, &Reference)],
         deadline: Deadline,
     ) -> Vec<Fetched> {
-        let item = match vault.id(self, deadline).await {
-            Ok(vault_id) => self.item(vault_id, vault.name, item, deadline).await.map(|found| (vault_id, found)),
-            Err(error) => Err(error),
-        };
-        match item {
-            Ok((vault_id, item)) => {
+        match self.fetch_item(vault, item, deadline).await {
+            Ok(item) => {
                 let field = async |&(index, reference): &(usize, &Reference)| Fetched {
                     index,
-                    outcome: self.field(vault_id, &item, reference, deadline).await,
+                    outcome: self.field(&item, reference, deadline).await,
                 };
                 join_all(wanted.iter().map(field)).await
             }
@@ -82,85 +123,6 @@ impl Connect {
                 wanted.iter().map(fetched).collect()
             }
         }
-    }
-
-    /// The id of the vault that a reference names: by id, then by name.
-    pub(super) async fn vault_id(&self, name: &str, deadline: Deadline) -> Result<String, SourceError> {
-        let what = || format!("vault \"{name}\"");
-        let mut forbidden = None;
-        if is_id(name) {
-            match self.get::<Vault>(&["vaults", name], None, deadline).await {
-                Ok(vault) => return Ok(vault.id),
-                // A name can look like an id, so the last word is the search by name.
-                Err(RequestError::Status { status: StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST, .. }) => {}
-                Err(refusal @ RequestError::Status { status: StatusCode::FORBIDDEN, .. }) => forbidden = Some(refusal),
-                Err(refusal) => return Err(self.error(refusal, what())),
-            }
-        }
-        let filter = format!("name eq \"{name}\"");
-        let mut found: Vec<Vault> =
-            self.get(&["vaults"], Some(&filter), deadline).await.map_err(|refusal| self.error(refusal, what()))?;
-        found.retain(|vault| vault.name == name);
-        match (found.pop(), found.len(), forbidden) {
-            (Some(vault), 0, _) => Ok(vault.id),
-            (Some(_), others, _) => Err(SourceError::ManyVaults { vault: name.to_owned(), count: others + 1 }),
-            (None, _, Some(refusal)) => Err(self.error(refusal, what())),
-            (None, _, None) => Err(SourceError::NoVault { vault: name.to_owned() }),
-        }
-    }
-
-    /// The item that a reference names: by id, then by title among those in use.
-    pub(super) async fn item(
-        &self,
-        vault_id: &str,
-        vault: &str,
-        title: &str,
-        deadline: Deadline,
-    ) -> Result<Item, SourceError> {
-        let what = || format!("item \"{title}\" of vault \"{vault}\"");
-        let mut archived = false;
-        if is_id(title) {
-            match self.get::<Item>(&["vaults", vault_id, "items", title], None, deadline).await {
-                Ok(item) if item.is_active() => return Ok(item),
-                Ok(_) => archived = true,
-                Err(RequestError::Status { status: StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST, .. }) => {}
-                Err(refusal) => return Err(self.error(refusal, what())),
-            }
-        }
-        let filter = format!("title eq \"{title}\"");
-        let mut found: Vec<Summary> = self
-            .get(&["vaults", vault_id, "items"], Some(&filter), deadline)
-            .await
-            .map_err(|refusal| self.error(refusal, what()))?;
-        found.retain(|item| item.title == title);
-        archived |= !found.is_empty();
-        found.retain(|item| is_active(item.state.as_deref()));
-        let (item, vault) = (title.to_owned(), vault.to_owned());
-        let summary = match (found.pop(), found.len()) {
-            (Some(summary), 0) => summary,
-            (Some(_), others) => {
-                return Err(SourceError::ManyItems { item, vault, count: others + 1 });
-            }
-            (None, _) if archived => return Err(SourceError::ArchivedItem { item, vault }),
-            (None, _) => return Err(SourceError::NoItem { item, vault }),
-        };
-        self.get(&["vaults", vault_id, "items", &summary.id], None, deadline)
-            .await
-            .map_err(|refusal| self.error(refusal, what()))
-    }
-
-    async fn field(
-        &self,
-        vault_id: &str,
-        item: &Item,
-        reference: &Reference,
-        deadline: Deadline,
-    ) -> Result<Field, SourceError> {
-        let value = match item.select(reference)? {
-            Named::Value(value) => value,
-            Named::File(id) => self.file(vault_id, &item.id, &id, reference, deadline).await?,
-        };
-        Ok(Field { value, item_id: Some(item.id.clone()), version: Some(item.version) })
     }
 
     /// The content of a file, by a path made of ids: the `content_path` that the item states is never followed.
@@ -199,39 +161,14 @@ impl Source for Connect {
     }
 
     fn fetch<'a>(&'a self, references: &'a [&'a Reference], deadline: Deadline) -> LocalBoxStream<'a, Fetched> {
-        let mut vaults: BTreeMap<&str, VaultCell<'a>> = BTreeMap::new();
         let mut items: BTreeMap<(&str, &str), Vec<(usize, &Reference)>> = BTreeMap::new();
         for (index, &reference) in references.iter().enumerate() {
-            vaults
-                .entry(reference.vault())
-                .or_insert_with(|| VaultCell { name: reference.vault(), id: OnceCell::new() });
             items.entry((reference.vault(), reference.item())).or_default().push((index, reference));
         }
-        let vaults = std::rc::Rc::new(vaults);
         let items: FuturesUnordered<_> = items
             .into_iter()
-            .map(|((vault, item), wanted)| {
-                let vaults = vaults.clone();
-                async move {
-                    match vaults.get(vault) {
-                        Some(vault) => self.fields(vault, item, &wanted, deadline).await,
-                        None => Vec::new(),
-                    }
-                }
-            })
+            .map(move |((vault, item), wanted)| async move { self.fields(vault, item, &wanted, deadline).await })
             .collect();
         items.flat_map(iter).boxed_local()
-    }
-}
-
-/// A vault that several items are waiting for: asked for once.
-struct VaultCell<'a> {
-    name: &'a str,
-    id: OnceCell<String>,
-}
-
-impl VaultCell<'_> {
-    async fn id(&self, connect: &Connect, deadline: Deadline) -> Result<&str, SourceError> {
-        self.id.get_or_try_init(|| connect.vault_id(self.name, deadline)).await.map(String::as_str)
     }
 }

@@ -14,11 +14,14 @@ mod missing;
 mod refusal;
 mod template;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -31,7 +34,7 @@ use zeroize::Zeroizing;
 
 use super::{Fetched, Field, Source, SourceError};
 use crate::child::{self, Answer};
-use crate::reference::Reference;
+use crate::reference::{Reference, is_id};
 use crate::retry::Deadline;
 use crate::run_directory::TMPFS_MAGIC;
 use crate::settings::{self, OpUnlock, file};
@@ -50,6 +53,9 @@ const OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 const TOKEN_BYTES_MAX: usize = 64 * 1024;
 
+/// The requests that `op` sends to read an item of which it knows a name only.
+const READ_BY_NAME: u64 = 3;
+
 /// Where `op` has its home while it is run for a service account: in memory, whatever it may write there.
 const MEMORY: &str = "/dev/shm";
 
@@ -58,11 +64,13 @@ pub struct Op {
     program: PathBuf,
     unlock: Unlock,
     timeout: Duration,
+    /// An estimate of the requests that its runs have cost.
+    sent: Arc<AtomicU64>,
 }
 
 enum Unlock {
     App { account: Option<String>, session: Session },
-    ServiceAccount { token: Zeroizing<String>, shown: Shown },
+    ServiceAccount { token: Zeroizing<String>, shown: Shown, max_age: Option<Duration> },
 }
 
 /// The desktop session of the person who calls: the variables by which `op` finds the app and its own configuration.
@@ -92,7 +100,8 @@ impl Op {
                 let made = written.and_then(|written| Timestamp::try_from(written).ok());
                 let token = token(&bytes)?;
                 token_age::check(made, token_file.max_age, &origin)?;
-                Unlock::ServiceAccount { token, shown: Shown { origin, made, address: None } }
+                let shown = Shown { origin, made, address: None };
+                Unlock::ServiceAccount { token, shown, max_age: token_file.max_age }
             }
             (OpUnlock::App { account }, Some(session)) => Unlock::App { account: account.clone(), session },
             (OpUnlock::App { .. }, None) => return Err(OpError::NoPerson),
@@ -106,12 +115,23 @@ impl Op {
     /// If the program cannot be trusted, or the text is no token.
     pub fn with_token(settings: &settings::Op, text: &[u8], origin: Origin) -> Result<Op, OpError> {
         let shown = Shown { origin, made: None, address: None };
-        Op::new(settings, Unlock::ServiceAccount { token: token(text)?, shown })
+        Op::new(settings, Unlock::ServiceAccount { token: token(text)?, shown, max_age: None })
     }
 
     fn new(settings: &settings::Op, unlock: Unlock) -> Result<Op, OpError> {
         file::require_program(&settings.program)?;
-        Ok(Op { program: settings.program.to_path_buf(), unlock, timeout: settings.timeout })
+        Ok(Op { program: settings.program.to_path_buf(), unlock, timeout: settings.timeout, sent: Arc::default() })
+    }
+
+    /// Continues the count of requests of another one.
+    #[must_use]
+    pub fn after(self, before: &Op) -> Op {
+        Op { sent: before.sent.clone(), ..self }
+    }
+
+    /// How many requests its runs have cost, as far as 1Password documents it: by name, reading an item is three of them.
+    pub fn requests_sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 
     /// What `op` says of its version.
@@ -191,6 +211,7 @@ impl Op {
         deadline: Deadline,
     ) -> Result<Vec<Zeroizing<Vec<u8>>>, OpRefusal> {
         let template = Template::of(wanted.iter().map(|(_, reference)| *reference)).ok_or(OpError::NoRandom)?;
+        self.sent.fetch_add(cost(wanted), Ordering::Relaxed);
         let answer = self.run(&["inject"], template.text().as_bytes(), deadline).await?;
         match template.values(&answer.output) {
             Some(values) if answer.status.success() => Ok(values),
@@ -210,7 +231,9 @@ impl Op {
                     .env("OP_BIOMETRIC_UNLOCK_ENABLED", "true");
                 command.args(account.iter().map(|account| format!("--account={account}")));
             }
-            Unlock::ServiceAccount { token, .. } => {
+            Unlock::ServiceAccount { token, shown, max_age } => {
+                // A long-lived process may have read a token that was young enough then.
+                token_age::check(shown.made, *max_age, &shown.origin)?;
                 home = home_in_memory(Path::new(MEMORY))?;
                 command.env("HOME", home.path()).env("OP_CONFIG_DIR", home.path());
                 command.env("OP_BIOMETRIC_UNLOCK_ENABLED", "false").env("OP_SERVICE_ACCOUNT_TOKEN", &**token);
@@ -252,6 +275,12 @@ impl Source for Op {
     }
 }
 
+/// The requests that 1Password counts for a run.
+fn cost(wanted: &[(usize, &Reference)]) -> u64 {
+    let items: BTreeSet<(&str, &str)> = wanted.iter().map(|(_, asked)| (asked.vault(), asked.item())).collect();
+    items.iter().map(|(vault, item)| if is_id(vault) && is_id(item) { 1 } else { READ_BY_NAME }).sum()
+}
+
 /// References that are asked for by one run.
 struct Group {
     /// By index.
@@ -270,7 +299,7 @@ fn field(value: Zeroizing<Vec<u8>>, reference: &Reference) -> Result<Field, Sour
     let (field, item) = (reference.field().to_owned(), reference.item().to_owned());
     match str::from_utf8(&value) {
         Ok("") => Err(SourceError::NoValue { field, item }),
-        Ok(text) => Ok(Field { value: Zeroizing::new(text.to_owned()), item_id: None, version: None }),
+        Ok(text) => Ok(Field { value: Zeroizing::new(text.to_owned()), item_id: None, version: None, earlier: None }),
         Err(_) => Err(SourceError::NotText { file: field, item }),
     }
 }

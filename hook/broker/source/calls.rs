@@ -1,0 +1,255 @@
+//! Requests to the source, each of which answers all starts that wait for the same.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use futures_util::StreamExt as _;
+use jiff::Timestamp;
+
+use super::counters::{Counters, count};
+use super::flights::{Flight, Pilot};
+use super::opened::Client;
+use super::state::{FieldAnswer, ItemAnswer, ItemKey, State};
+use super::worker::Worker;
+use crate::reference::Reference;
+use crate::retry::Deadline;
+use crate::source::connect::Connect;
+use crate::source::op::Op;
+use crate::source::{Fetched, Field, Source as _, SourceError};
+
+/// The shared state, and the thread on which the source is asked.
+pub(super) struct Calls {
+    state: Mutex<State>,
+    worker: Worker,
+    pub(super) counters: Counters,
+}
+
+/// How the answer for a reference comes.
+pub(super) enum Begun {
+    /// It is there.
+    Done(Result<Field, SourceError>),
+    /// As a field of an item that was asked for.
+    Item(Flight<ItemAnswer>),
+    /// It was asked for.
+    Field(Flight<FieldAnswer>),
+}
+
+impl Begun {
+    /// Whether the request for it was made before this.
+    pub(super) fn is_of_another_start(&self, asked: Instant) -> bool {
+        match self {
+            Begun::Done(_) => false,
+            Begun::Item(flight) => flight.began < asked,
+            Begun::Field(flight) => flight.began < asked,
+        }
+    }
+}
+
+/// A field, and when it was asked for.
+pub(super) type Arrived = Result<(Field, Instant, Timestamp), SourceError>;
+
+/// Who asks, since when, and until when.
+#[derive(Clone)]
+pub(super) struct Call {
+    pub(super) start: Option<Arc<str>>,
+    pub(super) asked: Instant,
+    pub(super) deadline: Deadline,
+}
+
+impl Calls {
+    pub(super) fn new(state: State, worker: Worker) -> Calls {
+        Calls { state: Mutex::new(state), worker, counters: Counters::default() }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn worker(&self) -> &Worker {
+        &self.worker
+    }
+
+    /// Begins to answer references: from what is known, by a request that is being made, or by a new one.
+    pub(super) fn begin(self: &Arc<Calls>, references: &[&Reference], call: &Call) -> Vec<Begun> {
+        let now = call.asked;
+        let (mut admitted, mut batch) = (None, Vec::new());
+        let mut state = self.state();
+        let max_age = state.config.max_age;
+        let mut begun = Vec::with_capacity(references.len());
+        for &reference in references {
+            count(&self.counters.fetches);
+            if let Some(field) = state.known.sealed(reference, max_age, now) {
+                count(&self.counters.fresh);
+                begun.push(Begun::Done(Ok(field)));
+                continue;
+            }
+            if let Some(missing) = state.known.missing(reference, now) {
+                count(&self.counters.missing);
+                begun.push(Begun::Done(Err(missing)));
+                continue;
+            }
+            let key = (reference.vault().to_owned(), reference.item().to_owned());
+            let joined = match &state.opened.client {
+                Client::Connect(_) => state.items.join(&key).map(Begun::Item),
+                Client::Op(_) => state.fields.join(reference).map(Begun::Field),
+            };
+            if let Some(joined) = joined {
+                if joined.is_of_another_start(now) {
+                    count(&self.counters.coalesced);
+                }
+                begun.push(joined);
+                continue;
+            }
+            let admission = admitted.get_or_insert_with(|| state.admit(now, call.deadline, &self.counters));
+            let is_probe = match admission {
+                Ok(is_probe) => *is_probe,
+                Err(refused) => {
+                    begun.push(Begun::Done(Err(refused.clone())));
+                    continue;
+                }
+            };
+            begun.push(match &state.opened.client {
+                Client::Connect(connect) => {
+                    let connect = connect.clone();
+                    let (flight, pilot) = state.items.begin(key.clone(), now, call.start.clone());
+                    self.ask_connect(connect, reference.clone(), key, pilot, is_probe, call.clone());
+                    Begun::Item(flight)
+                }
+                Client::Op(_) => {
+                    let (flight, pilot) = state.fields.begin(reference.clone(), now, call.start.clone());
+                    batch.push((reference.clone(), pilot));
+                    Begun::Field(flight)
+                }
+            });
+        }
+        if let (Client::Op(op), Some(Ok(is_probe))) = (&state.opened.client, admitted) {
+            self.ask_op(op.clone(), batch, is_probe, call.clone());
+        }
+        begun
+    }
+
+    fn ask_connect(
+        self: &Arc<Calls>,
+        connect: Connect,
+        reference: Reference,
+        (vault, title): ItemKey,
+        pilot: Pilot<ItemKey, ItemAnswer>,
+        is_probe: bool,
+        call: Call,
+    ) {
+        let calls = self.clone();
+        self.worker.run(move || async move {
+            let connect = for_start(connect, &call);
+            let fetched = Timestamp::now();
+            let outcome = connect.fetch_item(&vault, &title, call.deadline).await;
+            let sealed = {
+                let mut state = calls.state();
+                state.items.end(&pilot);
+                state.ended(outcome.as_ref().err(), is_probe, &calls.counters);
+                state.sealed.clone()
+            };
+            // Before anyone learns of the refusal, and even if nobody waits any more.
+            if let (Err(refusal), Some(sealed)) = (&outcome, &sealed) {
+                sealed.refused(&reference, refusal);
+            }
+            pilot.send(outcome.map(|item| Arc::new(ItemAnswer { item, at: call.asked, fetched })));
+        });
+    }
+
+    /// Asks for the content of a file, which an item names only.
+    pub(super) fn ask_for_file(
+        self: &Arc<Calls>,
+        reference: &Reference,
+        item: Arc<ItemAnswer>,
+        call: &Call,
+    ) -> Option<Flight<FieldAnswer>> {
+        let mut state = self.state();
+        if let Some(flight) = state.fields.join(reference) {
+            return Some(flight);
+        }
+        let Client::Connect(connect) = &state.opened.client else { return None };
+        let connect = connect.clone();
+        let (flight, pilot) = state.fields.begin(reference.clone(), call.asked, call.start.clone());
+        let (calls, reference, call) = (self.clone(), reference.clone(), call.clone());
+        self.worker.run(move || async move {
+            let outcome = for_start(connect, &call).field(&item.item, &reference, call.deadline).await;
+            let mut state = calls.state();
+            state.fields.end(&pilot);
+            state.ended(outcome.as_ref().err(), false, &calls.counters);
+            drop(state);
+            let (at, fetched) = (item.at, item.fetched);
+            pilot.send(outcome.map(|field| Arc::new(FieldAnswer { field, at, fetched })));
+        });
+        Some(flight)
+    }
+
+    fn ask_op(
+        self: &Arc<Calls>,
+        op: Arc<Op>,
+        batch: Vec<(Reference, Pilot<Reference, FieldAnswer>)>,
+        is_probe: bool,
+        call: Call,
+    ) {
+        if batch.is_empty() {
+            return;
+        }
+        let calls = self.clone();
+        self.worker.run(move || async move {
+            let (references, pilots): (Vec<Reference>, Vec<_>) = batch.into_iter().unzip();
+            let asked: Vec<&Reference> = references.iter().collect();
+            let mut pilots: HashMap<usize, _> = pilots.into_iter().enumerate().collect();
+            let (at, fetched, mut has_failed) = (call.asked, Timestamp::now(), false);
+            let mut answers = op.fetch(&asked, call.deadline);
+            while let Some(Fetched { index, outcome }) = answers.next().await {
+                let (Some(pilot), Some(reference)) = (pilots.remove(&index), references.get(index)) else { continue };
+                let sealed = {
+                    let mut state = calls.state();
+                    state.fields.end(&pilot);
+                    // One run counts as one request, however many references it was for.
+                    if outcome.is_ok() || !std::mem::replace(&mut has_failed, true) {
+                        state.ended(outcome.as_ref().err(), is_probe, &calls.counters);
+                    }
+                    state.sealed.clone()
+                };
+                if let (Err(refusal), Some(sealed)) = (&outcome, &sealed) {
+                    sealed.refused(reference, refusal);
+                }
+                pilot.send(outcome.map(|field| Arc::new(FieldAnswer { field, at, fetched })));
+            }
+        });
+    }
+
+    /// Notes the answer for a reference: for other starts, and for an outage.
+    pub(super) fn learn(self: &Arc<Calls>, reference: &Reference, arrived: &Arrived, start: Option<&Arc<str>>) {
+        let mut state = self.state();
+        let (sealed, max_age) = (state.sealed.clone(), state.config.max_age);
+        match arrived {
+            Ok((field, at, fetched)) => {
+                state.known.remember(reference, field, (*at, *fetched), start.cloned(), max_age);
+            }
+            Err(refusal) => state.known.refused(reference, refusal, Instant::now()),
+        }
+        drop(state);
+        let Some(sealed) = sealed else { return };
+        match arrived {
+            Ok((field, _, fetched)) => {
+                if let Some(change) = sealed.change(reference, field, *fetched, start.map(AsRef::as_ref)) {
+                    self.worker.run(move || async move {
+                        // In the order in which they were begun.
+                        let _ = tokio::task::spawn_blocking(move || sealed.write(&change)).await;
+                    });
+                }
+            }
+            Err(refusal) => sealed.refused(reference, refusal),
+        }
+    }
+}
+
+/// The client with the id of the start that causes the request.
+fn for_start(connect: Connect, call: &Call) -> Connect {
+    match &call.start {
+        Some(start) => connect.for_start(start),
+        None => connect,
+    }
+}
