@@ -22,6 +22,8 @@ pub enum Format {
     Oci,
     /// A service of a compose file.
     Compose,
+    /// A `.container` file of podman's Quadlet.
+    Quadlet,
 }
 
 /// How the output is split into arguments.
@@ -35,8 +37,15 @@ pub enum Split {
 
 impl Format {
     /// Every format.
-    pub const ALL: [Format; 6] =
-        [Format::Podman, Format::Docker, Format::Nerdctl, Format::Kubernetes, Format::Oci, Format::Compose];
+    pub const ALL: [Format; 7] = [
+        Format::Podman,
+        Format::Docker,
+        Format::Nerdctl,
+        Format::Kubernetes,
+        Format::Oci,
+        Format::Compose,
+        Format::Quadlet,
+    ];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
@@ -47,6 +56,7 @@ impl Format {
             Format::Kubernetes => "kubernetes",
             Format::Oci => "oci",
             Format::Compose => "compose",
+            Format::Quadlet => "quadlet",
         }
     }
 
@@ -64,6 +74,7 @@ impl Format {
             Format::Podman | Format::Docker | Format::Nerdctl => options(variables, split),
             Format::Kubernetes => Ok(format!("metadata:\n{}", indented(&yaml(variables)))),
             Format::Compose => Ok(yaml(variables)),
+            Format::Quadlet => Ok(quadlet(variables)),
             Format::Oci => {
                 let annotations: BTreeMap<String, String> = variables.iter().map(annotation).collect();
                 Ok(format!("{:#}\n", json!({ "annotations": annotations })))
@@ -98,6 +109,15 @@ fn yaml(variables: &[Variable]) -> String {
     let mut text = "annotations:\n".to_owned();
     for (key, value) in variables.iter().map(annotation) {
         let _ = writeln!(text, "  {key}: \"{value}\"");
+    }
+    text
+}
+
+/// Quoted, because Quadlet splits a value at spaces. Neither keys nor references have a character that systemd expands.
+fn quadlet(variables: &[Variable]) -> String {
+    let mut text = "[Container]\n".to_owned();
+    for (key, value) in variables.iter().map(annotation) {
+        let _ = writeln!(text, "Annotation=\"{key}={value}\"");
     }
     text
 }
