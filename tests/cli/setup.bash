@@ -2,6 +2,7 @@
 umask 077
 PATH=$DIR/bin:$PATH
 set -o pipefail
+SOURCES=$(cd "${BASH_SOURCE[0]%/*}/../.." && pwd)
 vault=agentvault0000000000000000
 aws_kek=aws-kms://arn:aws:kms:eu-central-1:123456789012:key
 kek=gcp-kms://projects/acme/locations/europe/keyRings/agents/cryptoKeys
@@ -95,6 +96,12 @@ state() {
         '{ociVersion: "1.0.2", id: "4f2a9c1b77de0011", status: "creating", pid: $pid, bundle: $bundle,
           annotations: ($ARGS.positional | map(capture("(?<key>[^=]*)=(?<value>.*)"; "s")) | from_entries)}' --args -- "$@"
 }
+
+# The program that stands where the hook was, after a removal of the package.
+removed() { "$SOURCES/packaging/hook/removed" "$@"; }
+
+# Prints its exit code for the state on standard input: removed_code NAME
+removed_code() { removed 2>/dev/null; echo "$1: $?"; }
 
 # Puts a storage of podman's into $DIR, with a container c1 and its image, whose manifest has these members: image NAME=JSON...
 image() {
