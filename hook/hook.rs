@@ -27,7 +27,7 @@ mod done;
 mod error;
 mod refusal;
 
-pub use self::call::PROGRAM;
+pub use self::call::{HELP, PROGRAM};
 
 /// Runs the hook with the command line and the standard input of this process.
 pub fn run() -> ExitCode {

@@ -24,6 +24,24 @@ use crate::settings::{SETTINGS_PATH, Settings, SettingsError};
 /// How the program calls itself in messages.
 pub const PROGRAM: &str = "oci-secrets-runtime";
 
+/// What a manual page says of the program; `--help` is passed to the runtime.
+pub const HELP: &str = "\
+A wrapper around runc that adds the hook to containers: for engines that cannot be configured to
+call hooks, such as Docker. It adds the hook to the bundle of a container that is to be created,
+and becomes the real runtime, with every other argument, variable and descriptor.
+
+Usage: oci-secrets-runtime [--runtime PATH] [--hook PATH] [--settings PATH] [--requests NAME] ARGUMENT...
+
+  --runtime PATH   the real runtime [default: runc, on the PATH]
+  --hook PATH      the hook [default: /usr/libexec/oci/hooks.d/oci-secrets-hook]
+  --settings PATH  the settings file of the hook [default: /etc/oci-secrets/settings.toml]
+  --requests NAME  also request what [requests.NAME] in the settings lists, for an engine that passes no
+                   annotations
+
+These options come first: in Docker's daemon.json, in runtimeArgs. Everything after them is the
+runtime's own command line.
+";
+
 /// The runtime that it becomes, and where it is looked for if there is no PATH.
 const RUNTIME: &str = "runc";
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";

@@ -3,6 +3,7 @@
 use std::alloc::System;
 use std::process::ExitCode;
 
+use oci_secrets::{broker, cli, gateway, hook, runtime};
 use zeroizing_alloc::ZeroAlloc;
 
 /// Zeroes freed memory: libraries copy secrets into buffers that this program cannot zero.
@@ -10,5 +11,10 @@ use zeroizing_alloc::ZeroAlloc;
 static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 fn main() -> ExitCode {
-    oci_secrets::cli::run()
+    cli::run(&[
+        (hook::PROGRAM, hook::HELP),
+        (runtime::PROGRAM, runtime::HELP),
+        (broker::PROGRAM, broker::HELP),
+        (gateway::PROGRAM, gateway::HELP),
+    ])
 }

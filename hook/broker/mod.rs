@@ -25,4 +25,5 @@ pub mod start;
 pub mod users;
 pub mod wire;
 
-pub use self::program::run;
+pub use self::error::PROGRAM;
+pub use self::program::{HELP, run};

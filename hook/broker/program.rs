@@ -12,7 +12,8 @@ use super::{server, source};
 use crate::settings::{SETTINGS_PATH, Settings};
 use crate::{harden, report, systemd, tls};
 
-const HELP: &str = "\
+/// What `--help` prints.
+pub const HELP: &str = "\
 Resolves secrets on behalf of the hooks of this host: holds the credentials, keeps connections
 open, and sends each container's secrets as a read-only tmpfs, which the hook attaches.
 

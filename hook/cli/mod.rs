@@ -42,6 +42,7 @@ use source::source;
 use stdio::{read_input, write_json, write_output, write_table};
 use wait::block_on;
 
+pub use man::Help;
 pub use stdio::PROGRAM;
 
 /// Seals secrets for 1Password, and checks whether this host can deliver them.
@@ -85,12 +86,14 @@ Example: seal a password for one field, and store the line that is printed there
   oci-secrets seal --kek \"$KEK\" --for op://AgentVault/db/password < password";
 
 /// Runs the command that the process was started with.
-pub fn run() -> ExitCode {
+///
+/// `others` are the other programs, whose manual pages it writes.
+pub fn run(others: &[Help]) -> ExitCode {
     harden::hide_memory();
     report::install_panic_hook(PROGRAM);
     tls::install();
     let outcome = match Arguments::try_parse() {
-        Ok(arguments) => arguments.verb.run(&arguments.settings.unwrap_or_else(default_settings)),
+        Ok(arguments) => arguments.verb.run(&arguments.settings.unwrap_or_else(default_settings), others),
         Err(usage) => return report_usage(&usage),
     };
     match outcome {
@@ -101,7 +104,7 @@ pub fn run() -> ExitCode {
 }
 
 impl Verb {
-    fn run(self, settings: &Path) -> Result<ExitCode, AnyFault> {
+    fn run(self, settings: &Path, others: &[Help]) -> Result<ExitCode, AnyFault> {
         match self {
             Verb::Seal(arguments) => seal::run(&arguments, &load(settings)?),
             Verb::Unseal(arguments) => unseal::run(&arguments, &load(settings)?),
@@ -117,8 +120,8 @@ impl Verb {
             Verb::Audit(verb) => audit::run(&verb, settings),
             Verb::BreakGlass(verb) => break_glass::run(&verb, settings),
             Verb::Cache(verb) => cache::run(&verb, &load(settings)?),
-            Verb::Completions(arguments) => completions::run(&arguments, &mut Arguments::command()),
-            Verb::Man(arguments) => man::run(&arguments, Arguments::command()),
+            Verb::Completions(arguments) => completions::run(&arguments, &Arguments::command()),
+            Verb::Man(arguments) => man::run(&arguments, Arguments::command(), others),
         }
     }
 }

@@ -41,4 +41,5 @@ pub mod tls;
 pub mod token;
 pub mod upstream;
 
-pub use self::program::run;
+pub use self::log::PROGRAM;
+pub use self::program::{HELP, run};

@@ -16,7 +16,8 @@ use super::settings::SETTINGS_PATH;
 use super::{key, log, server, service_user};
 use crate::{harden, report, systemd};
 
-const HELP: &str = "\
+/// What `--help` prints.
+pub const HELP: &str = "\
 A gateway to 1Password Connect for pipelines and pods: accepts the identity token of their
 platform as a Connect token, and shows what the rules in the settings name.
 

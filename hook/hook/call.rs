@@ -13,7 +13,8 @@ use crate::settings::SETTINGS_PATH;
 /// The name of the program in messages.
 pub const PROGRAM: &str = "oci-secrets-hook";
 
-const HELP: &str = "\
+/// What `--help` prints.
+pub const HELP: &str = "\
 OCI createRuntime hook: reads a container's state on standard input and delivers the
 secrets that its annotations request as files below /run/secrets.
 
