@@ -1,6 +1,11 @@
 //! Completions, as a user gets them: TAB is pressed in bash, zsh and fish on a terminal, after every verb.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+#![allow(
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, its helpers too"
+)]
 
 use std::fs;
 use std::io::{Read as _, Write as _};

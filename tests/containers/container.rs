@@ -33,6 +33,8 @@ pub(crate) struct Container<'w> {
     /// User and group.
     pub(crate) user: (u32, u32),
     pub(crate) twists: Vec<Twist>,
+    /// The owner of `/run` in the root filesystem, in ids of the host; `None` for that of all other files.
+    pub(crate) owner_of_run: Option<u32>,
     /// The image that podman uses instead of the root filesystem.
     pub(crate) image: Option<String>,
     /// The value of podman's --hooks-dir; `None` for its default.
@@ -57,6 +59,7 @@ impl<'w> Container<'w> {
             annotations: BTreeMap::new(),
             user: (1000, 1001),
             twists: Vec::new(),
+            owner_of_run: None,
             image: None,
             hooks: Some(hooks),
             settings: Some(String::new()),
@@ -166,6 +169,9 @@ impl<'w> Container<'w> {
         }
         if self.twists.iter().any(|twist| matches!(twist, Twist::UserNamespace)) {
             user::give(&self.rootfs(), MAPPED.0);
+        }
+        if let Some(owner) = self.owner_of_run {
+            user::give(&self.rootfs().join("run"), owner);
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::spec::MAPPED;
 /// The user's id, and the id of the only group.
 pub(crate) const ID: u32 = 54_321;
 
-const NAME: &str = "containers-test";
+pub(crate) const NAME: &str = "containers-test";
 const HOME: &str = "/run/containers-test/home";
 
 /// The directory of the user's that takes the place of what is root's alone.
@@ -37,6 +37,11 @@ pub(crate) fn add() {
     fs::create_dir_all(runtime()).unwrap();
     fs::set_permissions(runtime(), fs::Permissions::from_mode(0o700)).unwrap();
     give(home(), ID);
+    // As systemd-logind makes it.
+    let own = format!("/run/user/{ID}");
+    fs::create_dir_all(&own).unwrap();
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o700)).unwrap();
+    give(Path::new(&own), ID);
 }
 
 /// A program of the user's, with a time limit, in a small environment.

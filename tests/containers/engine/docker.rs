@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
 
 use serde_json::{Value, json};
@@ -11,6 +11,7 @@ use super::daemon::{Daemon, WRAPPER, write_runtime};
 use super::{Driver, answer, program, root};
 use crate::container::Container;
 use crate::support::sandbox;
+use crate::user;
 
 /// As it is shipped; where the wrapper is found differs.
 const CONFIG: &str = include_str!("../../../config/docker/daemon.json");
@@ -28,10 +29,15 @@ pub(super) static DOCKER: Docker = Docker;
 
 pub(super) struct Docker;
 
-static DAEMON: LazyLock<Daemon> = LazyLock::new(begin);
+static DAEMON: LazyLock<Daemon> = LazyLock::new(|| begin(PLAIN, &[]));
+/// A daemon whose containers have a user namespace, with the subordinate ids of the user of the tests.
+static REMAPPED: LazyLock<Daemon> = LazyLock::new(|| begin(REMAPPING, &["--userns-remap", user::NAME]));
 
-fn begin() -> Daemon {
-    let root = root("docker");
+const PLAIN: &str = "docker";
+const REMAPPING: &str = "docker-remapping";
+
+fn begin(name: &str, options: &[&str]) -> Daemon {
+    let root = root(name);
     fs::create_dir_all(&root).unwrap();
     write_runtime(&root.join("runtime"), &OWN_SETTINGS.replace("$directory", sandbox::DIRECTORY));
     let mut config: Value = serde_json::from_str(CONFIG).unwrap();
@@ -45,21 +51,21 @@ fn begin() -> Daemon {
     fs::write(root.join("daemon.json"), config.to_string()).unwrap();
     let path = |name: &str| root.join(name).to_str().unwrap().to_owned();
     let [config, pid, data, exec] = ["daemon.json", "pid", "data", "exec"].map(path);
-    let (socket, no_network) = (socket(), ["--iptables=false", "--ip6tables=false", "--bridge=none"]);
+    let (socket, no_network) = (socket(name), ["--iptables=false", "--ip6tables=false", "--bridge=none"]);
     let words = ["dockerd", "--config-file", &config, "--host", &socket, "--pidfile", &pid, "--data-root", &data];
-    let words = [&words[..], &["--exec-root", &exec, "--storage-driver=vfs"], &no_network].concat();
-    Daemon::start(&words, "", &root, || client(&["version"]))
+    let words = [&words[..], &["--exec-root", &exec, "--storage-driver=vfs"], &no_network, options].concat();
+    Daemon::start(&words, "", &root, || client(name, &["version"]))
 }
 
-fn socket() -> String {
-    format!("unix://{}/socket", root("docker").display())
+fn socket(name: &str) -> String {
+    format!("unix://{}/socket", root(name).display())
 }
 
-fn client(verb: &[&str]) -> Command {
+fn client(name: &str, verb: &[&str]) -> Command {
     // Of several clients, that of the daemon's own package.
     let packaged = Path::new("/usr/bin/docker");
     let mut command = program(if packaged.exists() { "/usr/bin/docker" } else { "docker" });
-    command.args(["--host", &socket()]).args(verb);
+    command.args(["--host", &socket(name)]).args(verb);
     command
 }
 
@@ -77,15 +83,34 @@ pub(super) fn passes_annotations() -> bool {
 
 /// The settings with the set `billing`, which a runtime of this name asks for.
 pub(crate) fn settings() -> PathBuf {
-    root("docker").join("settings.toml")
+    root(PLAIN).join("settings.toml")
 }
 
 /// Makes the container's root filesystem an image that is called as the container.
 pub(crate) fn import(container: &Container<'_>) {
+    import_with(container, DOCKER.command(&["import", "-", &container.name]));
+}
+
+/// Runs a script in a container of a daemon that maps ids.
+pub(crate) fn run_remapped(container: &Container<'_>, script: &str) -> Output {
+    LazyLock::force(&REMAPPED);
+    import_with(container, client(REMAPPING, &["import", "-", &container.name]));
+    let mut run = client(REMAPPING, &["run", "--rm", "--network=none", "--log-driver=none"]);
+    run.args(["--hostname", &container.name, "--user", &format!("{}:{}", container.user.0, container.user.1)]);
+    if passes_annotations() {
+        run.args(
+            container.annotations.iter().flat_map(|(key, value)| ["--annotation".into(), format!("{key}={value}")]),
+        );
+    } else if write_set(container) {
+        run.args(["--runtime", SET]);
+    }
+    run.args([&container.name, "sh", "-c", script]).stdin(Stdio::null()).output().unwrap()
+}
+
+fn import_with(container: &Container<'_>, mut import: Command) {
     let mut tar = Command::new("tar");
     tar.arg("-C").arg(container.rootfs()).args(["-c", "."]).stdout(Stdio::piped());
     let mut tar = tar.spawn().unwrap();
-    let mut import = DOCKER.command(&["import", "-", &container.name]);
     let output = import.stdin(tar.stdout.take().unwrap()).output().unwrap();
     assert!(tar.wait().unwrap().success() && output.status.success(), "{output:?}");
 }
@@ -128,7 +153,7 @@ impl Driver for Docker {
 
     fn command(&self, verb: &[&str]) -> Command {
         LazyLock::force(&DAEMON);
-        client(verb)
+        client(PLAIN, verb)
     }
 
     fn run(&self, container: &Container<'_>, script: &str) -> Command {

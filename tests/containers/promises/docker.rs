@@ -19,6 +19,16 @@ pub(super) fn exec_sees_the_files(world: &World, engine: Engine) {
     assert!(!other.status.success() && other.stdout.is_empty(), "{other:?}");
 }
 
+/// By `userns-remap`; `/run` of the image belongs to a user of its services.
+pub(super) fn ids_may_be_remapped(world: &World, engine: Engine) {
+    let mut container = asking(world);
+    fs::create_dir(container.rootfs().join("run")).unwrap();
+    container.owner_of_run = Some(1000);
+    container.write(engine, "");
+    let output = docker::run_remapped(&container, "stat -c %u:%g /run /run/secrets/db; cat /run/secrets/db");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "1000:1000\n1000:1001\nhunter2", "{output:?}");
+}
+
 pub(super) fn restart_brings_the_new_value(world: &World, engine: Engine) {
     let mut container = Container::new(world);
     let item = container.secret("db", b"old");

@@ -45,6 +45,7 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         delivery::containers_at_the_same_time_get_only_their_own
         delivery::a_container_that_asks_for_nothing_starts_in_silence
         refusal::a_failing_hook_stops_the_container_and_says_why
+        refusal::explain_prints_what_the_hook_printed
         refusal::a_killed_hook_stops_the_container
         places::an_existing_run_is_used
         places::existing_run_secrets_are_covered
@@ -73,6 +74,7 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         places::a_masked_path_that_leads_to_the_files_is_refused
         users::ids_are_mapped_into_a_user_namespace
         users::a_user_namespace_may_have_a_read_only_root
+        users::run_may_belong_to_another_user_of_the_container
         users::an_id_without_a_mapping_is_refused
     ];
     let read_only_later = promises![|show| Promise::On(Engine::READ_ONLY_LATER, show);
@@ -88,6 +90,7 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         specs::the_root_may_be_moved_instead_of_pivoted
         specs::groups_of_the_user_do_not_open_the_files
         specs::a_mount_namespace_of_others_is_refused
+        users::a_run_of_a_user_without_an_id_is_refused
     ];
     // youki knows neither all propagations nor a spec without a user.
     let lenient = promises![|show| Promise::On(&[Engine::Runc, Engine::Crun], show);
@@ -115,6 +118,7 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         rootless::what_install_writes_is_enough
         rootless::the_settings_of_root_are_refused
         rootless::the_user_may_keep_its_id
+        rootless::run_may_belong_to_another_user_if_the_user_keeps_its_id
         rootless::a_device_that_names_the_users_settings_is_enough
     ];
     let ctr = promises![|show| Promise::On(&[Engine::Containerd], show);
@@ -126,6 +130,7 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
     ];
     let docker = promises![|show| Promise::On(&[Engine::Docker], show);
         docker::exec_sees_the_files
+        docker::ids_may_be_remapped
         docker::restart_brings_the_new_value
         docker::what_docker_keeps_holds_no_secret
         docker::a_tmpfs_of_its_own_mode_at_run_secrets_is_covered

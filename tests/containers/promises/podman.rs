@@ -69,7 +69,7 @@ pub(super) fn explain_tells_what_a_container_was_given(world: &World, engine: En
     for line in [
         "ok       grant: 1: \"op://AgentVault/*\" to every container".to_owned(),
         format!("ok       source: vault \"AgentVault\", item \"{title}\" ({item}, version 1), field \"password\""),
-        "ok       seal: under local-kek:trial, which is listed; not opened".to_owned(),
+        "ok       seal: under local-kek:trial, which is listed; unsealed".to_owned(),
         "ok       file: /run/secrets/db, mode 0400, owner 1000:1001".to_owned(),
     ] {
         assert!(printed.lines().any(|each| each == line), "{line}\n{printed}");

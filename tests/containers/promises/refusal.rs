@@ -1,5 +1,6 @@
 //! What happens when the hook fails: the container does not start, and somebody hears why.
 
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -7,7 +8,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::container::Container;
 use crate::engine::Engine;
-use crate::support::search;
+use crate::support::{sandbox, search};
+use crate::user;
 use crate::world::World;
 
 pub(super) fn a_failing_hook_stops_the_container_and_says_why(world: &World, engine: Engine) {
@@ -32,6 +34,28 @@ pub(super) fn a_failing_hook_stops_the_container_and_says_why(world: &World, eng
     let error = lines.iter().find(|line| line.priority == "3").unwrap();
     assert_eq!(error.program, "oci-secrets-hook");
     assert!(error.message.starts_with("error: container ") && error.message.ends_with(&message), "{error:?}");
+}
+
+/// Also with crun, which discards it, and for the user whose engine is rootless.
+pub(super) fn explain_prints_what_the_hook_printed(world: &World, engine: Engine) {
+    let mut container = Container::new(world);
+    let title = container.title("no-item");
+    container.ask("db", &title, "password");
+    let refused = container.refused(engine);
+    let records = world.journal.records(&container.name);
+    let id = records.last().unwrap()["container"].as_str().unwrap();
+    let mut explain = match engine.is_rootless() {
+        true => user::program(sandbox::OCI_SECRETS),
+        false => Command::new(sandbox::OCI_SECRETS),
+    };
+    let output = explain.args(["explain", "--last", id]).stdin(Stdio::null()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(output.status.success() && lines.len() == 3, "{output:?}");
+    assert!(lines[0].starts_with(&format!("container {id}")) && lines[0].ends_with("with exit code 66"), "{text}");
+    assert_eq!(lines[1], format!("error: {}", refused.message));
+    assert_eq!(lines[0].contains("(podman)"), engine.is_podman(), "{text}");
+    assert_eq!(lines[0].contains("(Docker)"), engine == Engine::Docker, "{text}");
 }
 
 pub(super) fn a_killed_hook_stops_the_container(world: &World, engine: Engine) {

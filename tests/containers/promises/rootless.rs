@@ -78,6 +78,16 @@ pub(super) fn the_user_may_keep_its_id(world: &World, engine: Engine) {
     }
 }
 
+pub(super) fn run_may_belong_to_another_user_if_the_user_keeps_its_id(world: &World, engine: Engine) {
+    let mut container = Container::new(world);
+    container.secret("db", b"hunter2");
+    container.user = (user::ID, user::ID);
+    container.twists.push(Twist::Podman("--userns=keep-id".to_owned()));
+    fs::create_dir(container.rootfs().join("run")).unwrap();
+    container.owner_of_run = Some(MAPPED.0 + 1000);
+    assert_eq!(container.run(engine, "cat /run/secrets/db").text(), "hunter2");
+}
+
 pub(super) fn the_settings_of_root_are_refused(world: &World, engine: Engine) {
     let mut container = Container::new(world);
     container.secret("db", b"hunter2");

@@ -33,6 +33,31 @@ pub(super) fn a_user_namespace_may_have_a_read_only_root(world: &World, engine: 
     assert_eq!(container.run(engine, OWNERS).text(), "1000:1001\nhunter2");
 }
 
+/// As in an image whose `/run` belongs to the user of its services.
+pub(super) fn run_may_belong_to_another_user_of_the_container(world: &World, engine: Engine) {
+    let mut container = Container::new(world);
+    container.secret("db", b"hunter2");
+    container.twists.push(Twist::UserNamespace);
+    fs::create_dir(container.rootfs().join("run")).unwrap();
+    container.owner_of_run = Some(MAPPED.0 + 1000);
+    assert_eq!(container.run(engine, OWNERS).text(), "1000:1001\nhunter2");
+    let made = fs::metadata(container.rootfs().join("run/secrets")).unwrap();
+    assert_eq!((made.uid(), made.gid(), made.mode()), (MAPPED.0, MAPPED.0, 0o40_755));
+}
+
+/// The container's root could not create a directory there either. Podman itself creates a file there, and fails before the hook.
+pub(super) fn a_run_of_a_user_without_an_id_is_refused(world: &World, engine: Engine) {
+    let mut container = Container::new(world);
+    container.secret("db", b"hunter2");
+    container.twists.push(Twist::UserNamespace);
+    fs::create_dir(container.rootfs().join("run")).unwrap();
+    container.owner_of_run = Some(1);
+    let refused = container.refused(engine);
+    let message = r#"mkdirat("/run/secrets"): Permission denied (EACCES)"#;
+    assert_eq!((refused.code, &*refused.message), (77, message));
+    assert!(!container.rootfs().join("run/secrets").exists());
+}
+
 pub(super) fn an_id_without_a_mapping_is_refused(world: &World, engine: Engine) {
     for (owner, what) in [("65536:0", "cannot map uid 65536"), ("0:65536", "cannot map gid 65536")] {
         let mut container = Container::new(world);
