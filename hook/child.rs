@@ -23,7 +23,7 @@ const STDERR_BYTES_MAX: usize = 16 * 1024;
 const CHUNK_BYTES: usize = 16 * 1024;
 
 /// The result of a program that ended.
-pub struct Answer {
+pub struct Ended {
     /// Its exit status.
     pub status: ExitStatus,
     /// Its standard output.
@@ -37,7 +37,7 @@ pub struct Answer {
 ///
 /// # Errors
 /// If it cannot be started, its pipes break, or this process received a signal that ends it. The whole group is killed then.
-pub async fn run(command: &mut Command, input: &[u8], bytes_max: usize) -> io::Result<Option<Answer>> {
+pub async fn run(command: &mut Command, input: &[u8], bytes_max: usize) -> io::Result<Option<Ended>> {
     // Declared first and so dropped last: a signal may end this process only after the program is gone.
     let mut interrupts = Interrupts::prepare()?;
     let mut running = Running::start(command)?;
@@ -62,7 +62,7 @@ impl Running {
         Ok(Running { child: piped.process_group(0).spawn()?, is_over: false })
     }
 
-    async fn answer(&mut self, input: &[u8], bytes_max: usize) -> io::Result<Option<Answer>> {
+    async fn answer(&mut self, input: &[u8], bytes_max: usize) -> io::Result<Option<Ended>> {
         let pid = Pid::from_child(&self.child);
         let gone = Receiver::from_owned_fd_unchecked(pidfd_open(pid, PidfdFlags::empty())?)?;
         let broken = || io::Error::from(rustix::io::Errno::PIPE);
@@ -103,7 +103,7 @@ impl Running {
         match try_join4(write, output, complaint, end).await {
             Err(Stop::TooLarge) => Ok(None),
             Err(Stop::Io(error)) => Err(error),
-            Ok(((), output, complaint, ())) => Ok(Some(Answer { status: self.end()?, output, complaint })),
+            Ok(((), output, complaint, ())) => Ok(Some(Ended { status: self.end()?, output, complaint })),
         }
     }
 

@@ -8,7 +8,7 @@ use super::denial::Denial;
 use super::memory::Buffer;
 use super::query::Query;
 use super::record::Record;
-use super::response::Answer;
+use super::response::Content;
 use super::route::Route;
 use super::scope::{ItemScope, Scope, VaultScope};
 use super::upstream::{Object, Upstream};
@@ -28,7 +28,7 @@ impl<'a> Reading<'a> {
     ///
     /// # Errors
     /// It does not exist or is out of scope, or Connect does not respond.
-    pub async fn answer(&self, route: &Route, record: &mut Record) -> Result<Answer, Denial> {
+    pub async fn answer(&self, route: &Route, record: &mut Record) -> Result<Content, Denial> {
         match route {
             Route::Vaults => self.vaults(record).await,
             Route::Vault(v) => {
@@ -51,7 +51,7 @@ impl<'a> Reading<'a> {
                 let files = self.upstream.list(&path, &[], |file| visible.contains(text(file, "id"))).await?;
                 let (files, count) = files.ok_or_else(|| not_found("item", i))?;
                 record.entries(count);
-                Ok(Answer::Json(files))
+                Ok(Content::Json(files))
             }
             Route::File(v, i, f) => {
                 self.check_file(v, i, f, record).await?;
@@ -63,12 +63,12 @@ impl<'a> Reading<'a> {
             Route::Content(v, i, f) => {
                 self.check_file(v, i, f, record).await?;
                 let content = self.upstream.ask(&["vaults", v, "items", i, "files", f, "content"], &[]).await?;
-                Ok(Answer::File(content.ok_or_else(|| not_found("file", f))?))
+                Ok(Content::File(content.ok_or_else(|| not_found("file", f))?))
             }
         }
     }
 
-    async fn vaults(&self, record: &mut Record) -> Result<Answer, Denial> {
+    async fn vaults(&self, record: &mut Record) -> Result<Content, Denial> {
         let vaults = self.upstream.list(&["vaults"], &[], |vault| {
             match self.scope.of_vault(text(vault, "id"), text(vault, "name")) {
                 Some(visible) => {
@@ -80,10 +80,10 @@ impl<'a> Reading<'a> {
         });
         let (vaults, count) = vaults.await?.ok_or(Denial::ConnectOdd)?;
         record.entries(count);
-        Ok(Answer::Json(vaults))
+        Ok(Content::Json(vaults))
     }
 
-    async fn items(&self, v: &str, record: &mut Record) -> Result<Answer, Denial> {
+    async fn items(&self, v: &str, record: &mut Record) -> Result<Content, Denial> {
         let vault = self.vault(v).await?;
         let filter = self.query.filter_for_connect("title");
         let filter: Vec<(&str, &str)> = filter.iter().map(|filter| ("filter", filter.as_str())).collect();
@@ -97,11 +97,11 @@ impl<'a> Reading<'a> {
         });
         let (items, count) = items.await?.ok_or_else(|| not_found("vault", v))?;
         record.entries(count);
-        Ok(Answer::Json(items))
+        Ok(Content::Json(items))
     }
 
     /// The files of an item with their content. Each is read by itself: one large file that is hidden would fail them all.
-    async fn inline_files(&self, v: &str, i: &str, record: &mut Record) -> Result<Answer, Denial> {
+    async fn inline_files(&self, v: &str, i: &str, record: &mut Record) -> Result<Content, Denial> {
         let mut buffer = self.upstream.buffer();
         let visible = self.visible_files(v, i, record).await?;
         buffer.append(b"[").await?;
@@ -123,7 +123,7 @@ impl<'a> Reading<'a> {
         buffer.append(b"]").await?;
         buffer.settle();
         record.entries(visible.len());
-        Ok(Answer::Json(buffer))
+        Ok(Content::Json(buffer))
     }
 
     async fn read(&self, path: &[&str], not_found: impl Fn() -> Denial) -> Result<Buffer, Denial> {
@@ -170,10 +170,10 @@ fn parse(buffer: &mut Buffer) -> Result<Object, Denial> {
 }
 
 /// An object as an answer, in the memory that its text had.
-fn json(mut buffer: Buffer, object: &Object) -> Answer {
+fn json(mut buffer: Buffer, object: &Object) -> Content {
     // Writing a map of strings to memory does not fail.
     buffer.replace(serde_json::to_vec(object).unwrap_or_default());
-    Answer::Json(buffer)
+    Content::Json(buffer)
 }
 
 fn text<'a>(object: &'a Object, member: &str) -> &'a str {

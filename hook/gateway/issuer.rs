@@ -199,9 +199,9 @@ mod tests {
 
     /// What an issuer on loopback responds with, and how often it was asked.
     #[derive(Clone, Default)]
-    struct Answer(Arc<Mutex<(u16, String, usize)>>);
+    struct FakeIssuer(Arc<Mutex<(u16, String, usize)>>);
 
-    impl Answer {
+    impl FakeIssuer {
         fn keys(&self, ids: &[&str]) {
             let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
             let key = |id: &&str| json!({ "kty": "OKP", "crv": "Ed25519", "x": x, "kid": id });
@@ -258,7 +258,7 @@ mod tests {
     #[test]
     fn a_key_that_is_missing_from_a_response_is_no_longer_accepted() {
         block_on(async {
-            let answer = Answer::default();
+            let answer = FakeIssuer::default();
             let issuer = answer.issuer();
             answer.keys(&["a", "b"]);
             assert_eq!(ask(&issuer, "a").await, Ok(()));
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn known_keys_are_accepted_for_an_hour_without_a_response() {
         block_on(async {
-            let answer = Answer::default();
+            let answer = FakeIssuer::default();
             let issuer = answer.issuer();
             answer.keys(&["a"]);
             assert_eq!(ask(&issuer, "a").await, Ok(()));
@@ -302,7 +302,7 @@ mod tests {
     #[test]
     fn made_up_keys_delay_a_new_one_by_one_interval_and_refuse_nothing_for_good() {
         block_on(async {
-            let answer = Answer::default();
+            let answer = FakeIssuer::default();
             let issuer = answer.issuer();
             answer.keys(&["a"]);
             for made_up in ["x", "y", "z"] {

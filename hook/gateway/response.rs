@@ -20,7 +20,7 @@ pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charse
 pub const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=UTF-8");
 
 /// What an authorized request is answered with.
-pub enum Answer {
+pub enum Content {
     /// JSON.
     Json(Buffer),
     /// The content of a file, which is passed on as it arrives.
@@ -75,14 +75,14 @@ pub fn whole(status: StatusCode, kind: HeaderValue, body: impl Into<Bytes>) -> R
 }
 
 /// The response of an authorized request.
-pub fn of_answer(answer: Answer, slot: Slot, busy: Busy) -> Response<Body> {
+pub fn of_answer(answer: Content, slot: Slot, busy: Busy) -> Response<Body> {
     match answer {
-        Answer::Json(buffer) => {
+        Content::Json(buffer) => {
             let mut response = whole(StatusCode::OK, JSON, Bytes::from_owner(Held { buffer, _slot: slot }));
             response.body_mut()._busy = Some(busy);
             response
         }
-        Answer::File(content) => {
+        Content::File(content) => {
             let content: http::Response<reqwest::Body> = content.into();
             let (head, body) = content.into_parts();
             let mut response =

@@ -19,7 +19,7 @@ use super::log;
 use super::metrics::Metrics;
 use super::query::Query;
 use super::record::{Record, Trail};
-use super::response::{self, Answer, Body};
+use super::response::{self, Body, Content};
 use super::route::Route;
 use super::rule::Rule;
 use super::scope::Scope;
@@ -132,7 +132,7 @@ impl Gateway {
         connection: &Connection,
         request: &Request<Incoming>,
         record: &mut Record,
-    ) -> Result<(Answer, Slot, Busy), Denial> {
+    ) -> Result<(Content, Slot, Busy), Denial> {
         let path = request.uri().path();
         let route = Route::parse(path);
         match &route {

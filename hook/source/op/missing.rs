@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::Op;
 use super::refusal::OpRefusal;
-use crate::child::Answer;
+use crate::child::Ended;
 use crate::reference::Reference;
 use crate::retry::Deadline;
 use crate::source::SourceError;
@@ -78,7 +78,7 @@ impl Op {
         }
         let input = serde_json::to_vec(summaries).ok()?;
         let arguments = ["item", "get", LISTED_ITEMS, "--format=json"];
-        let Answer { status, output, .. } = self.run(&arguments, &input, deadline).await.ok()?;
+        let Ended { status, output, .. } = self.run(&arguments, &input, deadline).await.ok()?;
         let items = serde_json::Deserializer::from_slice(&output).into_iter::<Item>();
         items.collect::<Result<Vec<Item>, _>>().ok().filter(|_| status.success())
     }

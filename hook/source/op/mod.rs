@@ -33,7 +33,7 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::{Fetched, Field, Source, SourceError};
-use crate::child::{self, Answer};
+use crate::child::{self, Ended};
 use crate::reference::{Reference, is_id};
 use crate::retry::Deadline;
 use crate::run_directory::TMPFS_MAGIC;
@@ -219,7 +219,7 @@ impl Op {
         }
     }
 
-    async fn run(&self, arguments: &[&str], input: &[u8], deadline: Deadline) -> Result<Answer, OpError> {
+    async fn run(&self, arguments: &[&str], input: &[u8], deadline: Deadline) -> Result<Ended, OpError> {
         let mut command = Command::new(&self.program);
         command.args(arguments).env_clear().env("OP_CACHE", "false").current_dir("/");
         // Gone with what `op` wrote there when it has ended.

@@ -6,7 +6,7 @@
 use std::os::unix::process::ExitStatusExt;
 
 use super::OpError;
-use crate::child::Answer;
+use crate::child::Ended;
 use crate::reference::Reference;
 use crate::source::SourceError;
 
@@ -94,7 +94,7 @@ const OF_ALL: [(&str, Make); 28] = [
 
 impl OpRefusal {
     /// Why there are no values in this answer.
-    pub(super) fn read(answer: &Answer) -> OpRefusal {
+    pub(super) fn read(answer: &Ended) -> OpRefusal {
         if let Some(signal) = answer.status.signal() {
             return OpRefusal::OfAll(OpError::Killed { signal });
         }
@@ -200,7 +200,7 @@ mod tests {
 
     fn read(code: i32, complaint: &str) -> OpRefusal {
         let complaint = complaint.as_bytes().to_vec().into();
-        OpRefusal::read(&Answer { status: ExitStatus::from_raw(code << 8), output: Vec::new().into(), complaint })
+        OpRefusal::read(&Ended { status: ExitStatus::from_raw(code << 8), output: Vec::new().into(), complaint })
     }
 
     fn error(complaint: &str, reference: &str) -> String {
