@@ -13,7 +13,7 @@ use self::refusal::refuse;
 use crate::container::{Annotations, ImageError, Request, Requests, State};
 use crate::deliver::{DeliveryOptions, Frozen};
 use crate::fault::AnyFault;
-use crate::resolve::Resolved;
+use crate::resolve::{Files, Resolved};
 use crate::seal::kek::Keks;
 use crate::settings::{Caller, Settings};
 use crate::start::Start;
@@ -100,8 +100,9 @@ fn deliver(
 
     let label = created.spec.mount_label.as_deref();
     let options = DeliveryOptions { owner: created.owner, label, noswap: settings.deliver.noswap };
-    let files: Vec<_> = secrets.iter().map(Resolved::file).collect();
-    let delivery = Frozen::filled(&files, &options, created.carried.placeholders())?;
+    let files = Files::render(&requests, &secrets)?;
+    let delivery = Frozen::filled(&files.list(), &options, created.carried.placeholders())?;
+    drop(files);
     drop(secrets);
     delivery.attach(&created.carried, &created.process, &created.spec)?;
     start.record.phase_ends("deliver");

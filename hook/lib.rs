@@ -59,5 +59,7 @@ pub mod source;
 pub mod start;
 pub mod syslog;
 pub mod systemd;
+pub mod template;
 pub mod tls;
 pub mod token;
+pub mod whole_file;

@@ -6,7 +6,7 @@ use std::pin::pin;
 use futures_util::future::{Either, select};
 use futures_util::stream::{Stream, StreamExt};
 
-use crate::container::{FILES_MAX, FileName, Request};
+use crate::container::{FILES_MAX, FileName, Request, Requests};
 use crate::fault::{Class, Fault};
 use crate::reference::Reference;
 use crate::retry::Deadline;
@@ -15,6 +15,7 @@ use crate::seal::{SealError, SealedValue, is_sealed};
 use crate::secret::Secret;
 use crate::settings::Permission;
 use crate::source::{Earlier, Fetched, Field, Source, SourceError};
+use crate::template::RenderError;
 
 /// The secret of one request, and its origin.
 pub struct Resolved<'a> {
@@ -36,10 +37,52 @@ pub struct Resolved<'a> {
     pub earlier: Option<Earlier>,
 }
 
-impl Resolved<'_> {
-    /// The file to deliver.
-    pub fn file(&self) -> (&FileName, &Secret) {
-        (&self.request.file, &self.secret)
+/// The files of one container: values of references, and templates that are rendered with them.
+pub struct Files<'a> {
+    values: Vec<(&'a FileName, &'a Secret)>,
+    rendered: Vec<(&'a FileName, Secret)>,
+}
+
+impl<'a> Files<'a> {
+    /// Renders the files of these requests. A template that misses the secret of an optional reference is left out.
+    ///
+    /// # Errors
+    /// A file would be too large.
+    pub fn render(requests: &'a Requests, secrets: &'a [Resolved<'a>]) -> Result<Files<'a>, RenderFileError> {
+        let is_value = |secret: &&Resolved<'_>| !requests.templates.contains_key(&secret.request.file);
+        let values = secrets.iter().filter(is_value).map(|secret| (&secret.request.file, &secret.secret)).collect();
+        let mut rendered = Vec::with_capacity(requests.templates.len());
+        for (file, template) in &requests.templates {
+            let secret = |reference: &Reference| {
+                let is_part =
+                    |secret: &&Resolved<'_>| secret.request.file == *file && secret.request.reference == *reference;
+                secrets.iter().find(is_part).map(|secret| &secret.secret)
+            };
+            let content = template.render(secret);
+            let content = content.map_err(|source| RenderFileError { file: file.clone(), source })?;
+            rendered.extend(content.map(|content| (file, content)));
+        }
+        Ok(Files { values, rendered })
+    }
+
+    /// The name and the content of each file.
+    pub fn list(&self) -> Vec<(&FileName, &Secret)> {
+        let rendered = self.rendered.iter().map(|(file, content)| (*file, content));
+        self.values.iter().copied().chain(rendered).collect()
+    }
+}
+
+/// A file that cannot be rendered.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot render \"{file}\"")]
+pub struct RenderFileError {
+    file: FileName,
+    source: RenderError,
+}
+
+impl Fault for RenderFileError {
+    fn class(&self) -> Class {
+        self.source.class()
     }
 }
 

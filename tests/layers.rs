@@ -14,8 +14,8 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 /// The modules of the crate, lowest layer first. A module uses only modules of lower layers, and so none of its own layer.
 const LAYERS: &[&[&str]] = &[
     &["fault"],
-    &["child", "errno", "excerpt", "hex", "json", "nearest", "reference", "retry", "secret", "syslog"],
-    &["dns", "monitoring", "report", "systemd", "tls"],
+    &["child", "errno", "excerpt", "hex", "json", "nearest", "reference", "retry", "secret", "syslog", "whole_file"],
+    &["dns", "monitoring", "report", "systemd", "template", "tls"],
     &["harden", "http_client"],
     &["container", "run_directory"],
     &["envrc", "refusals", "settings"],

@@ -148,8 +148,10 @@ impl Record {
     /// Adds the items that were read.
     pub fn resolved(&mut self, resolved: &[Resolved<'_>]) {
         for secret in resolved {
-            let file = secret.request.file.to_string();
-            if let Some(reading) = self.secrets.iter_mut().find(|reading| reading.file == file) {
+            let (file, reference) = (secret.request.file.as_str(), secret.request.reference.to_string());
+            // A file that is rendered from a template has several references.
+            let is_of = |reading: &&mut Reading| reading.file == file && reading.reference == reference;
+            if let Some(reading) = self.secrets.iter_mut().find(is_of) {
                 reading.item = secret.item_id.clone();
                 reading.item_version = secret.item_version;
                 reading.kek = secret.kek.as_ref().map(ToString::to_string);

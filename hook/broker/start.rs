@@ -14,7 +14,7 @@ use crate::container::{Annotations, HOOK_NAME, Owner};
 use crate::deliver::{DeliveryOptions, Frozen};
 use crate::errno::SyscallError;
 use crate::fault::{AnyFault, Class, Fault};
-use crate::resolve::Resolved;
+use crate::resolve::Files;
 use crate::settings::Caller;
 use crate::start::Start;
 
@@ -104,7 +104,8 @@ async fn fill(
     start.record.phase_ends("resolve");
 
     let options = DeliveryOptions { owner, label: request.label.as_deref(), noswap: settings.deliver.noswap };
-    let contents: Vec<_> = secrets.iter().map(Resolved::file).collect();
+    let rendered = Files::render(&requests, &secrets)?;
+    let contents = rendered.list();
     let frozen = Frozen::filled(&contents, &options, places)?;
     Ok(Some(Filled { frozen, files: contents.iter().map(|(name, _)| name.to_string()).collect() }))
 }

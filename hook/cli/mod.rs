@@ -11,11 +11,15 @@ mod environment;
 mod error;
 mod explain;
 mod finding;
+mod inject;
 mod install;
 mod kek;
 mod listed;
 mod man;
 mod nearest;
+mod out_file;
+mod read;
+mod request;
 mod rewrap;
 mod run;
 mod seal;
@@ -69,6 +73,8 @@ enum Verb {
     Annotate(annotate::Arguments),
     Env(env::Arguments),
     Run(run::Arguments),
+    Read(read::Arguments),
+    Inject(inject::Arguments),
     Token(token::Arguments),
     #[command(subcommand)]
     Audit(audit::Verb),
@@ -116,6 +122,8 @@ impl Verb {
             Verb::Annotate(arguments) => annotate::run(&arguments),
             Verb::Env(arguments) => env::run(&arguments, settings),
             Verb::Run(arguments) => run::run(arguments, settings),
+            Verb::Read(arguments) => read::run(&arguments, settings),
+            Verb::Inject(arguments) => inject::run(&arguments, settings),
             Verb::Token(arguments) => token::run(&arguments),
             Verb::Audit(verb) => audit::run(&verb, settings),
             Verb::BreakGlass(verb) => break_glass::run(&verb, settings),

@@ -12,6 +12,11 @@ const BYTES_MAX: usize = 63;
 pub struct FileName(String);
 
 impl FileName {
+    /// The name of a file that only messages show.
+    pub fn secret() -> FileName {
+        FileName("secret".to_owned())
+    }
+
     /// The name itself.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -1,7 +1,7 @@
 //! Requests: the annotations that ask for secrets.
 //!
 //! ```text
-//! run.secrets/<file>              a reference: becomes /run/secrets/<file>
+//! run.secrets/<file>              a reference, or a template with references: becomes /run/secrets/<file>
 //! <container>.run.secrets/<file>  the same for one container of a pod; it beats the general key
 //! run.secrets.owner               uid:gid in the container
 //! run.secrets.optional            file names, separated by commas
@@ -19,6 +19,7 @@ use super::{Annotations, Contradiction, FileName};
 use crate::excerpt::Excerpt;
 use crate::fault::{Class, Fault};
 use crate::reference::{Reference, ReferenceError};
+use crate::template::{Template, TemplateError};
 
 /// The most files that one container may request.
 pub const FILES_MAX: usize = 1024;
@@ -28,13 +29,15 @@ const SCHEME: &str = "op://";
 /// Everything that one container asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Requests {
-    /// The files, sorted by name; at least one and at most [`FILES_MAX`].
+    /// What the files need, sorted by name: one reference for a file, or each of its template; at least one and at most [`FILES_MAX`].
     pub files: Vec<Request>,
+    /// The templates of files that are not the value of one reference.
+    pub templates: BTreeMap<FileName, Template>,
     /// Their owner, instead of the spec's `process.user`.
     pub owner: Option<Owner>,
 }
 
-/// One file and where its content comes from.
+/// One file and where its content, or a part of it, comes from.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Request {
     /// Its name in `/run/secrets`.
@@ -71,8 +74,7 @@ impl Requests {
                 Some(Key::Owner) => draft.owner = Some(value.parse()?),
                 Some(Key::Optional) => draft.optional = Some(value),
                 Some(Key::File { container, file }) => {
-                    let value_error = |source| RequestError::Reference { key: key.clone(), source };
-                    let reference = value.parse().map_err(value_error)?;
+                    let content = FileContent::parse(key, value)?;
                     draft.named.insert(file.clone());
                     let this_container = container.map_or(Ok(None), |_| annotations.container_name())?;
                     let files = match (container, this_container) {
@@ -81,7 +83,7 @@ impl Requests {
                         (Some(_), Some(_)) => continue,
                         (Some(_), None) => return Err(RequestError::NoContainerName { key: key.clone() }),
                     };
-                    files.insert(file, reference);
+                    files.insert(file, content);
                 }
             }
         }
@@ -98,16 +100,36 @@ pub fn refuse_misplaced(annotations: &Annotations) -> Result<(), RequestError> {
     others.next().map_or(Ok(()), |(key, _)| Err(RequestError::Misplaced { key: key.clone() }))
 }
 
-/// Whether a text was meant to be a reference.
+/// Whether a text was meant to be a reference, or a template with one.
 pub fn is_reference(text: &str) -> bool {
-    text.trim_start().get(..SCHEME.len()).is_some_and(|scheme| scheme.eq_ignore_ascii_case(SCHEME))
+    let begins = |text: &str| text.get(..SCHEME.len()).is_some_and(|scheme| scheme.eq_ignore_ascii_case(SCHEME));
+    begins(text.trim_start()) || text.split("{{").skip(1).any(|placeholder| begins(placeholder.trim_start()))
+}
+
+/// What a file is made of.
+#[derive(Debug)]
+enum FileContent {
+    Reference(Reference),
+    Template(Template),
+}
+
+impl FileContent {
+    fn parse(key: &str, value: &str) -> Result<FileContent, RequestError> {
+        let key = || key.to_owned();
+        if Template::is_meant_by(value) {
+            let template = value.parse().map_err(|source| RequestError::Template { key: key(), source })?;
+            return Ok(FileContent::Template(template));
+        }
+        let reference = value.parse().map_err(|source| RequestError::Reference { key: key(), source })?;
+        Ok(FileContent::Reference(reference))
+    }
 }
 
 /// The annotations of a pod, sorted by what they say.
 #[derive(Default)]
 struct Draft<'a> {
-    general: BTreeMap<FileName, Reference>,
-    specific: BTreeMap<FileName, Reference>,
+    general: BTreeMap<FileName, FileContent>,
+    specific: BTreeMap<FileName, FileContent>,
     /// Every file that any container of the pod requests: `optional` speaks to all of them.
     named: BTreeSet<FileName>,
     owner: Option<Owner>,
@@ -126,12 +148,23 @@ impl Draft<'_> {
         let optional = self.optional_files()?;
         let mut chosen = self.general;
         chosen.extend(self.specific);
-        if chosen.len() > FILES_MAX {
-            return Err(RequestError::TooManyFiles { found: chosen.len() });
+        let (mut files, mut templates) = (Vec::new(), BTreeMap::new());
+        for (file, content) in chosen {
+            let optional = optional.contains(&file);
+            let request =
+                |reference: &Reference| Request { file: file.clone(), reference: reference.clone(), optional };
+            match content {
+                FileContent::Reference(reference) => files.push(request(&reference)),
+                FileContent::Template(template) => {
+                    files.extend(template.references().into_iter().map(request));
+                    templates.insert(file, template);
+                }
+            }
         }
-        let request = |(file, reference)| Request { optional: optional.contains(&file), file, reference };
-        let files: Vec<Request> = chosen.into_iter().map(request).collect();
-        Ok((!files.is_empty()).then_some(Requests { files, owner: self.owner }))
+        if files.len() > FILES_MAX {
+            return Err(RequestError::TooManyFiles { found: files.len() });
+        }
+        Ok((!files.is_empty()).then_some(Requests { files, templates, owner: self.owner }))
     }
 
     fn optional_files(&self) -> Result<BTreeSet<FileName>, RequestError> {
@@ -175,6 +208,9 @@ pub enum RequestError {
     /// A value that is not a reference.
     #[error("cannot use annotation {}", Excerpt(.key))]
     Reference { key: String, source: ReferenceError },
+    /// A value that is not a template.
+    #[error("cannot use annotation {}", Excerpt(.key))]
+    Template { key: String, source: TemplateError },
     /// A key for one container, from an engine that does not say which container this is.
     #[error(
         "cannot use annotation {}: no annotation says which container this is ({} or {})",
@@ -191,7 +227,7 @@ pub enum RequestError {
     #[error("cannot use annotation \"{key}\": no file is requested")]
     NoFiles { key: &'static str },
     /// More files than anyone needs.
-    #[error("cannot use annotations: {found} files are requested, at most {FILES_MAX} are allowed")]
+    #[error("cannot use annotations: {found} references are requested, at most {FILES_MAX} are allowed")]
     TooManyFiles { found: usize },
 }
 
@@ -209,6 +245,7 @@ impl Fault for RequestError {
                 key::nearest(key).map(|key| format!("the nearest valid key is {key}"))
             }
             RequestError::Reference { source, .. } => source.hint().map(str::to_owned),
+            RequestError::Template { source, .. } => source.hint(),
             _ => None,
         }
     }
@@ -218,7 +255,9 @@ impl RequestError {
     /// The annotation that is wrong, if it is one alone.
     pub fn key(&self) -> Option<&str> {
         match self {
-            RequestError::Key { key, .. } | RequestError::Reference { key, .. } => Some(key),
+            RequestError::Key { key, .. }
+            | RequestError::Reference { key, .. }
+            | RequestError::Template { key, .. } => Some(key),
             RequestError::NoContainerName { key } | RequestError::Misplaced { key } => Some(key),
             RequestError::Container(_) => None,
             RequestError::Owner { .. } => Some(OWNER),
@@ -286,11 +325,30 @@ mod tests {
             let annotations = Annotations::new([(key.to_owned(), value.to_owned())].into());
             assert!(refuse_misplaced(&annotations).is_err());
         }
-        for value in ["", "op:/", "see op://v/i/f", "ööööö"] {
+        let template = Annotations::new([("db".to_owned(), "password={{ op://v/i/f }}".to_owned())].into());
+        assert!(refuse_misplaced(&template).is_err());
+        for value in ["", "op:/", "see op://v/i/f", "ööööö", "{{ .Values }}"] {
             assert_eq!(requests(&[("other", value)]), Ok(None), "{value}");
         }
         let ours = Annotations::new([("run.secrets/a".to_owned(), "op://v/i/f".to_owned())].into());
         assert_eq!(refuse_misplaced(&ours), Ok(()));
+    }
+
+    #[test]
+    fn a_template_requests_each_of_its_references() {
+        let pgpass = ("run.secrets/pgpass", "db:*:*:{{ op://v/db/user }}:{{ op://v/db/pw }} # op://v/db/user");
+        let optional = ("run.secrets.optional", "pgpass");
+        let found = requests(&[pgpass, ("run.secrets/x", "op://v/i/x"), optional]).unwrap().unwrap();
+        let files: Vec<_> = found.files.iter().map(|r| (r.file.as_str(), r.reference.field(), r.optional)).collect();
+        assert_eq!(files, [("pgpass", "user", true), ("pgpass", "pw", true), ("x", "x", false)]);
+        assert_eq!(found.templates.len(), 1);
+        for value in ["{{ op://v/db }}", "{{ .x }}", "{{", "op://v/{{x}}/f"] {
+            assert!(matches!(refusal(&[("run.secrets/a", value)]), RequestError::Template { .. }), "{value}");
+        }
+        // Without braces it is a reference, as ever.
+        for value in [" op://v/i/f", "user:op://v/i/f"] {
+            assert!(matches!(refusal(&[("run.secrets/a", value)]), RequestError::Reference { .. }), "{value}");
+        }
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Files that make an engine call the hook.
 
 use std::fs::Permissions;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use crate::errno::Errno;
 use crate::fault::{Class, Fault};
+use crate::whole_file::{self, Existing};
 
 /// A file as it shall be.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,19 +55,17 @@ impl File {
 
 /// Replaces a file atomically, with the same owner and mode; a new one belongs to the caller, and is readable by everyone.
 pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new("/")))?;
-    file.write_all(content)?;
-    let mode = match std::fs::metadata(path) {
-        Ok(before) => {
-            fchown(file.as_file(), Some(before.uid()), Some(before.gid()))?;
-            before.mode() & 0o7777
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => 0o644,
-        Err(error) => return Err(error),
-    };
-    file.as_file().set_permissions(Permissions::from_mode(mode))?;
-    file.persist(path)?;
-    Ok(())
+    whole_file::write(path, content, Existing::Replace, |file| {
+        let mode = match std::fs::metadata(path) {
+            Ok(before) => {
+                fchown(file, Some(before.uid()), Some(before.gid()))?;
+                before.mode() & 0o7777
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0o644,
+            Err(error) => return Err(error),
+        };
+        file.set_permissions(Permissions::from_mode(mode))
+    })
 }
 
 /// Why a file was not written.

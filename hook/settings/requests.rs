@@ -42,6 +42,7 @@ impl From<RequestError> for RequestSetError {
         let reason = match &error {
             RequestError::Key { source, .. } => format!("{error}: {source}"),
             RequestError::Reference { source, .. } => format!("{error}: {source}"),
+            RequestError::Template { source, .. } => format!("{error}: {}", crate::report::chain(source)),
             RequestError::Owner { .. } => "run.secrets.owner: expected uid:gid in decimal".to_owned(),
             RequestError::Optional { .. } => "run.secrets.optional: expected names of requested files".to_owned(),
             _ => error.to_string(),

@@ -235,6 +235,16 @@ refused() {
     oci-secrets annotate --format compose list
 }
 
+# Renders a template, and says so if the output was written after an error: injected TEMPLATE
+injected() {
+    # shellcheck disable=SC2059 # Templates have escapes.
+    printf "$1" >x.tpl
+    oci-secrets inject -i x.tpl -o memory/x
+    local code=$?
+    [ -e memory/x ] && echo "memory/x is written"
+    return $code
+}
+
 # Blanks hashes, as the lines of a chain have them.
 blank_hash() { sed -E 's/[0-9a-f]{64}/…/'; }
 

@@ -10,7 +10,6 @@ mod identity;
 mod input;
 mod inspect;
 mod open;
-mod request;
 mod rotation;
 mod seal;
 mod sealed_file;

@@ -4,11 +4,11 @@ use std::process::ExitCode;
 
 use anstyle::AnsiColor;
 
-use super::request::request;
 use crate::break_glass::BreakGlassError;
 use crate::break_glass::ledger::Ledger;
 use crate::break_glass::rotation::{check, waive};
 use crate::break_glass::time;
+use crate::cli::request::request;
 use crate::cli::table::Table;
 use crate::cli::{block_on, write_output, write_table};
 use crate::container::{FILES_MAX, Request};
@@ -65,7 +65,7 @@ fn check_all(settings: &Settings) -> Result<ExitCode, AnyFault> {
     let ledger = Ledger::read(&settings.break_glass.directory)?;
     let connect = Connect::of(settings)?;
     let requests: Vec<Request> =
-        ledger.pending.keys().filter_map(|reference| request(reference.parse().ok()?)).collect();
+        ledger.pending.keys().filter_map(|reference| Some(request(&reference.parse().ok()?))).collect();
     let (mut table, mut failure) = (Table::default(), None);
     let mut resolved = Vec::new();
     let findings = block_on(settings, async |_| {

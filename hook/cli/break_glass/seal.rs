@@ -1,7 +1,6 @@
 //! `oci-secrets break-glass seal`: writes secrets to a sealed file, which is kept offline.
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -10,11 +9,11 @@ use jiff::{SignedDuration, Timestamp};
 use super::duration::duration;
 use super::expand;
 use super::identity::Terminal;
-use super::request::request;
 use super::sealed_file::describe;
 use crate::break_glass::channel::host_name;
 use crate::break_glass::file::{Header, Recipient, SealedFile, seal};
 use crate::break_glass::{BreakGlassError, Kept};
+use crate::cli::request::request;
 use crate::cli::{block_on, write_output};
 use crate::container::{FILES_MAX, Request};
 use crate::fault::AnyFault;
@@ -24,6 +23,7 @@ use crate::seal::kek::Keks;
 use crate::secret::Secret;
 use crate::settings::Settings;
 use crate::source::connect::Connect;
+use crate::whole_file::{self, Existing};
 
 /// The longest validity of a file, in hours and as it is written.
 const EXPIRES_HOURS_MAX: i64 = 366 * 24;
@@ -113,7 +113,7 @@ fn fetch(arguments: &Arguments, settings: &Settings) -> Result<Vec<(Kept, Secret
         if references.is_empty() {
             return Err(AnyFault::from(BreakGlassError::Nothing));
         }
-        let requests: Vec<Request> = references.into_iter().filter_map(request).collect();
+        let requests: Vec<Request> = references.iter().map(request).collect();
         let mut secrets = Vec::with_capacity(requests.len());
         for some in requests.chunks(FILES_MAX) {
             let deadline = Deadline::after(settings.deliver.deadline);
@@ -134,18 +134,7 @@ fn kept(resolved: Resolved<'_>) -> (Kept, Secret) {
 
 /// Writes the file atomically, with mode 0600, and never replaces one.
 fn write(path: &Path, content: &[u8]) -> Result<(), BreakGlassError> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let write = || {
-        let mut file = tempfile::NamedTempFile::new_in(directory)?;
-        file.write_all(content)?;
-        file.as_file().sync_all()?;
-        file.persist_noclobber(path).map_err(|error| error.error)?;
-        std::fs::File::open(directory)?.sync_all()
-    };
-    write().map_err(|error| BreakGlassError::File {
+    whole_file::write(path, content, Existing::Keep, |_| Ok(())).map_err(|error| BreakGlassError::File {
         verb: "write",
         file: path.display().to_string(),
         errno: error.into(),

@@ -25,7 +25,7 @@ use crate::engine::{Calls, Engine, Host};
 use crate::fault::{AnyFault, Class};
 use crate::harden::is_initial_user_namespace;
 use crate::retry::Deadline;
-use crate::seal::kek::{KekUri, Keks, Kind};
+use crate::seal::kek::{KekKind, KekUri, Keks};
 use crate::seal::{SealedValue, is_sealed};
 use crate::settings::{self, Noswap, Settings, TokenSource};
 use crate::source::connect::Connect;
@@ -326,7 +326,7 @@ fn kek(settings: &Settings, listed: &str) -> Finding {
 
 /// Whether there is an identity for the keys of a pattern, which names none that could be tested.
 fn pattern(settings: &Settings, listed: &str) -> Finding {
-    let prepared = Kind::of(listed).map(|kind| {
+    let prepared = KekKind::of(listed).map(|kind| {
         block_on(settings, async |deadline| {
             Keks::new(settings).prepare_kind(kind, deadline).await.map_err(AnyFault::from)
         })

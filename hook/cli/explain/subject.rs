@@ -207,7 +207,7 @@ impl Subject {
                 }
             }
         };
-        let Requests { files, owner } = requests.unwrap_or(Requests { files: Vec::new(), owner: None });
+        let (files, owner) = requests.map(|requests| (requests.files, requests.owner)).unwrap_or_default();
         self.requests.extend(files.into_iter().map(|request| Wanted {
             file: Some(request.file),
             reference: request.reference,

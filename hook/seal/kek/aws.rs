@@ -19,7 +19,7 @@ use super::aws_error::{self, AwsError, CallError, Caller, KmsError, region};
 use super::aws_identity::{AwsRefusal, Identity};
 use super::ramp::Ramp;
 use super::service::{Call, Operation};
-use super::{Abilities, Decrypted, Kek, KekError, KekFuture, Kind, Unwrapped, Version};
+use super::{Abilities, Decrypted, Kek, KekError, KekFuture, KekKind, Unwrapped, Version};
 use crate::dns::Resolver;
 use crate::http_client::innermost;
 use crate::retry::{Deadline, Failure, GaveUp};
@@ -31,7 +31,7 @@ use crate::tls::{self, TlsError};
 use crate::token::TokenError;
 
 /// AWS KMS.
-pub const KIND: Kind = Kind {
+pub const KIND: KekKind = KekKind {
     scheme: "aws-kms://",
     form: "aws-kms://arn:aws:kms:<region>:<account>:key/<id>, or alias/<name> at the end",
     to_unwrap: "allow kms:Decrypt on the key to the role of this host",

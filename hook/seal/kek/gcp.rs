@@ -19,7 +19,7 @@ use super::gcp_identity::{GoogleRefusal, Identity, IdentityError, METADATA_SERVE
 use super::gcp_status::KmsStatus;
 use super::ramp::Ramp;
 use super::service::{Call, Operation};
-use super::{Abilities, Decrypted, Kek, KekError, KekFuture, Kind, Unwrapped, Version};
+use super::{Abilities, Decrypted, Kek, KekError, KekFuture, KekKind, Unwrapped, Version};
 use crate::dns;
 use crate::http_client::innermost;
 use crate::retry::{Deadline, Failure, GaveUp};
@@ -29,7 +29,7 @@ use crate::settings::{GcpKms, Settings};
 use crate::tls::TlsError;
 
 /// Google Cloud KMS.
-pub const KIND: Kind = Kind {
+pub const KIND: KekKind = KekKind {
     scheme: "gcp-kms://",
     form: "gcp-kms://projects/<project>/locations/<location>/keyRings/<ring>/cryptoKeys/<key>",
     to_unwrap: "grant roles/cloudkms.cryptoKeyDecrypter on the key to the identity of this host",

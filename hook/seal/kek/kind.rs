@@ -13,7 +13,7 @@ use crate::settings::Settings;
 
 /// A kind of KEK: how its URIs look, and how its client is made.
 #[derive(Debug)]
-pub struct Kind {
+pub struct KekKind {
     /// What its URIs begin with.
     pub scheme: &'static str,
     /// How its URIs look, in words for messages.
@@ -98,13 +98,13 @@ pub struct Version {
     pub is_old: bool,
 }
 
-impl PartialEq for Kind {
-    fn eq(&self, other: &Kind) -> bool {
+impl PartialEq for KekKind {
+    fn eq(&self, other: &KekKind) -> bool {
         self.scheme == other.scheme
     }
 }
 
-impl Eq for Kind {}
+impl Eq for KekKind {}
 
 /// Why a KEK cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -4,25 +4,26 @@
 //! file holds 32 random bytes, and is owned by root with mode 0600. It wraps as Tink's AES-256-GCM does without a prefix:
 //! `IV | ciphertext | tag`, with no associated data.
 
-use std::fs::{DirBuilder, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
 use futures_util::FutureExt;
 use futures_util::future::ready;
 use zeroize::Zeroizing;
 
-use super::{Abilities, Kek, KekError, KekFuture, Kind, Unwrapped, Version};
+use super::{Abilities, Kek, KekError, KekFuture, KekKind, Unwrapped, Version};
 use crate::errno::Errno;
 use crate::fault::{Class, Fault};
 use crate::retry::Deadline;
 use crate::seal::envelope::{DataKey, EnvelopeError, decrypt, encrypt, random};
 use crate::settings::Settings;
 use crate::settings::file::{self, FileError};
+use crate::whole_file::{self, Existing};
 
 /// Key files on this host.
-pub const KIND: Kind = Kind {
+pub const KIND: KekKind = KekKind {
     scheme: "local-kek:",
     form: "local-kek:<name>, where a name is of a-z 0-9 . _ - and begins with a letter or digit",
     to_unwrap: "`oci-secrets kek new` makes a key file",
@@ -52,12 +53,7 @@ impl LocalKeks {
         let key = Zeroizing::new(random::<KEY_BYTES>().map_err(|source| LocalKekError::Wrap { source })?);
         let write = || -> io::Result<()> {
             DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
-            let mut file =
-                tempfile::Builder::new().permissions(Permissions::from_mode(0o600)).tempfile_in(&self.directory)?;
-            file.write_all(&*key)?;
-            file.as_file().sync_all()?;
-            file.persist_noclobber(&path)?;
-            Ok(())
+            whole_file::write(&path, &*key, Existing::Keep, |_| Ok(()))
         };
         Ok(write().map_err(|error| LocalKekError::Create { path: path.clone(), errno: error.into() })?)
     }

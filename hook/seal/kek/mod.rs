@@ -1,6 +1,6 @@
 //! Key-encryption keys: keys in a KMS or HSM that wrap data keys and never leave it.
 //!
-//! Each kind is one file, of the same sections: its [`Kind`], the client that implements [`Kek`], what a name may be, and an error
+//! Each kind is one file, of the same sections: its [`KekKind`], the client that implements [`Kek`], what a name may be, and an error
 //! that knows whose fault it is and what can be done. Clouds have another, for who we are there. A new kind is that file, its line in [`KINDS`], a row in the README, and
 //! whatever settings it needs. `tests/kek` shows that every kind does the same.
 
@@ -32,16 +32,16 @@ use crate::fault::{Class, Fault};
 use crate::retry::Deadline;
 use crate::settings::Settings;
 
-pub use self::kind::{Abilities, Decrypted, Kek, KekError, KekFuture, Kind, Unwrapped, Version};
+pub use self::kind::{Abilities, Decrypted, Kek, KekError, KekFuture, KekKind, Unwrapped, Version};
 
 /// The kinds of KEK.
-pub const KINDS: [&Kind; 4] = [&gcp::KIND, &aws::KIND, &pkcs11::KIND, &local::KIND];
+pub const KINDS: [&KekKind; 4] = [&gcp::KIND, &aws::KIND, &pkcs11::KIND, &local::KIND];
 
 /// The URI of a KEK, whose scheme is its kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KekUri {
     text: String,
-    kind: &'static Kind,
+    kind: &'static KekKind,
 }
 
 impl KekUri {
@@ -51,7 +51,7 @@ impl KekUri {
     }
 
     /// Its kind.
-    pub fn kind(&self) -> &'static Kind {
+    pub fn kind(&self) -> &'static KekKind {
         self.kind
     }
 
@@ -61,9 +61,9 @@ impl KekUri {
     }
 }
 
-impl Kind {
+impl KekKind {
     /// The kind of a URI, or of a pattern of URIs.
-    pub fn of(text: &str) -> Option<&'static Kind> {
+    pub fn of(text: &str) -> Option<&'static KekKind> {
         KINDS.into_iter().find(|kind| text.starts_with(kind.scheme))
     }
 }
@@ -74,7 +74,7 @@ impl FromStr for KekUri {
     fn from_str(text: &str) -> Result<KekUri, KekUriError> {
         // A query may contain a PIN, and is not printed.
         let shown = || text.split('?').next().unwrap_or_default().to_owned();
-        let kind = Kind::of(text).ok_or_else(|| KekUriError::Kind { found: shown(), schemes: schemes() })?;
+        let kind = KekKind::of(text).ok_or_else(|| KekUriError::Kind { found: shown(), schemes: schemes() })?;
         let uri = KekUri { text: text.to_owned(), kind };
         if (kind.is_name)(uri.name()) { Ok(uri) } else { Err(KekUriError::Form { found: shown(), form: kind.form }) }
     }
@@ -90,7 +90,7 @@ impl fmt::Display for KekUri {
 type Once = Rc<OnceCell<Rc<Unwrapped>>>;
 
 /// The client for one kind.
-type Client<'a> = (&'static Kind, OnceCell<Box<dyn Kek + 'a>>);
+type Client<'a> = (&'static KekKind, OnceCell<Box<dyn Kek + 'a>>);
 
 /// The KEKs that the settings list, each kind made ready when it is first needed.
 pub struct Keks<'a> {
@@ -116,7 +116,8 @@ impl<'a> Keks<'a> {
     ///
     /// Errors are not reported here: the value that needs the KEK meets and reports them.
     pub async fn prepare(&self, deadline: Deadline) {
-        let listed = |kind: &Kind| self.settings.keks.iter().any(|pattern| Kind::of(pattern.as_str()) == Some(kind));
+        let listed =
+            |kind: &KekKind| self.settings.keks.iter().any(|pattern| KekKind::of(pattern.as_str()) == Some(kind));
         join_all(KINDS.into_iter().filter(|kind| listed(kind)).map(|kind| self.prepare_kind(kind, deadline))).await;
     }
 
@@ -124,7 +125,7 @@ impl<'a> Keks<'a> {
     ///
     /// # Errors
     /// If the credentials cannot be used, or give no access token.
-    pub async fn prepare_kind(&self, kind: &'static Kind, deadline: Deadline) -> Result<(), KekError> {
+    pub async fn prepare_kind(&self, kind: &'static KekKind, deadline: Deadline) -> Result<(), KekError> {
         self.client(kind, deadline).await?.prepare(deadline).await
     }
 
@@ -185,7 +186,7 @@ impl<'a> Keks<'a> {
         self.client(kek.kind, deadline).await
     }
 
-    async fn client(&self, kind: &'static Kind, deadline: Deadline) -> Result<&(dyn Kek + 'a), KekError> {
+    async fn client(&self, kind: &'static KekKind, deadline: Deadline) -> Result<&(dyn Kek + 'a), KekError> {
         let client = self.clients.iter().find_map(|(of, client)| (*of == kind).then_some(client));
         let client = client.ok_or(KekError::MadeElsewhere)?;
         client.get_or_try_init(|| (kind.open)(self.settings, deadline)).await.map(|client| &**client)

@@ -21,7 +21,7 @@ use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::{Mutex, oneshot};
 use zeroize::Zeroizing;
 
-use super::{Abilities, Kek, KekError, KekFuture, Kind, Unwrapped, Version};
+use super::{Abilities, Kek, KekError, KekFuture, KekKind, Unwrapped, Version};
 use crate::errno::Errno;
 use crate::fault::{Class, Fault};
 use crate::pkcs11::{GREETING, Job, KeyUri, Pkcs11Error, Reply, Request, TokenAnswer};
@@ -31,7 +31,7 @@ use crate::settings::Settings;
 use crate::settings::file::{self, FileError};
 
 /// HSMs.
-pub const KIND: Kind = Kind {
+pub const KIND: KekKind = KekKind {
     scheme: "pkcs11:",
     form: "pkcs11:token=<label>;object=<label>, of RFC 7512's attributes token, manufacturer, model, serial, object and id, where other characters than letters, digits and -._~ are %-encoded",
     to_unwrap: "use a key that may decrypt, or unwrap",

@@ -41,7 +41,7 @@ use crate::settings::{self, OpUnlock, file};
 use crate::token::Origin;
 use crate::token::static_token::{Shown, outward_address, token_age};
 use refusal::OpRefusal;
-use template::Template;
+use template::InjectTemplate;
 
 pub use error::OpError;
 
@@ -210,7 +210,7 @@ impl Op {
         wanted: &[(usize, &Reference)],
         deadline: Deadline,
     ) -> Result<Vec<Zeroizing<Vec<u8>>>, OpRefusal> {
-        let template = Template::of(wanted.iter().map(|(_, reference)| *reference)).ok_or(OpError::NoRandom)?;
+        let template = InjectTemplate::of(wanted.iter().map(|(_, reference)| *reference)).ok_or(OpError::NoRandom)?;
         self.sent.fetch_add(cost(wanted), Ordering::Relaxed);
         let answer = self.run(&["inject"], template.text().as_bytes(), deadline).await?;
         match template.values(&answer.output) {

@@ -22,16 +22,16 @@ use crate::reference::Reference;
 const BOUNDARY_BYTES: usize = 16;
 
 /// What `op inject` reads.
-pub(super) struct Template {
+pub(super) struct InjectTemplate {
     boundary: String,
     text: String,
     /// What stands in it for each reference.
     placeholders: Vec<String>,
 }
 
-impl Template {
+impl InjectTemplate {
     /// A template with a boundary of its own; `None` if the system has no random bytes.
-    pub(super) fn of<'a>(references: impl Iterator<Item = &'a Reference>) -> Option<Template> {
+    pub(super) fn of<'a>(references: impl Iterator<Item = &'a Reference>) -> Option<InjectTemplate> {
         let mut random = [0; BOUNDARY_BYTES];
         SystemRandom::new().fill(&mut random).ok()?;
         let boundary = hex(&random);
@@ -40,7 +40,7 @@ impl Template {
         for placeholder in &placeholders {
             let _ = write!(text, "{placeholder}\n{boundary}\n");
         }
-        Some(Template { boundary, text, placeholders })
+        Some(InjectTemplate { boundary, text, placeholders })
     }
 
     pub(super) fn text(&self) -> &str {
@@ -75,12 +75,12 @@ mod tests {
         ["op://v/i/f", "op://My Vault/i/section/one-time password?attribute=otp"].map(|text| text.parse().unwrap())
     }
 
-    fn template() -> Template {
-        Template::of(references().iter()).unwrap()
+    fn template() -> InjectTemplate {
+        InjectTemplate::of(references().iter()).unwrap()
     }
 
     /// What `op` makes of a template when these are the values.
-    fn injected(template: &Template, values: [&str; 2]) -> String {
+    fn injected(template: &InjectTemplate, values: [&str; 2]) -> String {
         let fill = |text: String, (placeholder, value): (&String, &str)| text.replace(placeholder.as_str(), value);
         template.placeholders.iter().zip(values).fold(template.text.clone(), fill) + "\n"
     }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::LazyLock;
 
 use super::{Driver, answer, program, root};
 use crate::container::Container;
@@ -34,7 +35,7 @@ impl Podman {
         let (uid, gid) = container.user;
         command.args(["--user", &format!("{uid}:{gid}")]);
         for (key, value) in &container.annotations {
-            command.args(["--annotation", &format!("{key}={value}")]);
+            command.args(["--annotation", &annotation(key, value)]);
         }
         command.args(container.twists.iter().flat_map(|twist| twist.podman_arguments(self.is_rootless)));
         match &container.image {
@@ -76,5 +77,17 @@ impl Driver for Podman {
 
     fn remove(&self, name: &str) -> Command {
         self.command(&["rm", "--force", "--ignore", "--time=0", name])
+    }
+}
+
+/// An annotation for podman's command line. podman 4 reads it as a line of CSV: it would split it at commas, and end it at a line break.
+fn annotation(key: &str, value: &str) -> String {
+    static IS_CSV: LazyLock<bool> = LazyLock::new(|| {
+        let version = Command::new("podman").arg("--version").output().map(|output| output.stdout).unwrap_or_default();
+        String::from_utf8_lossy(&version).contains("version 4.")
+    });
+    match value.contains([',', '"', '\n']) && *IS_CSV {
+        true => format!("\"{key}={}\"", value.replace('"', "\"\"")),
+        false => format!("{key}={value}"),
     }
 }

@@ -75,6 +75,20 @@ pub(super) fn items_and_fields_become_one_directory(world: &World, engine: Engin
     assert_eq!(ended.text(), "db-password=hunter2\ndb-password-again=hunter2\ndb-user=app\ntoken=t0k3n\n");
 }
 
+pub(super) fn a_template_becomes_one_file(world: &World, engine: Engine) {
+    let mut container = Container::new(world);
+    let title = container.title("database");
+    world.store(&title, &[("username", b"app"), ("password", b"hunter2 {{ op://AgentVault/x/y }}")]);
+    let reference = |field: &str| format!("{{{{ op://AgentVault/{title}/{field} }}}}");
+    let pgpass =
+        format!("db:5432:app:{}:{}\n# {}", reference("username"), reference("password"), reference("username"));
+    container.annotate("run.secrets/pgpass", &pgpass);
+    container.ask("db-user", &title, "username");
+    let ended = container.run(engine, "cd /run/secrets && ls && stat -c '%a %u:%g' pgpass && cat pgpass");
+    let content = "db:5432:app:app:hunter2 {{ op://AgentVault/x/y }}\n# app";
+    assert_eq!(ended.text(), format!("db-user\npgpass\n400 1000:1001\n{content}"));
+}
+
 pub(super) fn an_optional_file_may_be_missing(world: &World, engine: Engine) {
     let mut container = Container::new(world);
     container.secret("db", b"hunter2");

@@ -41,6 +41,7 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         delivery::the_mount_is_read_only_and_never_swapped
         delivery::a_file_of_300_kib_arrives_whole
         delivery::items_and_fields_become_one_directory
+        delivery::a_template_becomes_one_file
         delivery::an_optional_file_may_be_missing
         delivery::containers_at_the_same_time_get_only_their_own
         delivery::a_container_that_asks_for_nothing_starts_in_silence

@@ -1,0 +1,359 @@
+//! Templates: text in which references stand for secrets.
+//!
+//! ```text
+//! {{ op://vault/item/field }}   a reference; space inside the braces is optional
+//! op://vault/item/field         a reference without spaces, up to the first character that it cannot have
+//! {{ "{{" }}                    the text between the quotes, for braces that are meant as such
+//! ```
+//!
+//! The syntax is that of `op inject`, read strictly: any other use of `{{` is an error, and variables are not expanded. Rendering is
+//! a function of the template and the secrets.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::fault::{Class, Fault};
+use crate::reference::{Reference, ReferenceError};
+use crate::secret::Secret;
+
+/// The largest template.
+pub const TEMPLATE_BYTES_MAX: usize = 256 * 1024;
+
+/// The largest file that a template becomes: a template can name one secret many times.
+pub const RENDERED_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+const OPEN: &str = "{{";
+const CLOSE: &str = "}}";
+const SCHEME: &str = "op://";
+
+/// Text and references, in turn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    pieces: Vec<Piece>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Piece {
+    Text(String),
+    Reference(Reference),
+}
+
+impl Template {
+    /// Whether a text is meant to be a template.
+    pub fn is_meant_by(text: &str) -> bool {
+        text.contains(OPEN)
+    }
+
+    /// The references, each once, in the order in which they first occur.
+    pub fn references(&self) -> Vec<&Reference> {
+        let mut references = Vec::new();
+        for piece in &self.pieces {
+            if let Piece::Reference(reference) = piece
+                && !references.contains(&reference)
+            {
+                references.push(reference);
+            }
+        }
+        references
+    }
+
+    /// The text with a secret in place of each reference; `None` if one has no secret.
+    ///
+    /// # Errors
+    /// It would be larger than [`RENDERED_BYTES_MAX`].
+    pub fn render<'a>(
+        &'a self,
+        secret: impl Fn(&Reference) -> Option<&'a Secret>,
+    ) -> Result<Option<Secret>, RenderError> {
+        let bytes = |piece: &'a Piece| match piece {
+            Piece::Text(text) => Some(text.as_bytes()),
+            Piece::Reference(reference) => secret(reference).map(Secret::expose),
+        };
+        let Some(parts) = self.pieces.iter().map(bytes).collect::<Option<Vec<&[u8]>>>() else { return Ok(None) };
+        let length = parts.iter().fold(0_usize, |sum, part| sum.saturating_add(part.len()));
+        if length > RENDERED_BYTES_MAX {
+            return Err(RenderError { length });
+        }
+        // With the whole capacity, no copy of a part is left behind.
+        let mut rendered = Vec::with_capacity(length);
+        parts.into_iter().for_each(|part| rendered.extend_from_slice(part));
+        Ok(Some(Secret::new(rendered)))
+    }
+}
+
+impl FromStr for Template {
+    type Err = TemplateError;
+
+    /// Reads a template with at least one reference.
+    fn from_str(text: &str) -> Result<Template, TemplateError> {
+        if text.len() > TEMPLATE_BYTES_MAX {
+            return Err(TemplateError::TooLarge);
+        }
+        let mut parser = Parser { text, at: 0, pieces: Vec::new() };
+        while parser.at < text.len() {
+            parser.step()?;
+        }
+        let template = Template { pieces: parser.pieces };
+        if template.references().is_empty() { Err(TemplateError::NoReference) } else { Ok(template) }
+    }
+}
+
+struct Parser<'a> {
+    text: &'a str,
+    at: usize,
+    pieces: Vec<Piece>,
+}
+
+impl Parser<'_> {
+    fn rest(&self) -> &str {
+        self.text.get(self.at..).unwrap_or_default()
+    }
+
+    /// Takes the text up to the next placeholder or reference, and that.
+    fn step(&mut self) -> Result<(), TemplateError> {
+        let rest = self.rest();
+        let braces = rest.find(OPEN);
+        let bare = bare(rest);
+        match (braces, bare) {
+            (Some(braces), bare) if bare.is_none_or(|bare| braces < bare) => {
+                self.take_text(braces);
+                self.placeholder()
+            }
+            (_, Some(bare)) => {
+                self.take_text(bare);
+                let length = bare_length(self.rest());
+                let reference = self.reference(self.at, length)?;
+                self.pieces.push(Piece::Reference(reference));
+                self.at += length;
+                Ok(())
+            }
+            _ => {
+                self.take_text(rest.len());
+                Ok(())
+            }
+        }
+    }
+
+    fn placeholder(&mut self) -> Result<(), TemplateError> {
+        let place = self.place(self.at);
+        let inside = self.rest().strip_prefix(OPEN).unwrap_or_default();
+        let spaces = inside.len() - inside.trim_start_matches(' ').len();
+        if let Some(quoted) = inside.trim_start_matches(' ').strip_prefix('"') {
+            let (text, after) = quoted.split_once('"').ok_or(TemplateError::Open { place })?;
+            let after =
+                after.trim_start_matches(' ').strip_prefix(CLOSE).ok_or(TemplateError::Placeholder { place })?;
+            let (text, end) = (text.to_owned(), self.text.len() - after.len());
+            self.push_text(&text);
+            self.at = end;
+            return Ok(());
+        }
+        let length = inside.find(CLOSE).ok_or(TemplateError::Open { place })?;
+        let words = inside.get(..length).unwrap_or_default().trim_matches(' ');
+        if !words.starts_with(SCHEME) {
+            return Err(TemplateError::Placeholder { place });
+        }
+        let (begin, words) = (self.at + OPEN.len() + spaces, words.len());
+        let reference = self.reference(begin, words)?;
+        self.pieces.push(Piece::Reference(reference));
+        self.at += OPEN.len() + length + CLOSE.len();
+        Ok(())
+    }
+
+    fn reference(&self, begin: usize, length: usize) -> Result<Reference, TemplateError> {
+        let text = self.text.get(begin..begin + length).unwrap_or_default();
+        text.parse().map_err(|source| TemplateError::Reference { place: self.place(begin), source })
+    }
+
+    fn take_text(&mut self, length: usize) {
+        let text = self.rest().get(..length).unwrap_or_default().to_owned();
+        self.push_text(&text);
+        self.at += length;
+    }
+
+    fn push_text(&mut self, text: &str) {
+        match self.pieces.last_mut() {
+            _ if text.is_empty() => {}
+            Some(Piece::Text(last)) => last.push_str(text),
+            _ => self.pieces.push(Piece::Text(text.to_owned())),
+        }
+    }
+
+    fn place(&self, at: usize) -> Place {
+        let before = self.text.get(..at).unwrap_or_default();
+        let line = before.rsplit('\n').next().unwrap_or_default();
+        Place { line: before.matches('\n').count() + 1, column: line.chars().count() + 1 }
+    }
+}
+
+/// Where the next reference without braces begins: not in the middle of a word, such as that of another scheme.
+fn bare(text: &str) -> Option<usize> {
+    let mut from = 0;
+    loop {
+        let found = from + find_ignoring_case(text.get(from..)?)?;
+        let before = text.get(..found)?.chars().next_back();
+        if !before.is_some_and(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.')) {
+            return Some(found);
+        }
+        from = found + SCHEME.len();
+    }
+}
+
+/// `OP://` is found, too: it is an error, not text.
+fn find_ignoring_case(text: &str) -> Option<usize> {
+    text.as_bytes().windows(SCHEME.len()).position(|window| window.eq_ignore_ascii_case(SCHEME.as_bytes()))
+}
+
+/// How long a reference without braces is.
+fn bare_length(text: &str) -> usize {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | '?' | '=');
+    let path = text.get(SCHEME.len()..).unwrap_or_default();
+    SCHEME.len() + path.find(|c| !is_part(c)).unwrap_or(path.len())
+}
+
+/// A place in a template, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    line: usize,
+    column: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {} column {}", self.line, self.column)
+    }
+}
+
+/// Why a text is not a template. The text is not shown: it can contain a secret that someone wrote into it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
+pub enum TemplateError {
+    /// Larger than any configuration file.
+    #[error("the template is larger than {TEMPLATE_BYTES_MAX} bytes")]
+    TooLarge,
+    /// Nothing to render.
+    #[error("the template has no reference")]
+    NoReference,
+    /// Braces without an end.
+    #[error("{place}: \"{{{{\" without \"}}}}\"")]
+    Open { place: Place },
+    /// Braces around something else.
+    #[error("{place}: expected {{{{ op://vault/item/field }}}} or {{{{ \"text\" }}}}")]
+    Placeholder { place: Place },
+    /// A reference that is none.
+    #[error("{place}: not a reference")]
+    Reference { place: Place, source: ReferenceError },
+}
+
+impl Fault for TemplateError {
+    fn class(&self) -> Class {
+        Class::Data
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            TemplateError::Open { .. } | TemplateError::Placeholder { .. } => {
+                Some("{{ \"{{\" }} stands for two braces".into())
+            }
+            TemplateError::Reference { source, .. } => source.hint().map(str::to_owned),
+            _ => None,
+        }
+    }
+}
+
+/// A template whose secrets make it too large.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the template would become {length} bytes, at most {RENDERED_BYTES_MAX} are allowed")]
+pub struct RenderError {
+    length: usize,
+}
+
+impl Fault for RenderError {
+    fn class(&self) -> Class {
+        Class::Data
+    }
+}
+
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.pieces.iter().try_for_each(|piece| match piece {
+            Piece::Text(text) => f.write_str(text),
+            Piece::Reference(reference) => write!(f, "{{{{ {reference} }}}}"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Template, TemplateError> {
+        text.parse()
+    }
+
+    /// The template with the field's name as the secret of each reference.
+    fn rendered(text: &str) -> String {
+        let template = parse(text).unwrap();
+        let secrets: Vec<(Reference, Secret)> = template
+            .references()
+            .into_iter()
+            .map(|reference| (reference.clone(), Secret::new(format!("<{}>", reference.field()).into_bytes())))
+            .collect();
+        let secret = |wanted: &Reference| secrets.iter().find(|(known, _)| known == wanted).map(|(_, secret)| secret);
+        let rendered = template.render(secret).unwrap().unwrap();
+        String::from_utf8(rendered.expose().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn puts_secrets_in_place_of_references() {
+        for (text, expected) in [
+            ("db:5432:app:{{ op://v/db/user }}:{{op://v/db/password}}\n", "db:5432:app:<user>:<password>\n"),
+            ("{{   op://My Vault/my db/a section/my field   }}", "<my field>"),
+            ("{{ op://v/i/code?attribute=otp }}", "<code>"),
+            ("url: \"postgres://op://v/i/u:op://v/i/p@db\"", "url: \"postgres://<u>:<p>@db\""),
+            ("a=op://v/i/f\nb=op://v/i/f", "a=<f>\nb=<f>"),
+            ("{{ \"{{\" }} .Values }} op://v/i/f", "{{ .Values }} <f>"),
+            ("loop://v/i/x }} { {op://v/i/f}", "loop://v/i/x }} { {<f>}"),
+            ("é op://v/i/f é", "é <f> é"),
+        ] {
+            assert_eq!(rendered(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn is_strict() {
+        for (text, message) in [
+            ("", "the template has no reference"),
+            ("text", "the template has no reference"),
+            ("a\n {{ op://v/i/f", "line 2 column 2: \"{{\" without \"}}\""),
+            ("{{ \"x }} op://v/i/f", "line 1 column 1: \"{{\" without \"}}\""),
+            ("{{ .Password }}", "line 1 column 1: expected {{ op://vault/item/field }} or {{ \"text\" }}"),
+            ("{{ OP://v/i/f }}", "line 1 column 1: expected {{ op://vault/item/field }} or {{ \"text\" }}"),
+            ("{{ \"a\" \"b\" }}", "line 1 column 1: expected {{ op://vault/item/field }} or {{ \"text\" }}"),
+            ("é: {{ op://v/i }}", "line 1 column 7: not a reference"),
+            ("x op://v/$NAME/f", "line 1 column 3: not a reference"),
+            ("OP://v/i/f", "line 1 column 1: not a reference"),
+            ("op://v/i/f op://", "line 1 column 12: not a reference"),
+        ] {
+            assert_eq!(parse(text).unwrap_err().to_string(), message, "{text}");
+        }
+        let large = format!("op://v/i/f{}", " ".repeat(TEMPLATE_BYTES_MAX));
+        assert_eq!(parse(&large).unwrap_err(), TemplateError::TooLarge);
+    }
+
+    #[test]
+    fn names_each_reference_once() {
+        let template = parse("op://v/i/b op://v/i/a {{ op://v/i/b }} op://v/i/b?attribute=otp").unwrap();
+        let references: Vec<String> = template.references().iter().map(ToString::to_string).collect();
+        assert_eq!(references, ["op://v/i/b", "op://v/i/a", "op://v/i/b?attribute=otp"]);
+        assert_eq!(parse(&template.to_string()).unwrap(), template);
+    }
+
+    #[test]
+    fn is_not_rendered_with_a_hole_or_without_a_bound() {
+        let template = parse("op://v/i/a op://v/i/b").unwrap();
+        let small = Secret::new(b"x".to_vec());
+        assert!(template.render(|wanted| (wanted.field() == "a").then_some(&small)).unwrap().is_none());
+        let large = Secret::new(vec![b'x'; RENDERED_BYTES_MAX / 2]);
+        assert!(template.render(|_| Some(&large)).is_err());
+    }
+}
