@@ -14,6 +14,7 @@ mod front;
 mod ids;
 mod killed;
 mod known;
+mod op;
 mod outage;
 #[path = "../support/mod.rs"]
 mod support;

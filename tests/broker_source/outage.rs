@@ -21,7 +21,7 @@ impl Site {
     }
 
     /// Waits until so many values are on disk.
-    fn stored(&self, count: usize) -> Vec<SealedFile> {
+    pub(crate) fn stored(&self, count: usize) -> Vec<SealedFile> {
         let begin = Instant::now();
         loop {
             let files = SealedFiles::new(&self.path("sealed")).list().unwrap();
