@@ -1,7 +1,8 @@
 //! The annotations of a container's image. Before 4.5.1, podman applies them to the container, before those of the caller.
 //!
 //! Nothing in a state or spec distinguishes the two, so the image's manifests are read in podman's storage:
-//! `<driver>-containers/containers.json` has the image of each container, `<driver>-images/<image>` its manifests.
+//! `<driver>-containers/containers.json` has the image of each container, `<driver>-images/<image>` its manifests. With
+//! `transient_store`, the list is in podman's runtime directory, which the spec's mounts of `/etc/hosts` and the like lead to.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -65,13 +66,46 @@ impl<'a> Storage<'a> {
             #[serde(default, deserialize_with = "null_is_empty")]
             image: String,
         }
-        for list in LISTS {
-            let Some(containers): Option<Vec<Container>> = read(&self.containers.join(list))? else { continue };
-            if let Some(found) = containers.into_iter().find(|container| container.id == self.container) {
-                return Ok(Some(found.image).filter(|image| !image.is_empty()));
+        let find = |directory: &Path| -> Result<Option<Container>, ImageError> {
+            for list in LISTS {
+                let containers: Vec<Container> = read(&directory.join(list))?.unwrap_or_default();
+                let found = containers.into_iter().find(|container| container.id == self.container);
+                if found.is_some() {
+                    return Ok(found);
+                }
             }
+            Ok(None)
+        };
+        let mut found = find(self.containers)?;
+        if found.is_none() {
+            found = self.runtime_directory()?.map(|directory| find(&directory)).transpose()?.flatten();
         }
-        Err(ImageError::NoContainer { path: self.containers.to_owned() })
+        let container = found.ok_or_else(|| ImageError::NoContainer { path: self.containers.to_owned() })?;
+        Ok(Some(container.image).filter(|image| !image.is_empty()))
+    }
+
+    /// The counterpart of the directory of containers in podman's runtime directory, where files for this container are mounted from.
+    fn runtime_directory(&self) -> Result<Option<PathBuf>, ImageError> {
+        #[derive(Deserialize)]
+        struct Mounting {
+            #[serde(default, deserialize_with = "null_is_empty")]
+            mounts: Vec<Mount>,
+        }
+        #[derive(Deserialize)]
+        struct Mount {
+            #[serde(default, deserialize_with = "null_is_empty")]
+            source: PathBuf,
+        }
+        let own = Path::new(self.containers.file_name().unwrap_or_default()).join(self.container).join("userdata");
+        let Some(Mounting { mounts }) = read(&self.containers.join(self.container).join("userdata/config.json"))?
+        else {
+            return Ok(None);
+        };
+        let directory = |mount: &Mount| {
+            let userdata = mount.source.parent().filter(|directory| directory.ends_with(&own))?;
+            userdata.ancestors().nth(2).map(Path::to_owned)
+        };
+        Ok(mounts.iter().filter_map(directory).find(|directory| directory != self.containers))
     }
 
     /// The annotations in any manifest of an image: which one podman took is not known.
@@ -187,6 +221,26 @@ mod tests {
         }
         let (_root, bundle) = storage(LISTS[0], "i1", &[("manifest", r#"{"annotations":null}"#)]);
         assert!(annotations_of_image(&bundle).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_transient_store_has_its_list_where_files_are_mounted_from() {
+        let (root, bundle) = storage("other.json", "i1", &[("manifest", r#"{"annotations":{"a":"b"}}"#)]);
+        let run = root.path().join("run/overlay-containers");
+        let spec = |directory: &Path| {
+            let mounts = format!(
+                r#"{{"mounts":[{{"source":"proc"}},{{"destination":"/x"}},{{"source":"{0}/c2/userdata/hosts"}},{{"source":"{0}/c1/userdata/hosts"}}]}}"#,
+                directory.display()
+            );
+            fs::write(bundle.join("config.json"), mounts).unwrap();
+        };
+        spec(&run);
+        assert!(matches!(annotations_of_image(&bundle), Err(ImageError::NoContainer { .. })));
+        fs::create_dir_all(&run).unwrap();
+        fs::write(run.join(LISTS[1]), r#"[{"id":"c2"},{"id":"c1","image":"i1"}]"#).unwrap();
+        assert_eq!(annotations_of_image(&bundle).unwrap(), [("a".to_owned(), "b".to_owned())].into());
+        spec(&root.path().join("overlay-containers"));
+        assert!(matches!(annotations_of_image(&bundle), Err(ImageError::NoContainer { .. })));
     }
 
     #[test]
