@@ -12,6 +12,11 @@ impl Errno {
     pub fn is_not_found(self) -> bool {
         self.0 == nix::errno::Errno::ENOENT
     }
+
+    /// Whether the caller lacks the permission.
+    pub fn is_denied(self) -> bool {
+        matches!(self.0, nix::errno::Errno::EACCES | nix::errno::Errno::EPERM)
+    }
 }
 
 /// A failed system call: it prints the call, and its source the errno.

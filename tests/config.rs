@@ -21,14 +21,10 @@ const HOOK: &str = include_str!("../config/hooks.d/90-oci-secrets.json");
 const CHECK: &str = include_str!("../config/hooks.d/91-oci-secrets-check.json");
 const DOCKER: &str = include_str!("../config/docker/daemon.json");
 const CONTAINERD: &str = include_str!("../config/containerd/config.toml");
-const CRIO: &str = include_str!("../config/crio/90-oci-secrets.conf");
 const ENGINES: &str = include_str!("../packaging/docs/engines.md");
 const SYSUSERS: &str = include_str!("../packaging/systemd/oci-secrets-gateway.sysusers");
 const UNIT: &str = include_str!("../packaging/systemd/oci-secrets-gateway.service");
 const INSTALL: &str = include_str!("../packaging/docs/install.md");
-
-/// The directory of hook files that podman and CRI-O read by default.
-const HOOKS_DIR: &str = "/usr/share/containers/oci/hooks.d";
 
 /// The table of containerd's CRI plugin, in version 2 of the configuration format.
 const CRI: &str = "io.containerd.grpc.v1.cri";
@@ -217,14 +213,6 @@ fn containerd_passes_every_run_secrets_annotation_and_no_other() {
     for others in ["io.kubernetes.cri.sandbox-namespace", "team", "example.com/run.secrets", "run.oci.hooks.stderr"] {
         assert!(!passes(others), "{others}");
     }
-}
-
-/// The key is one of the table `crio.runtime` in crio.conf(5).
-#[test]
-fn crio_looks_for_hooks_where_the_hook_is_installed() {
-    let crio: toml::Table = toml::from_str(CRIO).unwrap();
-    let expected: toml::Table = toml::from_str(&format!("crio.runtime.hooks_dir = ['{HOOKS_DIR}']")).unwrap();
-    assert_eq!(crio, expected);
 }
 
 #[test]

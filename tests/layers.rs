@@ -65,8 +65,10 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("prometheus_client", &["broker", "gateway"]),
     ("regex", &["engine", "envrc"]),
     ("signature", &["gateway"]),
+    ("similar", &["cli"]),
     ("tokio_rustls", &["gateway"]),
     ("toml", &["settings", "engine"]),
+    ("toml_edit", &["engine"]),
 ];
 
 /// Packages that must not come in by a dependency's default feature. aws-lc-rs seeds its entropy for 23-38 ms in every process.

@@ -67,7 +67,7 @@ fn the_hook_reads_nested_json() {
 fn engines_and_records_have_nested_json() {
     on_a_small_stack(|| {
         let directory = tempfile::tempdir().unwrap();
-        let host = Host { root: directory.path().to_owned(), user: None };
+        let host = Host::below(directory.path().to_owned());
         for value in json() {
             written(directory.path(), "etc/docker/daemon.json", &value);
             assert!(Engine::Docker.calls(&host).is_err());
@@ -98,7 +98,7 @@ fn settings_have_nested_toml() {
             assert!(GatewaySettings::load(&gateway).is_err());
             written(directory.path(), "etc/crio/crio.conf", &text);
             written(directory.path(), "etc/containers/containers.conf", &text);
-            let host = Host { root: directory.path().to_owned(), user: None };
+            let host = Host::below(directory.path().to_owned());
             assert!(Engine::Podman.calls(&host).is_err());
             assert!(Engine::Crio.calls(&host).is_err());
         }

@@ -18,8 +18,15 @@ pub(super) fn is_root() -> bool {
 pub(super) fn host() -> Host {
     let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let config = || variable("XDG_CONFIG_HOME").or_else(|| Some(variable("HOME")?.join(".config")));
-    let user = if is_root() { None } else { config() };
-    Host { root: PathBuf::from("/"), user }
+    let (user, of_root) = if is_root() { (None, config()) } else { (config(), None) };
+    // In podman's user namespace, the user is root.
+    let rootless = std::env::var("_CONTAINERS_ROOTLESS_UID").ok().and_then(|uid| uid.parse().ok());
+    let mut host = Host::below(PathBuf::from("/"));
+    (host.user, host.of_root) = (user, of_root);
+    host.uid = rootless.unwrap_or_else(|| rustix::process::getuid().as_raw());
+    host.containers_conf = variable("CONTAINERS_CONF");
+    host.containers_conf_override = variable("CONTAINERS_CONF_OVERRIDE");
+    host
 }
 
 /// The settings file, unless `--settings` names one: `oci-secrets/settings.toml` in the caller's own configuration directory, of root

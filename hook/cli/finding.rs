@@ -47,6 +47,11 @@ impl Finding {
         Finding { verdict: Verdict::Problem(class), subject: subject.to_owned(), detail, advice: Some(advice) }
     }
 
+    /// Drops the advice if it is not wanted.
+    pub(super) fn retain_advice(&mut self, is_wanted: impl Fn(&str) -> bool) {
+        self.advice.take_if(|advice| !is_wanted(advice));
+    }
+
     /// The class, if it is a problem.
     pub(super) fn class(&self) -> Option<Class> {
         match self.verdict {

@@ -6,8 +6,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::host::{files_in, read};
-use super::{Calls, EngineError, File, Hook, Host, hooks_d};
+use super::{Calls, Change, EngineError, Hook, Host, hooks_d};
 use crate::container::is_hook;
 use crate::json;
 
@@ -17,17 +16,34 @@ const FILE: &str = include_str!("../../config/cdi/oci-secrets.json");
 /// Where devices are looked for.
 const DIRECTORIES: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
 
+/// Where the device is described.
+const PATH: &str = "/etc/cdi/oci-secrets.json";
+
 /// The file that describes the device.
-pub(super) fn files(host: &Host, hook: &Hook) -> Vec<File> {
-    vec![File::ours(host.path("/etc/cdi/oci-secrets.json"), hooks_d::content(FILE, hook))]
+pub(super) fn install(host: &Host, hook: &Hook) -> Vec<Change> {
+    vec![Change::new(host.path(PATH), hooks_d::content(FILE, hook))]
+}
+
+/// The removal of that file.
+pub(super) fn uninstall(host: &Host) -> Result<Vec<Change>, EngineError> {
+    let path = host.path(PATH);
+    let Some(text) = host.read(&path)? else { return Ok(Vec::new()) };
+    let written_for = json::from_str(&text).ok().and_then(|kind: CdiKind| {
+        let called = kind.devices.into_iter().flat_map(|device| device.edits.hooks).next()?;
+        Some(called.hook())
+    });
+    match written_for.filter(|hook| hooks_d::content(FILE, hook) == text) {
+        Some(_) => Ok(vec![Change::merged(path, None)]),
+        None => Err(EngineError::Edited { path }),
+    }
 }
 
 /// The files with a device that calls the hook. Files in YAML, which others write, are passed over.
 pub(super) fn calls(host: &Host) -> Result<Calls, EngineError> {
     let mut calls = Vec::new();
     for directory in DIRECTORIES {
-        for path in files_in(&host.path(directory), "json")? {
-            let Some(text) = read(&path)? else { continue };
+        for path in host.files_in(&host.path(directory), "json")? {
+            let Some(text) = host.read(&path)? else { continue };
             let format =
                 |error: serde_json::Error| EngineError::Format { path: path.clone(), reason: error.to_string() };
             let kind: CdiKind = json::from_str(&text).map_err(format)?;
@@ -73,6 +89,14 @@ struct Called {
     #[serde(rename = "hookName")]
     name: String,
     path: PathBuf,
+    #[serde(default)]
+    args: Vec<String>,
+}
+
+impl Called {
+    fn hook(self) -> Hook {
+        Hook { path: self.path, settings: hooks_d::settings(&self.args) }
+    }
 }
 
 #[cfg(test)]
@@ -85,18 +109,22 @@ mod tests {
     #[test]
     fn the_shipped_device_calls_the_hook_at_its_stage() {
         let root = tempfile::tempdir().unwrap();
-        let host = Host { root: root.path().to_owned(), user: None };
+        let host = Host::below(root.path().to_owned());
         let hook = Hook { path: root.path().join(HOOK_NAME), settings: None };
         assert_eq!(calls(&host).unwrap(), Calls::default());
-        let [file] = &files(&host, &hook)[..] else { panic!() };
-        file.write().unwrap();
+        let [file] = &install(&host, &hook)[..] else { panic!() };
+        file.apply().unwrap();
         assert!(matches!(calls(&host), Err(EngineError::Hook { .. })));
         fs::write(&hook.path, "").unwrap();
         fs::set_permissions(&hook.path, Permissions::from_mode(0o755)).unwrap();
         assert_eq!(calls(&host).unwrap().by, [host.path("/etc/cdi/oci-secrets.json")]);
 
-        fs::write(&file.path, file.content.replace("createRuntime", "createContainer")).unwrap();
+        assert_eq!(uninstall(&host).unwrap(), [Change::merged(file.path.clone(), None)]);
+
+        let content = file.content.as_ref().unwrap();
+        fs::write(&file.path, content.replace("createRuntime", "createContainer")).unwrap();
         assert!(matches!(calls(&host), Err(EngineError::Stage { .. })));
+        assert!(matches!(uninstall(&host), Err(EngineError::Edited { .. })));
         fs::write(&file.path, r#"{"cdiVersion":"0.5.0","kind":"a/b","devices":[]}"#).unwrap();
         assert_eq!(calls(&host).unwrap(), Calls::default());
     }

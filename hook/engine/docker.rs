@@ -6,45 +6,90 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::host::{is_wrapper, read};
-use super::{Calls, EngineError, File, Hook, Host, hooks_d};
+use super::host::is_wrapper;
+use super::{Calls, Change, EngineError, Hook, Host, hooks_d};
 use crate::json;
 
 /// As it is shipped.
 const FILE: &str = include_str!("../../config/docker/daemon.json");
 const PATH: &str = "/etc/docker/daemon.json";
 
+/// The runtime that is the wrapper, and the one that Docker takes by default.
+const RUNTIME: &str = "oci-secrets";
+const DEFAULT: &str = "runc";
+
+/// What to do about another default runtime.
+const REMEDY: &str =
+    "make the wrapper the default by hand: `oci-secrets-runtime --runtime PATH` runs another runtime than runc";
+
 /// The file that makes the wrapper the default runtime, and says everything that it says already.
-pub(super) fn files(host: &Host, hook: &Hook) -> Result<Vec<File>, EngineError> {
+pub(super) fn install(host: &Host, hook: &Hook) -> Result<Vec<Change>, EngineError> {
     let path = host.path(PATH);
-    let mut shipped = parse(&path, FILE)?;
-    let arguments = hook.wrapper_arguments();
+    let ours = ours(&path, &hook.wrapper_arguments())?;
+    let content = match host.read(&path)? {
+        None => format!("{ours:#}\n"),
+        Some(text) => {
+            let before = parse(&path, &text)?;
+            let mut after = before.clone();
+            if let Some(object) =
+                after.as_object_mut().filter(|object| object.get("default-runtime").is_some_and(|name| name == DEFAULT))
+            {
+                object.remove("default-runtime");
+            }
+            merge(&path, "", &mut after, ours)?;
+            if after == before { text } else { format!("{after:#}\n") }
+        }
+    };
+    Ok(vec![Change::merged(path, Some(content))])
+}
+
+/// The same file without what [`install`] added to it.
+pub(super) fn uninstall(host: &Host) -> Result<Vec<Change>, EngineError> {
+    let path = host.path(PATH);
+    let Some(text) = host.read(&path)? else { return Ok(Vec::new()) };
+    let mut settings = parse(&path, &text)?;
+    let Some(object) = settings.as_object_mut() else { return Ok(Vec::new()) };
+    let Some(runtimes) = object.get_mut("runtimes").and_then(Value::as_object_mut) else { return Ok(Vec::new()) };
+    let Some(runtime) = runtimes.get(RUNTIME) else { return Ok(Vec::new()) };
+    let arguments =
+        runtime.get("runtimeArgs").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+    let arguments: Vec<String> = arguments.map(str::to_owned).collect();
+    let is_of_install = arguments.iter().step_by(2).all(|option| ["--hook", "--settings"].contains(&option.as_str()));
+    let ours = ours(&path, &arguments)?;
+    if !is_of_install || ours.pointer("/runtimes/oci-secrets") != Some(runtime) {
+        return Err(EngineError::Edited { path });
+    }
+    runtimes.remove(RUNTIME);
+    if runtimes.is_empty() {
+        object.remove("runtimes");
+    }
+    if object.get("default-runtime").is_some_and(|name| name == RUNTIME) {
+        object.remove("default-runtime");
+    }
+    let content = (!object.is_empty()).then(|| format!("{settings:#}\n"));
+    Ok(vec![Change::merged(path, content)])
+}
+
+/// What is shipped, for a wrapper with these arguments.
+fn ours(path: &Path, arguments: &[String]) -> Result<Value, EngineError> {
+    let mut shipped = parse(path, FILE)?;
     if let Some(Value::Object(runtime)) = shipped.pointer_mut("/runtimes/oci-secrets").filter(|_| !arguments.is_empty())
     {
         runtime.insert("runtimeArgs".to_owned(), arguments.into());
     }
-    let content = match read(&path)? {
-        None => format!("{shipped:#}\n"),
-        Some(text) => {
-            let before = parse(&path, &text)?;
-            let mut after = before.clone();
-            merge(&path, "", &mut after, shipped)?;
-            if after == before { text } else { format!("{after:#}\n") }
-        }
-    };
-    Ok(vec![File { path, content, is_merged: true }])
+    Ok(shipped)
 }
 
 /// The file, if it makes some runtime the wrapper.
 pub(super) fn calls(host: &Host) -> Result<Calls, EngineError> {
     let path = host.path(PATH);
-    let Some(text) = read(&path)? else { return Ok(Calls::default()) };
+    let Some(text) = host.read(&path)? else { return Ok(Calls::default()) };
     let settings = parse(&path, &text)?;
     let mut wrappers = Vec::new();
     for (name, runtime) in settings.get("runtimes").and_then(Value::as_object).into_iter().flatten() {
         let program = runtime.get("path").and_then(Value::as_str).unwrap_or_default();
         if is_wrapper(program) {
-            hooks_d::require_program(&path, program.as_ref())?;
+            hooks_d::require_wrapper(&path, program.as_ref())?;
             wrappers.push(name.as_str());
         }
     }
@@ -75,7 +120,7 @@ fn merge(path: &Path, key: &str, own: &mut Value, more: Value) -> Result<(), Eng
             Ok(())
         }
         (own, more) if *own == more => Ok(()),
-        _ => Err(EngineError::Taken { path: path.into(), key: key.trim_start_matches('/').into() }),
+        _ => Err(EngineError::Taken { path: path.into(), key: key.trim_start_matches('/').into(), remedy: REMEDY }),
     }
 }
 
@@ -90,10 +135,47 @@ mod tests {
     }
 
     fn install(root: &Root, hook: &Hook) -> Result<(), EngineError> {
-        for file in files(&root.host, hook)? {
-            file.write().unwrap();
-        }
+        apply(&super::install(&root.host, hook)?);
         Ok(())
+    }
+
+    fn apply(changes: &[Change]) {
+        changes.iter().for_each(|change| assert!(change.apply().is_ok()));
+    }
+
+    #[test]
+    fn what_was_added_is_removed() {
+        let root = Root::new();
+        let elsewhere = Hook { path: "/opt/hook".into(), settings: Some("/opt/settings.toml".into()) };
+        for hook in [hook(), elsewhere] {
+            install(&root, &hook).unwrap();
+            apply(&uninstall(&root.host).unwrap());
+            assert!(!root.host.path(PATH).exists());
+            for text in
+                [r#"{"log-level":"warn","runtimes":{"other":{"path":"/bin/other"}}}"#, r#"{"runtimes":{},"x":1}"#]
+            {
+                root.write(PATH, text);
+                install(&root, &hook).unwrap();
+                apply(&uninstall(&root.host).unwrap());
+                let before: Value = serde_json::from_str(&text.replace(r#""runtimes":{},"#, "")).unwrap();
+                assert_eq!(settings(&root), before);
+                assert!(uninstall(&root.host).unwrap().is_empty());
+            }
+            std::fs::remove_file(root.host.path(PATH)).unwrap();
+        }
+        root.write(
+            PATH,
+            r#"{"runtimes":{"oci-secrets":{"path":"/usr/bin/oci-secrets-runtime","runtimeArgs":["--requests","x"]}}}"#,
+        );
+        assert!(matches!(uninstall(&root.host), Err(EngineError::Edited { .. })));
+    }
+
+    #[test]
+    fn takes_the_place_of_the_default_runtime_alone() {
+        let root = Root::new();
+        root.write(PATH, r#"{"default-runtime":"runc"}"#);
+        install(&root, &hook()).unwrap();
+        assert_eq!(settings(&root)["default-runtime"], RUNTIME);
     }
 
     #[test]
@@ -151,6 +233,6 @@ mod tests {
         root.write(PATH, &json!({ "default-runtime": "oci-secrets", "runtimes": runtimes }).to_string());
         assert_eq!(calls(&root.host).unwrap().caution, None);
         std::fs::remove_file(wrapper).unwrap();
-        assert!(matches!(calls(&root.host), Err(EngineError::Hook { .. })));
+        assert!(matches!(calls(&root.host), Err(EngineError::Wrapper { .. })));
     }
 }

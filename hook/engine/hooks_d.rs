@@ -9,8 +9,7 @@ use regex::Regex;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::host::{files_in, read};
-use super::{Calls, EngineError, File, HOOK_PATH, Hook};
+use super::{Calls, Change, EngineError, HOOK_PATH, Hook, Host};
 use crate::container::{CHECK_ANNOTATIONS, HOOK_NAME, is_hook};
 use crate::json;
 use crate::settings::file;
@@ -36,9 +35,34 @@ pub(super) const STAGE: &str = "createRuntime";
 const ANNOTATIONS: [&str; 4] = ["run.secrets/x", "app.run.secrets/x", "run.secrets.owner", "Run.Secrets/x"];
 
 /// The files that make an engine call the hook.
-pub(super) fn files(directory: &Path, hook: &Hook) -> Vec<File> {
-    let file = |name: &str, shipped| File::ours(directory.join(name), content(shipped, hook));
+pub(super) fn files(directory: &Path, hook: &Hook) -> Vec<Change> {
+    let file = |name: &str, shipped| Change::new(directory.join(name), content(shipped, hook));
     vec![file(FILE_NAME, FILE), file(CHECK_NAME, CHECK)]
+}
+
+/// The removal of the files that [`files`] wrote into a directory, for whatever hook, in the order in which they are to be removed.
+pub(super) fn removals(host: &Host, directory: &Path) -> Result<Vec<Change>, EngineError> {
+    let mut removals = Vec::new();
+    for (name, shipped) in [(CHECK_NAME, CHECK), (FILE_NAME, FILE)] {
+        let path = directory.join(name);
+        let Some(text) = host.read(&path)? else { continue };
+        match shipped_for(&text).filter(|hook| content(shipped, hook) == text) {
+            Some(_) => removals.push(Change::merged(path, None)),
+            None => return Err(EngineError::Edited { path }),
+        }
+    }
+    Ok(removals)
+}
+
+/// The hook that a file calls, if it calls ours.
+fn shipped_for(text: &str) -> Option<Hook> {
+    let Entry { hook: Called { path, args }, .. } = json::from_str(text).ok()?;
+    is_hook(&path).then(|| Hook { settings: settings(&args), path })
+}
+
+/// The settings that these arguments name.
+pub(super) fn settings(arguments: &[String]) -> Option<PathBuf> {
+    arguments.iter().skip_while(|argument| *argument != "--settings").nth(1).map(PathBuf::from)
 }
 
 /// A shipped file, for a hook that may be elsewhere or have other settings.
@@ -63,16 +87,15 @@ pub(super) fn entry(hook: &Hook) -> Result<Box<RawValue>, serde_json::Error> {
 }
 
 /// The files that call the hook, and that an engine which reads these directories finds: of several with the same name the last.
-pub(super) fn calls(directories: &[PathBuf]) -> Result<Calls, EngineError> {
+pub(super) fn calls(host: &Host, directories: &[PathBuf]) -> Result<Calls, EngineError> {
     let mut files = BTreeMap::new();
     for directory in directories {
-        files.extend(
-            files_in(directory, "json")?.into_iter().map(|path| (path.file_name().map(ToOwned::to_owned), path)),
-        );
+        let found = host.files_in(directory, "json")?;
+        files.extend(found.into_iter().map(|path| (path.file_name().map(ToOwned::to_owned), path)));
     }
     let (mut by, mut is_checked) = (Vec::new(), false);
     for path in files.into_values() {
-        match call(&path)? {
+        match call(host, &path)? {
             Some(Call::Deliver) => by.push(path),
             Some(Call::Check) => is_checked = true,
             None => {}
@@ -94,8 +117,8 @@ enum Call {
 }
 
 /// What a file calls the hook for, if it does; an error if it should and cannot.
-fn call(path: &Path) -> Result<Option<Call>, EngineError> {
-    let Some(text) = read(path)? else { return Ok(None) };
+fn call(host: &Host, path: &Path) -> Result<Option<Call>, EngineError> {
+    let Some(text) = host.read(path)? else { return Ok(None) };
     let format = |reason: String| EngineError::Format { path: path.into(), reason };
     let entry: Entry = json::from_str(&text).map_err(|error| format(error.to_string()))?;
     if !is_hook(&entry.hook.path) {
@@ -120,6 +143,11 @@ fn call(path: &Path) -> Result<Option<Call>, EngineError> {
 /// Checks that a program that a file names can be run, and that no other user can replace it.
 pub(super) fn require_program(named_by: &Path, program: &Path) -> Result<(), EngineError> {
     file::require_program(program).map_err(|source| EngineError::Hook { path: named_by.into(), source })
+}
+
+/// The same for the wrapper.
+pub(super) fn require_wrapper(named_by: &Path, program: &Path) -> Result<(), EngineError> {
+    file::require_program(program).map_err(|source| EngineError::Wrapper { path: named_by.into(), source })
 }
 
 /// What is read of a file.
@@ -163,12 +191,35 @@ mod tests {
     }
 
     fn calls_of(directory: &Path) -> Result<Vec<PathBuf>, EngineError> {
-        calls(&[PathBuf::from("/nowhere"), directory.to_owned()]).map(|calls| calls.by)
+        called(&[PathBuf::from("/nowhere"), directory.to_owned()]).map(|calls| calls.by)
+    }
+
+    fn called(directories: &[PathBuf]) -> Result<Calls, EngineError> {
+        calls(&Host::below("/".into()), directories)
     }
 
     /// The first file.
-    fn file(directory: &Path, hook: &Hook) -> File {
+    fn file(directory: &Path, hook: &Hook) -> Change {
         files(directory, hook).remove(0)
+    }
+
+    fn text(file: &Change) -> &str {
+        file.content.as_deref().unwrap()
+    }
+
+    #[test]
+    fn removes_what_was_written_for_any_hook_and_nothing_else() {
+        let (directory, hook) = directory();
+        let host = Host::below("/".into());
+        let there =
+            || removals(&host, directory.path()).map(|all| all.into_iter().map(|one| one.path).collect::<Vec<_>>());
+        assert!(there().unwrap().is_empty());
+        let written = files(directory.path(), &Hook { settings: Some("/a \"b\"/settings.toml".into()), ..hook });
+        written.iter().for_each(|file| assert!(file.apply().is_ok()));
+        // Until the last one is gone, containers get their secrets.
+        assert_eq!(there().unwrap(), [CHECK_NAME, FILE_NAME].map(|name| directory.path().join(name)));
+        fs::write(&written[0].path, text(&written[0]).replace("30", "31")).unwrap();
+        assert!(matches!(there(), Err(EngineError::Edited { .. })));
     }
 
     #[test]
@@ -177,8 +228,8 @@ mod tests {
         assert_eq!(calls_of(directory.path()).unwrap(), Vec::<PathBuf>::new());
         let settings = Some(PathBuf::from("/home/with \"quotes\"/settings.toml"));
         let file = file(directory.path(), &Hook { settings, ..hook.clone() });
-        file.write().unwrap();
-        let value: serde_json::Value = serde_json::from_str(&file.content).unwrap();
+        file.apply().unwrap();
+        let value: serde_json::Value = serde_json::from_str(text(&file)).unwrap();
         let arguments = serde_json::json!([HOOK_NAME, "--settings", "/home/with \"quotes\"/settings.toml"]);
         assert_eq!((&value["hook"]["args"], value["hook"]["path"].as_str()), (&arguments, hook.path.to_str()));
         assert_eq!(calls_of(directory.path()).unwrap(), [file.path]);
@@ -189,13 +240,13 @@ mod tests {
     fn the_second_file_calls_the_hook_for_references_under_any_key() {
         let (directory, hook) = directory();
         let [deliver, check] = &files(directory.path(), &hook)[..] else { panic!() };
-        deliver.write().unwrap();
-        assert_eq!(calls(&[directory.path().to_owned()]).unwrap().caution.as_deref(), Some(NO_CHECK));
-        check.write().unwrap();
+        deliver.apply().unwrap();
+        assert_eq!(called(&[directory.path().to_owned()]).unwrap().caution.as_deref(), Some(NO_CHECK));
+        check.apply().unwrap();
         let once = Calls { by: vec![deliver.path.clone()], caution: None };
-        assert_eq!(calls(&[directory.path().to_owned()]).unwrap(), once);
-        fs::write(directory.path().join("10-other.json"), &deliver.content).unwrap();
-        let twice = calls(&[directory.path().to_owned()]).unwrap();
+        assert_eq!(called(&[directory.path().to_owned()]).unwrap(), once);
+        fs::write(directory.path().join("10-other.json"), text(deliver)).unwrap();
+        let twice = called(&[directory.path().to_owned()]).unwrap();
         assert!(twice.by.len() == 2 && twice.caution.unwrap().contains("keep one"));
         assert_eq!(content(CHECK, &Hook { path: HOOK_PATH.into(), settings: None }), CHECK);
     }
@@ -204,11 +255,11 @@ mod tests {
     fn a_file_of_the_same_name_in_a_later_directory_counts() {
         let (directory, hook) = directory();
         let later = tempfile::tempdir().unwrap();
-        file(directory.path(), &hook).write().unwrap();
+        file(directory.path(), &hook).apply().unwrap();
         fs::write(later.path().join(FILE_NAME), r#"{"version":"1.0.0","hook":{"path":"/bin/true"},"stages":[]}"#)
             .unwrap();
         let both = [directory.path().to_owned(), later.path().to_owned()];
-        assert_eq!(calls(&both).unwrap(), Calls::default());
+        assert_eq!(called(&both).unwrap(), Calls::default());
     }
 
     #[test]
@@ -216,8 +267,8 @@ mod tests {
         let (directory, hook) = directory();
         let written = |from: &str, to: &str| {
             let file = file(directory.path(), &hook);
-            assert!(file.content.contains(from), "{from}");
-            fs::write(&file.path, file.content.replace(from, to)).unwrap();
+            assert!(text(&file).contains(from), "{from}");
+            fs::write(&file.path, text(&file).replace(from, to)).unwrap();
             calls_of(directory.path())
         };
         assert!(matches!(written("createRuntime", "prestart"), Err(EngineError::Stage { .. })));

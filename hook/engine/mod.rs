@@ -3,11 +3,13 @@
 mod bundle;
 mod cdi;
 mod containerd;
+mod containers_conf;
 mod crio;
 mod docker;
 mod error;
 mod file;
 mod hooks_d;
+mod hooks_dir;
 mod host;
 pub mod inspect;
 mod podman;
@@ -16,9 +18,9 @@ mod testing;
 
 pub use self::bundle::{BundleError, add_hook, has_hook};
 pub use self::error::EngineError;
-pub use self::file::{File, InstallError, Written};
-pub use self::host::{Calls, HOOK_PATH, Hook, Host};
-use crate::container::{Manager, author_chooses, is_identity};
+pub use self::file::{Change, InstallError, Outcome};
+pub use self::host::{Calls, HOOK_PATH, Hook, Host, version};
+use crate::container::{Manager, author_chooses, is_hook, is_identity};
 
 /// A program that starts containers, and calls the hook if its configuration says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,17 +52,45 @@ impl Engine {
         }
     }
 
-    /// The files that make it call the hook.
+    /// What makes it call the hook: the files, in the order in which they are to be written.
+    ///
+    /// The host as it would be then is read as [`Engine::calls`] reads it, so that no file is written without an effect.
     ///
     /// # Errors
-    /// When a file that would be changed cannot be understood, or says otherwise.
-    pub fn files(self, host: &Host, hook: &Hook) -> Result<Vec<File>, EngineError> {
+    /// When a file that would be changed cannot be understood or says otherwise, or the files would have no effect.
+    pub fn install(self, host: &Host, hook: &Hook) -> Result<Vec<Change>, EngineError> {
+        if !is_hook(&hook.path) {
+            return Err(EngineError::Name { path: hook.path.clone() });
+        }
+        let changes = match self {
+            Engine::Podman => podman::install(host, hook)?,
+            Engine::Crio => crio::install(host, hook)?,
+            Engine::Containerd => containerd::install(host, hook)?,
+            Engine::Docker => docker::install(host, hook)?,
+            Engine::Cdi => cdi::install(host, hook),
+        };
+        match self.calls(&host.with(&changes)) {
+            Ok(Calls { by, caution }) if by.is_empty() => {
+                Err(EngineError::NoEffect { engine: self.name(), reason: caution })
+            }
+            // The programs may still be installed.
+            Ok(_) | Err(EngineError::Hook { .. } | EngineError::Wrapper { .. }) => Ok(changes),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The removal of what [`Engine::install`] wrote, in the order in which it is to be done. The hook's program comes after all of it:
+    /// an engine that is told to call a missing program may start containers without their secrets, and report nothing.
+    ///
+    /// # Errors
+    /// When a file cannot be understood, or is not as it was written.
+    pub fn uninstall(self, host: &Host) -> Result<Vec<Change>, EngineError> {
         match self {
-            Engine::Podman => Ok(podman::files(host, hook)),
-            Engine::Crio => Ok(crio::files(host, hook)),
-            Engine::Containerd => containerd::files(host, hook),
-            Engine::Docker => docker::files(host, hook),
-            Engine::Cdi => Ok(cdi::files(host, hook)),
+            Engine::Podman => podman::uninstall(host),
+            Engine::Crio => crio::uninstall(host),
+            Engine::Containerd => containerd::uninstall(host),
+            Engine::Docker => docker::uninstall(host),
+            Engine::Cdi => cdi::uninstall(host),
         }
     }
 

@@ -1,124 +1,103 @@
 //! Podman, which calls the hooks of the directories that containers.conf names.
-//!
-//! See [containers.conf(5)](https://github.com/containers/common/blob/main/docs/containers.conf.5.md).
 
-use std::path::{Path, PathBuf};
-
-use serde::Deserialize;
-
-use super::host::{files_in, read};
-use super::{Calls, EngineError, File, Hook, Host, hooks_d};
+use super::hooks_dir::Configured;
+use super::{Calls, Change, EngineError, Hook, Host, containers_conf, hooks_d};
 
 /// The files that make podman call the hook: for all users, or for one whose podman runs without root.
-pub(super) fn files(host: &Host, hook: &Hook) -> Vec<File> {
-    let Some(user) = &host.user else { return hooks_d::files(&host.path(hooks_d::DIRECTORY), hook) };
-    let directory = user.join("containers/oci/hooks.d");
-    // An array of strings is the same in TOML.
-    let directories = serde_json::json!([hooks_d::DIRECTORY, directory.to_string_lossy()]);
-    let settings = format!(
-        "# Where podman looks for hooks: its own directory, and this user's.\n[engine]\nhooks_dir = {directories}\n"
-    );
-    let settings = File::ours(user.join("containers/containers.conf.d/90-oci-secrets.conf"), settings);
-    hooks_d::files(&directory, hook).into_iter().chain([settings]).collect()
+pub(super) fn install(host: &Host, hook: &Hook) -> Result<Vec<Change>, EngineError> {
+    configured(host).install(host, hook)
+}
+
+/// The removal of these files.
+pub(super) fn uninstall(host: &Host) -> Result<Vec<Change>, EngineError> {
+    configured(host).uninstall(host)
 }
 
 /// The files by which podman will call the hook.
 pub(super) fn calls(host: &Host) -> Result<Calls, EngineError> {
-    let mut directories = vec![host.path(hooks_d::DIRECTORY)];
-    for path in configuration(host)? {
-        if let Some(named) = hooks_dir(&path)? {
-            directories = named.iter().map(|directory| host.path(directory)).collect();
-        }
-    }
-    hooks_d::calls(&directories)
+    configured(host).calls(host)
 }
 
-/// The files that are read for containers.conf, each of which overrides those before it.
-fn configuration(host: &Host) -> Result<Vec<PathBuf>, EngineError> {
-    let mut paths =
-        vec![host.path("/usr/share/containers/containers.conf"), host.path("/etc/containers/containers.conf")];
-    paths.extend(files_in(&host.path("/etc/containers/containers.conf.d"), "conf")?);
-    if let Some(user) = &host.user {
-        paths.push(user.join("containers/containers.conf"));
-        paths.extend(files_in(&user.join("containers/containers.conf.d"), "conf")?);
-    }
-    Ok(paths)
-}
-
-/// What a file says of hook directories, if it says anything.
-fn hooks_dir(path: &Path) -> Result<Option<Vec<String>>, EngineError> {
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Configuration {
-        engine: Section,
-    }
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Section {
-        hooks_dir: Option<Vec<String>>,
-    }
-    let Some(text) = read(path)? else { return Ok(None) };
-    let format = |error: toml::de::Error| EngineError::Format { path: path.into(), reason: error.message().to_owned() };
-    Ok(toml::from_str::<Configuration>(&text).map_err(format)?.engine.hooks_dir)
+fn configured(host: &Host) -> Configured<'static> {
+    let (directory, drop_ins) = match &host.user {
+        None => (hooks_d::DIRECTORY.into(), "/etc/containers/containers.conf.d".into()),
+        Some(user) => (user.join("containers/oci/hooks.d"), user.join("containers/containers.conf.d")),
+    };
+    Configured { in_effect: Box::new(containers_conf::in_effect), directory, drop_ins, table: "engine" }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
-    use std::fs::{self, Permissions, create_dir_all};
-    use std::os::unix::fs::PermissionsExt;
+    use crate::engine::testing::Root;
 
-    /// A host whose hook can be called, with a user.
-    fn host() -> (tempfile::TempDir, Host, Hook) {
-        let root = tempfile::tempdir().unwrap();
-        let hook = Hook { path: root.path().join("oci-secrets-hook"), settings: None };
-        fs::write(&hook.path, "").unwrap();
-        fs::set_permissions(&hook.path, Permissions::from_mode(0o755)).unwrap();
-        let user = Some(root.path().join("home/.config"));
-        let host = Host { root: root.path().to_owned(), user };
-        (root, host, hook)
-    }
+    const FILE: &str = "/usr/share/containers/oci/hooks.d/90-oci-secrets.json";
 
-    fn write(path: &Path, text: &str) {
-        create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
+    /// Installs, and returns the files by which podman calls the hook then.
+    fn installed(host: &Host, root: &Root) -> Vec<PathBuf> {
+        let hook = Hook { path: root.program("oci-secrets-hook").into(), settings: None };
+        install(host, &hook).unwrap().iter().for_each(|change| assert!(change.apply().is_ok()));
+        let Calls { by, caution } = calls(host).unwrap();
+        assert_eq!(caution, None);
+        by
     }
 
     #[test]
     fn calls_what_was_installed_for_all_users() {
-        let (_root, host, hook) = host();
-        let host = Host { user: None, ..host };
-        assert_eq!(calls(&host).unwrap(), Calls::default());
-        files(&host, &hook).iter().for_each(|file| assert!(file.write().is_ok()));
-        assert_eq!(calls(&host).unwrap().by, [host.path("/usr/share/containers/oci/hooks.d/90-oci-secrets.json")]);
+        let root = Root::new();
+        assert_eq!(calls(&root.host).unwrap(), Calls::default());
+        assert_eq!(installed(&root.host, &root), [root.host.path(FILE)]);
+        assert!(!root.host.path("/etc").exists());
+        uninstall(&root.host).unwrap().iter().for_each(|change| assert!(change.apply().is_ok()));
+        assert_eq!(calls(&root.host).unwrap(), Calls::default());
     }
 
     #[test]
-    fn calls_what_a_user_installed() {
-        let (_root, host, hook) = host();
-        for file in files(&host, &hook) {
-            file.write().unwrap();
+    fn calls_what_a_user_installed_besides_the_directories_of_the_host() {
+        let root = Root::new();
+        root.write("/etc/containers/containers.conf", "[engine]\nhooks_dir = ['/site']\n");
+        root.write("/site/10-site.json", r#"{"version":"1.0.0","hook":{"path":"/bin/true"},"stages":["poststop"]}"#);
+        for podman in [4, 5, 6] {
+            let user = root.host.path(format!("/home/{podman}/.config"));
+            let host = Host { user: Some(user.clone()), versions: [("podman", podman)].into(), ..root.host.clone() };
+            let directory = user.join("containers/oci/hooks.d");
+            for _ in 0..2 {
+                assert_eq!(installed(&host, &root), [directory.join("90-oci-secrets.json")], "{podman}");
+                assert_eq!(
+                    containers_conf::in_effect(&host).unwrap().directories,
+                    [PathBuf::from("/site"), directory.clone()]
+                );
+            }
         }
-        let user = host.user.clone().unwrap();
-        // What the file names is an absolute path already.
-        let host = Host { root: PathBuf::from("/"), ..host };
-        assert_eq!(calls(&host).unwrap().by, [user.join("containers/oci/hooks.d/90-oci-secrets.json")]);
     }
 
     #[test]
-    fn another_hooks_dir_takes_the_place_of_the_usual_one() {
-        let (_root, host, hook) = host();
-        hooks_d::files(&host.path(hooks_d::DIRECTORY), &hook).iter().for_each(|file| assert!(file.write().is_ok()));
-        let host = Host { user: None, ..host };
-        let of_root = host.path("/etc/containers/containers.conf");
-        write(&of_root, "[engine]\nhooks_dir = ['/etc/hooks']\n");
-        assert_eq!(calls(&host).unwrap(), Calls::default());
-        write(
-            &host.path("/etc/containers/containers.conf.d/10.conf"),
-            "[engine]\nhooks_dir = ['/usr/share/containers/oci/hooks.d']\n",
+    fn a_hooks_dir_of_others_stays_in_effect() {
+        let root = Root::new();
+        assert_eq!(installed(&root.host, &root).len(), 1);
+        for (file, hooks_dir) in [
+            ("containers.conf", "'/site', { append = true }"),
+            ("containers.conf", "'/site'"),
+            ("containers.conf.d/99-site.conf", "'/late'"),
+        ] {
+            root.write(&format!("/etc/containers/{file}"), &format!("[engine]\nhooks_dir = [{hooks_dir}]\n"));
+            if !hooks_dir.contains("append") {
+                let Calls { by, caution } = calls(&root.host).unwrap();
+                let reason = caution.unwrap();
+                assert!(by.is_empty() && reason.contains(file), "{reason}");
+            }
+            assert_eq!(installed(&root.host, &root), [root.host.path(FILE)], "{file}");
+            let site = hooks_dir.split('\'').nth(1).unwrap();
+            let directories = containers_conf::in_effect(&root.host).unwrap().directories;
+            assert!(directories.contains(&PathBuf::from(site)), "{directories:?}");
+        }
+        let of_user = Host { containers_conf: Some(root.host.path("/instead")), ..root.host.clone() };
+        root.write("/instead", "[engine]\nhooks_dir = ['/site']\n");
+        let hook = Hook { path: "/h".into(), settings: None };
+        assert!(
+            matches!(install(&of_user, &hook), Err(EngineError::Overridden { by, .. }) if by.contains("CONTAINERS_CONF"))
         );
-        assert_eq!(calls(&host).unwrap().by.len(), 1);
-        write(&of_root, "[engine\n");
-        assert!(matches!(calls(&host), Err(EngineError::Format { .. })));
     }
 }

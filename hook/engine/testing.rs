@@ -6,26 +6,26 @@ use std::os::unix::fs::PermissionsExt;
 use super::{HOOK_PATH, Hook, Host};
 
 /// A directory that is used as `/`, removed when it is dropped.
-pub(super) struct Root {
+pub(in crate::engine) struct Root {
     directory: tempfile::TempDir,
-    pub(super) host: Host,
+    pub(in crate::engine) host: Host,
 }
 
 impl Root {
-    pub(super) fn new() -> Root {
+    pub(in crate::engine) fn new() -> Root {
         let directory = tempfile::tempdir().unwrap();
-        let host = Host { root: directory.path().to_owned(), user: None };
+        let host = Host::below(directory.path().to_owned());
         Root { directory, host }
     }
 
-    pub(super) fn write(&self, path: &str, text: &str) {
+    pub(in crate::engine) fn write(&self, path: &str, text: &str) {
         let path = self.host.path(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
 
     /// Makes an executable program, and returns its path.
-    pub(super) fn program(&self, name: &str) -> String {
+    pub(in crate::engine) fn program(&self, name: &str) -> String {
         let path = self.directory.path().join(name);
         fs::write(&path, "").unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
@@ -34,6 +34,6 @@ impl Root {
 }
 
 /// The hook in its usual place.
-pub(super) fn hook() -> Hook {
+pub(in crate::engine) fn hook() -> Hook {
     Hook { path: HOOK_PATH.into(), settings: None }
 }

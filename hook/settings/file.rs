@@ -11,6 +11,7 @@ use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use nix::fcntl::OFlag;
@@ -175,7 +176,17 @@ fn check_directory(path: &Path, name: &Path, kind: Kind) -> Result<(), FileError
 }
 
 fn is_trusted(uid: u32, kind: Kind) -> bool {
-    uid == ROOT || if may_be_anyone(uid) { kind == Kind::Program } else { uid == own_uid() }
+    let is_root = uid == ROOT && (kind == Kind::Program || !AS_IN_USER_NAMESPACE.load(Ordering::Relaxed));
+    is_root || if may_be_anyone(uid) { kind == Kind::Program } else { uid == own_uid() }
+}
+
+/// Whether files of the host's root are refused, as the hook refuses them in the user namespace of an engine without root.
+static AS_IN_USER_NAMESPACE: AtomicBool = AtomicBool::new(false);
+
+/// Makes this process refuse each file that the hook would refuse in the user namespace of an engine that the caller runs without
+/// root, if the caller is not in it already.
+pub fn trust_as_in_user_namespace() {
+    AS_IN_USER_NAMESPACE.store(own_uid() != ROOT, Ordering::Relaxed);
 }
 
 fn may_be_anyone(uid: u32) -> bool {
@@ -198,6 +209,9 @@ fn owner(uid: u32) -> String {
 
 fn trusted_owners() -> String {
     match own_uid() {
+        uid if AS_IN_USER_NAMESPACE.load(Ordering::Relaxed) => {
+            format!("uid {uid}, whose engine cannot tell root from others")
+        }
         uid if uid != ROOT && !may_be_anyone(uid) => format!("uid 0 or {uid}"),
         _ => "uid 0".to_owned(),
     }
@@ -277,7 +291,9 @@ impl Fault for FileError {
                 Some("set `runAsUser` or `fsGroup` for the pod: Kubernetes then gives the token to it alone".into())
             }
             FileError::Readable { path, .. } => Some(format!("chmod 0600 {}", path.display())),
-            FileError::Owner { .. } | FileError::DirectoryOwner { .. } if !is_initial_user_namespace() => {
+            FileError::Owner { .. } | FileError::DirectoryOwner { .. }
+                if !is_initial_user_namespace() || AS_IN_USER_NAMESPACE.load(Ordering::Relaxed) =>
+            {
                 Some("without root, an engine needs settings, credentials and directories of its user's own".into())
             }
             FileError::Owner { path, .. } => Some(format!("chown root {}", path.display())),

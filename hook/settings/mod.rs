@@ -41,7 +41,7 @@ pub use self::break_glass::{BreakGlass, Channel, ChannelCommand, Facility, Names
 pub use self::broker::{Broker, MetricsAddress};
 pub use self::connect::Connect;
 pub use self::duration::{DEADLINE, duration};
-pub use self::file::FileError;
+pub use self::file::{FileError, trust_as_in_user_namespace};
 pub use self::gcp::{Federation, GcpKms};
 pub use self::grant::{Caller, Found, Grant, GrantError, Grants, ReferencePattern, ReferencePatternError};
 pub use self::op::{Op, OpUnlock};

@@ -120,7 +120,7 @@ hook() {
 
 # Blanks what differs from host to host in the table of `check`: the kernel's release, whether there is swap, and which runtimes there are.
 blank() {
-    sed -E -e '/^(ok|note|warning) +(runc|crun|youki|podman|crio|containerd|dockerd):/d; /-> oci-secrets install/d' \
+    sed -E -e '/^(ok|note|warning) +(runc|crun|youki|podman|crio|containerd|dockerd):/d; /-> .*oci-secrets install/d' \
         -e '/turn swap off or encrypt it$/d; s/turn swap off or encrypt it; //' \
         -e 's/^(ok|warning) +(kernel: .*tmpfs can be made).*/ok       \2 …/; s/(mounts are not tested).*/\1 …/' \
         -e 's/Linux [^:]*:/Linux …:/; s/expires in [0-9]+ days/expires in … days/; s/(until|expired at) [0-9TZ:-]+/\1 …/'
@@ -285,3 +285,20 @@ bridge() {
           fetched: $fetched, fetched_for: "0123456789abcdef", value: "sealed:v1 local-kek:trial AAAA"}' \
         >"$DIR/sealed/$(printf %s "$1" | sha256sum | cut -d' ' -f1).json"
 }
+
+# Puts a layer over the host's configuration of engines, for all commands of this transcript: what they write is not the host's.
+fresh_engines() (
+    umask 022
+    mkdir -p "$DIR/layer"
+    mount -t tmpfs tmpfs "$DIR/layer"
+    local directory
+    for directory in /etc /usr/share/containers /usr/libexec; do
+        mkdir -p "$DIR/layer/$directory" "$DIR/layer/work$directory"
+        mount -t overlay overlay -o "lowerdir=$directory,upperdir=$DIR/layer$directory,workdir=$DIR/layer/work$directory" "$directory"
+    done
+    rm -rf /etc/containerd /etc/docker /etc/crio /etc/cdi /etc/containers/containers.conf* /usr/share/containers/containers.conf* \
+        /usr/share/containers/oci
+)
+
+# Installs the hook where engines expect it.
+program() { install -D -m 0755 "$(type -P oci-secrets-hook)" /usr/libexec/oci/hooks.d/oci-secrets-hook; }

@@ -55,7 +55,7 @@ mod tests {
             wrapper.display()
         );
         std::fs::write(directory.join("config.toml"), settings).unwrap();
-        let host = Host { root: root.path().to_owned(), user: None };
+        let host = Host::below(root.path().to_owned());
         let settings: Settings =
             format!("[[grant]]\nreferences = ['op://A/*']\n[[grant]]\nreferences = ['op://V/*']\nto = {to}")
                 .parse()

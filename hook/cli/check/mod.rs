@@ -1,16 +1,18 @@
 //! `oci-secrets check`: whether this host can deliver secrets, tested as the hook would do it.
 
 mod break_glass;
+mod engines;
 mod grants;
 mod image;
+mod keks;
 mod outage;
 mod proxy;
 mod source;
 mod static_token;
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::path::Path;
+use std::process::ExitCode;
 
 use jiff::Timestamp;
 
@@ -21,16 +23,17 @@ use super::table::Table;
 use super::{block_on, is_root, write_json, write_table};
 use crate::audit::{Trail, default_file};
 use crate::deliver::{Placeholders, Tmpfs, TmpfsOptions, require_openat2};
-use crate::engine::{Calls, Engine, Host};
-use crate::fault::{AnyFault, Class};
+use crate::engine::{Engine, version};
+use crate::fault::AnyFault;
 use crate::harden::is_initial_user_namespace;
 use crate::retry::Deadline;
-use crate::seal::kek::{KekKind, KekUri, Keks};
+use crate::seal::kek::Keks;
 use crate::seal::{SealedValue, is_sealed};
-use crate::settings::{self, Noswap, Settings, TokenSource};
+use crate::settings::{self, Noswap, Settings, TokenSource, trust_as_in_user_namespace};
 use crate::source::connect::Connect;
 use crate::source::connect::edit::StoredField;
 use crate::syslog;
+use engines::Engines;
 
 /// Test whether this host can deliver secrets, and say what to do where it cannot.
 ///
@@ -39,6 +42,9 @@ use crate::syslog;
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(super) struct Arguments {
+    /// Check this engine alone, which must call the hook.
+    #[arg(long)]
+    engine: Option<Engine>,
     /// Also check every sealed value that the token can read, and list those under an old version of their key.
     #[arg(long)]
     values: bool,
@@ -54,16 +60,8 @@ Example: for a monitor; exit code 0 means that containers can have their secrets
 
   oci-secrets check --values --json";
 
-/// The first version of each program that the hook is known to work with, and the engine whose program it is.
-const PROGRAMS: [(&str, [u32; 2], Option<Engine>); 7] = [
-    ("runc", [1, 1], None),
-    ("crun", [1, 8], None),
-    ("youki", [0, 6], None),
-    ("podman", [4, 3], Some(Engine::Podman)),
-    ("crio", [1, 26], Some(Engine::Crio)),
-    ("containerd", [1, 6], Some(Engine::Containerd)),
-    ("dockerd", [20, 10], Some(Engine::Docker)),
-];
+/// What the hints of errors recommend, and what is running already.
+const OWN_COMMAND: &str = "`oci-secrets check`";
 
 /// How long before its end a token is worth a word.
 const TOKEN_WARNING_DAYS: i64 = 14;
@@ -73,8 +71,11 @@ const DAY_SECONDS: i64 = 24 * 60 * 60;
 pub(super) fn run(arguments: &Arguments, settings_path: &Path) -> Result<ExitCode, AnyFault> {
     let mut findings = vec![kernel()];
     let host = super::host();
-    findings.extend(PROGRAMS.iter().filter_map(|(name, minimum, engine)| program(name, *minimum, *engine, &host)));
-    findings.extend(device(&host));
+    let engines = Engines { host: &host, asked: arguments.engine, settings: settings_path };
+    findings.extend(engines.findings());
+    if engines.run_without_root() {
+        trust_as_in_user_namespace();
+    }
     match Settings::load_in_job(settings_path).map(|settings| arguments.choice.over(settings)) {
         Err(error) => findings.push(Finding::problem("settings", &error)),
         Ok(settings) => {
@@ -82,7 +83,7 @@ pub(super) fn run(arguments: &Arguments, settings_path: &Path) -> Result<ExitCod
             findings.push(Finding::ok("settings", format!("{}{whose}", settings_path.display())));
             findings.extend(settings.token_of_a_job().map(job_only));
             findings.extend(image::annotations(version("podman").as_deref(), &settings));
-            findings.extend(grants::findings(&settings, &engines_of_pods(), &host));
+            findings.extend(grants::findings(&settings, &engines::of_pods(), &host));
             findings.extend(proxy::finding());
             findings.extend(source::choice(&settings));
             findings.extend(source::op(&settings));
@@ -97,9 +98,10 @@ pub(super) fn run(arguments: &Arguments, settings_path: &Path) -> Result<ExitCod
             findings.push(audit(&settings));
             findings.extend(break_glass::findings(&settings));
             findings.extend(outage::finding(&settings));
-            findings.extend(settings.keks.iter().map(|pattern| kek(&settings, pattern.as_str())));
+            findings.extend(settings.keks.iter().map(|listed| keks::finding(&settings, listed.as_str())));
         }
     }
+    findings.iter_mut().for_each(|finding| finding.retain_advice(|advice| !advice.contains(OWN_COMMAND)));
     if arguments.json {
         write_json(&findings)?
     } else {
@@ -162,61 +164,6 @@ fn has_swap() -> bool {
 /// Whether the text of /proc/swaps, whose first line is a heading, lists any.
 fn lists_swap(swaps: &str) -> bool {
     swaps.lines().count() > 1
-}
-
-/// The version of a runtime or engine, if there is one on the PATH, and whether it will call the hook.
-fn program(name: &str, minimum: [u32; 2], engine: Option<Engine>, host: &Host) -> Option<Finding> {
-    let version = version(name)?;
-    let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(str::parse);
-    let found = [numbers.next()?.ok()?, numbers.next()?.ok()?];
-    if found < minimum {
-        let [major, minor] = minimum;
-        let advice = format!("the hook is not tested with versions before {major}.{minor}");
-        return Some(Finding::warning(name, version, advice));
-    }
-    Some(match engine.map(|engine| (engine, engine.calls(host))) {
-        None => Finding::ok(name, version),
-        Some((_, Err(error))) => Finding::problem(name, &error),
-        Some((engine, Ok(calls))) if calls.by.is_empty() => {
-            let advice = format!("oci-secrets install --engine {} --write", engine.name());
-            Finding::warning(name, format!("{version}: does not call the hook"), advice)
-        }
-        Some((_, Ok(Calls { by, caution }))) => {
-            let detail = format!("{version}: calls the hook, as {} says", list(&by));
-            match caution {
-                None => Finding::ok(name, detail),
-                Some(caution) => Finding::warning(name, detail, caution),
-            }
-        }
-    })
-}
-
-/// The first word with a digit in front that a program says of its version.
-fn version(program: &str) -> Option<String> {
-    let output = Command::new(program).arg("--version").output().ok()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let word = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
-    Some(word.trim_end_matches(',').to_owned())
-}
-
-/// The engines of pods on the PATH.
-fn engines_of_pods() -> Vec<Engine> {
-    let is_for_pods = |engine: &Engine| matches!(engine, Engine::Crio | Engine::Containerd);
-    let engines = PROGRAMS.iter().filter_map(|(name, _, engine)| Some((name, engine.filter(is_for_pods)?)));
-    engines.filter(|(name, _)| version(name).is_some()).map(|(_, engine)| engine).collect()
-}
-
-/// The device that calls the hook, if there is one.
-fn device(host: &Host) -> Option<Finding> {
-    match Engine::Cdi.calls(host) {
-        Ok(calls) if calls.by.is_empty() => None,
-        Ok(calls) => Some(Finding::ok("cdi", format!("the device of {} calls the hook", list(&calls.by)))),
-        Err(error) => Some(Finding::problem("cdi", &error)),
-    }
-}
-
-fn list(paths: &[PathBuf]) -> String {
-    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" and ")
 }
 
 /// Whether Connect answers and takes the token, and what the token can see.
@@ -296,46 +243,6 @@ fn values(settings: &Settings, connect: &settings::Connect) -> Result<Vec<Findin
         findings.push(Finding::ok("values", format!("{all} sealed values were looked at, none was opened")));
         Ok(findings)
     })
-}
-
-/// Whether a listed KEK can be used to unwrap.
-fn kek(settings: &Settings, listed: &str) -> Finding {
-    if listed.contains('*') {
-        return pattern(settings, listed);
-    }
-    let tested: Result<KekUri, AnyFault> = listed.parse().map_err(AnyFault::from);
-    let abilities = tested.and_then(|kek| {
-        let abilities = block_on(settings, async |deadline| {
-            Keks::new(settings).describe(&kek, deadline).await.map_err(AnyFault::from)
-        })?;
-        Ok((kek, abilities))
-    });
-    match abilities {
-        Err(error) => Finding::problem(listed, &*error),
-        Ok((kek, abilities)) if !abilities.unwrap => {
-            let advice = kek.kind().to_unwrap.into();
-            Finding::problem_with(Class::NotPermitted, listed, "our identity may not unwrap".into(), advice)
-        }
-        Ok((kek, _)) if kek.kind().for_trials => {
-            Finding::warning(listed, "can unwrap".into(), "a key file on this host is for trials and tests only".into())
-        }
-        Ok((_, abilities)) if abilities.wrap => Finding::ok(listed, "can unwrap, and seal".into()),
-        Ok(_) => Finding::ok(listed, "can unwrap".into()),
-    }
-}
-
-/// Whether there is an identity for the keys of a pattern, which names none that could be tested.
-fn pattern(settings: &Settings, listed: &str) -> Finding {
-    let prepared = KekKind::of(listed).map(|kind| {
-        block_on(settings, async |deadline| {
-            Keks::new(settings).prepare_kind(kind, deadline).await.map_err(AnyFault::from)
-        })
-    });
-    match prepared {
-        Some(Err(error)) => Finding::problem(listed, &*error),
-        Some(Ok(())) => Finding::ok(listed, "we have an identity; no key is named, none was tested".into()),
-        None => Finding::ok(listed, "no key is named, none was tested".into()),
-    }
 }
 
 /// Where records go, and whether an existing file can be appended to.

@@ -102,6 +102,7 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         rotation::podman_restart_brings_the_new_value
         podman::the_references_of_an_envrc_are_words_of_its_command_line
         podman::an_image_cannot_request_secrets
+        podman::a_transient_store_delivers_secrets
         podman::a_pod_gives_each_container_its_own
         podman::a_pod_may_have_a_user_namespace
         podman::a_pod_of_kube_play_gives_its_annotations_to_all
@@ -113,6 +114,7 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
     let rootful = promises![|show| Promise::On(Engine::ROOTFUL, show);
         podman::what_install_writes_is_enough
         podman::a_device_is_enough_without_hooks_d
+        podman::a_quadlet_passes_its_annotations_on
         podman::explain_tells_what_a_container_was_given
     ];
     let rootless = promises![|show| Promise::On(Engine::ROOTLESS, show);

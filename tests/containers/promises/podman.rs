@@ -13,6 +13,7 @@ use crate::engine::Engine;
 use crate::spec::{MAPPED, Twist};
 use crate::support::sandbox;
 use crate::support::search::Needle;
+use crate::support::skip;
 use crate::support::{AGENT_VAULT, with_mode};
 use crate::world::World;
 
@@ -337,6 +338,44 @@ pub(super) fn an_image_cannot_request_secrets(world: &World, engine: Engine) {
     container.settings = Some(allowed.into());
     container.annotate("workload", "billing");
     assert_eq!(container.run(engine, "cat /run/secrets/db").text(), "hunter2");
+}
+
+/// The list of containers is in the runtime directory then. The hook refuses a container whose image it cannot look up.
+pub(super) fn a_transient_store_delivers_secrets(world: &World, engine: Engine) {
+    if !engine.ask(&["--help"]).contains("--transient-store") {
+        return skip("podman has no transient store before 4.4");
+    }
+    let mut container = Container::new(world);
+    container.secret("db", b"hunter2");
+    let image = Image::new(engine, &container);
+    container.image = Some(image.0.clone());
+    container.twists.push(Twist::Podman("--transient-store".into()));
+    assert_eq!(container.run(engine, "cat /run/secrets/db").text(), "hunter2");
+}
+
+/// The example of the document becomes a service that gives podman each annotation as it is written.
+pub(super) fn a_quadlet_passes_its_annotations_on(world: &World, _: Engine) {
+    const PAGE: &str = include_str!("../../../packaging/docs/engines.md");
+    const GENERATOR: &str = "/usr/lib/systemd/system-generators/podman-system-generator";
+    if !Path::new(GENERATOR).exists() {
+        return skip("podman has no quadlet before 4.4");
+    }
+    let example =
+        PAGE.split("```ini\n").find(|block| block.starts_with("# /etc/containers/systemd/billing.container\n"));
+    let example = example.unwrap().split("```").next().unwrap();
+    let container = Container::new(world);
+    let units = container.directory.join("units");
+    fs::create_dir(&units).unwrap();
+    fs::write(units.join("billing.container"), example).unwrap();
+    let output = Command::new(GENERATOR).arg("--dryrun").env("QUADLET_UNIT_DIRS", &units).output().unwrap();
+    let unit = String::from_utf8_lossy(&output.stdout).into_owned();
+    let start = unit.lines().find(|line| line.starts_with("ExecStart=")).unwrap_or_else(|| panic!("{unit}"));
+    let annotations = example.lines().filter_map(|line| line.strip_prefix("Annotation="));
+    let annotations: Vec<String> = annotations.map(|pair| pair.trim_matches('"').to_owned()).collect();
+    assert_eq!(annotations.len(), 3);
+    for pair in annotations {
+        assert!(start.contains(&format!(" --annotation {pair} ")), "{pair}: {start}");
+    }
 }
 
 /// An image of a container's root filesystem. Dropping it removes it.
