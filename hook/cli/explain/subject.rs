@@ -26,6 +26,7 @@ pub(super) enum Whose {
     Podman,
     Docker,
     Containerd,
+    Crio,
 }
 
 impl Whose {
@@ -34,6 +35,7 @@ impl Whose {
             Whose::Podman => "podman",
             Whose::Docker => "docker",
             Whose::Containerd => "containerd",
+            Whose::Crio => "crio",
         }
     }
 
@@ -42,6 +44,7 @@ impl Whose {
             Whose::Podman => inspect::podman(container),
             Whose::Docker => inspect::docker(container),
             Whose::Containerd => inspect::containerd(container),
+            Whose::Crio => inspect::crio(container),
         }
     }
 }
