@@ -13,81 +13,42 @@
 //! `half-key`. So an emergency ends even if no process of ours is running. A container that shares root's keyring can end an
 //! emergency early, which is reported, but it cannot decrypt anything.
 
-use std::fs::File;
-use std::io::{Read as _, Write as _};
-use std::os::fd::{AsFd, OwnedFd};
+mod account;
+mod cipher;
+mod error;
+mod filesystem;
+
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use ring::hkdf::{HKDF_SHA256, Salt};
 use ring::rand::{SecureRandom as _, SystemRandom};
-use rustix::fs::{AtFlags, CWD, FsWord, Mode, OFlags, fstat, fstatfs, mkdirat, openat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, fstat, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, move_mount, unmount,
-};
+use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 use rustix::time::{ClockId, clock_gettime};
-use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use self::account::Written;
+use self::cipher::{Cipher, derive};
+use self::filesystem::{STORE, detached, is_ours, read, write};
 use super::Kept;
 use super::keyring::{Content, ExpiringKey, KEY_BYTES, KeyringError, random_key};
 use super::lock::Locked;
-use crate::errno::{SyscallError, failed};
-use crate::fault::{Class, Fault};
+use crate::errno::failed;
 use crate::harden::is_root_of_the_host;
 use crate::hex::hex;
-use crate::run_directory::{self, DIRECTORY, TMPFS_MAGIC};
+use crate::run_directory::{self, DIRECTORY};
 use crate::secret::Secret;
 
-const STORE: &str = "/run/oci-secrets/break-glass";
+pub use self::account::Account;
+pub use self::error::StoreError;
+
 const EMERGENCY: &str = "emergency";
 const HALF_KEY: &str = "half-key";
 
-/// HKDF's `info`: the purpose of the derived key.
-const PURPOSE: &[u8] = b"oci-secrets break-glass store";
-
-const RAMFS_MAGIC: FsWord = 0x8584_58f6;
-const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
-
 /// The kernel may expire a key this much before the end by our clocks, which are read at another moment.
 const CLOCK_MARGIN: Duration = Duration::from_secs(5);
-
-/// The description of an emergency.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Account {
-    /// The emergency's id in all records.
-    pub id: String,
-    /// When it was opened.
-    pub opened: Timestamp,
-    /// When it ends.
-    pub until: Timestamp,
-    /// Why it was opened.
-    pub reason: String,
-    /// The ticket, if there is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ticket: Option<String>,
-    /// The operators who opened it.
-    pub operators: Vec<String>,
-    /// The SHA-256 of the sealed file.
-    pub file: String,
-    /// The secrets in the store.
-    pub secrets: Vec<Kept>,
-}
-
-/// The file `emergency`.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Written {
-    account: Account,
-    /// The end in seconds since boot, a clock that cannot be set back.
-    until_uptime: u64,
-    /// The serial number of the key in the keyring.
-    key: i32,
-}
 
 /// An emergency, open or over.
 pub struct Emergency {
@@ -261,14 +222,6 @@ impl Emergency {
     }
 }
 
-/// Derives the key of the store. Neither half alone reveals anything about it.
-fn derive(half: &[u8], expiring: &[u8; KEY_BYTES]) -> Result<Zeroizing<[u8; KEY_BYTES]>, StoreError> {
-    let mut key = Zeroizing::new([0; KEY_BYTES]);
-    let derived = Salt::new(HKDF_SHA256, half).extract(expiring);
-    let filled = derived.expand(&[PURPOSE], HKDF_SHA256).and_then(|output| output.fill(&mut *key));
-    filled.map(|()| key).map_err(|_| StoreError::Damaged)
-}
-
 /// A new, unique id for an emergency.
 ///
 /// # Errors
@@ -324,144 +277,7 @@ fn mount(filled: Filled) -> Result<Emergency, StoreError> {
     Ok(filled.emergency)
 }
 
-/// A filesystem in memory for root only that is never swapped out: a tmpfs with `noswap`, or before Linux 6.4 a ramfs.
-fn detached() -> Result<OwnedFd, SyscallError> {
-    let open = |name: &str| fsopen(name, FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed(format!("fsopen({name:?})")));
-    let mut context = open("tmpfs")?;
-    if fsconfig_set_flag(&context, "noswap").is_err() {
-        context = open("ramfs")?;
-    }
-    let set = |key: &str, value: &str| {
-        fsconfig_set_string(&context, key, value).map_err(failed(format!("fsconfig({key:?})")))
-    };
-    set("source", "oci-secrets-break-glass")?;
-    set("mode", "0700")?;
-    fsconfig_create(&context).map_err(failed("fsconfig(FSCONFIG_CMD_CREATE)"))?;
-    let attributes =
-        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(failed("fsmount"))
-}
-
-fn is_ours(directory: &OwnedFd) -> Result<bool, SyscallError> {
-    let metadata = fstat(directory).map_err(failed("fstat(store)"))?;
-    let kind = fstatfs(directory).map_err(failed("fstatfs(store)"))?.f_type;
-    let is_memory = kind == TMPFS_MAGIC || kind == RAMFS_MAGIC;
-    Ok(metadata.st_uid == 0 && metadata.st_mode & 0o077 == 0 && is_memory)
-}
-
-fn read(directory: impl AsFd, name: &str) -> Result<Zeroizing<Vec<u8>>, Errno> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = File::from(openat(directory, name, flags, Mode::empty())?);
-    let mut bytes = Zeroizing::new(Vec::new());
-    file.take(FILE_BYTES_MAX)
-        .read_to_end(&mut bytes)
-        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-    Ok(bytes)
-}
-
-fn write(directory: impl AsFd, name: &str, content: &[u8]) -> Result<(), SyscallError> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = openat(directory, name, flags, Mode::RUSR).map_err(failed("openat(store)"))?;
-    File::from(file).write_all(content).map_err(failed("write(store)"))
-}
-
 /// Seconds since boot, including suspend (`CLOCK_BOOTTIME`).
 fn uptime() -> u64 {
     u64::try_from(clock_gettime(ClockId::Boottime).tv_sec).unwrap_or(u64::MAX)
-}
-
-/// AES-256-GCM. A key encrypts each secret once, so its index is a unique nonce.
-struct Cipher<'a> {
-    key: &'a [u8; KEY_BYTES],
-    bound: &'a [u8],
-}
-
-impl Cipher<'_> {
-    fn seal(&self, index: usize, kept: &Kept, secret: &Secret) -> Result<Zeroizing<Vec<u8>>, StoreError> {
-        let mut bytes = Zeroizing::new(Vec::with_capacity(secret.expose().len() + AES_256_GCM.tag_len()));
-        bytes.extend_from_slice(secret.expose());
-        let (key, aad) = (self.key()?, self.associated_data(kept));
-        key.seal_in_place_append_tag(nonce(index), aad, &mut *bytes).map_err(|_| StoreError::Damaged)?;
-        Ok(bytes)
-    }
-
-    fn open(&self, index: usize, kept: &Kept, mut sealed: Zeroizing<Vec<u8>>) -> Result<Secret, StoreError> {
-        let (key, aad) = (self.key()?, self.associated_data(kept));
-        let opened = key.open_in_place(nonce(index), aad, &mut sealed).map_err(|_| StoreError::Damaged)?;
-        Ok(Secret::new(opened.to_vec()))
-    }
-
-    fn key(&self) -> Result<LessSafeKey, StoreError> {
-        UnboundKey::new(&AES_256_GCM, self.key).map(LessSafeKey::new).map_err(|_| StoreError::Damaged)
-    }
-
-    fn associated_data(&self, kept: &Kept) -> Aad<Vec<u8>> {
-        Aad::from([self.bound, b"\n", kept.reference.as_bytes()].concat())
-    }
-}
-
-fn nonce(index: usize) -> Nonce {
-    let mut bytes = [0; NONCE_LEN];
-    for (to, from) in bytes.iter_mut().rev().zip(index.to_le_bytes()) {
-        *to = from;
-    }
-    Nonce::assume_unique_for_key(bytes)
-}
-
-/// Why a store cannot be opened, used or removed.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Another emergency is open.
-    #[error("refusing to open a second emergency: one is open")]
-    IsOpen,
-    /// The emergency ended while it was used.
-    #[error("the emergency is over")]
-    Over,
-    /// Another filesystem is mounted at the path.
-    #[error("refusing to use {STORE}: it is not a tmpfs or ramfs for root only")]
-    NotOurs,
-    /// The store was modified.
-    #[error("{STORE} is damaged")]
-    Damaged,
-    /// The kernel does not store the key.
-    #[error(transparent)]
-    Keyring(#[from] KeyringError),
-    /// A system call failed.
-    #[error(transparent)]
-    Syscall(#[from] SyscallError),
-}
-
-impl Fault for StoreError {
-    fn class(&self) -> Class {
-        match self {
-            StoreError::IsOpen | StoreError::NotOurs => Class::NotPermitted,
-            StoreError::Over => Class::Unavailable,
-            StoreError::Damaged | StoreError::Keyring(_) | StoreError::Syscall(_) => Class::Kernel,
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        let hint = "`oci-secrets break-glass status` shows which; `oci-secrets break-glass close` ends it";
-        matches!(self, StoreError::IsOpen).then(|| hint.to_owned())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn neither_half_of_the_key_opens_a_secret() {
-        let (half, expiring) = (random_key().unwrap(), random_key().unwrap());
-        let kept = Kept { reference: "op://AgentVault/db/password".into(), item: "item".into(), version: 1 };
-        let key = derive(&*half, &expiring).unwrap();
-        let secret = Secret::new(b"canary-secret".to_vec());
-        let sealed = Cipher { key: &key, bound: b"bound" }.seal(0, &kept, &secret).unwrap();
-        let open = |key: &[u8; KEY_BYTES]| Cipher { key, bound: b"bound" }.open(0, &kept, sealed.clone());
-        assert!(open(&key).unwrap().expose() == b"canary-secret");
-        let zero = [0; KEY_BYTES];
-        for other in [expiring, half.clone(), derive(&zero, &half).unwrap(), derive(&*half, &zero).unwrap()] {
-            assert!(matches!(open(&other), Err(StoreError::Damaged)));
-        }
-    }
 }
