@@ -8,11 +8,14 @@ mod aws;
 mod break_glass;
 mod broker;
 mod connect;
+mod deliver;
 mod drop_in;
 mod duration;
+mod error;
 pub mod file;
 mod gcp;
 mod grant;
+mod local_kek;
 mod op;
 mod outage;
 mod parse;
@@ -26,24 +29,24 @@ mod static_token;
 mod token;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
-use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-
-use crate::fault::{Class, Fault};
 
 pub use self::audit::Audit;
 pub use self::aws::{AwsIdentity, AwsKms};
 pub use self::break_glass::{BreakGlass, Channel, ChannelCommand, Facility, NamespaceName, Overdue, Rotation};
 pub use self::broker::{Broker, MetricsAddress};
 pub use self::connect::Connect;
+pub use self::deliver::{Deliver, Noswap};
 pub use self::duration::{DEADLINE, duration};
+pub use self::error::{Documents, SettingsError};
 pub use self::file::{FileError, trust_as_in_user_namespace};
 pub use self::gcp::{Federation, GcpKms};
 pub use self::grant::{Caller, Found, Grant, GrantError, Grants, ReferencePattern, ReferencePatternError};
+pub use self::local_kek::LocalKek;
 pub use self::op::{Op, OpUnlock};
 pub use self::outage::Outage;
 pub use self::parse::{ParseError, parse};
@@ -61,8 +64,6 @@ pub const SETTINGS_PATH: &str = "/etc/oci-secrets/settings.toml";
 
 /// The largest settings file, in bytes.
 pub const SETTINGS_BYTES_MAX: usize = 1 << 20;
-
-const LOCAL_KEK_DIRECTORY: &str = "/etc/oci-secrets/keks";
 
 /// All settings, valid as a whole.
 #[derive(Debug, Default, PartialEq, Deserialize)]
@@ -191,128 +192,11 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, SettingsError> {
     parse(text).map_err(|source| SettingsError::Invalid { path: path.into(), source })
 }
 
-/// Where a settings file is documented: hints that end an error about it.
-#[derive(Debug)]
-pub struct Documents {
-    /// For a file that cannot be read.
-    pub example: &'static str,
-    /// For a file that is not valid.
-    pub keys: &'static str,
-}
-
-const DOCUMENTS: Documents = Documents {
-    example: "create it: /etc/oci-secrets/settings.reference.toml explains every key",
-    keys: "/etc/oci-secrets/settings.reference.toml explains every key",
-};
-
-/// Where the keys of `local-kek:<name>` are.
-#[derive(Debug, Default, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LocalKek {
-    directory: Option<AbsolutePath>,
-}
-
-impl LocalKek {
-    /// Each key is the file `<name>` in it: a credential. By default it is `keks` next to the settings file.
-    pub fn directory(&self) -> &Path {
-        self.directory.as_deref().unwrap_or(Path::new(LOCAL_KEK_DIRECTORY))
-    }
-}
-
-/// How secrets reach the container.
-#[derive(Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Deliver {
-    /// The deadline of a start, network included; from 100 ms to 2 min.
-    #[serde(deserialize_with = "duration::deadline")]
-    pub deadline: Duration,
-    /// Whether a value that is not sealed may be delivered.
-    pub plaintext: Permission,
-    /// Whether a kernel without `noswap` is accepted.
-    pub noswap: Noswap,
-    /// Whether annotations that the container's image has, too, count.
-    #[serde(rename = "image-annotations")]
-    pub image_annotations: Permission,
-}
-
-impl Default for Deliver {
-    fn default() -> Deliver {
-        Deliver {
-            deadline: DEADLINE,
-            plaintext: Permission::Refuse,
-            noswap: Noswap::Prefer,
-            image_annotations: Permission::Refuse,
-        }
-    }
-}
-
-/// What to do before Linux 6.4, where a tmpfs can be swapped out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Noswap {
-    /// Deliver without it.
-    #[default]
-    Prefer,
-    /// Deliver nothing.
-    Require,
-}
-
-/// Why there are no settings.
-#[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "fields are named for what they hold")]
-pub enum SettingsError {
-    /// The file cannot be read or trusted.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// The file is not text.
-    #[error("cannot parse {}: it is not UTF-8", path.display())]
-    NotUtf8 { path: PathBuf },
-    /// The file is not TOML, or has invalid settings.
-    #[error("cannot parse {}", path.display())]
-    Invalid { path: PathBuf, source: ParseError },
-    /// Two files have a grant or a set of requests of the same name.
-    #[error("cannot use {}: {what} is in another settings file, too", path.display())]
-    Twice { path: PathBuf, what: String },
-    /// A token comes from the environment of a CI job, which a hook does not have.
-    #[error("refusing to use {}: [{table}] takes its token from the environment of a job, and here is none", path.display())]
-    NoJob { path: PathBuf, table: &'static str },
-}
-
-impl Fault for SettingsError {
-    fn class(&self) -> Class {
-        match self {
-            SettingsError::File(error) => error.class(),
-            SettingsError::NotUtf8 { .. }
-            | SettingsError::Invalid { .. }
-            | SettingsError::Twice { .. }
-            | SettingsError::NoJob { .. } => Class::Settings,
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        self.hint_with(&DOCUMENTS)
-    }
-}
-
-impl SettingsError {
-    /// The hint, with the documents of the program whose settings they are.
-    pub fn hint_with(&self, documents: &Documents) -> Option<String> {
-        let hint = match self {
-            SettingsError::File(error) => return error.hint().or_else(|| Some(documents.example.to_owned())),
-            SettingsError::NotUtf8 { .. } | SettingsError::Invalid { .. } => documents.keys,
-            SettingsError::Twice { .. } => "rename one of them",
-            SettingsError::NoJob { .. } => {
-                "name a file on a tmpfs, token = { file = … }, and let the job's step write it: `oci-secrets token --help`"
-            }
-        };
-        Some(hint.to_owned())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
+    use std::time::Duration;
 
     use super::*;
 

@@ -1,0 +1,119 @@
+//! Why a container may not have a reference.
+
+use std::fmt;
+
+use crate::container::{Contradiction, IMAGE_HINT, Value, Why};
+use crate::excerpt::Excerpt;
+use crate::fault::{Class, Fault};
+use crate::reference::Reference;
+use crate::settings::Pattern;
+
+/// What a container has where a grant expects something else: outside text.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Found {
+    text: Option<String>,
+    ignored: Option<Why>,
+}
+
+impl Found {
+    pub(super) fn of(value: Value<'_>) -> Found {
+        let (text, ignored) = match value {
+            Value::Absent => (None, None),
+            Value::Counts(text) => (Some(text.to_owned()), None),
+            Value::Ignored(text, why) => (Some(text.to_owned()), Some(why)),
+        };
+        Found { text, ignored }
+    }
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.text {
+            None => f.write_str("none"),
+            Some(text) => Excerpt(text).fmt(f),
+        }?;
+        self.ignored.map_or(Ok(()), |why| write!(f, ", {why}"))
+    }
+}
+
+/// Why a container may not have a reference.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
+pub enum GrantError {
+    /// No grant names it in this spelling.
+    #[error("refusing to grant {reference}: no grant names it")]
+    NoGrant { reference: Reference, meant: Option<String> },
+    /// A grant names it, but for other containers.
+    #[error("refusing to grant {reference}: expected annotation {key} = \"{expected}\", found {found}")]
+    Annotation { reference: Reference, key: String, expected: Pattern, found: Found },
+    /// A grant names it, but for pods of another namespace.
+    #[error("refusing to grant {reference}: expected namespace \"{expected}\", found {found}")]
+    Namespace { reference: Reference, expected: Pattern, found: Found },
+    /// A grant names it for pods of a namespace, and the container's annotations name several.
+    #[error("refusing to grant {reference}")]
+    Contradiction { reference: Reference, source: Contradiction },
+    /// A grant names it, but for containers of another user; without an expected one, for root's.
+    #[error("refusing to grant {reference}: expected a container of {}, found one of {}", Of(.expected), Of(.found))]
+    User { reference: Reference, expected: Option<String>, found: Option<String> },
+    /// A grant gives it to this container, but only to its own user.
+    #[error("refusing to grant {reference}: its grant does not allow run.secrets.owner")]
+    Owner { reference: Reference },
+}
+
+impl Fault for GrantError {
+    fn class(&self) -> Class {
+        Class::NotPermitted
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            GrantError::NoGrant { meant: Some(meant), .. } => {
+                Some(format!("did you mean {meant}, which a grant names? names are case-sensitive"))
+            }
+            GrantError::NoGrant { reference, meant: None } => Some(format!(
+                "a grant in the settings must list \"{}\" or \"op://{}/*\" under `references`",
+                reference.as_str(),
+                reference.vault()
+            )),
+            GrantError::Annotation { found, .. } if found.ignored == Some(Why::OfImage) => Some(IMAGE_HINT.into()),
+            GrantError::Annotation { found, .. } if found.ignored.is_some() => {
+                Some("to = { namespace = … } in the grant is for containerd and for CRI-O".into())
+            }
+            GrantError::User { found: Some(found), .. } => {
+                Some(format!("to = {{ user = {found:?} }} in a grant lets containers of this user have it"))
+            }
+            GrantError::User { found: None, .. } => Some(
+                "a grant with `user` is for hooks of that user that ask the broker; see its `to` in the settings"
+                    .into(),
+            ),
+            GrantError::Annotation { .. } | GrantError::Namespace { .. } => {
+                Some("the grant is for other containers; see its `to` in the settings".into())
+            }
+            GrantError::Contradiction { .. } => None,
+            GrantError::Owner { .. } => Some("drop the annotation, or add owner = \"allow\" to the grant".into()),
+        }
+    }
+}
+
+/// Whose containers they are, as messages spell it.
+struct Of<'a>(&'a Option<String>);
+
+impl fmt::Display for Of<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.write_str("root"),
+            Some(user) => write!(f, "user {}", Excerpt(user)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cuts_what_a_container_says_about_itself() {
+        let found = Found::of(Value::Counts(&"\u{1b}".repeat(1000))).to_string();
+        assert!(found.chars().all(|c| !c.is_control()) && found.ends_with("…\""), "{found}");
+    }
+}
