@@ -29,7 +29,7 @@ def check(name, condition):
 
 
 def refused(name, status, action, *arguments):
-    """Checks that an action ends in an error that tells the HTTP status."""
+    """Checks that an action ends in an error that has the HTTP status."""
     try:
         action(*arguments)
     except (FailedToRetrieveItemException, FailedToRetrieveVaultException) as error:
@@ -39,7 +39,7 @@ def refused(name, status, action, *arguments):
 
 
 def found(name, count, action, *arguments):
-    """Checks that a search ends in an error that tells how many there are."""
+    """Checks that a search ends in an error that has their number."""
     try:
         action(*arguments)
     except FailedToRetrieveItemException as error:
@@ -55,7 +55,7 @@ def reads_vaults():
     check("finds a vault by name", client.get_vault_by_title("AgentVault").id == AGENT_VAULT)
     check("finds a vault by id", client.get_vault(AGENT_VAULT).name == "AgentVault")
     found("no vault has that name", 0, client.get_vault_by_title, "None")
-    found("names of vaults mind the case", 0, client.get_vault_by_title, "agentvault")
+    found("names of vaults are case-sensitive", 0, client.get_vault_by_title, "agentvault")
     found("two vaults have that name", 2, client.get_vault_by_title, "Twins")
 
 
@@ -72,11 +72,11 @@ def reads_items():
     item = client.get_item("abcdefghijklmnopqrstuvwxyz", DUPLICATES)
     check("finds an item whose title looks like an id", item.fields[0].value == "titled like an id")
     types = {field.type for field in client.get_item("types", SHAPES).fields}
-    check("passes on types that are in no specification", "A_TYPE_OF_TOMORROW" in types)
+    check("returns types that are in no specification", "A_TYPE_OF_TOMORROW" in types)
     otp = client.get_item("otp", SHAPES).fields[0]
-    check("tells one-time passwords", otp.totp == "123456" and otp.value.startswith("otpauth://"))
+    check("returns one-time passwords", otp.totp == "123456" and otp.value.startswith("otpauth://"))
     values = {field.id: field.value for field in client.get_item("values", SHAPES).fields}
-    check("tells absent from empty values", values["absent"] is None and values["empty"] == "")
+    check("distinguishes absent and empty values", values["absent"] is None and values["empty"] == "")
 
 
 def reads_files():
@@ -115,7 +115,7 @@ def refuses():
     refused("an item of a vault outside the token's scope", 403, limited.get_items, DUPLICATES)
     refused("an unknown vault", 404, client.get_vault, "a" * 26)
     refused("an unknown item", 404, client.get_item_by_id, "a" * 26, AGENT_VAULT)
-    refused("a vault's name where its id belongs", 400, client.get_vault, "AgentVault")
+    refused("a vault's name in place of its id", 400, client.get_vault, "AgentVault")
     refused("a quote in a filter", 400, client.get_items, AGENT_VAULT, 'title eq "it\'s"')
     refused("what a fault's name asks for", 418, client.get_item, "status-418", "Faults")
 
@@ -152,7 +152,7 @@ def breaks():
     response = fetch("redirect")
     check("fault redirect", response.status_code == 302)
     httpx.get(response.headers["Location"])
-    check("counts who follows", httpx.get(READY["connect"] + "/stand-in/hits").json() == {"hits": 1})
+    check("counts requests that follow a redirection", httpx.get(READY["connect"] + "/stand-in/hits").json() == {"hits": 1})
     check("fault reset-once", fails_once("reset-once-here"))
 
 
@@ -161,7 +161,7 @@ def fails_once(name):
     return fetch(name).json()["fields"][0]["value"] == "canary-fault-value"
 
 
-def tells_of_itself():
+def reports_its_state():
     get = client.session.get
     check("heartbeat", get("/heartbeat").text == ".")
     check("health", get("/health").json()["dependencies"][0]["status"] == "ACTIVE")
@@ -173,5 +173,5 @@ def tells_of_itself():
 
 
 if __name__ == "__main__":
-    for part in (reads_vaults, reads_items, reads_files, writes_items, refuses, breaks, tells_of_itself):
+    for part in (reads_vaults, reads_items, reads_files, writes_items, refuses, breaks, reports_its_state):
         part()

@@ -58,7 +58,7 @@ def reads_files():
 def is_refused():
     refused("a vault that is out of scope", "Found 0 vaults", client.get_vault_by_title, "Duplicates")
     refused("an item that is out of scope", "Found 0 items", client.get_item, "hidden", AGENT_VAULT)
-    refused("another's token", "401", new_client(READY["connect"], READY["token"][:-8]).get_vaults)
+    refused("a token with another signature", "401", new_client(READY["connect"], READY["token"][:-8]).get_vaults)
     refused("a change", "405", client.delete_item, client.get_item("deploy", AGENT_VAULT).id, AGENT_VAULT)
 
 

@@ -1,7 +1,7 @@
 """Drives the stand-in for Google's identity endpoints and metadata server through Google's own library.
 
 Usage: identity_client.py READY, where READY is the line of JSON that the stand-in prints when it is started with
-`--dir DIR --service-account --kms-auth`: each identity has to open the door of Cloud KMS, too.
+`--dir DIR --service-account --kms-auth`: Cloud KMS must accept each identity, too.
 Prints one line for each check and ends with an error at the first that fails.
 """
 
@@ -24,7 +24,7 @@ DIR = pathlib.Path(READY["dir"])
 SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
 KEY = READY["kms"] + "/v1/projects/p/locations/l/keyRings/r/cryptoKeys/k"
 
-# Google's library also asks hosts of its own, with the token, in the background: nothing is to leave this machine.
+# Google's library also sends the token to hosts of its own, in the background: nothing may leave this machine.
 resolve = socket.getaddrinfo
 
 
@@ -55,7 +55,7 @@ def accepted(name, kind, identity):
     identity.refresh(Request())
     check(f"{name}: a token", identity.token.startswith(f"ya29.standin-access-token-{kind}-"))
     answer = AuthorizedSession(identity).post(KEY + ":encrypt", json={"plaintext": "YQ=="})
-    check(f"{name}: Cloud KMS takes it", answer.status_code == 200)
+    check(f"{name}: Cloud KMS accepts it", answer.status_code == 200)
 
 
 def refused(name, words, identity):
@@ -83,7 +83,7 @@ def gives_tokens():
     refused("impersonation that is denied", "PERMISSION_DENIED", impersonated_credentials.Credentials(source, target, **options))
 
 
-def signs_for_itself():
+def signs_its_own_tokens():
     identity = credentials("service-account.json").with_always_use_jwt_access(True)
     answer = AuthorizedSession(identity).post(KEY + ":encrypt", json={"plaintext": "YQ=="})
     check("a token that the service account signed itself", answer.status_code == 200)
@@ -97,7 +97,7 @@ def refuses():
     audience = "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/another/providers/p"
     refused("another audience", "invalid_target", credentials("external-account-file.json", audience=audience))
     url = {"credential_source": {"url": READY["identity"] + "/subject-token"}}
-    refused("a subject token asked for by nobody", "Unable to retrieve", credentials("external-account-url.json", **url))
+    refused("a subject token without the required header", "Unable to retrieve", credentials("external-account-url.json", **url))
     other = {"client_email": "other@stand-in.iam.gserviceaccount.com"}
     refused("another service account", "invalid_grant", credentials("service-account.json", **other))
     good = json.loads((DIR / "external-account-file.json").read_text())["audience"]
@@ -107,9 +107,9 @@ def refuses():
         answer = requests.post(KEY + ":encrypt", json={"plaintext": "YQ=="}, headers=headers)
         check(f"Cloud KMS refuses {name}", answer.status_code == 401)
     answer = requests.get(READY["metadata"] + "/computeMetadata/v1/universe/universe-domain")
-    check("the metadata server refuses a browser", answer.status_code == 403)
+    check("the metadata server refuses requests without its header", answer.status_code == 403)
 
 
 if __name__ == "__main__":
-    for part in (gives_tokens, signs_for_itself, refuses):
+    for part in (gives_tokens, signs_its_own_tokens, refuses):
         part()

@@ -1,4 +1,4 @@
-"""Verifies tokens of the stand-in's issuers by PyJWT, as whoever trusts an issuer does.
+"""Verifies tokens of the stand-in's issuers with PyJWT, as a service that trusts an issuer does.
 
 Usage: issuer_client.py READY, where READY is the line of JSON that the stand-in prints.
 Prints one line for each check and ends with an error at the first that fails.
@@ -19,13 +19,13 @@ def check(name, condition):
     print(f"ok: {name}")
 
 
-def tell(issuer, action, body):
+def control(issuer, action, body):
     response = requests.post(f"{READY['issuers']}/stand-in/issuers/{issuer}/{action}", json=body, timeout=10)
     return response.json() if response.content else None
 
 
 def mint(issuer, **body):
-    return tell(issuer, "mint", body)["token"]
+    return control(issuer, "mint", body)["token"]
 
 
 def verify(issuer, token, audience="oci-secrets"):
@@ -68,17 +68,17 @@ def answers_a_runner():
 
 def rotates():
     old = mint("github-rotates")
-    tell("github-rotates", "rotate", {})
+    control("github-rotates", "rotate", {})
     new = mint("github-rotates")
     kids = {jwt.get_unverified_header(token)["kid"] for token in (old, new)}
     check("a new key", len(kids) == 2 and verify("github-rotates", new) and verify("github-rotates", old))
     check("the old key signs on request", jwt.get_unverified_header(mint("github-rotates", retired=True))["kid"] in kids)
-    tell("github-rotates", "rotate", {"keep": False})
+    control("github-rotates", "rotate", {"keep": False})
     refused("the old keys are gone", jwt.PyJWKClientError, "github-rotates", old)
 
 
 def issues_bad_tokens():
-    refused("of another's key", jwt.InvalidSignatureError, "github",
+    refused("signed with the key of another issuer", jwt.InvalidSignatureError, "github",
             mint("github", by="github-other", header={"kid": "github-key-1"}))
     refused("unsigned", jwt.InvalidAlgorithmError, "github", mint("github", algorithm="none"))
     refused("confused", jwt.InvalidAlgorithmError, "github", mint("github", algorithm="HS256"))
@@ -87,14 +87,14 @@ def issues_bad_tokens():
 
 def breaks():
     url = f"{READY['issuers']}/github-breaks/.well-known"
-    tell("github-breaks", "fault", {"discovery": "status-503", "jwks": "slow-10"})
+    control("github-breaks", "fault", {"discovery": "status-503", "jwks": "slow-10"})
     check("discovery is down", requests.get(f"{url}/openid-configuration", timeout=10).status_code == 503)
     check("keys are slow", requests.get(f"{url}/jwks", timeout=10).elapsed.total_seconds() >= 0.01)
-    tell("github-breaks", "fault", {"discovery": None})
-    tell("github-breaks", "discovery", {"jwks_uri": "https://evil.example/keys"})
+    control("github-breaks", "fault", {"discovery": None})
+    control("github-breaks", "discovery", {"jwks_uri": "https://evil.example/keys"})
     document = requests.get(f"{url}/openid-configuration", timeout=10).json()
     check("the document can be changed", document["jwks_uri"] == "https://evil.example/keys")
-    tell("github-breaks", "jwks", {"keys": []})
+    control("github-breaks", "jwks", {"keys": []})
     check("the keys can be swapped", requests.get(f"{url}/jwks", timeout=10).json() == {"keys": []})
 
 

@@ -36,7 +36,7 @@ def check(name, condition):
 
 
 def refused(name, kind, words, action, request):
-    """Checks that an action ends in an error of this kind that says these words."""
+    """Checks that an action ends in an error of this kind that contains these words."""
     try:
         action(request=request, retry=None)
     except kind as error:
@@ -78,7 +78,7 @@ def encrypts_and_decrypts():
     empty = client.decrypt(request=sealed("good", encrypt("good", b"", b"").ciphertext, b""))
     check("decrypts nothing", empty.plaintext == b"")
     level = encrypt("hsm-key").protection_level
-    check("tells the protection level", level == kms_v1.ProtectionLevel.HSM)
+    check("returns the protection level", level == kms_v1.ProtectionLevel.HSM)
 
 
 def rotates():

@@ -1,4 +1,4 @@
-"""Serves AWS as moto has it, until standard input is closed.
+"""Serves the AWS of moto until standard input is closed.
 
 Usage: moto_server.py [--https ADDRESS:PORT PEM --log FILE]
 
@@ -24,7 +24,7 @@ SIGNATURE = re.compile(r"Credential=([^/]+)/[^/]+/[^/]+/([^/]+)/")
 
 
 def logged(application, path):
-    """The same application, which enters who signed what into a file."""
+    """The same application, which records the signer of each request in a file."""
 
     def answer(environ, start_response):
         signature = SIGNATURE.search(environ.get("HTTP_AUTHORIZATION", ""))

@@ -62,7 +62,7 @@ class KeyFile(aead.Aead):
 
 
 class KmsClient(tink.KmsClient):
-    """What Tink asks for the KEK of a URI."""
+    """The client that Tink uses for the KEK of a URI."""
 
     def __init__(self, arguments):
         self.arguments = arguments
@@ -78,7 +78,7 @@ class KmsClient(tink.KmsClient):
         return KeyFile(self.arguments.keks / key_uri.removeprefix(KEY_FILE))
 
     def aws(self, region):
-        """Tink's own client, which is given AWS's."""
+        """Tink's own client, with a client of AWS."""
         client = boto3.client(
             "kms",
             endpoint_url=self.arguments.aws,
