@@ -44,6 +44,7 @@ pub(super) fn page(name: &str, help: &str) -> String {
         roff.control("TP", []).text([bold(option)]).text([roman(text)]);
     }
     roff.control("SH", ["EXIT STATUS"]);
+    roff.control("TP", []).text([bold("0")]).text([roman("Success.")]);
     for (class, text) in EXIT_CODES {
         roff.control("TP", []).text([bold((class as u8).to_string())]).text([roman(text)]);
     }
