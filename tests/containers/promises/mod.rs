@@ -103,6 +103,7 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         podman::the_references_of_an_envrc_are_words_of_its_command_line
         podman::an_image_cannot_request_secrets
         podman::a_transient_store_delivers_secrets
+        podman::a_reference_or_template_under_another_key_is_refused
         podman::a_pod_gives_each_container_its_own
         podman::a_pod_may_have_a_user_namespace
         podman::a_pod_of_kube_play_gives_its_annotations_to_all

@@ -450,3 +450,13 @@ impl Drop for Pod {
         let _ = self.engine.command(&["pod", "rm", "--force", "--time=0", &self.name]).stdin(Stdio::null()).output();
     }
 }
+
+pub(super) fn a_reference_or_template_under_another_key_is_refused(world: &World, engine: Engine) {
+    for value in ["op://AgentVault/x/password", "password={{ op://AgentVault/x/password }}"] {
+        let mut container = Container::new(world);
+        let marks = container.marks();
+        container.annotate("run.secret/db", value);
+        let ended = container.run(engine, "touch /marks/ran");
+        assert!(!ended.status.success() && !marks.join("ran").exists(), "{value}: {ended:?}");
+    }
+}
