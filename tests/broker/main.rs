@@ -15,5 +15,6 @@ mod support;
 mod attacks;
 mod deaths;
 mod fakes;
+mod outage;
 mod starts;
 mod world;

@@ -6,7 +6,7 @@ use oci_secrets::broker::source::{BreakerState, Shared};
 use oci_secrets::fault::{Class, Fault as _};
 use oci_secrets::source::SourceError;
 
-use super::front::Mode;
+use super::support::front::Mode;
 use super::{DB, Site, class, fetch, fetch_all, metric, sealed, value};
 
 /// The longest pause before the first probe.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::{join, select};
 use tokio::time::sleep;
 
-use super::front::Mode;
+use super::support::front::Mode;
 use super::{DB, PATIENCE, Site, block_on, class, fetch_all, fetch_within, metric, sealed, value};
 use oci_secrets::fault::{Class, Fault as _};
 

@@ -10,7 +10,6 @@
 
 mod breaker;
 mod coalescing;
-mod front;
 mod ids;
 mod killed;
 mod known;
@@ -22,7 +21,6 @@ mod support;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use front::Front;
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use oci_secrets::broker::source::Shared;
@@ -32,6 +30,7 @@ use oci_secrets::retry::Deadline;
 use oci_secrets::settings::Settings;
 use oci_secrets::source::{Field, Source, SourceError};
 use serde_json::{Value, json};
+use support::front::Front;
 use support::{AGENT_VAULT, StandIn, with_mode};
 use tempfile::TempDir;
 

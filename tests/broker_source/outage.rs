@@ -8,7 +8,7 @@ use oci_secrets::broker::source::Shared;
 use oci_secrets::broker::source::sealed_files::{SealedFile, SealedFiles};
 use oci_secrets::fault::Class;
 
-use super::front::Mode;
+use super::support::front::Mode;
 use super::support::search::Needle;
 use super::support::{StandIn, with_mode};
 use super::{CANARY, DB, Site, block_on, class, fetch, fetch_within, metric, sealed, value};

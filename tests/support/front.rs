@@ -1,4 +1,4 @@
-//! A server in front of the stand-in that can fail, at an address that stays the same.
+//! A server in front of the stand-in, which fails on demand at an address that stays the same.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
