@@ -99,7 +99,7 @@ fn deliver(
     start.record.phase_ends("resolve");
 
     let label = created.spec.mount_label.as_deref();
-    let options = DeliveryOptions { owner: created.owner, label, noswap: settings.deliver.noswap };
+    let options = DeliveryOptions { owner: created.owner, label, root: None, noswap: settings.deliver.noswap };
     let files = Files::render(&requests, &secrets)?;
     let delivery = Frozen::filled(&files.list(), &options, created.carried.placeholders())?;
     drop(files);

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::protocol::{
-    Answer, MESSAGE_BYTES_MAX, REQUEST_BYTES_MAX, Receipt, Refusal, Report, Request, StartRequest, file_names,
+    Answer, MESSAGE_BYTES_MAX, REQUEST_BYTES_MAX, Receipt, Refusal, Report, Request, StartRequest, Status, file_names,
 };
 use super::wire::{Descriptor, Incoming, Outgoing, WireError};
 use crate::container::FileName;
@@ -102,8 +102,20 @@ impl Connection {
                 Some(files) => Reply::Delivery(Delivery { files, mount, pending: Pending(self) }),
                 None => return Err(self.not_as_documented()),
             },
-            (Answer::Delivery { .. }, None) => return Err(self.not_as_documented()),
+            (Answer::Delivery { .. } | Answer::Status(_), _) => return Err(self.not_as_documented()),
         })
+    }
+
+    /// Asks for the state of the broker, which it tells root alone.
+    ///
+    /// # Errors
+    /// The broker does not answer, or not as it should.
+    pub fn status(self) -> Result<Status, BrokerError> {
+        self.send(&Request::Status, None, REQUEST_BYTES_MAX, Moment::Answer)?;
+        match self.receive(Moment::Answer)? {
+            (Answer::Status(status), _) => Ok(*status),
+            _ => Err(self.not_as_documented()),
+        }
     }
 
     fn send(

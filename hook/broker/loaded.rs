@@ -3,40 +3,65 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use super::source;
+use super::source::{Sample, Shared, Snapshot};
 use super::users::Users;
 use crate::fault::{Class, Fault};
 use crate::seal::kek::Keks;
 use crate::settings::Settings;
-use crate::source::{Source, SourceError};
+use crate::source::SourceError;
 
-/// One version of the settings, with all that outlives a start: connections, access tokens, sealed values.
+/// The source of all starts, whatever version of the settings they have. It is opened by the first start that needs it.
+#[derive(Default)]
+pub struct SourceCell(RefCell<Option<Shared>>);
+
+impl SourceCell {
+    /// The source for one start, whose id goes with the requests that it causes.
+    ///
+    /// # Errors
+    /// It cannot be opened; the next start tries again.
+    pub fn for_start(&self, settings: &Settings, start: &str) -> Result<Shared, SourceError> {
+        let mut source = self.0.borrow_mut();
+        match &*source {
+            Some(source) => Ok(source.for_start(start)),
+            None => Ok(source.insert(Shared::open(settings)?).for_start(start)),
+        }
+    }
+
+    /// Uses other settings from now on. A source that they make unusable is opened again by the next start, which then reports why.
+    pub fn reload(&self, settings: &Settings) {
+        let mut source = self.0.borrow_mut();
+        if source.as_ref().is_some_and(|source| source.reload(settings).is_err()) {
+            *source = None;
+        }
+    }
+
+    /// Its metrics, if it is open.
+    pub fn metrics(&self) -> Vec<Sample> {
+        self.0.borrow().as_ref().map(Shared::metrics).unwrap_or_default()
+    }
+
+    /// Its state, if it is open.
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        self.0.borrow().as_ref().map(Shared::snapshot)
+    }
+}
+
+/// One version of the settings, with what outlives a start: clients of KMSs, with their connections and access tokens.
 pub struct Loaded<'s> {
     /// The settings.
     pub settings: &'s Settings,
     /// The users that grants name.
     pub users: Users,
-    source: RefCell<Option<Rc<dyn Source>>>,
+    /// The source.
+    pub source: Rc<SourceCell>,
     keks: RefCell<Keks<'s>>,
 }
 
 impl<'s> Loaded<'s> {
     /// Knows the settings; what they name is opened by the first start that needs it.
-    pub fn new(settings: &'s Settings) -> Loaded<'s> {
+    pub fn new(settings: &'s Settings, source: Rc<SourceCell>) -> Loaded<'s> {
         let users = Users::of(&settings.grants);
-        Loaded { settings, users, source: RefCell::default(), keks: RefCell::new(Keks::new(settings)) }
-    }
-
-    /// The source of all starts.
-    ///
-    /// # Errors
-    /// It cannot be opened; the next start tries again.
-    pub fn source(&self) -> Result<Rc<dyn Source>, SourceError> {
-        let mut source = self.source.borrow_mut();
-        match &*source {
-            Some(source) => Ok(Rc::clone(source)),
-            None => Ok(Rc::clone(source.insert(source::open(self.settings)?.into()))),
-        }
+        Loaded { settings, users, source, keks: RefCell::new(Keks::new(settings)) }
     }
 
     /// The KEKs for one start, with the clients of all.

@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use tokio::task::LocalSet;
 
 use super::error::{PROGRAM, ProgramError};
-use super::{server, source};
+use super::server;
+use super::source::Shared;
 use crate::settings::{SETTINGS_PATH, Settings};
 use crate::{harden, report, systemd, tls};
 
@@ -48,7 +49,7 @@ pub fn run() -> ExitCode {
 fn check(settings: &Path) -> Result<(), ProgramError> {
     harden::harden().map_err(|source| ProgramError::Environment { source })?;
     tls::install();
-    source::open(&Settings::load(settings)?)?;
+    Shared::open(&Settings::load(settings)?)?;
     Ok(())
 }
 

@@ -16,6 +16,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::source::Snapshot;
 use crate::container::{FileName, Owner};
 use crate::deliver::{Placeholders, PlaceholdersError};
 use crate::fault::{Class, Fault};
@@ -42,6 +43,8 @@ const REASON_BYTES_MAX: usize = 4096;
 pub enum Request {
     /// A delivery for a container that is being created.
     Start(Box<StartRequest>),
+    /// The state of the broker, for root alone.
+    Status,
 }
 
 /// A container that is being created, and requests secrets.
@@ -168,6 +171,24 @@ pub enum Answer {
     Nothing,
     /// There is none.
     Refused(Refusal),
+    /// The state of the broker.
+    Status(Box<Status>),
+}
+
+/// The state of the broker.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Status {
+    /// Its release.
+    pub version: String,
+    /// Its settings file.
+    pub settings: PathBuf,
+    /// How many grants that has.
+    pub grants: usize,
+    /// How many connections are open, this one included.
+    pub connections: u32,
+    /// The source, once a start has needed it.
+    pub source: Option<Snapshot>,
 }
 
 /// What became of a delivery.

@@ -10,11 +10,12 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use futures_util::future::{Either, join_all, select, select_all};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use rustix::io::Errno;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -24,10 +25,10 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use super::connection::Connection;
 use super::error::{PROGRAM, ProgramError};
 use super::limits::{Limits, Slot};
-use super::loaded::Loaded;
+use super::loaded::{Loaded, SourceCell};
 use super::metrics::Metrics;
 use super::peer::Peer;
-use super::protocol::{REQUEST_BYTES_MAX, Request, USER_REQUEST_BYTES_MAX};
+use super::protocol::{Answer, REQUEST_BYTES_MAX, Request, Status, USER_REQUEST_BYTES_MAX};
 use super::start;
 use super::wire::Descriptor;
 use crate::fault::Fault as _;
@@ -56,6 +57,7 @@ struct Server {
     path: PathBuf,
     limits: Rc<Limits>,
     metrics: Metrics,
+    source: Rc<SourceCell>,
     current: RefCell<Generation>,
     /// Earlier versions that still serve.
     ending: RefCell<Vec<JoinHandle<()>>>,
@@ -79,13 +81,15 @@ pub async fn serve(path: &Path, socket: Option<&Path>) -> Result<(), ProgramErro
     let (mut terminate, mut interrupt) = (signal_of(SignalKind::terminate())?, signal_of(SignalKind::interrupt())?);
     let reload = signal_of(SignalKind::hangup())?;
     let listeners = listen(socket.or(settings.broker.socket.as_deref()).unwrap_or(Path::new(SOCKET)))?;
+    let source = Rc::<SourceCell>::default();
     let server = Rc::new_cyclic(|server| {
         let (accepted, receiver) = unbounded_channel();
-        let task = spawn_local(serve_generation(Rc::clone(&settings), receiver, server.clone()));
+        let task = spawn_local(serve_generation(Rc::clone(&settings), Rc::clone(&source), receiver, server.clone()));
         Server {
             path: path.to_owned(),
             limits: Rc::default(),
             metrics: Metrics::default(),
+            source: Rc::clone(&source),
             current: RefCell::new(Generation { settings: Rc::clone(&settings), accepted, task }),
             ending: RefCell::default(),
             is_draining: Cell::new(false),
@@ -141,9 +145,24 @@ impl Server {
                 let outcome = start::serve(&connection, &peer, *request, process, loaded).await;
                 self.metrics.start(outcome, began.elapsed().as_secs_f64());
             }
+            Ok((Request::Status, ..)) if peer.is_root() => {
+                // A peer that is gone does not need it.
+                let _ = connection.send(&Answer::Status(Box::new(self.status(loaded))), None).await;
+            }
+            Ok((Request::Status, ..)) => {}
             Err(error) => connection.send_version(&error).await,
         }
         drop(slot);
+    }
+
+    fn status(&self, loaded: &Loaded<'_>) -> Status {
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            settings: self.path.clone(),
+            grants: loaded.settings.grants.iter().count(),
+            connections: self.limits.connections(),
+            source: self.source.snapshot(),
+        }
     }
 
     /// Loads the settings again at each of these signals. If they cannot be used, the previous ones stay in effect.
@@ -157,6 +176,7 @@ impl Server {
                     if self.current.borrow().settings.broker.metrics != settings.broker.metrics {
                         report::note(PROGRAM, "a change of `metrics` takes effect after a restart");
                     }
+                    self.source.reload(&settings);
                     self.replace(Rc::new(settings));
                     report::note(PROGRAM, "loaded the settings again");
                 }
@@ -174,7 +194,8 @@ impl Server {
             return;
         }
         let (accepted, receiver) = unbounded_channel();
-        let task = spawn_local(serve_generation(Rc::clone(&settings), receiver, Rc::downgrade(self)));
+        let task =
+            spawn_local(serve_generation(Rc::clone(&settings), Rc::clone(&self.source), receiver, Rc::downgrade(self)));
         let old = self.current.replace(Generation { settings, accepted, task });
         let mut ending = self.ending.borrow_mut();
         ending.retain(|task| !task.is_finished());
@@ -196,7 +217,7 @@ impl Server {
 
     fn serve_metrics(self: &Rc<Server>, address: &MetricsAddress) -> Result<(), ProgramError> {
         let server = Rc::clone(self);
-        let text = move || server.metrics.to_text(server.limits.connections());
+        let text = move || server.metrics.to_text(server.limits.connections(), server.source.metrics());
         match address {
             MetricsAddress::Unix(path) => {
                 let listener = bind(path, 0o660)?;
@@ -220,10 +241,11 @@ impl Server {
 /// Serves connections with one version of the settings, until there will be no more.
 async fn serve_generation(
     settings: Rc<Settings>,
+    source: Rc<SourceCell>,
     mut accepted: UnboundedReceiver<Accepted>,
-    server: std::rc::Weak<Server>,
+    server: Weak<Server>,
 ) {
-    let loaded = Loaded::new(&settings);
+    let loaded = Loaded::new(&settings, source);
     let mut serving = FuturesUnordered::new();
     let mut is_current = true;
     while is_current || !serving.is_empty() {
@@ -266,18 +288,26 @@ fn listen(path: &Path) -> Result<Vec<UnixListener>, ProgramError> {
     passed.into_iter().map(listener).collect::<io::Result<_>>().map_err(|reason| ProgramError::Passed { reason })
 }
 
-/// Listens at a path. A socket of an earlier process, on which nothing listens, makes way.
+/// Listens at a path. The socket appears there when it has its mode and accepts connections, and takes the place of one on which nothing
+/// listens any more.
 fn bind(path: &Path, mode: u32) -> Result<UnixListener, ProgramError> {
     let failed = |error: io::Error| ProgramError::Listen { path: path.to_owned(), errno: error.into() };
     if path.starts_with(run_directory::DIRECTORY) {
         run_directory::create().map_err(|errno| failed(errno.into()))?;
     }
-    if std::os::unix::net::UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
-        std::fs::remove_file(path).map_err(failed)?;
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(failed(io::Error::from_raw_os_error(Errno::ADDRINUSE.raw_os_error())));
     }
-    let listener = UnixListener::bind(path).map_err(failed)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
-    Ok(listener)
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let bound = || {
+        let _ = std::fs::remove_file(&new);
+        let listener = UnixListener::bind(&new)?;
+        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(mode))?;
+        std::fs::rename(&new, path)?;
+        Ok(listener)
+    };
+    bound().map_err(failed)
 }
 
 async fn notify_watchdog(period: Duration) {

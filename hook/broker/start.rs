@@ -97,13 +97,16 @@ async fn fill(
     let places = Place::placeholders(request.places)?;
     start.record.phase_ends("read");
 
-    let (source, keks) = (loaded.source()?, loaded.keks());
+    let (source, keks) = (loaded.source.for_start(settings, &start.record.start)?, loaded.keks());
     let deadline = settings.deliver.deadline.min(patience.saturating_sub((patience / MARGIN).min(MARGIN_MAX)));
-    let resolved = start.resolve(&requests.files, &*source, &keks, settings, deadline).await;
+    let resolved = start.resolve(&requests.files, &source, &keks, settings, deadline).await;
     let secrets = resolved.inspect_err(|error| loaded.failed(error))?;
     start.record.phase_ends("resolve");
 
-    let options = DeliveryOptions { owner, label: request.label.as_deref(), noswap: settings.deliver.noswap };
+    // To the container's users, the directories belong to their root, as in a tmpfs that the user's own hook makes.
+    let root = if peer.is_root() { None } else { process.foreign_root()? };
+    let label = request.label.as_deref();
+    let options = DeliveryOptions { owner, label, root, noswap: settings.deliver.noswap };
     let rendered = Files::render(&requests, &secrets)?;
     let contents = rendered.list();
     let frozen = Frozen::filled(&contents, &options, places)?;

@@ -135,7 +135,8 @@ fn set(command: &mut Command, variables: &[Variable], secrets: &[Resolved<'_>]) 
 fn deliver(directory: &Path, secrets: &[Resolved<'_>], settings: &Settings) -> Result<(), AnyFault> {
     let private = Private::enter()?;
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let options = DeliveryOptions { owner: Owner { uid, gid }, label: None, noswap: settings.deliver.noswap };
+    let options =
+        DeliveryOptions { owner: Owner { uid, gid }, label: None, root: None, noswap: settings.deliver.noswap };
     let files: Vec<_> = secrets.iter().map(|resolved| (&resolved.request.file, &resolved.secret)).collect();
     Ok(Frozen::filled(&files, &options, Placeholders::default())?.attach_at(directory, &private)?)
 }

@@ -28,7 +28,7 @@ pub(super) fn frozen() -> Frozen {
 
 /// The same, with placeholders for carried mounts.
 pub(super) fn frozen_for(placeholders: Placeholders) -> Result<Frozen, TmpfsError> {
-    let options = TmpfsOptions { files: 1, bytes: 16, label: None, noswap: Noswap::Prefer };
+    let options = TmpfsOptions { files: 1, bytes: 16, label: None, root: None, noswap: Noswap::Prefer };
     let tmpfs = Tmpfs::create(&options, placeholders)?;
     let owner = Owner { uid: 1000, gid: 1001 };
     tmpfs.write(&"db".parse().unwrap(), &Secret::new(b"hunter2".to_vec()), owner)?;

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Dir, Gid, Mode, OFlags, ResolveFlags, Uid, chmodat, mkdirat, openat2, unlinkat};
+use rustix::fs::{AtFlags, Dir, Gid, Mode, OFlags, ResolveFlags, Uid, chmodat, chownat, mkdirat, openat2, unlinkat};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_reconfigure,
@@ -42,6 +42,8 @@ pub struct TmpfsOptions<'a> {
     pub bytes: usize,
     /// The SELinux context of its files, the spec's `linux.mountLabel`; ignored by a kernel that runs without SELinux.
     pub label: Option<&'a str>,
+    /// The owner of its directories, in ids of our own user namespace, if that is not our own user.
+    pub root: Option<Owner>,
     /// What to do when its pages cannot be kept out of swap.
     pub noswap: Noswap,
 }
@@ -75,23 +77,32 @@ impl Tmpfs {
         if let Some(label) = options.label {
             set_label(&context, label)?;
         }
+        if let Some(Owner { uid, gid }) = options.root {
+            set(&context, "uid", &uid.to_string())?;
+            set(&context, "gid", &gid.to_string())?;
+        }
         let noswap = set_noswap(&context, options.noswap)?;
         fsconfig_create(&context).map_err(failed("fsconfig(FSCONFIG_CMD_CREATE)"))?;
         let attributes =
             MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(failed("fsmount"))?;
         let tmpfs = Tmpfs { context, mount, noswap, placeholders };
-        tmpfs.make_placeholders()?;
+        tmpfs.make_placeholders(options.root)?;
         Ok(tmpfs)
     }
 
-    fn make_placeholders(&self) -> Result<(), SyscallError> {
+    fn make_placeholders(&self, root: Option<Owner>) -> Result<(), SyscallError> {
         for (path, is_directory) in self.placeholders.iter() {
             if is_directory {
                 let mode = Mode::from(0o555);
                 mkdirat(&self.mount, path, mode).map_err(failed("mkdirat(placeholder)"))?;
                 // Whatever the umask: the container's users must get through to what is mounted below.
                 chmodat(&self.mount, path, mode, AtFlags::empty()).map_err(failed("chmodat(placeholder)"))?;
+                if let Some(Owner { uid, gid }) = root {
+                    let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+                    let flags = AtFlags::SYMLINK_NOFOLLOW;
+                    chownat(&self.mount, path, uid, gid, flags).map_err(failed("fchownat(placeholder)"))?;
+                }
             } else {
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let file = rustix::fs::openat(&self.mount, path, flags, Mode::empty());
@@ -146,6 +157,8 @@ pub struct DeliveryOptions<'a> {
     pub owner: Owner,
     /// The SELinux context; see [`TmpfsOptions::label`].
     pub label: Option<&'a str>,
+    /// The owner of the directories; see [`TmpfsOptions::root`].
+    pub root: Option<Owner>,
     /// What to do if the pages cannot be kept out of swap.
     pub noswap: Noswap,
 }
@@ -160,9 +173,9 @@ impl Frozen {
         options: &DeliveryOptions<'_>,
         placeholders: Placeholders,
     ) -> Result<Frozen, TmpfsError> {
-        let DeliveryOptions { owner, label, noswap } = *options;
+        let DeliveryOptions { owner, label, root, noswap } = *options;
         let bytes = files.iter().map(|(_, secret)| secret.expose().len()).sum();
-        let tmpfs = Tmpfs::create(&TmpfsOptions { files: files.len(), bytes, label, noswap }, placeholders)?;
+        let tmpfs = Tmpfs::create(&TmpfsOptions { files: files.len(), bytes, label, root, noswap }, placeholders)?;
         for (name, secret) in files {
             tmpfs.write(name, secret, owner)?;
         }
@@ -324,7 +337,8 @@ mod tests {
     use std::io::Read;
     use std::os::unix::fs::MetadataExt;
 
-    const OPTIONS: TmpfsOptions<'_> = TmpfsOptions { files: 2, bytes: 5000, label: None, noswap: Noswap::Prefer };
+    const OPTIONS: TmpfsOptions<'_> =
+        TmpfsOptions { files: 2, bytes: 5000, label: None, root: None, noswap: Noswap::Prefer };
     const OWNER: Owner = Owner { uid: 1000, gid: 1001 };
 
     fn write(tmpfs: &Tmpfs, name: &str, content: &[u8]) -> Result<(), TmpfsError> {

@@ -32,7 +32,7 @@ use scene::{Scene, Tally, World};
 use support::sandbox;
 
 /// The outcomes of the rounds of each attack.
-static TALLIES: Mutex<Vec<(&str, Tally)>> = Mutex::new(Vec::new());
+static TALLIES: Mutex<Vec<(&str, bool, Tally)>> = Mutex::new(Vec::new());
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -67,19 +67,23 @@ fn in_process_namespace() -> ExitCode {
 }
 
 fn trials() -> Vec<Trial> {
-    replays::all().into_iter().map(|(name, attack)| Trial::test(name, move || run(name, attack))).collect()
+    let direct = replays::all().into_iter().map(|(name, attack)| Trial::test(name, move || run(name, false, attack)));
+    let through_broker = replays::all()
+        .into_iter()
+        .map(|(name, attack)| Trial::test(format!("broker::{name}"), move || run(name, true, attack)));
+    direct.chain(through_broker).collect()
 }
 
-/// Runs an attack in a thread with its own mount namespace.
-fn run(name: &'static str, attack: Attack) -> Result<(), libtest_mimic::Failed> {
+/// Runs an attack in a thread with its own mount namespace, on a hook that asks a broker, or does not.
+fn run(name: &'static str, broker: bool, attack: Attack) -> Result<(), libtest_mimic::Failed> {
     let attack = thread::spawn(move || {
-        let mut scene = Scene::set(World::shared());
+        let mut scene = Scene::set(World::shared(), broker);
         attack(&mut scene);
         scene.close()
     });
     match attack.join() {
         Ok(tally) => {
-            TALLIES.lock().unwrap().push((name, tally));
+            TALLIES.lock().unwrap().push((name, broker, tally));
             Ok(())
         }
         Err(panic) => std::panic::resume_unwind(panic),
@@ -88,23 +92,27 @@ fn run(name: &'static str, attack: Attack) -> Result<(), libtest_mimic::Failed> 
 
 /// The outcomes of the rounds, one line per attack.
 fn table() -> String {
-    let line = |(name, tally): &(&str, Tally)| {
+    let line = |(name, broker, tally): &(&str, bool, Tally)| {
         let Tally { rounds, delivered, killed } = tally;
         let refused = rounds - delivered - killed;
-        format!("{rounds:>7}{delivered:>11}{refused:>9}{killed:>8}  {}\n", name.replace("::", ": ").replace('_', " "))
+        let (name, way) = (name.replace("::", ": ").replace('_', " "), if *broker { "broker" } else { "" });
+        format!("{rounds:>7}{delivered:>11}{refused:>9}{killed:>8}  {way:<8}{name}\n")
     };
     let mut tallies = TALLIES.lock().unwrap();
-    tallies.sort_unstable_by_key(|(name, _)| replays::all().iter().position(|(other, _)| other == name));
+    tallies.sort_unstable_by_key(|(name, broker, _)| {
+        (replays::all().iter().position(|(other, _)| other == name), *broker)
+    });
     let lines: String = tallies.iter().map(line).collect();
-    format!("\n rounds  delivered  refused  killed\n{lines}")
+    format!("\n rounds  delivered  refused  killed  through\n{lines}")
 }
 
-/// Remaining processes other than this one and the stand-in: a hook, or its child processes.
+/// Remaining processes other than this one, the stand-in and the broker: a hook, or its child processes.
 fn processes() -> Vec<String> {
-    let stand_in = support::StandIn::program();
+    let ours = [support::StandIn::program(), support::program("oci-secrets-broker")];
     let entries = fs::read_dir("/proc").unwrap().flatten();
     let pids = entries.filter(|entry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit));
     let line = |entry: fs::DirEntry| String::from_utf8(fs::read(entry.path().join("cmdline")).ok()?).ok();
     let lines = pids.filter(|entry| entry.file_name() != "1").filter_map(line);
-    lines.filter(|line| !line.is_empty() && !line.starts_with(stand_in.to_str().unwrap())).collect()
+    let is_ours = |line: &str| ours.iter().any(|program| line.starts_with(program.to_str().unwrap()));
+    lines.filter(|line| !line.is_empty() && !is_ours(line)).collect()
 }

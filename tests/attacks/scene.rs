@@ -13,6 +13,7 @@ use nix::sched::{CloneFlags, unshare};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 
+use crate::support::broker::Broker;
 use crate::support::host::{Host, LOCAL_KEK};
 use crate::support::journal::Journal;
 use crate::support::sandbox;
@@ -35,6 +36,7 @@ pub(crate) struct World {
     pub(crate) host: Host,
     pub(crate) journal: Journal,
     pub(crate) canary: String,
+    broker: Broker,
 }
 
 /// The outcomes of the rounds of an attack; the others were refused.
@@ -51,6 +53,8 @@ pub(crate) struct Scene {
     pub(crate) tally: Tally,
     /// A directory of the host that must stay empty.
     pub(crate) decoy: PathBuf,
+    /// Whether its hooks ask the broker.
+    broker: bool,
     /// The last measured duration of an undisturbed hook.
     duration: Duration,
     began: i64,
@@ -82,7 +86,8 @@ impl World {
         let stand_in = StandIn::start(&[]);
         let host = Host::new(&stand_in, "");
         let canary = format!("canary-{}", std::iter::repeat_with(fastrand::alphanumeric).take(32).collect::<String>());
-        let world = World { stand_in, host, journal, canary };
+        let broker = Broker::start(&host);
+        let world = World { stand_in, host, journal, canary, broker };
         let [db, key] = ["db", "key"].map(|field| world.seal(TITLE, field));
         world.stand_in.create_item(AGENT_VAULT, TITLE, &[("", "db", &db), ("", "key", &key)]);
         world
@@ -99,11 +104,11 @@ impl World {
 
 impl Scene {
     /// Moves this thread into a new mount namespace.
-    pub(crate) fn set(world: &'static World) -> Scene {
+    pub(crate) fn set(world: &'static World, broker: bool) -> Scene {
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
         let decoy = tempfile::Builder::new().prefix("decoy").tempdir_in(sandbox::DIRECTORY).unwrap().keep();
         let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs().cast_signed();
-        Scene { world, tally: Tally::default(), decoy, duration: Duration::ZERO, began }
+        Scene { world, tally: Tally::default(), decoy, broker, duration: Duration::ZERO, began }
     }
 
     /// One round: the hook for this container, undisturbed.
@@ -134,8 +139,13 @@ impl Scene {
     /// The hook as a runtime starts it.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_oci-secrets-hook"));
-        command.arg("--settings").arg(self.world.host.settings()).env_clear().env("PATH", sandbox::PATH);
+        command.arg("--settings").arg(self.settings()).env_clear().env("PATH", sandbox::PATH);
         command
+    }
+
+    /// The settings of its hooks.
+    pub(crate) fn settings(&self) -> PathBuf {
+        if self.broker { self.world.broker.hook_settings().to_owned() } else { self.world.host.settings() }
     }
 
     /// A moment of a hook's run: 0 is its start, and 1 is shortly after its end.

@@ -7,7 +7,7 @@ use reqwest::Client;
 use serde_json::Value;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::measure::{median, milliseconds};
+use crate::measure::{median, milliseconds, percentile, resident};
 use crate::support::gateway::{AUDIENCE, Gateway, Install};
 use crate::support::{AGENT_VAULT, StandIn};
 
@@ -106,17 +106,4 @@ async fn ask(client: &Client, url: &str, token: &str) -> Vec<Duration> {
         times.push(request.await.unwrap());
     }
     times
-}
-
-fn percentile(times: &[Duration], percent: usize) -> Duration {
-    let mut times = times.to_vec();
-    times.sort_unstable();
-    times[(times.len() * percent / 100).min(times.len() - 1)]
-}
-
-/// The resident memory of a process, in MiB.
-fn resident(pid: u32) -> f64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
 }

@@ -1,5 +1,6 @@
 //! Measures the duration of container starts with and without the hook: run it with `tests/bench/run`. With the arguments
-//! `gateway MINUTES` it measures the gateway instead.
+//! `gateway MINUTES` it measures the gateway instead, with `broker MINUTES` the broker at a steady rate, with `broker-memory STARTS` its
+//! memory.
 //!
 //! Figures are medians. Compared cases run in turn, so that other load affects both; figures of different runs are not comparable. The
 //! servers are the stand-in's, on loopback and over TLS. Both sides use the CA certificates of the system, and one more.
@@ -12,6 +13,7 @@
     reason = "a benchmark that cannot continue should fail immediately, and it prints its table"
 )]
 
+mod broker;
 mod engine;
 mod gateway;
 mod measure;
@@ -43,9 +45,12 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match &arguments[..] {
         [] => container_starts(),
+        [what] if what == "broker" => broker::warm_starts(&Machine::enter().unwrap()),
         [what, minutes] if what == "gateway" => gateway::steady_load(minutes.parse().unwrap()),
+        [what, minutes] if what == "broker" => broker::steady_load(minutes.parse().unwrap()),
+        [what, starts] if what == "broker-memory" => broker::memory(starts.parse().unwrap()),
         [what, program, arguments @ ..] if what == "peak" => peak(program, arguments),
-        _ => panic!("expected no arguments, or gateway MINUTES"),
+        _ => panic!("expected no arguments, gateway MINUTES, broker MINUTES, or broker-memory STARTS"),
     }
 }
 
@@ -56,6 +61,7 @@ fn container_starts() {
     one_secret(&machine);
     many_secrets(&machine, Duration::ZERO);
     many_secrets(&machine, Duration::from_millis(10));
+    broker::warm_starts(&machine);
 }
 
 fn peak_memory(machine: &Machine) {

@@ -1,5 +1,6 @@
 //! Measures and prints durations.
 
+use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,19 @@ pub(crate) fn medians<const N: usize>(rounds: usize, cases: [&mut dyn FnMut() ->
 pub(crate) fn median<T: PartialOrd + Copy>(mut values: Vec<T>) -> T {
     values.sort_unstable_by(|a, b| a.partial_cmp(b).unwrap());
     values[values.len() / 2]
+}
+
+pub(crate) fn percentile(times: &[Duration], percent: usize) -> Duration {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    times[(times.len() * percent / 100).min(times.len() - 1)]
+}
+
+/// The resident memory of a process, in MiB.
+pub(crate) fn resident(pid: u32) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or("VmRSS: 0 kB");
+    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
 }
 
 /// The additional duration of a case in milliseconds: the median of the differences within each turn.

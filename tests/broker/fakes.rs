@@ -167,7 +167,8 @@ fn something_else_that_answers_is_reported() {
 
 /// A frozen tmpfs with one file.
 fn frozen(name: &str, owner: u32) -> Frozen {
-    let options = DeliveryOptions { owner: Owner { uid: owner, gid: owner }, label: None, noswap: Noswap::Prefer };
+    let options =
+        DeliveryOptions { owner: Owner { uid: owner, gid: owner }, label: None, root: None, noswap: Noswap::Prefer };
     let (name, secret): (FileName, _) = (name.parse().unwrap(), Secret::new(b"forged".to_vec()));
     Frozen::filled(&[(&name, &secret)], &options, Placeholders::default()).unwrap()
 }

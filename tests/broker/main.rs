@@ -17,4 +17,5 @@ mod deaths;
 mod fakes;
 mod outage;
 mod starts;
+mod systemd;
 mod world;

@@ -1,11 +1,14 @@
 //! Starts through the broker.
 
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::support::broker::Broker;
+use crate::support::broker::{self, Broker};
 use crate::support::container::Container;
+use crate::support::host;
 use crate::world::{World, code_and_lines, state};
 
 #[test]
@@ -68,23 +71,46 @@ fn loads_its_settings_again_and_keeps_the_old_ones_if_they_are_not_valid() {
 }
 
 #[test]
-fn a_restart_ends_the_starts_in_progress_first() {
+fn no_start_fails_while_a_broker_of_systemd_is_restarted_again_and_again() {
     let Some(world) = World::begin() else { return };
-    let mut broker = Broker::start(&world.host);
-    let settings = std::fs::read_to_string(world.host.settings()).unwrap();
-    for round in 0..5 {
-        let container = Container::create();
-        let mut hook = crate::support::broker::hook(broker.hook_settings());
-        let hook = hook.stdin(std::process::Stdio::piped()).spawn().unwrap();
-        let mut hook = hook;
-        std::io::Write::write_all(&mut hook.stdin.take().unwrap(), &state(&container)).unwrap();
-        std::thread::sleep(Duration::from_millis(2 * round));
-        // The socket of a broker without systemd goes with it: what has connected before is served.
-        assert!(broker.terminate().success());
-        let code = hook.wait().unwrap().code();
-        assert_eq!(container.has_secrets(), code == Some(0));
-        assert!(matches!(code, Some(0 | 69)), "{code:?}");
-        broker = Broker::start(&world.host);
-        assert_eq!(settings, std::fs::read_to_string(world.host.settings()).unwrap());
-    }
+    let socket = UnixListener::bind(world.host.path("broker.sock")).unwrap();
+    let settings = world.host.path("hook.toml");
+    broker::write_hook_settings(&settings, &world.host.path("broker.sock"), "");
+    let mut running = broker::activated(world.host.settings(), &socket);
+    let starts = 30;
+    std::thread::scope(|scope| {
+        let starters: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    for _ in 0..starts {
+                        let container = Container::create();
+                        let output = host::run(&mut broker::hook(&settings), &state(&container));
+                        assert_eq!(code_and_lines(&output), (0, vec![]));
+                        assert_eq!(container.secret("db"), world.canary.as_bytes());
+                    }
+                })
+            })
+            .collect();
+        while starters.iter().any(|starter| !starter.is_finished()) {
+            std::thread::sleep(Duration::from_millis(150));
+            // The next one may already listen while the last one ends its starts.
+            let old = std::mem::replace(&mut running, broker::activated(world.host.settings(), &socket));
+            broker::end(old);
+        }
+    });
+    broker::end(running);
+    assert_eq!(world.decisions(), vec!["delivered"; 2 * starts]);
+}
+
+#[test]
+fn a_second_broker_does_not_take_the_socket_of_a_first() {
+    let Some(world) = World::begin() else { return };
+    let running = Broker::start(&world.host);
+    let mut second = world.host.program("oci-secrets-broker");
+    let output = host::run(second.arg("--socket").arg(running.socket()), b"");
+    let (code, lines) = code_and_lines(&output);
+    assert!(code == 71 && lines[0].ends_with("Address already in use (EADDRINUSE)"), "{lines:?}");
+    assert_eq!(running.hook(&state(&Container::create())).status.code(), Some(0));
+    let mode = std::fs::metadata(running.socket()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
 }

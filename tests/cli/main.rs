@@ -5,7 +5,7 @@
 //! and the directory are replaced by the variables that the commands know them by. With `UPDATE=1` in the environment, the
 //! transcripts are rewritten with the actual output: review the diff.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking, its helpers too")]
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -19,18 +19,43 @@ use regex::Regex;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
 use support::StandIn;
 
+/// What makes a transcript one of the hook.
+const OF_THE_HOOK: [&str; 4] = ["$ start ", "| hook\n", "$ with_key ", "; start "];
+
 #[test]
 fn transcripts_match_the_output() {
+    replay(|_| true, Way::Direct, std::env::var_os("UPDATE").is_some());
+}
+
+/// The same messages, exit codes and records, line by line, if the hook asks a broker.
+#[test]
+fn transcripts_of_the_hook_match_through_the_broker() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    // What the hook says of a broker has no other way.
+    let is_of_hook = |text: &str| OF_THE_HOOK.iter().any(|part| text.contains(part)) && !text.contains("$ ask_at ");
+    replay(is_of_hook, Way::Broker, false);
+}
+
+/// How the hook of a transcript resolves.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Direct,
+    Broker,
+}
+
+fn replay(is_wanted: impl Fn(&str) -> bool, way: Way, update: bool) {
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli");
     let mut transcripts: Vec<PathBuf> = fs::read_dir(&here).unwrap().map(|entry| entry.unwrap().path()).collect();
     transcripts.retain(|path| path.extension().is_some_and(|extension| extension == "txt"));
+    transcripts.retain(|path| is_wanted(&fs::read_to_string(path).unwrap()));
     transcripts.sort();
     assert!(!transcripts.is_empty(), "no transcripts in {}", here.display());
 
-    let update = std::env::var_os("UPDATE").is_some();
     let mut wrong = 0;
     let sessions: Vec<_> =
-        transcripts.into_iter().map(|path| (std::thread::spawn(read_and_replay(&path)), path)).collect();
+        transcripts.into_iter().map(|path| (std::thread::spawn(read_and_replay(&path, way)), path)).collect();
     let count = sessions.len();
     for (session, path) in sessions {
         let (expected, actual) = session.join().unwrap();
@@ -54,7 +79,7 @@ fn records_match_the_schema() {
         return;
     };
     isolate_host_state();
-    let session = Session::begin();
+    let session = Session::begin(Way::Direct);
     for command in [
         "settings '[audit]' \"file = \\\"$DIR/a\\\"\" 'chain = true'; oci-secrets kek new local-kek:trial",
         "item db password \"$(printf canary | oci-secrets seal --kek local-kek:trial --for op://AgentVault/db/password)\"",
@@ -116,11 +141,11 @@ fn the_transcript_runs_every_command_of_the_outage_page() {
     }
 }
 
-fn read_and_replay(path: &Path) -> impl FnOnce() -> (String, String) + 'static {
+fn read_and_replay(path: &Path, way: Way) -> impl FnOnce() -> (String, String) + 'static {
     let expected = fs::read_to_string(path).unwrap();
     move || {
         isolate_host_state();
-        let actual = Session::begin().replay(&expected);
+        let actual = Session::begin(way).replay(&expected);
         (expected, actual)
     }
 }
@@ -145,12 +170,13 @@ fn isolate_host_state() {
 struct Session {
     directory: tempfile::TempDir,
     stand_in: StandIn,
+    way: Way,
 }
 
 impl Session {
-    fn begin() -> Session {
+    fn begin(way: Way) -> Session {
         let directory = tempfile::Builder::new().prefix("transcript").tempdir().unwrap();
-        Session { stand_in: StandIn::start(&[]), directory }
+        Session { stand_in: StandIn::start(&[]), directory, way }
     }
 
     /// The transcript with the same comments and commands, and the actual output of each command.
@@ -183,6 +209,7 @@ impl Session {
             .env_clear()
             .env("PATH", format!("{binaries}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"))
             .env("DIR", self.directory.path())
+            .envs((self.way == Way::Broker).then_some(("BROKER", "1")))
             .env("CONNECT", self.stand_in.connect())
             .env("KMS", self.stand_in.kms())
             .env("TOKEN", self.stand_in.token())

@@ -111,11 +111,44 @@ image() {
         --args -- "$@" >"$DIR/overlay-images/i1/manifest"
 }
 
-# Runs the hook with its state on standard input; $AS is a command prefix.
+# Runs the hook with its state on standard input; $AS is a command prefix. With $BROKER it has no settings but the socket of a broker,
+# which has the others.
 hook() {
     local hook; hook=$(command -v oci-secrets-hook)
     local words; read -ra words <<<"${AS:-}"
-    env -i PATH=/usr/bin "${words[@]}" "$hook" --settings "$DIR/settings.toml"
+    if [ -n "${BROKER:-}" ]; then
+        through_broker "${words[@]}" "$hook"
+    else
+        env -i PATH=/usr/bin "${words[@]}" "$hook" --settings "$DIR/settings.toml"
+    fi
+}
+
+# Runs a hook that asks a broker, which is started for this one call. A broker that cannot use its settings does not start: what it prints
+# then takes the place of what the hook says of it.
+through_broker() {
+    local code broker=0 home words
+    home=$(mktemp -d "$DIR/.broker.XXXXXX")
+    local socket=$home/sock
+    # The hook's prefix is the broker's, too: what one of them may not do, the other may not.
+    read -ra words <<<"${AS:-}"
+    printf '[broker]\nsocket = "%s"\n' "$socket" >"$home/hook.toml"
+    env -i PATH=/usr/bin "${words[@]}" "$(command -v oci-secrets-broker)" --settings "$DIR/settings.toml" --socket "$socket" \
+        </dev/null >/dev/null 2>"$home/log" &
+    local pid=$!
+    while [ ! -S "$socket" ] && kill -0 $pid 2>/dev/null; do sleep 0.005; done
+    env -i PATH=/usr/bin "$@" --settings "$home/hook.toml" 2>"$home/stderr"
+    code=$?
+    kill $pid 2>/dev/null
+    wait $pid || broker=$?
+    if [ $broker != 0 ] && grep -q 'cannot reach the broker' "$home/stderr"; then
+        sed 's/^oci-secrets-broker: error: /oci-secrets-hook: error: container 4f2a9c1b77de: /; s/^oci-secrets-broker: /oci-secrets-hook: /' \
+            "$home/log" >&2
+        code=$broker
+    else
+        cat "$home/stderr" >&2
+    fi
+    rm -r "$home"
+    return $code
 }
 
 # Blanks what differs from host to host in the table of `check`: the kernel's release, whether there is swap, and which runtimes there are.
@@ -302,3 +335,17 @@ fresh_engines() (
 
 # Installs the hook where engines expect it.
 program() { install -D -m 0755 "$(type -P oci-secrets-hook)" /usr/libexec/oci/hooks.d/oci-secrets-hook; }
+
+# Starts a container whose hook asks at $DIR/sock, where a program in Python serves one connection: `s` listens, `c` is accepted.
+ask_at() {
+    printf '%s\n' '[broker]' "socket = \"$DIR/sock\"" '[deliver]' 'deadline = "1s"' >"$DIR/settings.toml"
+    rm -f "$DIR/sock" "$DIR/up"
+    python3 -c 'import socket, sys, time
+s = socket.socket(socket.AF_UNIX); s.bind("sock"); s.listen(); open("up", "w"); exec(sys.argv[1])' "$1" >"$DIR/server" 2>&1 &
+    while [ ! -e "$DIR/up" ]; do sleep 0.01; done
+    local server=$! code
+    start run.secrets/x=op://AgentVault/db/password
+    code=$?
+    kill $server
+    return $code
+}

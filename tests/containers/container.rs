@@ -1,15 +1,19 @@
 //! A container that is about to start: its root filesystem, annotations and settings.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::engine::{Ended, Engine, Running};
 use crate::spec::{self, MAPPED, Twist};
+use crate::support::broker::Broker;
 use crate::support::sandbox;
 use crate::user;
 use crate::world::World;
@@ -21,6 +25,16 @@ const CHECK: &str = include_str!("../../config/hooks.d/91-oci-secrets-check.json
 /// Busybox's name for each of its parts that the tests' scripts use.
 const APPLETS: [&str; 14] =
     ["cat", "chmod", "grep", "id", "ls", "mkdir", "mv", "readlink", "rm", "sh", "sleep", "stat", "touch", "true"];
+
+thread_local! {
+    /// Whether the hooks of the containers that this thread makes ask a broker.
+    static THROUGH_BROKER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Makes the hooks of this thread's next containers ask a broker, or not.
+pub(crate) fn set_through_broker(broker: bool) {
+    THROUGH_BROKER.set(broker);
+}
 
 /// A container in the making. Dropping it removes its files.
 pub(crate) struct Container<'w> {
@@ -41,6 +55,9 @@ pub(crate) struct Container<'w> {
     pub(crate) hooks: Option<PathBuf>,
     /// What follows the grant in the settings; `None` for no settings at all.
     pub(crate) settings: Option<String>,
+    /// Whether its hook asks a broker.
+    pub(crate) broker: bool,
+    running_broker: Mutex<Option<(Broker, TempDir)>>,
 }
 
 impl<'w> Container<'w> {
@@ -63,6 +80,8 @@ impl<'w> Container<'w> {
             image: None,
             hooks: Some(hooks),
             settings: Some(String::new()),
+            broker: THROUGH_BROKER.get(),
+            running_broker: Mutex::default(),
         }
     }
 
@@ -151,6 +170,18 @@ impl<'w> Container<'w> {
         self.directory.join("settings.toml")
     }
 
+    /// An audit file to which whoever writes this container's records may append: root's, if that is a broker.
+    pub(crate) fn audit_file(&self) -> PathBuf {
+        match self.broker {
+            false => self.directory.join("audit.jsonl"),
+            true => {
+                let records = Path::new(sandbox::DIRECTORY).join("records");
+                fs::create_dir_all(&records).unwrap();
+                records.join(format!("{}.jsonl", self.name))
+            }
+        }
+    }
+
     /// Writes everything that the engine and the hook read.
     pub(crate) fn write(&self, engine: Engine, script: &str) {
         if let Some(hooks) = &self.hooks {
@@ -160,8 +191,12 @@ impl<'w> Container<'w> {
             check["hook"]["path"] = sandbox::HOOK.into();
             fs::write(hooks.join("91-oci-secrets-check.json"), check.to_string()).unwrap();
         }
-        if let Some(settings) = &self.settings {
-            fs::write(self.settings_path(), self.world.settings(engine.credentials(), settings)).unwrap();
+        match &self.settings {
+            Some(settings) if self.broker => self.start_broker(engine, settings),
+            Some(settings) => {
+                fs::write(self.settings_path(), self.world.settings(engine.credentials(), settings)).unwrap();
+            }
+            None => {}
         }
         fs::write(self.directory.join("config.json"), spec::spec(self, script).to_string()).unwrap();
         if engine.is_rootless() {
@@ -173,6 +208,26 @@ impl<'w> Container<'w> {
         if let Some(owner) = self.owner_of_run {
             user::give(&self.rootfs().join("run"), owner);
         }
+    }
+
+    /// Starts a broker with root's credentials, in the place of the one before; the hook knows its socket alone. Grants are for the user
+    /// who starts the container.
+    fn start_broker(&self, engine: Engine, settings: &str) {
+        drop(self.running_broker.lock().unwrap().take());
+        // Its path is not the container's: what is left of a container is searched for by its name.
+        let home = tempfile::Builder::new().prefix("broker").tempdir_in(sandbox::DIRECTORY).unwrap();
+        let settings = match (engine.is_rootless(), settings.contains("to = { ")) {
+            (false, _) => settings.to_owned(),
+            (true, true) => settings.replacen("to = { ", &format!("to = {{ user = {:?}, ", user::NAME), 1),
+            (true, false) => format!("to = {{ user = {:?} }}\n{settings}", user::NAME),
+        };
+        let path = home.path().join("settings.toml");
+        fs::write(&path, self.world.settings(Path::new(sandbox::DIRECTORY), &settings)).unwrap();
+        let socket = home.path().join("sock");
+        let broker = Broker::start_with(path, &socket, &self.settings_path());
+        fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).unwrap();
+        *self.running_broker.lock().unwrap() = Some((broker, home));
     }
 }
 

@@ -36,8 +36,25 @@ use promises::Promise;
 use support::sandbox;
 use world::World;
 
-/// What was shown so far: by promise, then by engine; `None` is for promises of the hook alone.
-static SHOWN: Mutex<BTreeMap<(&str, Option<Engine>), bool>> = Mutex::new(BTreeMap::new());
+/// What was shown so far: by promise, then by column.
+static SHOWN: Mutex<BTreeMap<(&str, Column), bool>> = Mutex::new(BTreeMap::new());
+
+/// One column of the table.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Column {
+    /// `None` is for promises of the hook alone.
+    engine: Option<Engine>,
+    /// Whether the hook asks a broker.
+    broker: bool,
+}
+
+/// Those that are shown through a broker, too.
+const WITH_BROKER: [Engine; 5] =
+    [Engine::Runc, Engine::Crun, Engine::PodmanCrun, Engine::RootlessRunc, Engine::RootlessCrun];
+
+/// The promises that are shown through a broker: those that do not depend on where the settings are.
+const OF_BROKER: [&str; 8] =
+    ["delivery::", "hygiene::", "log::", "places::", "refusal::", "rotation::", "specs::", "users::"];
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -67,7 +84,10 @@ fn trials() -> Vec<Trial> {
             println!("containers: {} is skipped, without {missing}", title(column));
         }
         for (name, promise) in promises::all() {
-            let show: Box<dyn Fn(&World) + Send> = match (promise, column) {
+            if column.broker && !OF_BROKER.iter().any(|module| name.starts_with(module)) {
+                continue;
+            }
+            let show: Box<dyn Fn(&World) + Send> = match (promise, column.engine) {
                 (Promise::OfHook(show), None) => Box::new(show),
                 (Promise::On(engines, show), Some(engine)) if engines.contains(&engine) => {
                     Box::new(move |world| show(world, engine))
@@ -80,18 +100,22 @@ fn trials() -> Vec<Trial> {
     trials
 }
 
-/// Every engine, and `None` for the hook alone, with the programs that it needs.
-fn columns() -> impl Iterator<Item = (Option<Engine>, &'static [&'static str])> {
-    let engines = Engine::ALL.iter().map(|engine| (Some(*engine), engine.programs()));
-    engines.chain([(None, &["busybox", "setpriv", "strace"][..])])
+/// Every engine, some of them again through a broker, and the hook alone, with the programs that each needs.
+fn columns() -> impl Iterator<Item = (Column, &'static [&'static str])> {
+    let column = |engine: Engine, broker| (Column { engine: Some(engine), broker }, engine.programs());
+    let engines = Engine::ALL.iter().map(move |engine| column(*engine, false));
+    let through_broker = WITH_BROKER.into_iter().map(move |engine| column(engine, true));
+    let hook = (Column { engine: None, broker: false }, &["busybox", "setpriv", "strace"][..]);
+    engines.chain(through_broker).chain([hook])
 }
 
 /// One promise on one engine, or by the hook alone.
-fn trial(name: &'static str, column: Option<Engine>, missing: String, show: Box<dyn Fn(&World) + Send>) -> Trial {
+fn trial(name: &'static str, column: Column, missing: String, show: Box<dyn Fn(&World) + Send>) -> Trial {
     let skipped = !missing.is_empty() && !is_ci();
     let show = move || {
         let shown = catch_unwind(AssertUnwindSafe(|| {
             assert!(missing.is_empty(), "not installed: {missing}");
+            container::set_through_broker(column.broker);
             show(World::shared());
         }));
         SHOWN.lock().unwrap().insert((name, column), shown.is_ok());
@@ -100,8 +124,9 @@ fn trial(name: &'static str, column: Option<Engine>, missing: String, show: Box<
     Trial::test(format!("{}::{name}", title(column)), show).with_ignored_flag(skipped)
 }
 
-fn title(column: Option<Engine>) -> &'static str {
-    column.map_or("hook", Engine::name)
+fn title(column: Column) -> String {
+    let name = column.engine.map_or("hook", Engine::name);
+    if column.broker { format!("broker/{name}") } else { name.to_owned() }
 }
 
 /// A program and its version, if it prints one.
@@ -121,7 +146,7 @@ fn table() -> String {
     let shown = SHOWN.lock().unwrap();
     let programs: BTreeSet<&str> = Engine::ALL.iter().flat_map(|engine| engine.programs()).copied().collect();
     let versions: Vec<String> = programs.into_iter().filter_map(version).collect();
-    let titles: String = columns().map(|(column, _)| format!("{:<14}", title(column))).collect();
+    let titles: String = columns().map(|(column, _)| format!("{:<22}", title(column))).collect();
     let mut table = format!("\n{}: {}\n\n{titles}\n", sandbox::name(), versions.join(", "));
     for (name, _) in promises::all() {
         let marks: Vec<_> = columns().map(|(column, _)| shown.get(&(name, column))).collect();
@@ -134,7 +159,7 @@ fn table() -> String {
                 Some(false) => "FAILED",
                 None => "-",
             };
-            let _ = write!(table, "{word:<14}");
+            let _ = write!(table, "{word:<22}");
         }
         let _ = writeln!(table, "{}", name.replace("::", ": ").replace('_', " "));
     }

@@ -15,6 +15,7 @@ use crate::spec::MAPPED;
 /// The user's id, and the id of the only group.
 pub(crate) const ID: u32 = 54_321;
 
+/// The user's name.
 pub(crate) const NAME: &str = "containers-test";
 const HOME: &str = "/run/containers-test/home";
 

@@ -1,6 +1,7 @@
 //! The broker of a host, and the hook that asks it.
 
-use std::os::unix::net::UnixStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -91,4 +92,42 @@ pub(crate) fn hook(settings: &Path) -> Command {
     let mut command = Command::new(program("oci-secrets-hook"));
     command.env_clear().arg("--settings").arg(settings);
     command
+}
+
+/// Starts a broker with a socket that listens already, as systemd passes it.
+pub(crate) fn activated(settings: PathBuf, socket: &UnixListener) -> Child {
+    let socket = OwnedFd::from(socket.try_clone().unwrap());
+    let script = r#"exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec "$0" --settings "$1""#;
+    let mut command = Command::new("sh");
+    command
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .args(["-c", script])
+        .arg(program("oci-secrets-broker"))
+        .arg(settings);
+    let broker = command.stdin(socket).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while !handles_termination(broker.id()) {
+        assert!(Instant::now() < deadline, "the broker does not get ready");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    broker
+}
+
+/// Whether a process would end its work at SIGTERM.
+fn handles_termination(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigCgt:")?.trim(), 16).ok());
+    caught.is_some_and(|caught| caught & (1 << (Signal::TERM.as_raw() - 1)) != 0)
+}
+
+/// Sends a broker a signal.
+pub(crate) fn signal(broker: &Child, signal: Signal) {
+    kill_process(Pid::from_child(broker), signal).unwrap();
+}
+
+/// Asks a broker to end, and waits for it.
+pub(crate) fn end(mut broker: Child) {
+    signal(&broker, Signal::TERM);
+    assert!(broker.wait().unwrap().success());
 }

@@ -36,6 +36,16 @@ impl Container {
         Container { process, bundle }
     }
 
+    /// Its first process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Its root filesystem on the host.
+    pub(crate) fn rootfs(&self) -> PathBuf {
+        self.bundle.path().join("rootfs")
+    }
+
     /// The state for the hook's standard input.
     pub(crate) fn state(&self, annotations: impl IntoIterator<Item = (String, String)>) -> Vec<u8> {
         let annotations: Map<String, Value> = annotations.into_iter().map(|(key, value)| (key, value.into())).collect();

@@ -23,17 +23,6 @@ mod snapshot;
 mod state;
 mod worker;
 
-use crate::settings::Settings;
-use crate::source::{Source, SourceError};
-
 pub use self::counters::Sample;
 pub use self::shared::Shared;
 pub use self::snapshot::{BreakerState, SealedSummary, Snapshot};
-
-/// Opens the source that the settings choose, for every start until the settings are loaded again.
-///
-/// # Errors
-/// As for [`Shared::open`].
-pub fn open(settings: &Settings) -> Result<Box<dyn Source>, SourceError> {
-    Ok(Box::new(Shared::open(settings)?))
-}

@@ -1,6 +1,7 @@
 //! `oci-secrets check`: whether this host can deliver secrets, tested as the hook would do it.
 
 mod break_glass;
+pub(super) mod broker;
 mod engines;
 mod grants;
 mod image;
@@ -85,7 +86,13 @@ pub(super) fn run(arguments: &Arguments, settings_path: &Path) -> Result<ExitCod
             findings.extend(image::annotations(version("podman").as_deref(), &settings));
             findings.extend(grants::findings(&settings, &engines::of_pods(), &host));
             findings.extend(proxy::finding());
-            findings.extend(source::choice(&settings));
+            let broker = broker::finding(&settings);
+            // The credentials are the broker's: without any, the hook's settings are complete.
+            let is_of_hook = broker.is_some() && settings.connect.is_none() && settings.op.is_none();
+            findings.extend(broker);
+            if !is_of_hook {
+                findings.extend(source::choice(&settings));
+            }
             findings.extend(source::op(&settings));
             if let Some(connect) = &settings.connect {
                 let failed = |error: AnyFault| vec![Finding::problem("connect", &*error)];
@@ -135,7 +142,7 @@ fn kernel() -> Finding {
         let detail = format!("{linux}: mounts are not tested; without root nothing can be kept out of swap");
         return Finding::warning("kernel", detail, format!("turn swap off or encrypt it; {advice}"));
     }
-    let options = TmpfsOptions { files: 1, bytes: 1, label: None, noswap: Noswap::Prefer };
+    let options = TmpfsOptions { files: 1, bytes: 1, label: None, root: None, noswap: Noswap::Prefer };
     if let Err(error) = require_openat2() {
         return Finding::problem("kernel", &error);
     }

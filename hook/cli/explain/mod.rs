@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::finding::Finding;
 use super::source::Choice;
 use super::table::Table;
-use super::{block_on, load, source, write_json, write_table};
+use super::{block_on, check, load, source, write_json, write_table};
 use crate::cli::error::CliError;
 use crate::container::{Annotations, FILES_MAX, FileName};
 use crate::fault::AnyFault;
@@ -126,6 +126,7 @@ fn explain(subject: Subject, settings: Result<Settings, AnyFault>, unseal: bool)
     match settings {
         Err(error) => findings.push(Finding::problem("settings", &*error)),
         Ok(settings) => {
+            findings.extend(check::broker::finding(&settings).filter(|_| !wanted.is_empty()));
             for (explained, one) in requests.iter_mut().zip(&wanted) {
                 explained.grant(&one.reference, annotations.as_ref(), wants_owner, &settings);
             }

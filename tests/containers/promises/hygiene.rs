@@ -20,7 +20,7 @@ pub(super) fn nobody_else_holds_the_secret(world: &World, engine: Engine) {
     let (canary, since) = (canary(), now());
     let mut container = Container::new(world);
     container.secret("db", canary.as_bytes());
-    let audit = container.directory.join("audit.jsonl");
+    let audit = container.audit_file();
     container.settings = Some(format!("[audit]\nfile = \"{}\"", audit.display()));
     let running = container.start(engine, "test -s /run/secrets/db && echo ready; cat >/dev/null");
 

@@ -44,7 +44,7 @@ pub(super) fn every_start_is_one_audit_record(world: &World, engine: Engine) {
 pub(super) fn starts_at_the_same_time_do_not_mix_their_records(world: &World, engine: Engine) {
     let first = Container::new(world);
     first.write(engine, "true");
-    let file = first.directory.join("audit.jsonl");
+    let file = first.audit_file();
     let containers: Vec<Container<'_>> = std::iter::repeat_with(|| {
         let mut container = Container::new(world);
         container.secret("db", b"hunter2");

@@ -1,0 +1,52 @@
+//! Which way a start takes, and how the broker is.
+
+use std::time::Duration;
+
+use crate::broker::client::Connection;
+use crate::broker::protocol::Status;
+use crate::broker::source::BreakerState;
+use crate::cli::finding::Finding;
+use crate::cli::is_root;
+use crate::settings::Settings;
+
+const SUBJECT: &str = "broker";
+
+/// A broker that works answers at once.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whether the hook asks a broker, and what that says of itself. Only root is told.
+pub(in crate::cli) fn finding(settings: &Settings) -> Option<Finding> {
+    let socket = settings.broker.socket.as_deref()?;
+    let way = format!("the hook asks the one at {}", socket.display());
+    if !is_root() {
+        return Some(Finding::note(SUBJECT, format!("{way}, which tells its state to root alone")));
+    }
+    Some(match Connection::open(socket, PATIENCE).and_then(Connection::status) {
+        Ok(status) => of_status(&way, &status),
+        Err(error) => Finding::problem(SUBJECT, &error),
+    })
+}
+
+fn of_status(way: &str, status: &Status) -> Finding {
+    let Status { version, settings, grants, source, .. } = status;
+    let grants = if *grants == 1 { "1 grant".to_owned() } else { format!("{grants} grants") };
+    let detail = format!("{way}: version {version}, {grants} of {}", settings.display());
+    let Some(source) = source else {
+        return Finding::ok(SUBJECT, format!("{detail}; no start has needed the source yet"));
+    };
+    let limit = source.requests_per_hour.map(|limit| format!(" of {limit}")).unwrap_or_default();
+    let sealed = source.sealed.as_ref().map(|sealed| format!(", {} sealed values for an outage", sealed.values));
+    let (requests, fresh, ids) = (source.requests, source.fresh, source.ids);
+    let detail = format!(
+        "{detail}; {requests}{limit} requests to {} in an hour; cached: {fresh} values, {ids} ids{}",
+        source.server,
+        sealed.unwrap_or_default()
+    );
+    match &source.breaker {
+        BreakerState::Closed { .. } => Finding::ok(SUBJECT, detail),
+        BreakerState::Open { cause } | BreakerState::Probing { cause } => {
+            let detail = format!("{detail}; the circuit breaker is open: {cause}");
+            Finding::warning(SUBJECT, detail, "starts fail until the source answers a probe".into())
+        }
+    }
+}
