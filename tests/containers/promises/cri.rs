@@ -37,6 +37,21 @@ pub(super) fn each_container_of_a_pod_gets_only_its_own(world: &World, _: Engine
     }
 }
 
+pub(super) fn a_template_of_several_lines_becomes_one_file(world: &World, _: Engine) {
+    for handler in HANDLERS {
+        let mut pod = pod(world);
+        let title = pod.title("database");
+        world.store(&title, &[("username", b"app"), ("password", b"hunter2")]);
+        let reference = |field: &str| format!("{{{{ op://AgentVault/{title}/{field} }}}}");
+        let text = format!("user: {}\npassword: \"{}\"\n", reference("username"), reference("password"));
+        pod.annotate("app.run.secrets/config.yaml", &text);
+        let containers = [("app", "cat /run/secrets/config.yaml"), ("other", "ls /run/secrets; true")];
+        let Some(ended) = run_pod(&pod.name, handler, &pod.annotations, None, &containers) else { return };
+        assert_eq!(ended.printed("app"), ["user: app", "password: \"hunter2\""], "{handler}");
+        assert!(!ended.printed("other").iter().any(|line| line.contains("config.yaml")), "{handler}");
+    }
+}
+
 pub(super) fn a_failing_hook_stops_one_container_of_a_pod_and_says_why(world: &World, _: Engine) {
     for handler in HANDLERS {
         let mut pod = pod(world);

@@ -130,6 +130,7 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
     ];
     let cri = promises![|show| Promise::On(&[Engine::Cri], show);
         cri::each_container_of_a_pod_gets_only_its_own
+        cri::a_template_of_several_lines_becomes_one_file
         cri::a_failing_hook_stops_one_container_of_a_pod_and_says_why
     ];
     let docker = promises![|show| Promise::On(&[Engine::Docker], show);
