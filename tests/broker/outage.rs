@@ -1,7 +1,7 @@
 //! An outage of 1Password, which the broker bridges with sealed values that it fetched earlier.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use crate::support::broker::Broker;
 use crate::support::container::Container;
 use crate::support::front::{Front, Mode};
+use crate::support::python;
 use crate::support::search::Needle;
 use crate::world::{World, code_and_lines, state};
 
@@ -67,6 +68,12 @@ fn starts_continue_in_an_outage_and_the_record_says_so() {
     let broker = Broker::start(&world.host);
     assert_eq!(start(&broker).0, 0, "after a crash of the broker");
     assert!(outage());
+
+    if let Some(mut validator) = python::client("audit_schema.py") {
+        let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/audit.schema.json");
+        let output = validator.arg(schema).arg(world.host.path("audit")).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
 
     // A refusal ends it, also for later outages.
     front.set(Mode::Forward);
