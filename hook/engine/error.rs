@@ -90,7 +90,7 @@ impl Fault for EngineError {
                 "remove by hand what makes the engine call the hook, before you remove the hook"
             }
             EngineError::Stage { .. } | EngineError::When { .. } | EngineError::Annotations { .. } => {
-                "`oci-secrets install` shows the file as it should be"
+                "`oci-secrets install --engine NAME` shows the file as it should be"
             }
             EngineError::Taken { remedy, .. } => remedy,
             EngineError::NoBaseSpec { .. } => "ctr comes with containerd, and must be on the PATH",
