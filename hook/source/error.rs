@@ -226,7 +226,10 @@ impl Fault for SourceError {
             SourceError::Status { status: 400, server, message, .. } if expects_https(server, message.as_deref()) => {
                 "the server expects https: change `url` under [connect] in the settings"
             }
-            SourceError::Broken { server, cause, .. } if is_tls(server, cause) => {
+            SourceError::Broken { server, cause, .. } if may_be_tls(server, cause) => {
+                "the server may expect https: change `url` under [connect] in the settings"
+            }
+            SourceError::Status { status: 400, server, message: None, .. } if server.starts_with("http://") => {
                 "the server may expect https: change `url` under [connect] in the settings"
             }
             SourceError::NotConnect { .. } => "`url` under [connect] in the settings may lead to something else",
@@ -244,9 +247,10 @@ fn expects_https(server: &str, message: Option<&str>) -> bool {
     server.starts_with("http://") && message.is_some_and(|message| message.to_ascii_lowercase().contains("https"))
 }
 
-/// Whether a server that was asked in plain HTTP answers with the bytes of TLS, which are no HTTP.
-fn is_tls(server: &str, cause: &str) -> bool {
-    server.starts_with("http://") && cause.contains("HTTP version")
+/// Whether a server that was asked in plain HTTP may speak TLS: it answers with bytes that are no HTTP, or ends the connection.
+fn may_be_tls(server: &str, cause: &str) -> bool {
+    server.starts_with("http://")
+        && ["HTTP version", "connection closed before message completed"].iter().any(|part| cause.contains(part))
 }
 
 /// What a server says about its status, which is text from outside.
@@ -258,5 +262,34 @@ fn status_line(status: u16) -> String {
     match reqwest::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()) {
         Some(reason) => format!("{status} {reason}"),
         None => status.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A 400 of Go's server, one of nginx, the bytes of a TLS alert, and the end of the connection.
+    #[test]
+    fn a_server_that_expects_https_is_recognised() {
+        let status = |server: &str, message: Option<&str>| SourceError::Status {
+            server: server.into(),
+            status: 400,
+            tries: 1,
+            message: message.map(str::to_owned),
+        };
+        let broken = |cause: &str| SourceError::Broken { server: "http://h".into(), cause: cause.into(), tries: 1 };
+        for error in [
+            status("http://h", Some("Client sent an HTTP request to an HTTPS server.")),
+            status("http://h", None),
+            broken("invalid HTTP version parsed"),
+            broken("connection closed before message completed"),
+        ] {
+            assert!(error.hint().unwrap().contains("https: change `url`"), "{error}");
+        }
+        for error in [status("https://h", None), status("http://h", Some("Invalid request"))] {
+            assert_eq!(error.hint(), None, "{error}");
+        }
+        assert!(broken("Connection reset by peer (ECONNRESET)").hint().unwrap().contains("curl URL/heartbeat"));
     }
 }
