@@ -60,7 +60,9 @@ fn starts_continue_in_an_outage_and_the_record_says_so() {
 
     front.set(Mode::Close);
     assert_eq!(start(&broker), (0, vec![]));
-    assert!(outage() && world.records()[1]["secrets"][0]["fetched"].is_string(), "{:?}", world.records());
+    let records = world.records();
+    assert!(outage() && records[1]["secrets"][0]["fetched"].is_string(), "{records:?}");
+    assert_eq!(records[1]["secrets"][0]["fetched_for"], records[0]["start"]);
     assert_eq!(world.decisions(), ["delivered", "delivered"]);
     broker.signal(Signal::KILL);
     drop(broker);
