@@ -55,7 +55,7 @@ impl Fixture for AwsKms {
     }
 
     fn secrets(&self) -> Vec<String> {
-        vec!["hunter2 said the server".into()]
+        vec!["hunter2".into()]
     }
 }
 
@@ -72,7 +72,7 @@ fn server(error: Option<&'static str>) -> String {
                 continue;
             };
             let _ = stream.read(&mut [0; 16 * 1024]);
-            let body = format!(r#"{{"__type":"{error}","message":"hunter2 said the server"}}"#);
+            let body = format!(r#"{{"__type":"{error}","message":"token ya29.hunter2 is not allowed"}}"#);
             let head = "HTTP/1.1 400 Bad Request\r\nContent-Type: application/x-amz-json-1.1\r\nConnection: close";
             let _ = write!(stream, "{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         }
