@@ -22,7 +22,7 @@ use crate::start::Start;
 const START_DIGITS: usize = 16;
 
 /// The part of the hook's patience that is left for sending, attaching and recording: one in so many.
-const MARGIN: u32 = 20;
+const MARGIN: u32 = 10;
 const MARGIN_MAX: Duration = Duration::from_millis(500);
 
 /// How long a hook may take to report, beyond its own deadline.

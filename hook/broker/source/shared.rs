@@ -32,7 +32,7 @@ const SHARE_WITH_SEALED_VALUES: u32 = 2;
 const TIME_FOR_ANOTHER: u32 = 3;
 
 /// How much longer than its own deadline a request is waited for, whose error says more than that there was no answer.
-const GRACE: Duration = Duration::from_millis(50);
+const GRACE: Duration = Duration::from_millis(200);
 
 const EXPIRY_PERIOD: Duration = Duration::from_secs(60);
 
