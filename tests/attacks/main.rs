@@ -1,4 +1,4 @@
-//! Attacks on the real hook, each with a thousand rounds: replays of attacks on other hooks, and races.
+//! Attacks on the real hook, each with a thousand rounds, and fewer through a broker: replays of attacks on other hooks, and races.
 //!
 //! Each round is one container start with one of two valid outcomes: the hook succeeds, and the container has all of its files at its
 //! `/run/secrets` and nowhere else; or the hook fails, and nothing is attached. Nothing may ever appear on the host ([`scene`]).

@@ -21,8 +21,10 @@ use crate::support::search::Needle;
 use crate::support::{AGENT_VAULT, StandIn};
 use crate::victim::Victim;
 
-/// The minimum number of rounds of each attack.
-pub(crate) const ROUNDS: usize = 1000;
+/// The minimum number of rounds of each attack, on a hook alone and on one that asks a broker. What a container can attack is the same code
+/// in both, so that the second may have fewer.
+const ROUNDS: usize = 1000;
+const ROUNDS_THROUGH_BROKER: usize = 250;
 
 /// The timeout for any hook.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -148,6 +150,11 @@ impl Scene {
         if self.broker { self.world.broker.hook_settings().to_owned() } else { self.world.host.settings() }
     }
 
+    /// The minimum number of rounds.
+    pub(crate) fn rounds(&self) -> usize {
+        if self.broker { ROUNDS_THROUGH_BROKER } else { ROUNDS }
+    }
+
     /// A moment of a hook's run: 0 is its start, and 1 is shortly after its end.
     pub(crate) fn moment(&mut self, part: f64) -> Duration {
         // Measured again periodically, because the speed of the machine varies.
@@ -215,7 +222,7 @@ impl Scene {
 
     /// Ends the attack, and checks that the secret is nowhere on the host and in no log.
     pub(crate) fn close(self) -> Tally {
-        assert!(self.tally.rounds >= ROUNDS, "only {} rounds", self.tally.rounds);
+        assert!(self.tally.rounds >= self.rounds(), "only {} rounds", self.tally.rounds);
         let canary = Needle::new(&self.world.canary);
         assert_eq!(canary.files(self.began), Vec::<PathBuf>::new());
         assert_eq!(canary.processes(), Vec::<PathBuf>::new());

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::scene::{Hook, ROUNDS, Scene};
+use crate::scene::{Hook, Scene};
 use crate::support::AGENT_VAULT;
 use crate::victim::Victim;
 
@@ -20,7 +20,7 @@ const WAITING: usize = 250;
 
 pub(super) fn endless_input_ends(scene: &mut Scene) {
     let victim = Victim::new(|_| ());
-    for round in 0..ROUNDS {
+    for round in 0..scene.rounds() {
         let mut command = scene.command();
         let ended = match round % 20 {
             // The maximum depth or length within the limit.
@@ -51,7 +51,7 @@ fn many_annotations() -> Vec<u8> {
 pub(super) fn input_that_stalls_ends(scene: &mut Scene) {
     let victim = Victim::new(|_| ());
     let state = victim.state().to_string();
-    while scene.tally.rounds < ROUNDS {
+    while scene.tally.rounds < scene.rounds() {
         let mut hooks: Vec<Hook> = (0..WAITING)
             .map(|number| {
                 let mut hook = Hook::spawn(scene.command().stdin(Stdio::piped()));
@@ -86,7 +86,7 @@ pub(super) fn hostile_input_results_in_two_short_lines(scene: &mut Scene) {
         };
         scene.world.stand_in.create_item(AGENT_VAULT, title, &[("", "value", &value)]);
     }
-    for round in 0..ROUNDS {
+    for round in 0..scene.rounds() {
         let victim = Victim::new(|_| ());
         let mut state = victim.state();
         match round % 8 {

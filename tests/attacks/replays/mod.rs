@@ -8,7 +8,7 @@ mod surroundings;
 
 use crate::scene::Scene;
 
-/// An attack, of at least [`ROUNDS`](crate::scene::ROUNDS) rounds.
+/// An attack, of at least [`rounds`](crate::scene::Scene::rounds) rounds.
 pub(crate) type Attack = fn(&mut Scene);
 
 macro_rules! attacks {

@@ -9,14 +9,14 @@ use rustix::mount::{
 };
 
 use super::paths::choose;
-use crate::scene::{Hook, ROUNDS, Scene};
+use crate::scene::{Hook, Scene};
 use crate::support::sandbox;
 use crate::victim::{Victim, mounts};
 
 /// By a process in the container's mount namespace.
 pub(super) fn mounts_that_are_made_meanwhile_gain_nothing(scene: &mut Scene) {
     let mut visible = 0;
-    for _ in 0..ROUNDS {
+    for _ in 0..scene.rounds() {
         let moment = scene.moment(fastrand::f64());
         let victim = Victim::new(|rootfs| {
             create_dir_all(rootfs.join("run/secrets/token")).unwrap();
@@ -48,7 +48,7 @@ pub(super) fn mounts_that_are_made_meanwhile_gain_nothing(scene: &mut Scene) {
         visible += usize::from(content.as_ref().is_ok_and(|content| content == scene.world.canary.as_bytes()));
         assert!(succeeded || content.is_err(), "{ended:?}");
     }
-    assert!(visible > ROUNDS / 10, "{visible}");
+    assert!(visible > scene.rounds() / 10, "{visible}");
 }
 
 /// Mounts that are shared with the host must not propagate the delivery to it.
@@ -67,7 +67,7 @@ pub(super) fn a_shared_root_filesystem_shows_the_host_nothing(scene: &mut Scene)
             mount_change(path, flag | MountPropagationFlags::REC).unwrap();
         }
     };
-    for _ in 0..ROUNDS {
+    for _ in 0..scene.rounds() {
         change(shared.path(), MountPropagationFlags::SHARED);
         if fastrand::bool() {
             mount_change(shared.path(), MountPropagationFlags::DOWNSTREAM).unwrap();
@@ -105,5 +105,9 @@ pub(super) fn a_shared_root_filesystem_shows_the_host_nothing(scene: &mut Scene)
         }
     }
     unmount(shared.path(), UnmountFlags::DETACH).unwrap();
-    assert!(scene.tally.delivered > ROUNDS / 10 && scene.tally.delivered < ROUNDS, "{}", scene.tally.delivered);
+    assert!(
+        scene.tally.delivered > scene.rounds() / 10 && scene.tally.delivered < scene.rounds(),
+        "{}",
+        scene.tally.delivered
+    );
 }

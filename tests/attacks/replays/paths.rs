@@ -10,12 +10,12 @@ use std::time::Duration;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::mount::{MountFlags, mount};
 
-use crate::scene::{ROUNDS, Scene};
+use crate::scene::Scene;
 use crate::victim::Victim;
 
 pub(super) fn symlinks_of_the_image_lead_nowhere_else(scene: &mut Scene) {
     let decoy = scene.decoy.clone();
-    for _ in 0..ROUNDS {
+    for _ in 0..scene.rounds() {
         let victim = Victim::new(|rootfs| {
             create_dir_all(rootfs.join("deep/er")).unwrap();
             create_dir_all(rootfs.join("srv/secrets")).unwrap();
@@ -31,7 +31,7 @@ pub(super) fn symlinks_of_the_image_lead_nowhere_else(scene: &mut Scene) {
         });
         scene.round(&victim);
     }
-    assert!(scene.tally.delivered > ROUNDS / 20, "{}", scene.tally.delivered);
+    assert!(scene.tally.delivered > scene.rounds() / 20, "{}", scene.tally.delivered);
 }
 
 /// A random path to a directory above, outside or inside of the image.
@@ -49,7 +49,7 @@ pub(super) fn links_of_proc_lead_nowhere(scene: &mut Scene) {
     let decoy = scene.decoy.to_str().unwrap().to_owned();
     let processes = ["self", "thread-self", "1", "self/task/../../self", "../proc/self"];
     let links = ["root", "cwd", "root/proc/1/root", "fd/3", "fd/4", "fd/5", "exe", "ns/mnt", "map_files"];
-    for _ in 0..ROUNDS {
+    for _ in 0..scene.rounds() {
         let link = format!("/proc/{}/{}", choose(&processes), choose(&links));
         let path = format!("{link}{}", choose(&["", "/run", "/..", &decoy]));
         let image = |rootfs: &Path| {
@@ -75,7 +75,7 @@ pub(super) fn links_of_proc_lead_nowhere(scene: &mut Scene) {
 /// By another container that shares `/run`: it swaps directories and symlinks continuously.
 pub(super) fn directories_that_are_swapped_meanwhile_gain_nothing(scene: &mut Scene) {
     let decoy = scene.decoy.clone();
-    for round in 0..ROUNDS {
+    for round in 0..scene.rounds() {
         let victim = Victim::new(|rootfs| {
             create_dir_all(rootfs.join("run/secrets")).unwrap();
             create_dir_all(rootfs.join("srv/secrets")).unwrap();
@@ -114,7 +114,7 @@ pub(super) fn directories_that_are_swapped_meanwhile_gain_nothing(scene: &mut Sc
             assert!(victim.read(path.to_str().unwrap()).unwrap() == scene.world.canary.as_bytes());
         }
     }
-    assert!(scene.tally.delivered > 0 && scene.tally.delivered < ROUNDS, "{}", scene.tally.delivered);
+    assert!(scene.tally.delivered > 0 && scene.tally.delivered < scene.rounds(), "{}", scene.tally.delivered);
 }
 
 pub(super) fn choose<'a>(choices: &[&'a str]) -> &'a str {

@@ -5,13 +5,13 @@ use std::thread;
 
 use rustix::mount::mount_bind;
 
-use crate::scene::{ROUNDS, Scene};
+use crate::scene::Scene;
 use crate::victim::Victim;
 
 /// The container exits, and its PID is reused by a process that expects the files at the same path in its own root filesystem.
 pub(super) fn a_reused_pid_gets_nothing(scene: &mut Scene) {
     let mut missed = 0;
-    while scene.tally.rounds < ROUNDS {
+    while scene.tally.rounds < scene.rounds() {
         let mut victim = Victim::new(|_| ());
         let target = victim.rootfs();
         let thief = Victim::mounted(
@@ -37,14 +37,14 @@ pub(super) fn a_reused_pid_gets_nothing(scene: &mut Scene) {
             }
             None => missed += 1,
         }
-        assert!(missed < ROUNDS, "the PID could almost never be reused");
+        assert!(missed < scene.rounds(), "the PID could almost never be reused");
     }
-    assert!(scene.tally.delivered > 0 && scene.tally.delivered < ROUNDS, "{}", scene.tally.delivered);
+    assert!(scene.tally.delivered > 0 && scene.tally.delivered < scene.rounds(), "{}", scene.tally.delivered);
 }
 
 pub(super) fn a_container_that_exits_midway_leaves_nothing(scene: &mut Scene) {
-    for round in 0..ROUNDS {
-        let moment = scene.moment(round as f64 / ROUNDS as f64);
+    for round in 0..scene.rounds() {
+        let moment = scene.moment(round as f64 / scene.rounds() as f64);
         let mut victim = Victim::new(|_| ());
         let ended = scene.meanwhile(victim.state(), |hook| {
             thread::sleep(moment);
@@ -53,13 +53,13 @@ pub(super) fn a_container_that_exits_midway_leaves_nothing(scene: &mut Scene) {
         });
         scene.judge(&victim, &ended);
     }
-    assert!(scene.tally.delivered > 0 && scene.tally.delivered < ROUNDS, "{}", scene.tally.delivered);
+    assert!(scene.tally.delivered > 0 && scene.tally.delivered < scene.rounds(), "{}", scene.tally.delivered);
 }
 
 pub(super) fn a_hook_that_is_killed_leaves_all_or_nothing(scene: &mut Scene) {
     let mut attached = 0;
-    for round in 0..ROUNDS {
-        let moment = scene.moment(round as f64 / ROUNDS as f64);
+    for round in 0..scene.rounds() {
+        let moment = scene.moment(round as f64 / scene.rounds() as f64);
         let victim = Victim::new(|_| ());
         let ended = scene.meanwhile(victim.state(), |mut hook| {
             thread::sleep(moment);
@@ -80,11 +80,11 @@ pub(super) fn a_hook_that_is_killed_leaves_all_or_nothing(scene: &mut Scene) {
         }
     }
     println!("attacks: {attached} hooks were killed after they had attached the files");
-    assert!(scene.tally.killed > ROUNDS / 2 && scene.tally.delivered > 0, "{} killed", scene.tally.killed);
+    assert!(scene.tally.killed > scene.rounds() / 2 && scene.tally.delivered > 0, "{} killed", scene.tally.killed);
 }
 
 pub(super) fn two_starts_at_once_get_their_own(scene: &mut Scene) {
-    for round in 0..ROUNDS {
+    for round in 0..scene.rounds() {
         let one = Victim::new(|_| ());
         let other = one.twin();
         let is_same = round % 4 == 0;

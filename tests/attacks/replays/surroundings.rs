@@ -13,7 +13,7 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use rustix::io::Errno;
 
-use crate::scene::{Ended, Hook, ROUNDS, Scene};
+use crate::scene::{Ended, Hook, Scene};
 use crate::support::StandIn;
 use crate::support::host::Host;
 use crate::support::sandbox;
@@ -74,7 +74,7 @@ pub(super) fn a_hostile_environment_has_no_effect(scene: &mut Scene) {
     let without_authority: String =
         without_authority.lines().filter(|line| !line.starts_with("ca-file")).map(|line| format!("{line}\n")).collect();
     let tls_settings = write(hostile.path().join("tls.toml"), &without_authority);
-    for round in 0..ROUNDS {
+    for round in 0..scene.rounds() {
         let victim = Victim::new(|_| ());
         let is_tls = round % 10 == 0;
         let ended = scene.started(&victim, |command| {
@@ -88,7 +88,7 @@ pub(super) fn a_hostile_environment_has_no_effect(scene: &mut Scene) {
     assert_eq!(proxy.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "the proxy was used");
     assert!(!hostile.path().join("debug").exists());
     // A dynamically linked development build uses a loader, which honours LD_PRELOAD once, before the hook executes itself again.
-    let allowed = if needs_loader() { ROUNDS } else { 0 };
+    let allowed = if needs_loader() { scene.rounds() } else { 0 };
     let loads = fs::read(&loaded).map_or(0, |content| content.len());
     assert!(loads <= allowed, "{loads} loads");
 }
@@ -120,7 +120,7 @@ fn write(path: PathBuf, content: &str) -> PathBuf {
 /// Some runtimes start hooks with a working directory in the image, which contains files of every relative name.
 pub(super) fn a_working_directory_in_the_image_has_no_effect(scene: &mut Scene) {
     let baits = ["settings.toml", "config.json", "token", "ca.pem", "resolv.conf", "libgcc_s.so.1", "libc.so.6"];
-    for _ in 0..ROUNDS {
+    for _ in 0..scene.rounds() {
         let victim = Victim::new(|rootfs| {
             for directory in ["app/etc/oci-secrets", "app/proc/self", "app/run/secrets", "app/keks"] {
                 create_dir_all(rootfs.join(directory)).unwrap();
@@ -160,7 +160,7 @@ pub(super) fn descriptors_leak_in_neither_direction(scene: &mut Scene) {
     let untouched = Victim::new(|_| ());
     thread::sleep(Duration::from_millis(500));
     let usual = descriptors(&untouched);
-    for round in 0..ROUNDS {
+    for round in 0..scene.rounds() {
         let victim = Victim::new(|_| ());
         let ended = scene.started(&victim, |command| {
             let mut shell = Command::new("sh");
