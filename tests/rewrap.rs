@@ -188,12 +188,12 @@ fn seals_and_stores_in_one_step() {
     let stand_in = StandIn::start(&[]);
     let host = host(&stand_in);
     let kek = format!("{KEY_RING}/prod");
-    for (reference, words) in [
-        ("op://AgentVault/fresh/prod/password", "a new item"),
-        ("op://AgentVault/fresh/prod/user", "a new field"),
-        ("op://AgentVault/fresh/prod/password", "whose value is replaced"),
+    for (reference, options, words) in [
+        ("op://AgentVault/fresh/prod/password", &["--write"][..], "a new item"),
+        ("op://AgentVault/fresh/prod/user", &["--write"], "a new field"),
+        ("op://AgentVault/fresh/prod/password", &["--write", "--overwrite"], "whose value is replaced"),
     ] {
-        let stored = host.oci_secrets(&["seal", "--kek", &kek, "--for", reference, "--write"], SECRET);
+        let stored = host.oci_secrets(&[&["seal", "--kek", &kek, "--for", reference], options].concat(), SECRET);
         assert!(String::from_utf8_lossy(&stored.stderr).contains(words), "{stored:?}");
         let line = succeeded(stored);
         let items = stand_in.request(

@@ -33,7 +33,7 @@ fn the_units_work_as_installed_by_the_guide() {
     assert_eq!(site.records(), 1, "it can write its audit file");
 
     // The sandbox of the units is in effect.
-    systemd.succeeds("systemd-analyze", &["verify", UNIT, "oci-secrets-gateway.socket"]);
+    systemd.succeeds("systemd-analyze", &["verify", "--man=no", UNIT, "oci-secrets-gateway.socket"]);
     systemd.succeeds("systemd-analyze", &["security", &format!("--threshold={EXPOSURE_MAX}"), UNIT]);
     let pid = systemd.succeeds("systemctl", &["show", "--property", "MainPID", "--value", UNIT]);
     let status = fs::read_to_string(systemd.path(&format!("/proc/{}/status", pid.trim()))).unwrap();
