@@ -56,7 +56,7 @@ pub(crate) struct Scene {
     /// A directory of the host that must stay empty.
     pub(crate) decoy: PathBuf,
     /// Whether its hooks ask the broker.
-    broker: bool,
+    pub(crate) broker: bool,
     /// The last measured duration of an undisturbed hook.
     duration: Duration,
     began: i64,
