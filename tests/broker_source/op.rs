@@ -81,7 +81,8 @@ fn a_crash_loop_does_not_use_up_the_hourly_limit() {
 fn its_outages_are_bridged_and_its_refusals_are_not() {
     let site = OpSite::new();
     site.0.store("db", &sealed(1));
-    assert_eq!(value(&site.open(""), DB), sealed(1));
+    let before = site.open("");
+    assert_eq!(value(&before, DB), sealed(1));
     site.0.stored(1);
     let says = |text: &str| {
         let script = format!("#!/bin/sh\ncat >/dev/null\necho '[ERROR] 2026/02/04 10:11:12 {text}' >&2\nexit 1\n");

@@ -98,7 +98,7 @@ state() {
 }
 
 # The program that stands where the hook was, after a removal of the package.
-removed() { "$SOURCES/packaging/hook/removed" "$@"; }
+removed() { "$SOURCES/packaging/hook/removed"; }
 
 # Prints its exit code for the state on standard input: removed_code NAME
 removed_code() { removed 2>/dev/null; echo "$1: $?"; }
