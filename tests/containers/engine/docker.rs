@@ -1,6 +1,7 @@
 //! Docker, whose daemon runs every container under the wrapper.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
@@ -39,6 +40,10 @@ const REMAPPING: &str = "docker-remapping";
 fn begin(name: &str, options: &[&str]) -> Daemon {
     let root = root(name);
     fs::create_dir_all(&root).unwrap();
+    // The user of remapped ids must pass.
+    for directory in [root.parent().unwrap(), &root] {
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
+    }
     write_runtime(&root.join("runtime"), &OWN_SETTINGS.replace("$directory", sandbox::DIRECTORY));
     let mut config: Value = serde_json::from_str(CONFIG).unwrap();
     let runtimes = &mut config["runtimes"];
