@@ -5,8 +5,8 @@ use reqwest::StatusCode;
 use serde::Deserialize;
 use tokio::time::{Instant, timeout};
 
-use super::client::RequestError;
 use super::ids::{CONFIRMED_FOR, ItemIds, VaultLookup};
+use super::response::RequestError;
 use super::{Connect, Vault};
 use crate::reference::is_id;
 use crate::retry::Deadline;

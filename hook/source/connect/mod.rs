@@ -2,7 +2,8 @@
 //!
 //! Connect knows vaults, items and files by id, and lists them by exact name; it knows nothing of references. So a reference costs
 //! up to three requests, one after another: the vault's id, the item's id, the item. The ids are remembered as long as the process runs
-//! ([`ids`]), so that the next answer costs one request. `client` is how it is asked, `locate` how names become items.
+//! ([`ids`]), so that the next answer costs one request. `client` is how it is asked, `response` what it answers, `locate` how
+//! names become items.
 //!
 //! [Connect's OpenAPI description](https://github.com/1Password/connect/tree/main/docs/openapi) is the source of the paths and shapes.
 
@@ -12,6 +13,7 @@ pub mod edit;
 pub mod ids;
 mod locate;
 mod names;
+mod response;
 mod user_agent;
 
 use std::collections::BTreeMap;
@@ -27,7 +29,8 @@ use crate::reference::Reference;
 use crate::retry::Deadline;
 use crate::token::static_token::Shown;
 
-pub use self::client::{ANSWER_BYTES_MAX, Connect};
+pub use self::client::Connect;
+pub use self::response::ANSWER_BYTES_MAX;
 
 /// One vault that the token may see.
 #[derive(Deserialize)]
