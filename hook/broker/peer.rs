@@ -80,7 +80,7 @@ impl Peer {
         let namespace =
             |of: &str| metadata(format!("/proc/{of}/ns/user")).map(|namespace| (namespace.dev(), namespace.ino()));
         let theirs = namespace(&self.pid.to_string()).map_err(|_| PeerError::Gone)?;
-        let ids = IdMaps::read(&procfs, pid)?;
+        let ids = IdMaps::read(&procfs, pid).map_err(ProcessError::from)?;
         let user = uid(&procfs, self.pid);
         // First what is said of its number, then the proof that the number is still its own.
         if !self.is_alive(&procfs) || user != Some(self.uid) {

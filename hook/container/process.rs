@@ -1,4 +1,4 @@
-//! The container's first process, by descriptor: its mount namespace, its mounts, its ids.
+//! The container's first process, by descriptor: its mount namespace, its mounts, its owners.
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::fstat;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::id_map::{IdMapError, IdMaps, valid};
 use super::{Mounts, MountsError, Owner, Procfs, ProcfsError};
 use crate::errno::{SyscallError, failed};
 use crate::fault::{Class, Fault};
@@ -30,35 +31,6 @@ struct Namespaces {
     mountinfo: File,
     /// `None` if the user namespace is our own, where ids need no translation.
     ids: Option<IdMaps>,
-}
-
-/// How ids in another user namespace read in ours.
-#[derive(Debug)]
-pub struct IdMaps {
-    uids: IdMap,
-    gids: IdMap,
-}
-
-impl IdMaps {
-    /// Reads those of a process's user namespace.
-    ///
-    /// # Errors
-    /// When `/proc` does not answer.
-    pub fn read(procfs: &Procfs, pid: Pid) -> Result<IdMaps, ProcessError> {
-        let of = |name: &str| format!("{}/{name}", pid.as_raw_nonzero());
-        let (uids, gids) = (procfs.read(&of("uid_map"))?, procfs.read(&of("gid_map"))?);
-        Ok(IdMaps { uids: IdMap::parse(&uids)?, gids: IdMap::parse(&gids)? })
-    }
-
-    /// Whether every id of the other user namespace is one of this one, too.
-    pub fn cover(&self, other: &IdMaps) -> bool {
-        self.uids.covers(&other.uids) && self.gids.covers(&other.gids)
-    }
-
-    /// Whether the user with this id, in ours, has one there.
-    pub fn have_user(&self, uid: u32) -> bool {
-        self.uids.covers(&IdMap(vec![[0, uid, 1]]))
-    }
 }
 
 impl Process {
@@ -135,7 +107,7 @@ impl Process {
     pub fn host_owner(&self, owner: Owner) -> Result<Owner, ProcessError> {
         let (uid, gid) = match &self.namespaces.ids {
             None => (valid(owner.uid), valid(owner.gid)),
-            Some(ids) => (ids.uids.outside(owner.uid), ids.gids.outside(owner.gid)),
+            Some(ids) => ids.outside(owner),
         };
         Ok(Owner {
             uid: uid.ok_or(ProcessError::UnmappedUid { uid: owner.uid })?,
@@ -156,8 +128,7 @@ impl Process {
 
     /// Whether an owner in ids of our user namespace has ids in the container's.
     pub fn has_owner(&self, owner: Owner) -> bool {
-        let ids = self.namespaces.ids.as_ref();
-        ids.is_none_or(|ids| ids.uids.has_outside(owner.uid) && ids.gids.has_outside(owner.gid))
+        self.namespaces.ids.as_ref().is_none_or(|ids| ids.have_owner(owner))
     }
 }
 
@@ -181,59 +152,6 @@ impl Namespaces {
             ids: (!user_is_ours).then_some(ids),
         })
     }
-}
-
-/// The lines of a `uid_map` or `gid_map`: first id inside, first id outside, how many.
-#[derive(Debug)]
-struct IdMap(Vec<[u32; 3]>);
-
-impl IdMap {
-    fn parse(content: &[u8]) -> Result<IdMap, ProcessError> {
-        let text = String::from_utf8_lossy(content);
-        let line = |line: &str| {
-            let ids: Result<Vec<u32>, _> = line.split_whitespace().map(str::parse).collect();
-            ids.ok()?.try_into().ok()
-        };
-        let lines = text.lines().map(line).collect::<Option<_>>();
-        lines.map(IdMap).ok_or(ProcessError::IdMap)
-    }
-
-    /// Whether all ids outside that the other map has are in this one, too.
-    fn covers(&self, other: &IdMap) -> bool {
-        let covered_from = |id: u64| {
-            let lines = self.0.iter().map(|[_, outside, count]| (u64::from(*outside), u64::from(*count)));
-            lines.map(|(outside, count)| outside..outside + count).find(|ids| ids.contains(&id)).map(|ids| ids.end)
-        };
-        other.0.iter().all(|[_, outside, count]| {
-            let (mut next, end) = (u64::from(*outside), u64::from(*outside) + u64::from(*count));
-            while next < end {
-                match covered_from(next) {
-                    Some(end) => next = end,
-                    None => return false,
-                }
-            }
-            true
-        })
-    }
-
-    fn outside(&self, id: u32) -> Option<u32> {
-        let lines = self.0.iter();
-        let mut mapped = lines.filter_map(|[inside, outside, count]| {
-            let offset = id.checked_sub(*inside).filter(|offset| offset < count)?;
-            outside.checked_add(offset).and_then(valid)
-        });
-        mapped.next()
-    }
-
-    fn has_outside(&self, id: u32) -> bool {
-        self.0.iter().any(|[_, outside, count]| id.checked_sub(*outside).is_some_and(|offset| offset < *count))
-    }
-}
-
-/// The highest number is not an id: id maps use it for an id that is not mapped, and chown(2) takes it for "no
-/// change".
-fn valid(id: u32) -> Option<u32> {
-    Some(id).filter(|id| *id != u32::MAX)
 }
 
 /// A process's pidfd becomes readable when it ends.
@@ -270,9 +188,9 @@ pub enum ProcessError {
     /// A group id that the container's user namespace lacks.
     #[error("cannot map gid {gid}: the container's user namespace has no such id")]
     UnmappedGid { gid: u32 },
-    /// A `uid_map` or `gid_map` that is not what user_namespaces(7) describes.
-    #[error("cannot parse the id maps of the container's user namespace")]
-    IdMap,
+    /// The ids of its user namespace.
+    #[error(transparent)]
+    IdMap(#[from] IdMapError),
     /// `/proc` did not answer.
     #[error(transparent)]
     Procfs(#[from] ProcfsError),
@@ -289,7 +207,7 @@ impl Fault for ProcessError {
         match self {
             ProcessError::OwnMountNamespace | ProcessError::Restored | ProcessError::NoPidfd => Class::NotPermitted,
             ProcessError::Gone | ProcessError::UnmappedUid { .. } | ProcessError::UnmappedGid { .. } => Class::Data,
-            ProcessError::IdMap | ProcessError::Procfs(_) | ProcessError::Syscall(_) | ProcessError::Mounts(_) => {
+            ProcessError::IdMap(_) | ProcessError::Procfs(_) | ProcessError::Syscall(_) | ProcessError::Mounts(_) => {
                 Class::Kernel
             }
         }
@@ -345,37 +263,6 @@ mod tests {
             eprintln!("skipped: not root");
         }
         root
-    }
-
-    #[test]
-    fn maps_ids_line_by_line() {
-        let map = IdMap::parse(b"         0     100000      65536\n     70000          5          2\n").unwrap();
-        assert_eq!((map.outside(0), map.outside(65535)), (Some(100_000), Some(165_535)));
-        assert_eq!((map.outside(70_000), map.outside(70_001)), (Some(5), Some(6)));
-        assert_eq!((map.outside(65_536), map.outside(70_002), map.outside(u32::MAX)), (None, None, None));
-        assert!(map.has_outside(100_000) && map.has_outside(165_535) && map.has_outside(6));
-        assert!(!map.has_outside(99_999) && !map.has_outside(165_536) && !map.has_outside(7) && !map.has_outside(0));
-        let whole = IdMap::parse(b"0 0 4294967295").unwrap();
-        assert_eq!((whole.outside(u32::MAX - 1), whole.outside(u32::MAX)), (Some(u32::MAX - 1), None));
-        assert_eq!(IdMap::parse(b"0 4294967295 1").unwrap().outside(0), None);
-        assert_eq!(IdMap::parse(b"").unwrap().outside(0), None);
-        for broken in ["0 1\n", "0 1 2 3", "0 0 x 1", "0 0 1\n\n"] {
-            assert!(matches!(IdMap::parse(broken.as_bytes()), Err(ProcessError::IdMap)), "{broken}");
-        }
-    }
-
-    #[test]
-    fn a_map_covers_another_or_not() {
-        let map = |text: &str| IdMap::parse(text.as_bytes()).unwrap();
-        let users = map("0 1000 1\n1 100000 65536");
-        for within in ["0 1000 1", "5 100000 65536", "0 100000 10\n10 165535 1\n11 1000 1", "0 100010 0", ""] {
-            assert!(users.covers(&map(within)), "{within}");
-        }
-        for beyond in ["0 1000 2", "0 0 1", "0 99999 2", "0 165535 2", "0 0 4294967295", "0 4294967295 4294967295"] {
-            assert!(!users.covers(&map(beyond)), "{beyond}");
-        }
-        assert!(map("0 0 4294967295").covers(&users));
-        assert!(map("0 5 5\n5 10 5").covers(&map("0 7 6")));
     }
 
     #[test]
