@@ -55,14 +55,17 @@ pub async fn serve(
             let _ = connection.send(&Answer::Nothing, None).await;
             return "nothing";
         }
-        Err(error) => {
-            let error = start.end(Err(error)).err();
-            let refusal = error.map_or(Answer::Nothing, |error| Answer::Refused(Refusal::of(&*error)));
-            let _ = connection.send(&refusal, None).await;
-            return "refused";
-        }
+        Err(error) => return refuse(connection, start, error).await,
     };
     deliver(connection, filled, start, until).await
+}
+
+/// Records that there is no delivery, and says why.
+async fn refuse(connection: &Connection, start: Start, error: AnyFault) -> Outcome {
+    let error = start.refuse(error);
+    // A hook that is gone starts nothing.
+    let _ = connection.send(&Answer::Refused(Refusal::of(&*error)), None).await;
+    "refused"
 }
 
 /// Decides, resolves and fills. `None` if the annotations request nothing for this container.
@@ -118,12 +121,7 @@ async fn fill(
 async fn deliver(connection: &Connection, filled: Filled, mut start: Start, until: Instant) -> Outcome {
     let hold = match filled.frozen.hold() {
         Ok(hold) => hold,
-        Err(error) => {
-            let refusal = start.end(Err(RequestFault::Hold { source: error }.into())).err();
-            let refusal = refusal.map_or(Answer::Nothing, |error| Answer::Refused(Refusal::of(&*error)));
-            let _ = connection.send(&refusal, None).await;
-            return "refused";
-        }
+        Err(source) => return refuse(connection, start, RequestFault::Hold { source }.into()).await,
     };
     let answer = Answer::Delivery { files: filled.files };
     let sent = connection.send(&answer, Some(filled.frozen.mount())).await;

@@ -83,25 +83,25 @@ impl Start {
         Ok(resolved)
     }
 
-    /// Writes the record of the whole start, and returns its outcome: a start that cannot be recorded is refused, which is recorded
-    /// wherever that is possible.
+    /// Writes the record of the whole start, and returns its outcome: a start that cannot be recorded is refused.
     ///
     /// # Errors
     /// The start was refused.
     pub fn end(mut self, outcome: Result<(), AnyFault>) -> Result<(), AnyFault> {
-        match &outcome {
-            Ok(()) => self.record.delivered(),
-            Err(error) => self.record.refused(&**error),
+        if let Err(error) = outcome {
+            return Err(self.refuse(error));
         }
-        let Err(unrecorded) = self.trail.write(&self.record) else {
-            return outcome;
-        };
-        let error = outcome.err().unwrap_or(unrecorded.into());
+        self.record.delivered();
+        self.trail.write(&self.record).map_err(|unrecorded| self.refuse(unrecorded.into()))
+    }
+
+    /// Writes the record of a refusal, wherever that is possible, and returns its reason.
+    pub fn refuse(mut self, error: AnyFault) -> AnyFault {
         self.record.refused(&*error);
         if self.trail.write(&self.record).is_err() {
             let _ = Trail::default().write(&self.record);
         }
-        Err(error)
+        error
     }
 
     /// Notes how a static token was used, and logs what the settings do not expect.
