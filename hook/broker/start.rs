@@ -88,8 +88,8 @@ async fn fill(
         Image::Annotations(image) => (Annotations::new(request.annotations).with_image(image), None),
         Image::Unknown(refusal) => (Annotations::new(request.annotations), Some(refusal.into())),
     };
-    let user = loaded.users.name(peer.uid);
-    let caller = if peer.is_root() { Caller::Root } else { Caller::User(&user) };
+    let (uid, names) = (peer.uid, loaded.users.names(peer.uid));
+    let caller = if peer.is_root() { Caller::Root } else { Caller::User { uid, names } };
     let Some(requests) = start.decide(annotations, image, settings, caller)? else { return Ok(None) };
     if let Some(Unready { refusal, .. }) = request.unready {
         return Err(refusal.into());

@@ -7,8 +7,8 @@ use crate::settings::Grants;
 /// Not by getpwnam(3), which loads shared libraries, and may wait for a directory in the network.
 const PASSWD: &str = "/etc/passwd";
 
-/// The users that grants name, by their ids.
-pub struct Users(BTreeMap<u32, String>);
+/// The names of the users that grants name, by their ids.
+pub struct Users(BTreeMap<u32, Vec<String>>);
 
 impl Users {
     /// Looks up the users of all grants: by name in `/etc/passwd`, or by number.
@@ -25,13 +25,18 @@ impl Users {
             };
             passwd.lines().find_map(id).or_else(|| name.parse().ok())
         };
-        let users = grants.iter().filter_map(|grant| grant.user());
-        Users(users.filter_map(|name| Some((named(name)?, name.to_owned()))).collect())
+        let mut users = BTreeMap::<u32, Vec<String>>::new();
+        for name in grants.iter().filter_map(|grant| grant.user()) {
+            if let Some(uid) = named(name) {
+                users.entry(uid).or_default().push(name.to_owned());
+            }
+        }
+        Users(users)
     }
 
-    /// The name by which grants know a user; the number if none does.
-    pub fn name(&self, uid: u32) -> String {
-        self.0.get(&uid).cloned().unwrap_or_else(|| uid.to_string())
+    /// All names by which grants are for a user: a user has several, if grants give its name and its number.
+    pub fn names(&self, uid: u32) -> &[String] {
+        self.0.get(&uid).map(Vec::as_slice).unwrap_or_default()
     }
 }
 
@@ -42,9 +47,11 @@ mod tests {
     #[test]
     fn grants_name_users_by_name_or_number() {
         let grant = |user: &str| format!("[[grant]]\nreferences = ['op://v/*']\nto = {{ user = '{user}' }}\n");
-        let text = ["alice", "1002", "nobody-here"].map(grant).concat();
+        let text = ["alice", "1001", "1002", "nobody-here"].map(grant).concat();
         let grants = text.parse::<crate::settings::Settings>().unwrap().grants;
         let users = Users::parse(&grants, "root:x:0:0::/:/bin/sh\nalice:x:1001:5::/:\n1002:x:7:7::/:\n");
-        assert_eq!([1001, 7, 1002, 0].map(|uid| users.name(uid)), ["alice", "1002", "1002", "0"]);
+        assert_eq!(users.names(1001), ["alice", "1001"]);
+        // A number that is the name of another user is that user's alone.
+        assert_eq!((users.names(7), users.names(1002), users.names(0)), (&["1002".to_owned()][..], &[][..], &[][..]));
     }
 }

@@ -26,8 +26,23 @@ pub struct Grants(Vec<Grant>);
 pub enum Caller<'a> {
     /// The hook that reads these settings itself, or one of root's.
     Root,
-    /// A hook of another user, who can set every annotation; by name, or by number if no grant names this user.
-    User(&'a str),
+    /// A hook of another user, who can set every annotation.
+    User {
+        /// The user.
+        uid: u32,
+        /// All names by which grants are for this user.
+        names: &'a [String],
+    },
+}
+
+impl Caller<'_> {
+    /// The user as messages name it: by number, if no grant names this user.
+    fn user(self) -> Option<String> {
+        match self {
+            Caller::Root => None,
+            Caller::User { uid, names } => Some(names.first().cloned().unwrap_or_else(|| uid.to_string())),
+        }
+    }
 }
 
 /// One rule: these containers may have these references.
@@ -152,12 +167,13 @@ impl Grant {
         wants_owner: bool,
         caller: Caller<'_>,
     ) -> Result<(), GrantError> {
-        let user = match caller {
-            Caller::Root => None,
-            Caller::User(name) => Some(name),
+        let is_for_caller = match (self.user(), caller) {
+            (None, Caller::Root) => true,
+            (Some(user), Caller::User { names, .. }) => names.iter().any(|name| name == user),
+            _ => false,
         };
-        if self.user() != user {
-            let (expected, found) = (self.to.user.clone(), user.map(str::to_owned));
+        if !is_for_caller {
+            let (expected, found) = (self.to.user.clone(), caller.user());
             return Err(GrantError::User { reference: reference.clone(), expected, found });
         }
         if let Some(expected) = &self.to.namespace {
@@ -357,19 +373,21 @@ mod tests {
     fn a_grant_to_a_user_is_for_containers_of_that_user_alone() {
         let all = "[[grant]]\nreferences = ['op://Agents/*']\n";
         let of_alice = format!("{all}to = {{ user = 'alice' }}\n");
+        let names = ["alice", "1001"].map(str::to_owned);
+        let alice = Caller::User { uid: 1001, names: &names };
         let database = reference("op://Agents/database/password");
         let decide = |text: &str, caller| {
             let outcome = grants(text).decide(&database, &annotations(&[]), false, caller).map(|_| ());
             outcome.map_err(|refusal| refusal.to_string())
         };
         let refusal = |rest: &str| Err(format!("refusing to grant op://Agents/database/password: expected {rest}"));
-        assert_eq!(decide(&of_alice, Caller::User("alice")), Ok(()));
-        assert_eq!(decide(&format!("{all}{of_alice}"), Caller::User("alice")), Ok(()));
+        assert_eq!(decide(&of_alice, alice), Ok(()));
+        assert_eq!(decide(&format!("{all}{of_alice}"), alice), Ok(()));
         assert_eq!(decide(&format!("{all}{of_alice}"), Caller::Root), Ok(()));
         let of_bob = refusal("a container of user \"alice\", found one of user \"1002\"");
-        assert_eq!(decide(&of_alice, Caller::User("1002")), of_bob);
+        assert_eq!(decide(&of_alice, Caller::User { uid: 1002, names: &[] }), of_bob);
         let of_root = refusal("a container of user \"alice\", found one of root");
         assert_eq!(decide(&of_alice, Caller::Root), of_root);
-        assert_eq!(decide(all, Caller::User("alice")), refusal("a container of root, found one of user \"alice\""));
+        assert_eq!(decide(all, alice), refusal("a container of root, found one of user \"alice\""));
     }
 }
