@@ -1,5 +1,6 @@
 //! Resolves requests to secrets: fetches sealed values and unseals them, under one deadline.
 
+use std::collections::BTreeMap;
 use std::future::{pending, ready};
 use std::pin::pin;
 
@@ -15,7 +16,7 @@ use crate::seal::{SealError, SealedValue, is_sealed};
 use crate::secret::Secret;
 use crate::settings::Permission;
 use crate::source::{Earlier, Fetched, Field, Source, SourceError};
-use crate::template::RenderError;
+use crate::template::{RENDERED_BYTES_MAX, RenderError};
 
 /// The secret of one request, and its origin.
 pub struct Resolved<'a> {
@@ -47,19 +48,17 @@ impl<'a> Files<'a> {
     /// Renders the files of these requests. A template that misses the secret of an optional reference is left out.
     ///
     /// # Errors
-    /// A file would be too large.
+    /// The files would be too large.
     pub fn render(requests: &'a Requests, secrets: &'a [Resolved<'a>]) -> Result<Files<'a>, RenderFileError> {
         let is_value = |secret: &&Resolved<'_>| !requests.templates.contains_key(&secret.request.file);
         let values = secrets.iter().filter(is_value).map(|secret| (&secret.request.file, &secret.secret)).collect();
-        let mut rendered = Vec::with_capacity(requests.templates.len());
+        let parts: BTreeMap<_, _> =
+            secrets.iter().map(|one| ((&one.request.file, &one.request.reference), &one.secret)).collect();
+        let (mut rendered, mut left) = (Vec::with_capacity(requests.templates.len()), RENDERED_BYTES_MAX);
         for (file, template) in &requests.templates {
-            let secret = |reference: &Reference| {
-                let is_part =
-                    |secret: &&Resolved<'_>| secret.request.file == *file && secret.request.reference == *reference;
-                secrets.iter().find(is_part).map(|secret| &secret.secret)
-            };
-            let content = template.render(secret);
+            let content = template.render(|reference| parts.get(&(file, reference)).copied(), left);
             let content = content.map_err(|source| RenderFileError { file: file.clone(), source })?;
+            left -= content.as_ref().map_or(0, |content| content.expose().len());
             rendered.extend(content.map(|content| (file, content)));
         }
         Ok(Files { values, rendered })

@@ -13,7 +13,7 @@ use super::{load, write_output};
 use crate::container::{FILES_MAX, Request};
 use crate::errno::Errno;
 use crate::fault::{AnyFault, Class, Fault};
-use crate::template::{RenderError, TEMPLATE_BYTES_MAX, Template, TemplateError};
+use crate::template::{RENDERED_BYTES_MAX, RenderError, TEMPLATE_BYTES_MAX, Template, TemplateError};
 
 /// Render a template with its secrets.
 ///
@@ -48,7 +48,9 @@ pub(super) fn run(arguments: &Arguments, settings_path: &Path) -> Result<ExitCod
     }
     let resolved = secrets(&requests, &arguments.choice.over(load(settings_path)?))?;
     let secret = |reference: &_| resolved.iter().find(|one| one.request.reference == *reference).map(|one| &one.secret);
-    let rendered = template.render(secret).map_err(|source| InjectError::Render { name: name.clone(), source })?;
+    let rendered = template
+        .render(secret, RENDERED_BYTES_MAX)
+        .map_err(|source| InjectError::Render { name: name.clone(), source })?;
     // None of these requests is optional: each has a secret.
     let rendered = rendered.ok_or(InjectError::NoSecret { name })?;
     match arguments.output.path() {
