@@ -148,7 +148,8 @@ pub(super) fn a_working_directory_in_the_image_has_no_effect(scene: &mut Scene) 
 
 /// The hook is started with foreign descriptors, and without any.
 pub(super) fn descriptors_leak_in_neither_direction(scene: &mut Scene) {
-    let fifo = Path::new(sandbox::DIRECTORY).join("descriptors");
+    let directory = tempfile::Builder::new().prefix("descriptors").tempdir_in(sandbox::DIRECTORY).unwrap();
+    let fifo = directory.path().join("fifo");
     mknodat(CWD, &fifo, FileType::Fifo, Mode::from(0o600), 0).unwrap();
     let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
     let mut reader = File::options().read(true).custom_flags(nonblocking).open(&fifo).unwrap();
