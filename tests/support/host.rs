@@ -15,19 +15,27 @@ pub(crate) const LOCAL_KEK: &str = "local-kek:trial";
 /// The key ring in the settings of every host.
 pub(crate) const KEY_RING: &str = "gcp-kms://projects/acme/locations/europe/keyRings/agents/cryptoKeys";
 
-/// A directory with settings that grant all of `AgentVault` to every container, and list the KEKs above.
+/// A directory with settings that grant all of `AgentVault` to every container, and list KEKs.
 pub(crate) struct Host {
     directory: TempDir,
 }
 
 impl Host {
-    /// Installs what is needed to use a stand-in. `gcp_kms` is the content of `[gcp-kms]`.
+    /// Installs what is needed to use a stand-in. `gcp_kms` is the content of `[gcp-kms]`; if it is empty, the host has only the key file.
     pub(crate) fn new(stand_in: &StandIn, gcp_kms: &str) -> Host {
-        Host::with_kek(stand_in, LOCAL_KEK, &format!("[gcp-kms]\n{gcp_kms}"))
+        match gcp_kms {
+            // Every program that may unseal prepares each listed KEK: Google's client reads 300 files with certificates.
+            "" => Host::with_keks(stand_in, &[LOCAL_KEK], ""),
+            _ => Host::with_kek(stand_in, LOCAL_KEK, &format!("[gcp-kms]\n{gcp_kms}")),
+        }
     }
 
     /// The same, with one more KEK and the tables that it needs.
     pub(crate) fn with_kek(stand_in: &StandIn, kek: &str, tables: &str) -> Host {
+        Host::with_keks(stand_in, &[&format!("{KEY_RING}/*"), LOCAL_KEK, kek], tables)
+    }
+
+    fn with_keks(stand_in: &StandIn, keks: &[&str], tables: &str) -> Host {
         let host = Host { directory: tempfile::Builder::new().prefix("host").tempdir().unwrap() };
         fs::create_dir(host.keks()).unwrap();
         host.write("keks/trial", &[7; 32], 0o600);
@@ -35,7 +43,7 @@ impl Host {
         let ca_file = stand_in.ca_file().map(|path| format!("ca-file = {path:?}\n")).unwrap_or_default();
         let settings = format!(
             r#"
-keks = ["{KEY_RING}/*", "{LOCAL_KEK}", "{kek}"]
+keks = {keks:?}
 [connect]
 url = "{}"
 token-file = {:?}
