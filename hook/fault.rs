@@ -44,7 +44,7 @@ impl Class {
 }
 
 /// An error that a program can end with.
-pub trait Fault: Error {
+pub trait Fault: Error + Send {
     /// The class, which is the exit code.
     fn class(&self) -> Class;
 

@@ -10,6 +10,7 @@ use self::created::Created;
 use self::done::Done;
 use self::error::HookError;
 use self::refusal::refuse;
+use crate::audit::Trail;
 use crate::container::{Annotations, ImageError, Request, Requests, State};
 use crate::deliver::{DeliveryOptions, Frozen};
 use crate::fault::AnyFault;
@@ -87,7 +88,7 @@ fn deliver(
     settings: &Settings,
     start: &mut Start,
 ) -> Result<Done, AnyFault> {
-    start.open_trail(settings)?;
+    start.trail = Trail::open(&settings.audit, settings.deliver.deadline)?;
     state.id()?;
     start.record.bundle = state.bundle()?.to_owned();
     let requests = start.decide(annotations, image.map(AnyFault::from), settings, Caller::Root)?;

@@ -8,8 +8,10 @@
 //! It holds the credentials, and keeps connections and access tokens between starts; each start has its own secrets and data keys. The
 //! hook does what must be done next to the container. Start reading at [`start`], which is the story of one start.
 //!
-//! One thread does everything, so that nothing needs a lock.
+//! One thread serves all starts, so that nothing needs a lock. Files that a disk or another process may hold up have threads of their own:
+//! those of [`blocking`] for records, those of [`source`] for requests and sealed values.
 
+pub mod blocking;
 pub mod client;
 pub mod connection;
 pub mod error;

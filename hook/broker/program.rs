@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use tokio::task::LocalSet;
 
+use super::blocking::THREADS_MAX;
 use super::error::{PROGRAM, ProgramError};
 use super::server;
 use super::source::Shared;
@@ -62,7 +63,8 @@ fn serve(settings: &Path, socket: Option<&Path>) -> Result<(), ProgramError> {
     let _ = rustix::thread::set_name(c"oci-secrets-broker");
     harden::lock_memory();
     tls::install();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(THREADS_MAX).build();
     let runtime = runtime.map_err(|error| ProgramError::Runtime { errno: error.into() })?;
     let served = LocalSet::new().block_on(&runtime, server::serve(settings, socket));
     // Work that is still in progress must not delay a restart.

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::blocking::blocking;
 use super::connection::Connection;
 use super::loaded::Loaded;
 use super::peer::Peer;
 use super::protocol::{Answer, Image, Place, Receipt, Refusal, Report, Stage, StartRequest, Unready};
 use super::wire::Descriptor;
+use crate::audit::Trail;
 use crate::container::{Annotations, HOOK_NAME, Owner};
 use crate::deliver::{DeliveryOptions, Frozen};
 use crate::errno::SyscallError;
@@ -62,7 +64,7 @@ pub async fn serve(
 
 /// Records that there is no delivery, and says why.
 async fn refuse(connection: &Connection, start: Start, error: AnyFault) -> Outcome {
-    let error = start.refuse(error);
+    let error = blocking(move || start.refuse(error)).await;
     // A hook that is gone starts nothing.
     let _ = connection.send(&Answer::Refused(Refusal::of(&*error)), None).await;
     "refused"
@@ -78,7 +80,8 @@ async fn fill(
     start: &mut Start,
 ) -> Result<Option<Filled>, AnyFault> {
     let settings = loaded.settings;
-    start.open_trail(settings)?;
+    let (audit, deadline) = (settings.audit.clone(), settings.deliver.deadline);
+    start.trail = blocking(move || Trail::open(&audit, deadline)).await?;
     start.record.start = valid_id(request.start)?;
     if let Some(Unready { stage: Stage::State, refusal }) = &request.unready {
         return Err(refusal.clone().into());
@@ -138,7 +141,7 @@ async fn deliver(connection: &Connection, filled: Filled, mut start: Start, unti
         Err(error) => (Err(RequestFault::of(&error).into()), "lost"),
     };
     let is_attached = outcome.is_ok();
-    match start.end(outcome) {
+    match blocking(move || start.end(outcome)).await {
         Ok(()) => {
             let _ = connection.send(&Receipt::Recorded, None).await;
             "delivered"

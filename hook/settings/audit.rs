@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::AbsolutePath;
 
 /// Where the record of each start is written in addition to the system log.
-#[derive(Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(try_from = "Keys")]
 pub struct Audit {
     /// The file to append to.

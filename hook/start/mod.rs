@@ -20,7 +20,8 @@ use crate::token::static_token::Use;
 pub struct Start {
     /// The record.
     pub record: Record,
-    trail: Trail,
+    /// The destination of the record, which is opened before any secret is fetched, so that a broken one is detected.
+    pub trail: Trail,
 }
 
 impl Start {
@@ -29,15 +30,6 @@ impl Start {
         let mut record = Record::begin(program);
         record.container = container.to_owned();
         Start { record, trail: Trail::default() }
-    }
-
-    /// Opens the destination of the record, so that a broken trail is detected before any secret is fetched.
-    ///
-    /// # Errors
-    /// If it cannot be opened.
-    pub fn open_trail(&mut self, settings: &Settings) -> Result<(), AnyFault> {
-        self.trail = Trail::open(&settings.audit, settings.deliver.deadline)?;
-        Ok(())
     }
 
     /// The requests that the container's grants allow; `None` if there is none for this container.

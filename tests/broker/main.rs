@@ -16,6 +16,7 @@ mod attacks;
 mod deaths;
 mod fakes;
 mod outage;
+mod records;
 mod starts;
 mod systemd;
 mod world;

@@ -40,9 +40,10 @@ impl World {
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// The decisions of all starts so far.
+    /// The decisions of all starts so far. A mark of a chain is no start.
     pub(crate) fn decisions(&self) -> Vec<String> {
-        self.records().iter().map(|record| record["decision"].as_str().unwrap().to_owned()).collect()
+        let records = self.records().into_iter().filter(|record| record.get("mark").is_none());
+        records.map(|record| record["decision"].as_str().unwrap().to_owned()).collect()
     }
 }
 
