@@ -14,6 +14,7 @@ mod mounts;
 mod process;
 mod procfs;
 mod request;
+mod sandboxed;
 mod spec;
 mod state;
 

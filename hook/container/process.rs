@@ -9,7 +9,7 @@ use rustix::fs::fstat;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::id_map::{IdMapError, IdMaps, valid};
-use super::{Mounts, MountsError, Owner, Procfs, ProcfsError};
+use super::{Mounts, MountsError, Owner, Procfs, ProcfsError, sandboxed};
 use crate::errno::{SyscallError, failed};
 use crate::fault::{Class, Fault};
 
@@ -39,8 +39,13 @@ impl Process {
     /// # Errors
     /// When it is gone, when the kernel refuses, or when its mount namespace is our own: a container without one of its own
     /// would leave its secrets on the host. When it is being restored from a checkpoint: runc calls its hooks before the
-    /// container's mounts are there, and CRIU then brings the files of the checkpoint.
+    /// container's mounts are there, and CRIU then brings the files of the checkpoint. When it is not the container's, but that of a
+    /// sandboxed runtime.
     pub fn open(pid: Pid) -> Result<Process, ProcessError> {
+        // Before the pidfd: a thread has none.
+        if let Some(runtime) = sandboxed::runtime(&Procfs::open()?, pid) {
+            return Err(ProcessError::Sandboxed { runtime });
+        }
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| match errno {
             rustix::io::Errno::SRCH => ProcessError::Gone,
             other => failed(format!("pidfd_open({})", pid.as_raw_nonzero()))(other).into(),
@@ -182,6 +187,11 @@ pub enum ProcessError {
     /// It comes from a checkpoint.
     #[error("refusing to enter the container: it is being restored from a checkpoint, which has files of its own")]
     Restored,
+    /// It runs on a kernel of its own.
+    #[error(
+        "refusing to deliver to a container of {runtime}: its sandbox has a kernel and mounts of its own, which the hook cannot reach"
+    )]
+    Sandboxed { runtime: &'static str },
     /// A user id that the container's user namespace lacks.
     #[error("cannot map uid {uid}: the container's user namespace has no such id")]
     UnmappedUid { uid: u32 },
@@ -205,7 +215,10 @@ pub enum ProcessError {
 impl Fault for ProcessError {
     fn class(&self) -> Class {
         match self {
-            ProcessError::OwnMountNamespace | ProcessError::Restored | ProcessError::NoPidfd => Class::NotPermitted,
+            ProcessError::OwnMountNamespace
+            | ProcessError::Restored
+            | ProcessError::NoPidfd
+            | ProcessError::Sandboxed { .. } => Class::NotPermitted,
             ProcessError::Gone | ProcessError::UnmappedUid { .. } | ProcessError::UnmappedGid { .. } => Class::Data,
             ProcessError::IdMap(_) | ProcessError::Procfs(_) | ProcessError::Syscall(_) | ProcessError::Mounts(_) => {
                 Class::Kernel
@@ -216,6 +229,9 @@ impl Fault for ProcessError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             ProcessError::OwnMountNamespace => "give the spec a namespace of type \"mount\"",
+            ProcessError::Sandboxed { .. } => {
+                "run it with runc or crun; in Kubernetes, with a runtimeClassName of such a handler"
+            }
             ProcessError::UnmappedUid { .. } | ProcessError::UnmappedGid { .. } => {
                 "map the id in the container's user namespace, or run its process as one that is mapped"
             }
@@ -230,6 +246,7 @@ impl Fault for ProcessError {
 mod tests {
     use super::*;
     use rustix::process::{WaitId, WaitIdOptions, waitid};
+    use std::os::unix::process::CommandExt as _;
     use std::process::{Child, Command};
 
     fn pid(child: &Child) -> Pid {
@@ -358,6 +375,18 @@ mod tests {
         assert_eq!(process.host_owner(Owner { uid: 3, gid: 4 }).unwrap(), Owner { uid: 1013, gid: 1024 });
         end(inner);
         end(outer);
+    }
+
+    #[test]
+    fn refuses_the_process_of_a_sandboxed_runtime() {
+        let child = started(Command::new("sleep").arg0("runsc-sandbox").arg("60"), "sleep");
+        // The kernel names the process before it shows the arguments.
+        while !std::fs::read(format!("/proc/{}/cmdline", child.id())).unwrap().starts_with(b"runsc") {
+            std::thread::yield_now();
+        }
+        let error = Process::open(pid(&child)).unwrap_err();
+        assert!(matches!(error, ProcessError::Sandboxed { runtime: "gVisor" }), "{error:?}");
+        end(child);
     }
 
     /// CRIU does not run everywhere; this is what is seen of a process that it has forked for `runc restore`.

@@ -84,8 +84,15 @@ impl Procfs {
     /// # Errors
     /// When the kernel says so.
     pub fn path(&self, descriptor: impl AsFd) -> Result<PathBuf, ProcfsError> {
-        let link = format!("self/fd/{}", descriptor.as_fd().as_raw_fd());
-        let path = rustix::fs::readlinkat(&self.0, &link, Vec::new());
+        self.link(&format!("self/fd/{}", descriptor.as_fd().as_raw_fd()))
+    }
+
+    /// The path to which a link below `/proc` leads, seen from this thread's root.
+    ///
+    /// # Errors
+    /// When the kernel says so.
+    pub fn link(&self, link: &str) -> Result<PathBuf, ProcfsError> {
+        let path = rustix::fs::readlinkat(&self.0, link, Vec::new());
         let path = path.map_err(failed(format!(r#"readlink("/proc/{link}")"#)))?;
         Ok(OsString::from_vec(path.into_bytes()).into())
     }

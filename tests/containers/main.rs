@@ -1,6 +1,6 @@
 //! Starts real containers with the real hook, and shows every promise on every engine.
 //!
-//! Needs root, `busybox` (static), `runc`, `crun`, `youki`, `podman`, `newuidmap`, `containerd` and Docker; for pods, Debian's
+//! Needs root, `busybox` (static), `runc`, `crun`, `youki`, `runsc`, `podman`, `newuidmap`, `containerd` and Docker; for pods, Debian's
 //! `python3-grpcio`. What is missing is a failure where `CI` is set in the environment; elsewhere it
 //! is skipped, and said. Everything happens in a mount namespace of its own, on a `/run` of its own, which are gone with the process
 //! ([`support::sandbox`]). A table of engines and promises is printed at the end.

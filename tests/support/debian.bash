@@ -2,7 +2,7 @@
 
 # The packages of each system: engines, and what tests need from a system. No compiler. Docker's client is a package of its own in Debian 13.
 debian_packages() {
-    echo busybox-static ca-certificates catatonit conmon containerd crun docker.io iproute2 jq mount podman python3-grpcio runc strace \
+    echo busybox-static ca-certificates catatonit conmon containerd crun docker.io iproute2 jq mount podman python3-grpcio runc runsc strace \
         systemd-standalone-sysusers uidmap util-linux
     [ "$1" = bookworm ] || echo docker-cli podman-compose rpm
 }

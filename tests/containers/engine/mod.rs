@@ -25,6 +25,8 @@ pub(crate) enum Engine {
     Runc,
     Crun,
     Youki,
+    /// gVisor, whose containers are refused.
+    Runsc,
     PodmanRunc,
     PodmanCrun,
     RootlessRunc,
@@ -41,6 +43,7 @@ impl Engine {
         Engine::Runc,
         Engine::Crun,
         Engine::Youki,
+        Engine::Runsc,
         Engine::PodmanRunc,
         Engine::PodmanCrun,
         Engine::RootlessRunc,
@@ -75,6 +78,7 @@ impl Engine {
             Engine::Runc => "runc",
             Engine::Crun => "crun",
             Engine::Youki => "youki",
+            Engine::Runsc => "runsc",
             Engine::PodmanRunc => "podman/runc",
             Engine::PodmanCrun => "podman/crun",
             Engine::RootlessRunc => "rootless/runc",
@@ -90,6 +94,7 @@ impl Engine {
             Engine::Runc => &runtime::RUNC,
             Engine::Crun => &runtime::CRUN,
             Engine::Youki => &runtime::YOUKI,
+            Engine::Runsc => &runtime::RUNSC,
             Engine::PodmanRunc => &podman::OVER_RUNC,
             Engine::PodmanCrun => &podman::OVER_CRUN,
             Engine::RootlessRunc => &podman::ROOTLESS_OVER_RUNC,
@@ -124,15 +129,15 @@ impl Engine {
         if self.is_rootless() { user::home() } else { Path::new(sandbox::DIRECTORY) }
     }
 
-    /// Those that run single containers; pods have promises of their own.
+    /// Those that run single containers with their secrets; pods have promises of their own.
     pub(crate) fn single() -> &'static [Engine] {
-        Engine::those(|engine| engine != Engine::Cri)
+        Engine::those(|engine| !matches!(engine, Engine::Cri | Engine::Runsc))
     }
 
     /// Those whose containers have the very root filesystem and spec that the tests make. Docker has copies, and user namespaces
     /// and masked paths for all containers or none.
     pub(crate) fn exact() -> &'static [Engine] {
-        Engine::those(|engine| !matches!(engine, Engine::Cri | Engine::Docker))
+        Engine::those(|engine| !matches!(engine, Engine::Cri | Engine::Docker | Engine::Runsc))
     }
 
     /// Those that pass on any annotation.

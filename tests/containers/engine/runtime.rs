@@ -25,6 +25,14 @@ pub(super) static YOUKI: Runtime = Runtime {
     options: &["--log-level=error"],
 };
 
+/// It has no network here, and a platform that needs no virtualization.
+pub(super) static RUNSC: Runtime = Runtime {
+    name: "runsc",
+    programs: &["busybox", "runsc"],
+    prefix: &[],
+    options: &["--network=none", "--platform=ptrace", "--ignore-cgroups"],
+};
+
 pub(super) struct Runtime {
     name: &'static str,
     programs: &'static [&'static str],

@@ -98,6 +98,9 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         specs::mounts_of_the_root_may_propagate
         specs::a_spec_without_a_user_is_refused
     ];
+    let sandboxed = promises![|show| Promise::On(&[Engine::Runsc], show);
+        specs::a_sandboxed_runtime_is_refused
+    ];
     let podman = promises![|show| Promise::On(Engine::PODMAN, show);
         rotation::podman_restart_brings_the_new_value
         podman::the_references_of_an_envrc_are_words_of_its_command_line
@@ -159,6 +162,7 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         &read_only_at_once,
         &runtimes,
         &lenient,
+        &sandboxed,
         &podman,
         &rootful,
         &rootless,

@@ -101,6 +101,20 @@ pub(super) fn a_spec_without_a_user_is_refused(world: &World, engine: Engine) {
     assert_eq!((refused.code, &*refused.message), (65, message));
 }
 
+/// Its containers run, if they request nothing.
+pub(super) fn a_sandboxed_runtime_is_refused(world: &World, engine: Engine) {
+    let mut silent = Container::new(world);
+    let marks = silent.marks();
+    let ended = silent.run(engine, "touch /marks/ran");
+    assert!(ended.status.success() && marks.join("ran").exists(), "{ended:?}");
+
+    let refused = container(world).refused(engine);
+    let message = "refusing to deliver to a container of gVisor: its sandbox has a kernel and mounts of its own, which the hook cannot reach";
+    assert_eq!((refused.code, &*refused.message), (77, message));
+    let said = &refused.ended.stderr;
+    assert!(said.contains(message) && said.contains("oci-secrets-hook: hint: run it with runc or crun"), "{said}");
+}
+
 /// A container that asks for one file.
 fn container(world: &World) -> Container<'_> {
     let mut container = Container::new(world);
