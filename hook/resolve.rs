@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::future::{pending, ready};
+use std::mem::take;
 use std::pin::pin;
+use std::ptr;
 
 use futures_util::future::{Either, select};
-use futures_util::stream::{Stream, StreamExt};
+use futures_util::stream::{Stream, StreamExt, iter, once};
 
 use crate::container::{FILES_MAX, FileName, Request, Requests};
 use crate::fault::{Class, Fault};
@@ -151,7 +153,24 @@ where
         };
         Some((request, outcome))
     });
-    opened.buffer_unordered(FILES_MAX).filter_map(ready)
+    with_unanswered(opened.buffer_unordered(FILES_MAX).filter_map(ready), requests)
+}
+
+/// Adds a failure for each request without an outcome: if a source forgot one, its container would start without the file.
+fn with_unanswered<'a>(
+    outcomes: impl Stream<Item = Outcome<'a>> + Unpin,
+    requests: &'a [Request],
+) -> impl Stream<Item = Outcome<'a>> + Unpin {
+    let mut left: Vec<&Request> = requests.iter().collect();
+    outcomes.map(Some).chain(once(ready(None))).flat_map(move |outcome| {
+        iter(match outcome {
+            Some(outcome) => {
+                left.retain(|request| !ptr::eq(*request, outcome.0));
+                vec![outcome]
+            }
+            None => take(&mut left).into_iter().map(|request| (request, Err(ResolveError::unanswered(request)))).collect(),
+        })
+    })
 }
 
 /// Prepares the KEKs until the work is done.
@@ -213,6 +232,9 @@ pub enum ResolveError {
     /// Its value does not open.
     #[error("cannot unseal \"{file}\"")]
     Unseal { file: FileName, reference: Reference, source: SealError },
+    /// The source returned neither its field nor a reason.
+    #[error("cannot resolve \"{file}\": the source returned nothing for {reference}")]
+    Unanswered { file: FileName, reference: Reference },
 }
 
 impl Fault for ResolveError {
@@ -220,6 +242,7 @@ impl Fault for ResolveError {
         match self {
             ResolveError::Fetch { source, .. } => source.class(),
             ResolveError::Unseal { source, .. } => source.class(),
+            ResolveError::Unanswered { .. } => Class::Bug,
         }
     }
 
@@ -230,6 +253,7 @@ impl Fault for ResolveError {
             }
             ResolveError::Fetch { source, .. } => source.hint(),
             ResolveError::Unseal { source, reference, .. } => source.hint_for(reference),
+            ResolveError::Unanswered { .. } => None,
         }
     }
 }
@@ -239,7 +263,55 @@ impl ResolveError {
         ResolveError::Fetch { file: request.file.clone(), reference: request.reference.clone(), meant: None, source }
     }
 
+    /// A request that has neither a secret nor a failure.
+    pub fn unanswered(request: &Request) -> ResolveError {
+        ResolveError::Unanswered { file: request.file.clone(), reference: request.reference.clone() }
+    }
+
     fn unseal(request: &Request, source: SealError) -> ResolveError {
         ResolveError::Unseal { file: request.file.clone(), reference: request.reference.clone(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use futures_util::FutureExt;
+    use futures_util::stream::{LocalBoxStream, empty};
+
+    use super::*;
+    use crate::settings::Settings;
+    use crate::token::static_token::Shown;
+
+    /// A source that forgets what it was asked for.
+    struct Forgetful;
+
+    impl Source for Forgetful {
+        fn fetch<'a>(&'a self, _references: &'a [&'a Reference], _deadline: Deadline) -> LocalBoxStream<'a, Fetched> {
+            empty().boxed_local()
+        }
+
+        fn static_token(&self) -> Option<Shown> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_request_without_an_answer_is_a_failure() {
+        let request = |file: &str, optional| Request {
+            file: file.parse().unwrap(),
+            reference: "op://v/i/f".parse().unwrap(),
+            optional,
+        };
+        let requests = [request("a", false), request("b", true)];
+        let settings = Settings::default();
+        let keks = Keks::new(&settings);
+        let deadline = Deadline::after(std::time::Duration::from_secs(60));
+        let all = resolve(&requests, &Forgetful, &keks, Permission::Refuse, deadline).now_or_never().unwrap();
+        assert!(matches!(all, Err(ResolveError::Unanswered { .. })));
+        let each = resolve_each(&requests, &Forgetful, &keks, Permission::Refuse, deadline).now_or_never().unwrap();
+        let failed = each.iter().filter(|(_, outcome)| matches!(outcome, Err(ResolveError::Unanswered { .. })));
+        assert_eq!(failed.map(|(request, _)| request.file.to_string()).collect::<BTreeSet<_>>().len(), requests.len());
     }
 }

@@ -86,6 +86,7 @@ fn is_outage(failure: &ResolveError) -> bool {
     match failure {
         ResolveError::Fetch { source, .. } => matches!(source.standing(), Standing::Outage | Standing::Unclear),
         ResolveError::Unseal { .. } => failure.class() == Class::Unavailable,
+        ResolveError::Unanswered { .. } => false,
     }
 }
 

@@ -12,11 +12,11 @@ use super::source::Choice;
 use super::{load, write_output};
 use crate::fault::AnyFault;
 use crate::reference::Reference;
-use crate::secret::Secret;
+use crate::resolve::ResolveError;
 
 /// Print the secret that a reference names.
 ///
-/// The value is fetched, unsealed, and printed with a newline. Grants are for containers: here 1Password and the KMS decide. In a
+/// The value is fetched, unsealed, and printed with a newline. An empty one is an error. Grants are for containers: here 1Password and the KMS decide. In a
 /// script, prefer `oci-secrets run`, which keeps the secret out of the shell.
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -42,7 +42,8 @@ pub(super) fn run(arguments: &Arguments, settings_path: &Path) -> Result<ExitCod
     }
     let requests = [request(&arguments.reference)];
     let resolved = secrets(&requests, &arguments.choice.over(load(settings_path)?))?;
-    let secret = resolved.into_iter().next().map_or(Secret::new(Vec::new()), |resolved| resolved.secret);
+    let [request] = &requests;
+    let secret = resolved.into_iter().next().ok_or_else(|| ResolveError::unanswered(request))?.secret;
     if let Some(path) = arguments.output.path() {
         arguments.output.write(path, &secret)?;
         return Ok(ExitCode::SUCCESS);

@@ -46,6 +46,9 @@ pub enum EngineError {
     /// A file that would be removed.
     #[error("refusing to remove {}: it is not as `oci-secrets install` wrote it", .path.display())]
     Edited { path: PathBuf },
+    /// A file that a package of oci-secrets wrote.
+    #[error("refusing to remove {}: it belongs to the package oci-secrets", .path.display())]
+    Packaged { path: PathBuf },
     /// containerd does not print its default spec, from which the base spec is made.
     #[error("cannot make a base spec of what `ctr oci spec` prints: {reason}")]
     NoBaseSpec { reason: String },
@@ -88,6 +91,9 @@ impl Fault for EngineError {
             EngineError::Name { .. } => "by this name, a hook that is configured twice is recognized and called once",
             EngineError::Edited { .. } => {
                 "remove by hand what makes the engine call the hook, before you remove the hook"
+            }
+            EngineError::Packaged { .. } => {
+                "use the package manager: `apt remove oci-secrets`, `dnf remove oci-secrets`; `--engine` chooses another engine"
             }
             EngineError::Stage { .. } | EngineError::When { .. } | EngineError::Annotations { .. } => {
                 "`oci-secrets install --engine NAME` shows the file as it should be"

@@ -17,6 +17,9 @@ use crate::settings::file;
 /// Where engines look for hooks by default.
 pub(super) const DIRECTORY: &str = "/usr/share/containers/oci/hooks.d";
 
+/// Where the packages have these files; `packaging/hook/register` copies them to [`DIRECTORY`].
+const PACKAGED: &str = "/usr/share/oci-secrets/hooks.d";
+
 /// As it is shipped. Engines call hooks in the order of their files' names: this one late.
 const FILE: &str = include_str!("../../config/hooks.d/90-oci-secrets.json");
 const FILE_NAME: &str = "90-oci-secrets.json";
@@ -41,11 +44,16 @@ pub(super) fn files(directory: &Path, hook: &Hook) -> Vec<Change> {
 }
 
 /// The removal of the files that [`files`] wrote into a directory, for whatever hook, in the order in which they are to be removed.
+///
+/// A package writes the same files, and only its removal replaces the hook by a program that refuses containers.
 pub(super) fn removals(host: &Host, directory: &Path) -> Result<Vec<Change>, EngineError> {
     let mut removals = Vec::new();
     for (name, shipped) in [(CHECK_NAME, CHECK), (FILE_NAME, FILE)] {
         let path = directory.join(name);
         let Some(text) = host.read(&path)? else { continue };
+        if directory == host.path(DIRECTORY) && host.read(&host.path(PACKAGED).join(name))?.is_some() {
+            return Err(EngineError::Packaged { path });
+        }
         match shipped_for(&text).filter(|hook| content(shipped, hook) == text) {
             Some(_) => removals.push(Change::merged(path, None)),
             None => return Err(EngineError::Edited { path }),
@@ -220,6 +228,21 @@ mod tests {
         assert_eq!(there().unwrap(), [CHECK_NAME, FILE_NAME].map(|name| directory.path().join(name)));
         fs::write(&written[0].path, text(&written[0]).replace("30", "31")).unwrap();
         assert!(matches!(there(), Err(EngineError::Edited { .. })));
+    }
+
+    #[test]
+    fn leaves_the_files_of_a_package_to_the_package_manager() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::below(root.path().into());
+        let hook = Hook { path: HOOK_PATH.into(), settings: None };
+        for directory in [DIRECTORY, PACKAGED, "/home/alice"].map(|directory| host.path(directory)) {
+            files(&directory, &hook).iter().for_each(|file| assert!(file.apply().is_ok()));
+        }
+        assert!(matches!(removals(&host, &host.path(DIRECTORY)), Err(EngineError::Packaged { .. })));
+        // A user's own files are not of the package.
+        assert_eq!(removals(&host, &host.path("/home/alice")).unwrap().len(), 2);
+        fs::remove_dir_all(host.path(PACKAGED)).unwrap();
+        assert_eq!(removals(&host, &host.path(DIRECTORY)).unwrap().len(), 2);
     }
 
     #[test]

@@ -78,7 +78,7 @@ impl SealedValue {
     /// Opens the value for the reference as the container asks for it.
     ///
     /// # Errors
-    /// If the KEK does not unwrap the data key, or the value was sealed for another reference or KEK, or was changed since.
+    /// If the KEK does not unwrap the data key, or the value was sealed for another reference or KEK, was changed since, or is empty.
     pub async fn unseal(
         self,
         reference: &Reference,
@@ -86,6 +86,9 @@ impl SealedValue {
         deadline: Deadline,
     ) -> Result<Unsealed, SealError> {
         let (secret, kek_version) = self.open(reference, keks, deadline).await?;
+        if secret.expose().is_empty() {
+            return Err(SealError::Empty);
+        }
         Ok(Unsealed { secret, kek: self.kek, kek_version })
     }
 
@@ -257,6 +260,9 @@ pub enum SealError {
     /// The envelope cannot be read or opened.
     #[error("the sealed value does not open")]
     Envelope { source: EnvelopeError },
+    /// An empty secret. `oci-secrets seal` does not seal one, other programs can.
+    #[error("the sealed value contains an empty secret")]
+    Empty,
     /// What a KEK gave back is not what it was given.
     #[error("the rewrapped key does not match the original")]
     NotTheSame,
@@ -275,6 +281,7 @@ impl Fault for SealError {
             | SealError::Version { .. }
             | SealError::Form
             | SealError::Base64
+            | SealError::Empty
             | SealError::KekUri { .. } => Class::Data,
         }
     }
@@ -288,9 +295,11 @@ impl Fault for SealError {
                 Some("store the whole line that `oci-secrets seal` prints".into())
             }
             SealError::Kek { source } => source.hint(),
-            SealError::Plaintext | SealError::KekUri { .. } | SealError::NotTheSame | SealError::Envelope { .. } => {
-                None
-            }
+            SealError::Plaintext
+            | SealError::KekUri { .. }
+            | SealError::Empty
+            | SealError::NotTheSame
+            | SealError::Envelope { .. } => None,
         }
     }
 }
@@ -303,6 +312,7 @@ impl SealError {
             SealError::Plaintext => {
                 Some(format!("seal it for this reference: oci-secrets seal --kek URI --for \"{reference}\""))
             }
+            SealError::Empty => Some(format!("seal the secret again: oci-secrets seal --kek URI --for \"{reference}\"")),
             SealError::Envelope { source: EnvelopeError::Authentication } => Some(format!(
                 "a value opens only by the reference it was sealed for, in the same spelling: here \"{reference}\""
             )),

@@ -51,17 +51,18 @@ aws_settings() {
     sed -i "s|^keks = .*|keks = [\"$aws_kek/*\"]|" "$DIR/settings.toml"
 }
 
-# Encrypts a canary under a key as the KMS's own tool does, with this text as its context, and starts a container with it: direct ITEM KEK CONTEXT
+# Encrypts a canary or $PLAINTEXT under a key as the KMS's own tool does, with this text as its context, and starts a container with it:
+# direct ITEM KEK CONTEXT
 direct() {
     local item=$1 bytes
     shift
     case $1 in
     aws-kms://*)
         bytes=$(curl -sf -H 'X-Amz-Target: TrentService.Encrypt' "$KMS" -d "{\"KeyId\": \"${1#aws-kms://}\",
-            \"Plaintext\": \"$(printf canary | base64)\", \"EncryptionContext\": {\"associated-data\": \"$2\"}}" | jq -r .CiphertextBlob)
+            \"Plaintext\": \"$(printf %s "${PLAINTEXT-canary}" | base64)\", \"EncryptionContext\": {\"associated-data\": \"$2\"}}" | jq -r .CiphertextBlob)
         ;;
     *)
-        bytes=$(curl -sf "$KMS/v1/${1#gcp-kms://}:encrypt" -d "{\"plaintext\": \"$(printf canary | base64)\",
+        bytes=$(curl -sf "$KMS/v1/${1#gcp-kms://}:encrypt" -d "{\"plaintext\": \"$(printf %s "${PLAINTEXT-canary}" | base64)\",
             \"additionalAuthenticatedData\": \"$(printf %s "$2" | base64 -w 0)\"}" | jq -r .ciphertext)
         ;;
     esac
@@ -325,7 +326,7 @@ fresh_engines() (
     mkdir -p "$DIR/layer"
     mount -t tmpfs tmpfs "$DIR/layer"
     local directory
-    for directory in /etc /usr/share/containers /usr/libexec; do
+    for directory in /etc /usr/share /usr/libexec; do
         mkdir -p "$DIR/layer/$directory" "$DIR/layer/work$directory"
         mount -t overlay overlay -o "lowerdir=$directory,upperdir=$DIR/layer$directory,workdir=$DIR/layer/work$directory" "$directory"
     done
