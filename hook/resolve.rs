@@ -168,7 +168,9 @@ fn with_unanswered<'a>(
                 left.retain(|request| !ptr::eq(*request, outcome.0));
                 vec![outcome]
             }
-            None => take(&mut left).into_iter().map(|request| (request, Err(ResolveError::unanswered(request)))).collect(),
+            None => {
+                take(&mut left).into_iter().map(|request| (request, Err(ResolveError::unanswered(request)))).collect()
+            }
         })
     })
 }

@@ -312,7 +312,9 @@ impl SealError {
             SealError::Plaintext => {
                 Some(format!("seal it for this reference: oci-secrets seal --kek URI --for \"{reference}\""))
             }
-            SealError::Empty => Some(format!("seal the secret again: oci-secrets seal --kek URI --for \"{reference}\"")),
+            SealError::Empty => {
+                Some(format!("seal the secret again: oci-secrets seal --kek URI --for \"{reference}\""))
+            }
             SealError::Envelope { source: EnvelopeError::Authentication } => Some(format!(
                 "a value opens only by the reference it was sealed for, in the same spelling: here \"{reference}\""
             )),
