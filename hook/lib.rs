@@ -44,6 +44,7 @@ pub mod http_client;
 pub mod json;
 pub mod monitoring;
 pub mod nearest;
+pub mod nri;
 pub mod pkcs11;
 pub mod reference;
 pub mod refusals;

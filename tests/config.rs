@@ -7,8 +7,8 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use oci_secrets::gateway::settings as gateway;
 use oci_secrets::settings::{
-    Audit, AwsIdentity, AwsKms, Broker, Caller, DEADLINE, Deliver, LocalKek, Op, OpUnlock, Outage, Pkcs11, Settings,
-    SourceName, parse,
+    Audit, AwsIdentity, AwsKms, Broker, Caller, DEADLINE, Deliver, LocalKek, Nri, Op, OpUnlock, Outage, Pkcs11,
+    Settings, SourceName, parse,
 };
 use regex::Regex;
 use serde_json::Value;
@@ -75,6 +75,8 @@ fn optional_keys_show_their_defaults() {
     assert!(full.audit.file.is_some() && written.audit == Audit::default());
     assert!(!full.audit.chain);
     assert!(full.broker.max_age.is_some() && full.broker.requests_per_hour.is_some());
+    assert_eq!((&full.nri.hook, &written.nri), (&Nri::default().hook, &Nri::default()));
+    assert!(full.nri.socket.is_some() && full.nri.hook_settings.is_some());
     assert_eq!(full.outage.directory, Outage::default().directory);
     assert!(full.outage.sealed_values_for.is_some() && written.outage == Outage::default());
     assert!(full.broker.socket.is_some() && full.broker.metrics.is_some() && written.broker == Broker::default());
@@ -99,6 +101,7 @@ fn the_settings_show_every_key_that_the_code_knows() {
         ("audit", "[audit]\nno-such-key = 1"),
         ("break-glass", "[break-glass]\nno-such-key = 1"),
         ("broker", "[broker]\nno-such-key = 1"),
+        ("nri", "[nri]\nno-such-key = 1"),
         ("outage", "[outage]\nno-such-key = 1"),
     ] {
         for key in keys_expected_instead_of(unknown) {

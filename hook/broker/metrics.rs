@@ -56,8 +56,8 @@ impl Metrics {
         self.settings_current.set(succeeded.into());
     }
 
-    /// All metrics as text, with those of the source.
-    pub fn to_text(&self, connections: u32, source: Vec<Sample>) -> String {
+    /// All metrics as text, with those of the source and of the NRI plugin.
+    pub fn to_text(&self, connections: u32, more: Vec<Sample>) -> String {
         let mut registry = Registry::with_prefix("oci_secrets_broker");
         registry.register("starts", "Container starts by outcome", self.starts.clone());
         let help = "Time from the request of a start to its receipt";
@@ -68,7 +68,7 @@ impl Metrics {
         registry.register("reloads", "Reloads of the settings", self.reloads.clone());
         let help = "1 if the current settings are those of the file, 0 if the file could not be used";
         registry.register("settings_current", help, self.settings_current.clone());
-        for Sample { name, help, is_counter, value } in source {
+        for Sample { name, help, is_counter, value } in more {
             match is_counter {
                 true => registry.register(name, help, ConstCounter::new(value)),
                 false => registry.register(name, help, ConstGauge::new(value.cast_signed())),

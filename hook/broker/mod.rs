@@ -18,6 +18,7 @@ pub mod error;
 pub mod limits;
 pub mod loaded;
 pub mod metrics;
+pub mod nri_metrics;
 pub mod peer;
 pub mod program;
 pub mod protocol;

@@ -20,6 +20,7 @@ use super::source::Snapshot;
 use crate::container::{FileName, Owner};
 use crate::deliver::{Placeholders, PlaceholdersError};
 use crate::fault::{Class, Fault};
+use crate::nri;
 use crate::report;
 
 /// The version of the protocol.
@@ -189,6 +190,8 @@ pub struct Status {
     pub connections: u32,
     /// The source, once a start has needed it.
     pub source: Option<Snapshot>,
+    /// The NRI plugin, if the settings have one.
+    pub nri: Option<nri::Snapshot>,
 }
 
 /// What became of a delivery.

@@ -11,6 +11,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{Either, join_all, select, select_all};
@@ -27,11 +28,13 @@ use super::error::{PROGRAM, ProgramError};
 use super::limits::{Limits, Slot};
 use super::loaded::{Loaded, SourceCell};
 use super::metrics::Metrics;
+use super::nri_metrics;
 use super::peer::Peer;
 use super::protocol::{Answer, REQUEST_BYTES_MAX, Request, Status, USER_REQUEST_BYTES_MAX};
 use super::start;
 use super::wire::Descriptor;
 use crate::fault::Fault as _;
+use crate::nri;
 use crate::settings::{MetricsAddress, Settings};
 use crate::{monitoring, report, run_directory, systemd};
 
@@ -58,6 +61,8 @@ struct Server {
     limits: Rc<Limits>,
     metrics: Metrics,
     source: Rc<SourceCell>,
+    /// The plugin that adds the hook to containers, if the settings have one.
+    nri: Option<Arc<nri::State>>,
     current: RefCell<Generation>,
     /// Earlier versions that still serve.
     ending: RefCell<Vec<JoinHandle<()>>>,
@@ -82,6 +87,8 @@ pub async fn serve(path: &Path, socket: Option<&Path>) -> Result<(), ProgramErro
     let reload = signal_of(SignalKind::hangup())?;
     let listeners = listen(socket.or(settings.broker.socket.as_deref()).unwrap_or(Path::new(SOCKET)))?;
     let source = Rc::<SourceCell>::default();
+    let plugin = settings.nri.socket.as_deref().map(|socket| nri::start(PROGRAM, socket, &settings.nri)).transpose();
+    let plugin = plugin.map_err(|error| ProgramError::Runtime { errno: error.into() })?;
     let server = Rc::new_cyclic(|server| {
         let (accepted, receiver) = unbounded_channel();
         let task = spawn_local(serve_generation(Rc::clone(&settings), Rc::clone(&source), receiver, server.clone()));
@@ -90,6 +97,7 @@ pub async fn serve(path: &Path, socket: Option<&Path>) -> Result<(), ProgramErro
             limits: Rc::default(),
             metrics: Metrics::default(),
             source: Rc::clone(&source),
+            nri: plugin,
             current: RefCell::new(Generation { settings: Rc::clone(&settings), accepted, task }),
             ending: RefCell::default(),
             is_draining: Cell::new(false),
@@ -162,6 +170,7 @@ impl Server {
             grants: loaded.settings.grants.iter().count(),
             connections: self.limits.connections(),
             source: self.source.snapshot(),
+            nri: self.nri.as_deref().map(nri::State::snapshot),
         }
     }
 
@@ -173,9 +182,7 @@ impl Server {
             self.metrics.reload(loaded.is_ok());
             match loaded {
                 Ok(settings) => {
-                    if self.current.borrow().settings.broker.metrics != settings.broker.metrics {
-                        report::note(PROGRAM, "a change of `metrics` takes effect after a restart");
-                    }
+                    self.note_unchanged(&settings);
                     self.source.reload(&settings);
                     self.replace(Rc::new(settings));
                     report::note(PROGRAM, "loaded the settings again");
@@ -186,6 +193,19 @@ impl Server {
                 }
             }
             systemd::notify("READY=1");
+        }
+    }
+
+    /// Notes what a reload does not change.
+    fn note_unchanged(&self, settings: &Settings) {
+        let current = self.current.borrow();
+        for (name, differs) in [
+            ("`metrics`", current.settings.broker.metrics != settings.broker.metrics),
+            ("[nri]", current.settings.nri != settings.nri),
+        ] {
+            if differs {
+                report::note(PROGRAM, &format!("a change of {name} takes effect after a restart"));
+            }
         }
     }
 
@@ -217,7 +237,11 @@ impl Server {
 
     fn serve_metrics(self: &Rc<Server>, address: &MetricsAddress) -> Result<(), ProgramError> {
         let server = Rc::clone(self);
-        let text = move || server.metrics.to_text(server.limits.connections(), server.source.metrics());
+        let text = move || {
+            let plugin = server.nri.as_deref().map(|state| nri_metrics::samples(&state.snapshot()));
+            let samples = server.source.metrics().into_iter().chain(plugin.unwrap_or_default()).collect();
+            server.metrics.to_text(server.limits.connections(), samples)
+        };
         match address {
             MetricsAddress::Unix(path) => {
                 let listener = bind(path, 0o660)?;

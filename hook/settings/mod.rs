@@ -16,6 +16,7 @@ pub mod file;
 mod gcp;
 mod grant;
 mod local_kek;
+mod nri;
 mod op;
 mod outage;
 mod parse;
@@ -47,6 +48,7 @@ pub use self::file::{FileError, trust_as_in_user_namespace};
 pub use self::gcp::{Federation, GcpKms};
 pub use self::grant::{Caller, Found, Grant, GrantError, Grants, ReferencePattern, ReferencePatternError};
 pub use self::local_kek::LocalKek;
+pub use self::nri::Nri;
 pub use self::op::{Op, OpUnlock};
 pub use self::outage::Outage;
 pub use self::parse::{ParseError, parse};
@@ -100,6 +102,8 @@ pub struct Settings {
     pub break_glass: BreakGlass,
     /// `[broker]`: the daemon that resolves on behalf of the hook.
     pub broker: Broker,
+    /// `[nri]`: the plugin by which containerd and CRI-O call the hook.
+    pub nri: Nri,
     /// `[outage]`: whether the broker uses sealed values that it fetched earlier while the source does not answer.
     pub outage: Outage,
 }

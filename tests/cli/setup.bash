@@ -89,6 +89,23 @@ start() {
     return $code
 }
 
+# Accepts one NRI plugin at $DIR/nri, sends it these bytes, and waits until $DIR/log has this text: nri_runtime HEX TEXT
+nri_runtime() {
+    python3 -c "import os, socket, sys
+listener = socket.socket(socket.AF_UNIX)
+listener.bind('new')
+listener.listen()
+os.rename('new', 'nri')
+plugin, _ = listener.accept()
+plugin.recv(999)
+plugin.send(bytes.fromhex(sys.argv[1]))
+plugin.shutdown(socket.SHUT_WR)
+while plugin.recv(999):
+    pass" "$1"
+    until grep -q "$2" log; do sleep 0.01; done
+    grep -m1 "$2" log
+}
+
 # Prints the state of a container: state PID KEY=VALUE...
 state() {
     local pid=$1

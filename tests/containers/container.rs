@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -21,10 +21,6 @@ use crate::world::World;
 /// The hook as operators configure it; only its path and arguments are the test's.
 const HOOK: &str = include_str!("../../config/hooks.d/90-oci-secrets.json");
 const CHECK: &str = include_str!("../../config/hooks.d/91-oci-secrets-check.json");
-
-/// Busybox's name for each of its parts that the tests' scripts use.
-const APPLETS: [&str; 14] =
-    ["cat", "chmod", "grep", "id", "ls", "mkdir", "mv", "readlink", "rm", "sh", "sleep", "stat", "touch", "true"];
 
 thread_local! {
     /// Whether the hooks of the containers that this thread makes ask a broker.
@@ -67,7 +63,7 @@ impl<'w> Container<'w> {
         // Whose processes they are must be clear even where these tests run twice at a time.
         let name = format!("test-{}-{:04}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let directory = Path::new(sandbox::DIRECTORY).join(&name);
-        make_rootfs(&directory.join("rootfs"));
+        sandbox::make_rootfs(&directory.join("rootfs"));
         let hooks = directory.join("hooks.d");
         Container {
             world,
@@ -244,15 +240,4 @@ pub(crate) struct Refused {
     pub(crate) code: i64,
     /// The hook's message.
     pub(crate) message: String,
-}
-
-/// Busybox, and the directories that engines mount on. No `/run`.
-pub(crate) fn make_rootfs(rootfs: &Path) {
-    for directory in ["bin", "dev", "etc", "proc", "sys", "tmp"] {
-        fs::create_dir_all(rootfs.join(directory)).unwrap();
-    }
-    fs::copy(sandbox::find("busybox").unwrap(), rootfs.join("bin/busybox")).unwrap();
-    for applet in APPLETS {
-        symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
-    }
 }

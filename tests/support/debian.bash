@@ -2,6 +2,8 @@
 
 # The packages of each system: engines, and what tests need from a system. No compiler. Docker's client is a package of its own in Debian 13.
 debian_packages() {
+    # The newest containerd alone, for tests/nri.
+    [ "$1" != sid ] || { echo busybox-static containerd iproute2 jq mount python3-grpcio runc util-linux && return; }
     echo busybox-static ca-certificates catatonit conmon containerd crun docker.io iproute2 jq mount podman python3-grpcio runc runsc strace \
         systemd-standalone-sysusers uidmap util-linux
     [ "$1" = bookworm ] || echo docker-cli podman-compose rpm
@@ -15,7 +17,7 @@ debian_mirror() {
     echo "${mirrors%%$'\n'*}"
 }
 
-# Makes the system of a release, unless it exists, and prints its directory: make_debian bookworm|trixie
+# Makes the system of a release, unless it exists, and prints its directory: make_debian bookworm|trixie|sid
 make_debian() {
     local release=$1 tree=$PWD/target/debian-$1 packages
     packages=$(debian_packages "$release" | tr '\n' ' ')
@@ -23,7 +25,8 @@ make_debian() {
     [ "$(cat "$tree.packages" 2>/dev/null)" != "$packages" ] || return 0
     echo "making ${tree#"$PWD/"}" >&2
     rm -rf --one-file-system "$tree" "$tree.packages"
-    mmdebstrap --quiet --variant=apt --include="$packages" "$release" "$tree" "$(debian_mirror)" >&2
+    # The lists of sid expire within days, and a mirror may be behind. They are signed in any case.
+    mmdebstrap --quiet --variant=apt --aptopt='Acquire::Check-Valid-Until "false"' --include="$packages" "$release" "$tree" "$(debian_mirror)" >&2
     echo "$packages" >"$tree.packages"
 }
 

@@ -11,6 +11,7 @@
 
 pub(crate) mod broker;
 pub(crate) mod container;
+pub(crate) mod cri;
 pub(crate) mod front;
 pub(crate) mod gateway;
 pub(crate) mod host;

@@ -39,6 +39,10 @@ const LAYERS: &str = "/run/containers-test/layers";
 /// The cgroup v2 hierarchy next to v1, which crun treats as an error.
 const HYBRID: &str = "/sys/fs/cgroup/unified";
 
+/// Busybox's name for each of its parts that the tests' scripts use.
+const APPLETS: [&str; 14] =
+    ["cat", "chmod", "grep", "id", "ls", "mkdir", "mv", "readlink", "rm", "sh", "sleep", "stat", "touch", "true"];
+
 /// Limits for containers: podman's defaults exceed the limits of a container in which the tests may run.
 const LIMITS: &str = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=4096:4096\"]\n";
 
@@ -92,4 +96,15 @@ pub(crate) fn name() -> String {
 pub(crate) fn kernel_has_noswap() -> bool {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
     fsconfig_set_flag(context, "noswap").is_ok()
+}
+
+/// Busybox, and the directories that engines mount on. No `/run`.
+pub(crate) fn make_rootfs(rootfs: &Path) {
+    for directory in ["bin", "dev", "etc", "proc", "sys", "tmp"] {
+        std::fs::create_dir_all(rootfs.join(directory)).unwrap();
+    }
+    std::fs::copy(find("busybox").unwrap(), rootfs.join("bin/busybox")).unwrap();
+    for applet in APPLETS {
+        std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
+    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::broker::client::Connection;
 use crate::broker::protocol::Status;
 use crate::broker::source::BreakerState;
+use crate::cli::check::nri;
 use crate::cli::finding::Finding;
 use crate::cli::is_root;
 use crate::settings::Settings;
@@ -14,17 +15,17 @@ const SUBJECT: &str = "broker";
 /// A broker that works answers at once.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Whether the hook asks a broker, and what that says of itself. Only root is told.
-pub(in crate::cli) fn finding(settings: &Settings) -> Option<Finding> {
-    let socket = settings.broker.socket.as_deref()?;
+/// Whether the hook asks a broker, and what that says of itself and of its NRI plugin. Only root is told.
+pub(in crate::cli) fn findings(settings: &Settings) -> Vec<Finding> {
+    let Some(socket) = settings.broker.socket.as_deref() else { return Vec::new() };
     let way = format!("the hook asks the one at {}", socket.display());
     if !is_root() {
-        return Some(Finding::note(SUBJECT, format!("{way}, which tells its state to root alone")));
+        return vec![Finding::note(SUBJECT, format!("{way}, which tells its state to root alone"))];
     }
-    Some(match Connection::open(socket, PATIENCE).and_then(Connection::status) {
-        Ok(status) => of_status(&way, &status),
-        Err(error) => Finding::problem(SUBJECT, &error),
-    })
+    match Connection::open(socket, PATIENCE).and_then(Connection::status) {
+        Ok(status) => [of_status(&way, &status)].into_iter().chain(status.nri.as_ref().map(nri::finding)).collect(),
+        Err(error) => vec![Finding::problem(SUBJECT, &error)],
+    }
 }
 
 fn of_status(way: &str, status: &Status) -> Finding {

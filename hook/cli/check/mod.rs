@@ -6,6 +6,7 @@ mod engines;
 mod grants;
 mod image;
 mod keks;
+mod nri;
 mod outage;
 mod proxy;
 mod source;
@@ -86,9 +87,9 @@ pub(super) fn run(arguments: &Arguments, settings_path: &Path) -> Result<ExitCod
             findings.extend(image::annotations(version("podman").as_deref(), &settings));
             findings.extend(grants::findings(&settings, &engines::of_pods(), &host));
             findings.extend(proxy::finding());
-            let broker = broker::finding(&settings);
+            let broker = broker::findings(&settings);
             // The credentials are the broker's: without any, the hook's settings are complete.
-            let is_of_hook = broker.is_some() && settings.connect.is_none() && settings.op.is_none();
+            let is_of_hook = !broker.is_empty() && settings.connect.is_none() && settings.op.is_none();
             findings.extend(broker);
             if !is_of_hook {
                 findings.extend(source::choice(&settings));

@@ -126,7 +126,9 @@ fn explain(subject: Subject, settings: Result<Settings, AnyFault>, unseal: bool)
     match settings {
         Err(error) => findings.push(Finding::problem("settings", &*error)),
         Ok(settings) => {
-            findings.extend(check::broker::finding(&settings).filter(|_| !wanted.is_empty()));
+            if !wanted.is_empty() {
+                findings.extend(check::broker::findings(&settings));
+            }
             for (explained, one) in requests.iter_mut().zip(&wanted) {
                 explained.grant(&one.reference, annotations.as_ref(), wants_owner, &settings);
             }

@@ -2,19 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
 use super::daemon::{Daemon, write_runtime};
 use super::{Driver, answer, program, root};
-use crate::container::{self, Container};
+use crate::container::Container;
 use crate::spec::{self, Twist};
+use crate::support::cri::{self, IMAGE, Pod};
 use crate::support::sandbox;
-use crate::support::skip;
 
 /// As it is shipped; where the base spec is found differs.
 const CONFIG: &str = include_str!("../../../config/containerd/config.toml");
@@ -22,21 +21,6 @@ const BASE_SPEC: &str = "/etc/containerd/oci-secrets.json";
 
 /// The hook as a spec lists it.
 const HOOKS: &str = include_str!("../../../config/hooks.d/90-oci-secrets.json");
-
-/// The image of every container of a pod, the pause container's too.
-const IMAGE: &str = "localhost/busybox:latest";
-
-/// Packs a root filesystem as an image, and lets containerd have it: directory, image, client and its arguments.
-const IMPORT: &str = r#"
-set -e
-cd "$1" && image=$2 && shift 2
-tar -C rootfs -cf layer.tar .
-sum=$(sha256sum layer.tar | cut -d' ' -f1)
-jq -n --arg sum "sha256:$sum" '{architecture: "amd64", os: "linux", rootfs: {type: "layers", diff_ids: [$sum]},
-    config: {Env: ["PATH=/bin"], Entrypoint: ["sleep", "600"]}}' >config.json
-jq -n --arg image "$image" '[{Config: "config.json", RepoTags: [$image], Layers: ["layer.tar"]}]' >manifest.json
-tar -cf - config.json manifest.json layer.tar | "$@" image import -
-"#;
 
 /// How a pod's containers come to the hook: by a base spec that has it, as it is shipped, or by the wrapper.
 pub(crate) const HANDLERS: [&str; 2] = ["oci-secrets", "wrapper"];
@@ -163,23 +147,6 @@ pub(crate) fn write_settings(settings_of_pods: &str) {
     fs::write(settings(), settings_of_pods).unwrap();
 }
 
-/// What became of a pod's containers.
-pub(crate) struct Pod(Value);
-
-impl Pod {
-    /// What a container printed, which ended well.
-    pub(crate) fn printed(&self, container: &str) -> Vec<&str> {
-        let container = &self.0["containers"][container];
-        assert_eq!(container["exit"], 0, "{}", self.0);
-        container["log"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect()
-    }
-
-    /// Why a container did not start.
-    pub(crate) fn error(&self, container: &str) -> &str {
-        self.0["containers"][container]["error"].as_str().unwrap_or_else(|| panic!("{}", self.0))
-    }
-}
-
 /// Runs a pod whose containers, one after the other, are these scripts; `None` without a client.
 pub(crate) fn run_pod(
     name: &str,
@@ -188,46 +155,14 @@ pub(crate) fn run_pod(
     marks: Option<&Path>,
     containers: &[(&str, &str)],
 ) -> Option<Pod> {
-    static IMAGES: LazyLock<()> = LazyLock::new(import);
-    let mut command = cri_client()?;
-    LazyLock::force(&DAEMON);
-    LazyLock::force(&IMAGES);
-    let scripts: BTreeMap<_, _> =
-        containers.iter().map(|(name, script)| (*name, json!(["sh", "-c", script]))).collect();
-    let mounts: BTreeMap<_, _> = marks.into_iter().map(|marks| (marks.to_str().unwrap(), "/marks")).collect();
-    let pod = json!({ "name": name, "handler": handler, "annotations": annotations, "image": IMAGE, "mounts": mounts,
-        "containers": scripts });
-    let mut client = command
-        .arg(root("containerd").join("socket"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    client.stdin.take().unwrap().write_all(pod.to_string().as_bytes()).unwrap();
-    let output = client.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let pod: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(pod["sandbox"], Value::Null, "the pod's own container did not start");
-    Some(Pod(pod))
-}
-
-/// The client, to be given the socket; `None` where what it needs is missing.
-fn cri_client() -> Option<Command> {
-    if !program("python3").args(["-c", "import grpc"]).output().unwrap().status.success() {
-        skip("python3-grpcio is not installed");
+    static IMAGES: LazyLock<()> =
+        LazyLock::new(|| cri::import(&root("containerd").join("socket"), &root("containerd").join("image")));
+    if !cri::has_client() {
         return None;
     }
-    let mut command = program("python3");
-    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/clients/cri_client.py"));
-    Some(command)
-}
-
-fn import() {
-    let directory = root("containerd").join("image");
-    container::make_rootfs(&directory.join("rootfs"));
-    let mut command = program("sh");
-    command.args(["-c", IMPORT, "sh"]).arg(directory).arg(IMAGE);
-    command.args(["ctr", "--namespace", "k8s.io", "--address"]).arg(root("containerd").join("socket"));
-    answer(command);
+    LazyLock::force(&DAEMON);
+    LazyLock::force(&IMAGES);
+    let mounts: BTreeMap<_, _> = marks.into_iter().map(|marks| (marks.to_str().unwrap(), "/marks")).collect();
+    let more = json!({ "handler": handler, "annotations": annotations, "mounts": mounts });
+    Some(cri::run(&root("containerd").join("socket"), name, containers, more))
 }

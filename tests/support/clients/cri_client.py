@@ -2,9 +2,10 @@
 
 Needs Debian's python3-grpcio. Usage: cri_client.py SOCKET, with the pod on standard input, as JSON:
     {"name", "handler", "annotations": {}, "image", "mounts": {path on the host: path in the container},
-     "containers": {name: [command, argument, ...]}}
+     "containers": {name: [command, argument, ...]}, "stays": bool}
+Containers run one after the other. `app#1` is the second attempt of the container `app`.
 Prints what became of it, as JSON: {"sandbox": error or null, "containers": {name: {"error"} or {"exit", "log"}}}.
-Afterwards nothing is left of the pod.
+Afterwards nothing is left of the pod, unless it stays: then its containers run on, and {"id"} is printed of each.
 """
 
 import json
@@ -30,7 +31,7 @@ MESSAGES = {
     "PodSecurity": "1 Namespaces namespace_options",
     "LinuxPod": "2 PodSecurity security_context",
     "Pod": "1 PodMetadata metadata, 3 string log_directory, 7 Pair* annotations, 8 LinuxPod linux",
-    "ContainerMetadata": "1 string name",
+    "ContainerMetadata": "1 string name, 2 uint32 attempt",
     "Image": "1 string image",
     "Mount": "1 string container_path, 2 string host_path",
     "Security": "3 Namespaces namespace_options, 5 Number run_as_user, 12 Number run_as_group",
@@ -56,7 +57,8 @@ MESSAGES = {
 def classes():
     """The message classes, by name."""
     field_type = descriptor_pb2.FieldDescriptorProto
-    scalars = {"string": field_type.TYPE_STRING, "int32": field_type.TYPE_INT32, "int64": field_type.TYPE_INT64}
+    scalars = {"string": field_type.TYPE_STRING, "int32": field_type.TYPE_INT32, "int64": field_type.TYPE_INT64,
+               "uint32": field_type.TYPE_UINT32}
     file = descriptor_pb2.FileDescriptorProto(name="cri.proto", package="cri", syntax="proto3")
     for name, fields in MESSAGES.items():
         message = file.message_type.add(name=name)
@@ -86,13 +88,15 @@ def call(method, **request):
     return ask(message, timeout=PATIENCE_SECONDS, wait_for_ready=True)
 
 
-def run(sandbox, pod, config):
-    """Runs one container to its end."""
+def run(sandbox, pod, config, stays):
+    """Runs one container, to its end unless it stays."""
     try:
         container = call("CreateContainer", pod_sandbox_id=sandbox, config=config, sandbox_config=pod).container_id
         call("StartContainer", container_id=container)
     except grpc.RpcError as error:
         return {"error": error.details()}
+    if stays:
+        return {"id": container}
     deadline = time.monotonic() + PATIENCE_SECONDS
     while (status := call("ContainerStatus", container_id=container).status).state != EXITED:
         if time.monotonic() > deadline:
@@ -121,18 +125,20 @@ def main():
         security = host_network | {"run_as_user": {"value": USER}, "run_as_group": {"value": GROUP}}
         mounts = [{"host_path": host, "container_path": path} for host, path in wish["mounts"].items()]
         containers = {}
-        for name, command in wish["containers"].items():
+        for key, command in wish["containers"].items():
+            name, _, attempt = key.partition("#")
             config = {
-                "metadata": {"name": name},
+                "metadata": {"name": name, "attempt": int(attempt or 0)},
                 "image": {"image": wish["image"]},
                 "command": command,
                 "mounts": mounts,
-                "log_path": f"{name}.log",
+                "log_path": f"{key}.log",
                 "linux": {"security_context": security},
             }
-            containers[name] = run(sandbox, pod, config)
-        call("StopPodSandbox", pod_sandbox_id=sandbox)
-        call("RemovePodSandbox", pod_sandbox_id=sandbox)
+            containers[key] = run(sandbox, pod, config, wish.get("stays"))
+        if not wish.get("stays"):
+            call("StopPodSandbox", pod_sandbox_id=sandbox)
+            call("RemovePodSandbox", pod_sandbox_id=sandbox)
         print(json.dumps({"sandbox": None, "containers": containers}))
 
 
