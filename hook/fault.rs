@@ -52,6 +52,12 @@ pub trait Fault: Error + Send {
     fn hint(&self) -> Option<String> {
         None
     }
+
+    /// Whether the message and the hint contain nothing but what a container's own request and grants contain, so that the broker may
+    /// send them to any user. Others name servers, paths, or what another user asked for.
+    fn is_for_users(&self) -> bool {
+        false
+    }
 }
 
 /// An error of any module, as programs pass it up to where it is reported.

@@ -85,6 +85,10 @@ impl Fault for RenderFileError {
     fn class(&self) -> Class {
         self.source.class()
     }
+
+    fn is_for_users(&self) -> bool {
+        true
+    }
 }
 
 /// A request and its outcome. A missing optional one has no secret.
@@ -257,6 +261,10 @@ impl Fault for ResolveError {
             ResolveError::Unseal { source, reference, .. } => source.hint_for(reference),
             ResolveError::Unanswered { .. } => None,
         }
+    }
+
+    fn is_for_users(&self) -> bool {
+        matches!(self, ResolveError::Fetch { meant: None, source, .. } if source.is_for_users())
     }
 }
 

@@ -173,4 +173,8 @@ impl Fault for BreakGlassError {
         };
         Some(hint.to_owned())
     }
+
+    fn is_for_users(&self) -> bool {
+        matches!(self, BreakGlassError::Resolve(error) if error.is_for_users())
+    }
 }

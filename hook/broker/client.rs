@@ -118,6 +118,18 @@ impl Connection {
         }
     }
 
+    /// Makes the broker forget all values that it keeps, which it does for root alone.
+    ///
+    /// # Errors
+    /// The broker does not answer, or not as it should.
+    pub fn forget(self) -> Result<(), BrokerError> {
+        self.send(&Request::Forget, None, REQUEST_BYTES_MAX, Moment::Answer)?;
+        match self.receive(Moment::Answer)? {
+            (Answer::Nothing, _) => Ok(()),
+            _ => Err(self.not_as_documented()),
+        }
+    }
+
     fn send(
         &self,
         message: &impl Serialize,

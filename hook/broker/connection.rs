@@ -2,15 +2,16 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::limits::{Limits, Share};
+use super::limits::{Share, Slot};
 use super::protocol::MESSAGE_BYTES_MAX;
 use super::wire::{Descriptor, Incoming, Outgoing, WireError, is_over};
 
@@ -18,12 +19,20 @@ use super::wire::{Descriptor, Incoming, Outgoing, WireError, is_over};
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection that was accepted.
-pub struct Connection(UnixStream);
+pub struct Connection {
+    socket: Option<UnixStream>,
+    slot: Arc<Slot>,
+}
 
 impl Connection {
-    /// Serves this socket.
-    pub fn new(socket: UnixStream) -> Connection {
-        Connection(socket)
+    /// Serves this socket, which the limits have admitted.
+    pub fn new(socket: UnixStream, slot: Slot) -> Connection {
+        Connection { socket: Some(socket), slot: Arc::new(slot) }
+    }
+
+    /// Waits until it is the turn of this connection among those of its user.
+    pub async fn turn(&self) {
+        sleep_until(self.slot.turn()).await;
     }
 
     /// Receives a request, within this time.
@@ -33,13 +42,12 @@ impl Connection {
     pub async fn receive_request<T: DeserializeOwned>(
         &self,
         max: usize,
-        limits: &Limits,
         until: Instant,
     ) -> io::Result<(T, Option<Descriptor>, Share)> {
-        let mut incoming = Incoming::new(max);
+        let mut incoming = Incoming::of(&self.slot, max);
         let receive = async {
             self.step(Interest::READABLE, |socket| incoming.receive_head(socket)).await?;
-            let share = limits.memory(incoming.length()?.unwrap_or(max)).await.ok_or(io::ErrorKind::OutOfMemory)?;
+            let share = self.slot.memory(incoming.length()?.unwrap_or(max)).await.ok_or(io::ErrorKind::OutOfMemory)?;
             self.step(Interest::READABLE, |socket| incoming.receive(socket)).await?;
             Ok::<_, io::Error>(share)
         };
@@ -53,7 +61,7 @@ impl Connection {
     /// # Errors
     /// None arrives, or one that cannot be parsed.
     pub async fn receive<T: DeserializeOwned>(&self, until: Instant) -> io::Result<T> {
-        let mut incoming = Incoming::new(MESSAGE_BYTES_MAX);
+        let mut incoming = Incoming::of(&self.slot, MESSAGE_BYTES_MAX);
         timeout_at(until, self.step(Interest::READABLE, |socket| incoming.receive(socket))).await??;
         Ok(incoming.parse()?.0)
     }
@@ -81,10 +89,19 @@ impl Connection {
 
     /// Whether the peer has closed it, or has sent what was not expected.
     pub fn is_over(&self) -> bool {
-        is_over(self.0.as_fd())
+        self.socket.as_ref().is_none_or(|socket| is_over(socket.as_fd()))
     }
 
     async fn step(&self, ready: Interest, mut step: impl FnMut(BorrowedFd<'_>) -> io::Result<()>) -> io::Result<()> {
-        self.0.async_io(ready, || step(self.0.as_fd())).await
+        let Some(socket) = &self.socket else { return Err(io::ErrorKind::NotConnected.into()) };
+        socket.async_io(ready, || step(socket.as_fd())).await
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(Ok(socket)) = self.socket.take().map(UnixStream::into_std) {
+            self.slot.close_later(socket.into());
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use super::source::{Sample, Shared, Snapshot};
+use super::source::{Payer, Sample, Shared, Snapshot};
 use super::users::Users;
 use crate::fault::{Class, Fault};
 use crate::seal::kek::Keks;
@@ -35,6 +35,13 @@ impl SourceCell {
         }
     }
 
+    /// Forgets all values, if it is open.
+    pub fn forget(&self) {
+        if let Some(source) = &*self.0.borrow() {
+            source.forget();
+        }
+    }
+
     /// Its metrics, if it is open.
     pub fn metrics(&self) -> Vec<Sample> {
         self.0.borrow().as_ref().map(Shared::metrics).unwrap_or_default()
@@ -62,6 +69,11 @@ impl<'s> Loaded<'s> {
     pub fn new(settings: &'s Settings, source: Rc<SourceCell>) -> Loaded<'s> {
         let users = Users::of(&settings.grants);
         Loaded { settings, users, source, keks: RefCell::new(Keks::new(settings)) }
+    }
+
+    /// Who pays for the requests of a start: nobody, if it is root's.
+    pub fn payer(&self, uid: u32) -> Option<Payer> {
+        (uid != 0).then(|| Payer { uid, parts: self.users.count() + 1 })
     }
 
     /// The KEKs for one start, with the clients of all.

@@ -8,6 +8,7 @@ use std::fs::metadata;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 
+use nix::errno::Errno;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::{PeerCredentials, PeerPidfd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -44,7 +45,9 @@ impl Peer {
         let pid = credentials.pid();
         let identity = match getsockopt(socket, PeerPidfd) {
             Ok(pidfd) => Identity::Pidfd(pidfd),
-            Err(_) => Identity::StartTime(start_time(&Procfs::open()?, pid)),
+            Err(Errno::ENOPROTOOPT) => Identity::StartTime(start_time(&Procfs::open()?, pid)),
+            // It has ended: its number may be another's already.
+            Err(_) => Identity::StartTime(None),
         };
         Ok(Peer { uid: credentials.uid(), pid, identity })
     }
@@ -86,7 +89,8 @@ impl Peer {
         if !self.is_alive(&procfs) || user != Some(self.uid) {
             return Err(PeerError::Gone);
         }
-        if namespace("self").map_err(failed("stat(\"/proc/self/ns/user\")"))? == theirs {
+        // No user can make a namespace that has root of the host: one that has was made for something else.
+        if namespace("self").map_err(failed("stat(\"/proc/self/ns/user\")"))? == theirs || ids.have_user(0) {
             return Err(PeerError::Outside { uid: self.uid });
         }
         Ok(ids)
@@ -158,6 +162,10 @@ impl Fault for PeerError {
             PeerError::Syscall(error) => error.hint(),
             _ => None,
         }
+    }
+
+    fn is_for_users(&self) -> bool {
+        true
     }
 }
 

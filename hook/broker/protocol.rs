@@ -23,6 +23,9 @@ use crate::fault::{Class, Fault};
 use crate::nri;
 use crate::report;
 
+/// Where the broker listens, unless systemd, the command line or the settings say otherwise.
+pub const SOCKET: &str = "/run/oci-secrets/broker.sock";
+
 /// The version of the protocol.
 pub const VERSION: u8 = 1;
 
@@ -46,6 +49,8 @@ pub enum Request {
     Start(Box<StartRequest>),
     /// The state of the broker, for root alone.
     Status,
+    /// That it forgets all values that it keeps, for root alone. The answer is that there is nothing.
+    Forget,
 }
 
 /// A container that is being created, and requests secrets.
@@ -243,6 +248,11 @@ impl Fault for Refusal {
 
     fn hint(&self) -> Option<String> {
         self.hint.clone()
+    }
+
+    fn is_for_users(&self) -> bool {
+        // A user's hook has sent it.
+        true
     }
 }
 

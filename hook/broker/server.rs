@@ -25,21 +25,17 @@ use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::connection::Connection;
 use super::error::{PROGRAM, ProgramError};
-use super::limits::{Limits, Slot};
+use super::limits::{Limits, close};
 use super::loaded::{Loaded, SourceCell};
 use super::metrics::Metrics;
 use super::nri_metrics;
 use super::peer::Peer;
-use super::protocol::{Answer, REQUEST_BYTES_MAX, Request, Status, USER_REQUEST_BYTES_MAX};
+use super::protocol::{Answer, REQUEST_BYTES_MAX, Request, SOCKET, Status, USER_REQUEST_BYTES_MAX};
 use super::start;
-use super::wire::Descriptor;
 use crate::fault::Fault as _;
 use crate::nri;
 use crate::settings::{MetricsAddress, Settings};
 use crate::{monitoring, report, run_directory, systemd};
-
-/// Where the broker listens, unless systemd, the command line or the settings say otherwise.
-const SOCKET: &str = "/run/oci-secrets/broker.sock";
 
 /// The longest time until a request is complete.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -52,13 +48,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 struct Accepted {
     connection: Connection,
     peer: Peer,
-    slot: Slot,
 }
 
 /// What all versions of the settings share.
 struct Server {
     path: PathBuf,
-    limits: Rc<Limits>,
+    limits: Arc<Limits>,
     metrics: Metrics,
     source: Rc<SourceCell>,
     /// The plugin that adds the hook to containers, if the settings have one.
@@ -94,7 +89,7 @@ pub async fn serve(path: &Path, socket: Option<&Path>) -> Result<(), ProgramErro
         let task = spawn_local(serve_generation(Rc::clone(&settings), Rc::clone(&source), receiver, server.clone()));
         Server {
             path: path.to_owned(),
-            limits: Rc::default(),
+            limits: Arc::default(),
             metrics: Metrics::default(),
             source: Rc::clone(&source),
             nri: plugin,
@@ -135,19 +130,19 @@ impl Server {
 
     fn admit(&self, socket: UnixStream) -> bool {
         let Ok(peer) = Peer::of(&socket) else { return false };
-        if !peer.is_root() && Descriptor::are_stuck() {
-            return false;
-        }
         let current = self.current.borrow();
-        let Some(slot) = self.limits.admit(peer.uid, &current.settings.broker) else { return false };
-        current.accepted.send(Accepted { connection: Connection::new(socket), peer, slot }).is_ok()
+        let Some(slot) = self.limits.admit(peer.uid, &current.settings.broker) else {
+            close(peer.uid, socket);
+            return false;
+        };
+        current.accepted.send(Accepted { connection: Connection::new(socket, slot), peer }).is_ok()
     }
 
     /// Serves one connection: one request.
-    async fn serve_connection(&self, Accepted { connection, peer, slot }: Accepted, loaded: &Loaded<'_>) {
+    async fn serve_connection(&self, Accepted { connection, peer }: Accepted, loaded: &Loaded<'_>) {
         let max = if peer.is_root() { REQUEST_BYTES_MAX } else { USER_REQUEST_BYTES_MAX };
-        let until = Instant::now() + REQUEST_TIMEOUT;
-        match connection.receive_request(max, &self.limits, until).await {
+        connection.turn().await;
+        match connection.receive_request(max, Instant::now() + REQUEST_TIMEOUT).await {
             Ok((Request::Start(request), process, _share)) => {
                 let began = Instant::now();
                 let outcome = start::serve(&connection, &peer, *request, process, loaded).await;
@@ -157,10 +152,13 @@ impl Server {
                 // A peer that is gone does not need it.
                 let _ = connection.send(&Answer::Status(Box::new(self.status(loaded))), None).await;
             }
-            Ok((Request::Status, ..)) => {}
+            Ok((Request::Forget, ..)) if peer.is_root() => {
+                self.source.forget();
+                let _ = connection.send(&Answer::Nothing, None).await;
+            }
+            Ok((Request::Status | Request::Forget, ..)) => {}
             Err(error) => connection.send_version(&error).await,
         }
-        drop(slot);
     }
 
     fn status(&self, loaded: &Loaded<'_>) -> Status {

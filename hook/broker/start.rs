@@ -57,17 +57,26 @@ pub async fn serve(
             let _ = connection.send(&Answer::Nothing, None).await;
             return "nothing";
         }
-        Err(error) => return refuse(connection, start, error).await,
+        Err(error) => return refuse(connection, peer, start, error).await,
     };
-    deliver(connection, filled, start, until).await
+    deliver(connection, peer, filled, start, until).await
 }
 
 /// Records that there is no delivery, and says why.
-async fn refuse(connection: &Connection, start: Start, error: AnyFault) -> Outcome {
+async fn refuse(connection: &Connection, peer: &Peer, start: Start, error: AnyFault) -> Outcome {
+    let id = start.record.start.clone();
     let error = blocking(move || start.refuse(error)).await;
     // A hook that is gone starts nothing.
-    let _ = connection.send(&Answer::Refused(Refusal::of(&*error)), None).await;
+    let _ = connection.send(&Answer::Refused(refusal(peer, id, &*error)), None).await;
     "refused"
+}
+
+/// The error as this peer may know it.
+fn refusal(peer: &Peer, start: String, error: &dyn Fault) -> Refusal {
+    match peer.is_root() || error.is_for_users() {
+        true => Refusal::of(error),
+        false => Refusal::of(&Withheld { class: error.class(), start }),
+    }
 }
 
 /// Decides, resolves and fills. `None` if the annotations request nothing for this container.
@@ -103,7 +112,8 @@ async fn fill(
     let places = Place::placeholders(request.places)?;
     start.record.phase_ends("read");
 
-    let (source, keks) = (loaded.source.for_start(settings, &start.record.start)?, loaded.keks());
+    let source = loaded.source.for_start(settings, &start.record.start)?.paid_by(loaded.payer(peer.uid));
+    let keks = loaded.keks();
     let deadline = settings.deliver.deadline.min(patience.saturating_sub((patience / MARGIN).min(MARGIN_MAX)));
     let resolved = start.resolve(&requests.files, &source, &keks, settings, deadline).await;
     let secrets = resolved.inspect_err(|error| loaded.failed(error))?;
@@ -121,10 +131,10 @@ async fn fill(
 
 /// Sends a delivery, waits for what becomes of it, and records that. Files that are not attached, or not recorded, are destroyed
 /// wherever they are.
-async fn deliver(connection: &Connection, filled: Filled, mut start: Start, until: Instant) -> Outcome {
+async fn deliver(connection: &Connection, peer: &Peer, filled: Filled, mut start: Start, until: Instant) -> Outcome {
     let hold = match filled.frozen.hold() {
         Ok(hold) => hold,
-        Err(source) => return refuse(connection, start, RequestFault::Hold { source }.into()).await,
+        Err(source) => return refuse(connection, peer, start, RequestFault::Hold { source }.into()).await,
     };
     let answer = Answer::Delivery { files: filled.files };
     let sent = connection.send(&answer, Some(filled.frozen.mount())).await;
@@ -140,7 +150,7 @@ async fn deliver(connection: &Connection, filled: Filled, mut start: Start, unti
         Ok(Report::Attached) => (Err(RequestFault::HookEnded.into()), "lost"),
         Err(error) => (Err(RequestFault::of(&error).into()), "lost"),
     };
-    let is_attached = outcome.is_ok();
+    let (is_attached, id) = (outcome.is_ok(), start.record.start.clone());
     match blocking(move || start.end(outcome)).await {
         Ok(()) => {
             let _ = connection.send(&Receipt::Recorded, None).await;
@@ -149,7 +159,7 @@ async fn deliver(connection: &Connection, filled: Filled, mut start: Start, unti
         Err(error) => {
             // If this fails, what holds them ends with the container, which does not start.
             let _ = hold.destroy();
-            let receipt = if is_attached { Receipt::Refused(Refusal::of(&*error)) } else { Receipt::Recorded };
+            let receipt = if is_attached { Receipt::Refused(refusal(peer, id, &*error)) } else { Receipt::Recorded };
             let _ = connection.send(&receipt, None).await;
             refused
         }
@@ -159,6 +169,24 @@ async fn deliver(connection: &Connection, filled: Filled, mut start: Start, unti
 fn valid_id(start: String) -> Result<String, RequestFault> {
     let is_hex = start.len() == START_DIGITS && start.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     is_hex.then_some(start).ok_or(RequestFault::Id)
+}
+
+/// A reason that is not for every user of the host: it can name servers, paths, and what others have asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("the broker cannot deliver: the record of start {start} has the reason, for root")]
+struct Withheld {
+    class: Class,
+    start: String,
+}
+
+impl Fault for Withheld {
+    fn class(&self) -> Class {
+        self.class
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some("root of this host reads it with `oci-secrets audit show`".into())
+    }
 }
 
 /// What is wrong with a request that no hook of ours sends, or with the hook afterwards.
@@ -204,5 +232,9 @@ impl Fault for RequestFault {
             RequestFault::Hold { .. } => Class::Kernel,
             RequestFault::HookEnded | RequestFault::NoReport | RequestFault::OddReport => Class::Unavailable,
         }
+    }
+
+    fn is_for_users(&self) -> bool {
+        !matches!(self, RequestFault::Hold { .. })
     }
 }

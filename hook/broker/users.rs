@@ -34,6 +34,11 @@ impl Users {
         Users(users)
     }
 
+    /// How many users grants name.
+    pub fn count(&self) -> u32 {
+        u32::try_from(self.0.len()).unwrap_or(u32::MAX - 1)
+    }
+
     /// All names by which grants are for a user: a user has several, if grants give its name and its number.
     pub fn names(&self, uid: u32) -> &[String] {
         self.0.get(&uid).map(Vec::as_slice).unwrap_or_default()
@@ -50,7 +55,7 @@ mod tests {
         let text = ["alice", "1001", "1002", "nobody-here"].map(grant).concat();
         let grants = text.parse::<crate::settings::Settings>().unwrap().grants;
         let users = Users::parse(&grants, "root:x:0:0::/:/bin/sh\nalice:x:1001:5::/:\n1002:x:7:7::/:\n");
-        assert_eq!(users.names(1001), ["alice", "1001"]);
+        assert_eq!((users.names(1001), users.count()), (&["alice".to_owned(), "1001".to_owned()][..], 2));
         // A number that is the name of another user is that user's alone.
         assert_eq!((users.names(7), users.names(1002), users.names(0)), (&["1002".to_owned()][..], &[][..], &[][..]));
     }

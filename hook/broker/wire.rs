@@ -6,7 +6,7 @@
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
 
 use rustix::io::Errno;
 use rustix::net::{
@@ -17,11 +17,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
+use super::limits::Slot;
 use super::protocol::VERSION;
 use crate::json;
 
 const NAME: [u8; 3] = *b"OSB";
 const HEAD_BYTES: usize = 8;
+
+/// The most descriptors that the kernel lets a process send at once, `SCM_MAX_FD`.
+const DESCRIPTORS_MAX: usize = 253;
 
 /// How many bytes are received at once.
 const CHUNK_BYTES: usize = 16 << 10;
@@ -30,13 +34,20 @@ const CHUNK_BYTES: usize = 16 << 10;
 pub struct Incoming {
     bytes: Vec<u8>,
     max: usize,
-    descriptor: Option<Descriptor>,
+    descriptor: Descriptor,
 }
 
 impl Incoming {
     /// A message of at most this many bytes.
     pub fn new(max: usize) -> Incoming {
-        Incoming { bytes: Vec::new(), max, descriptor: None }
+        Incoming { bytes: Vec::new(), max, descriptor: Descriptor { descriptors: Vec::new(), slot: None } }
+    }
+
+    /// The same, over a connection with this slot.
+    pub fn of(slot: &Arc<Slot>, max: usize) -> Incoming {
+        let mut incoming = Incoming::new(max);
+        incoming.descriptor.slot = Some(Arc::clone(slot));
+        incoming
     }
 
     /// The length of the message, once its head has arrived.
@@ -87,8 +98,8 @@ impl Incoming {
         self.bytes.resize(old + size, 0);
         let received = {
             let chunk = self.bytes.get_mut(old..).unwrap_or_default();
-            // Room for one: the kernel itself closes any further ones.
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            // Room for all that can come: what has no room, the kernel would close here.
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
             let mut ancillary = RecvAncillaryBuffer::new(&mut space);
             let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
             let received = recvmsg(socket, &mut [IoSliceMut::new(chunk)], &mut ancillary, flags);
@@ -96,14 +107,9 @@ impl Incoming {
                 RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
                 _ => None,
             });
-            let mut more = received.as_ref().is_ok_and(|received| received.flags.contains(ReturnFlags::CTRUNC));
-            for descriptor in descriptors.flatten() {
-                match self.descriptor {
-                    None => self.descriptor = Some(Descriptor(Some(descriptor))),
-                    Some(_) => more = true,
-                }
-            }
-            if more {
+            self.descriptor.descriptors.extend(descriptors.flatten());
+            let has_lost = received.as_ref().is_ok_and(|received| received.flags.contains(ReturnFlags::CTRUNC));
+            if has_lost || self.descriptor.descriptors.len() > 1 {
                 return Err(WireError::Descriptors.into());
             }
             received.map(|received| received.bytes)
@@ -125,50 +131,36 @@ impl Incoming {
         let body = self.bytes.get(HEAD_BYTES..).unwrap_or_default();
         let message =
             json::from_slice(body).map_err(|error| WireError::Form { line: error.line(), column: error.column() })?;
-        Ok((message, self.descriptor))
+        Ok((message, Some(self.descriptor).filter(|descriptor| descriptor.borrow().is_some())))
     }
 }
 
-/// A descriptor that another process has sent, of whatever kind.
+/// The descriptor that another process has sent, of whatever kind, or several, which are refused.
 ///
-/// A file of a FUSE file system of the sender's can keep whoever closes it waiting for ever: what is dropped is closed by a thread of
-/// its own.
+/// What is dropped is closed with the connection, if that is one of the broker's.
 #[derive(Debug)]
-pub struct Descriptor(Option<OwnedFd>);
-
-/// Threads that are closing descriptors.
-static CLOSING: AtomicUsize = AtomicUsize::new(0);
-
-/// The most threads that are closing descriptors, before users other than root are refused.
-const CLOSING_MAX: usize = 64;
+pub struct Descriptor {
+    descriptors: Vec<OwnedFd>,
+    slot: Option<Arc<Slot>>,
+}
 
 impl Descriptor {
     /// Takes it, for a caller that knows what it is.
     pub fn into_owned(mut self) -> Option<OwnedFd> {
-        self.0.take()
+        self.descriptors.pop()
     }
 
     /// It, to find out what it is.
     pub fn borrow(&self) -> Option<BorrowedFd<'_>> {
-        self.0.as_ref().map(|descriptor| descriptor.as_fd())
-    }
-
-    /// Whether so many are being closed that no more should be received.
-    pub fn are_stuck() -> bool {
-        CLOSING.load(Ordering::Relaxed) >= CLOSING_MAX
+        self.descriptors.first().map(|descriptor| descriptor.as_fd())
     }
 }
 
 impl Drop for Descriptor {
     fn drop(&mut self) {
-        let Some(descriptor) = self.0.take() else { return };
-        CLOSING.fetch_add(1, Ordering::Relaxed);
-        let close = move || {
-            drop(descriptor);
-            CLOSING.fetch_sub(1, Ordering::Relaxed);
-        };
-        // Without a thread the closure is dropped here, and the descriptor with it.
-        let _ = std::thread::Builder::new().name("closing".to_owned()).stack_size(64 << 10).spawn(close);
+        if let Some(slot) = &self.slot {
+            self.descriptors.drain(..).for_each(|descriptor| slot.close_later(descriptor));
+        }
     }
 }
 

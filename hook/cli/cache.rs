@@ -1,15 +1,22 @@
 //! `oci-secrets cache`: the sealed values that the broker stores for an outage.
 
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::table::Table;
 use super::{write_json, write_table};
 use crate::break_glass::time;
+use crate::broker::client::{BrokerError, Connection};
+use crate::broker::protocol::SOCKET;
 use crate::broker::source::sealed_files::{SealedFile, SealedFiles};
 use crate::fault::AnyFault;
 use crate::settings::Settings;
+
+/// A broker that works answers at once.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Show or remove the sealed values that the broker stores for an outage.
 #[derive(clap::Subcommand)]
@@ -27,7 +34,7 @@ pub(super) struct ListArguments {
     json: bool,
 }
 
-/// Remove all of them. The broker stores them again when it fetches them.
+/// Remove all of them, and those in the memory of the broker. It stores them again when it fetches them.
 #[derive(clap::Args)]
 #[command(after_help = CLEAR_EXAMPLE)]
 pub(super) struct ClearArguments {}
@@ -54,11 +61,21 @@ pub(super) fn run(verb: &Verb, settings: &Settings) -> Result<ExitCode, AnyFault
             }
         }
         Verb::Clear(ClearArguments {}) => {
+            forget(settings.broker.socket.as_deref().unwrap_or(Path::new(SOCKET)))?;
             let removed = files.clear()?;
             let mut table = Table::default();
             table.line(format_args!("{removed} sealed values were removed"));
             write_table(&table)
         }
+    }
+}
+
+/// Makes the broker forget what it knows of the files, and the values in its memory, before the files are removed.
+fn forget(socket: &Path) -> Result<(), BrokerError> {
+    match Connection::open(socket, PATIENCE).and_then(Connection::forget) {
+        // No broker runs.
+        Err(BrokerError::Unreachable { .. }) => Ok(()),
+        asked => asked,
     }
 }
 

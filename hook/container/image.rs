@@ -186,6 +186,10 @@ impl Fault for ImageError {
     fn hint(&self) -> Option<String> {
         Some(IMAGE_HINT.to_owned())
     }
+
+    fn is_for_users(&self) -> bool {
+        matches!(self, ImageError::Request { .. })
+    }
 }
 
 #[cfg(test)]

@@ -240,6 +240,10 @@ impl Fault for ProcessError {
         };
         Some(hint.to_owned())
     }
+
+    fn is_for_users(&self) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]

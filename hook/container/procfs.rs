@@ -5,11 +5,14 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, PROC_SUPER_MAGIC};
 
 use crate::errno::{SyscallError, failed};
+
+/// Where a pidfd leads. The path of a file begins with a slash, so that no file has this one.
+const PIDFD: &str = "anon_inode:[pidfd]";
 
 /// The `/proc` of this mount namespace.
 ///
@@ -69,11 +72,15 @@ impl Procfs {
 
     /// The number of the process to which a pidfd leads, as this `/proc` has it: -1 if it has ended and was waited for, 0 if it cannot be
     /// seen from here; `None` for another kind of descriptor. The descriptor itself is asked for nothing: another kind might never
-    /// answer.
+    /// answer. Nor does its description say what it is: some kinds describe themselves in text that a user chooses, such as the name of
+    /// a dma-buf, which can contain a line break and `Pid:`.
     ///
     /// # Errors
     /// When the kernel says so.
     pub fn pid(&self, pidfd: impl AsFd) -> Result<Option<i32>, ProcfsError> {
+        if self.path(&pidfd)? != Path::new(PIDFD) {
+            return Ok(None);
+        }
         let content = self.read(&format!("self/fdinfo/{}", pidfd.as_fd().as_raw_fd()))?;
         let text = String::from_utf8_lossy(&content);
         Ok(text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok()))
@@ -124,6 +131,18 @@ mod tests {
         let mounts = Mounts::parse(&procfs.read("self/mountinfo").unwrap()).unwrap();
         let proc_mount = mounts.get(procfs.mount_id(&procfs.0).unwrap()).unwrap();
         assert_eq!((proc_mount.fs_type.as_str(), procfs.path(&procfs.0).unwrap()), ("proc", "/proc".into()));
+    }
+
+    #[test]
+    fn finds_the_process_of_a_pidfd_alone() {
+        let procfs = Procfs::open().unwrap();
+        let own = rustix::process::getpid();
+        let pidfd = rustix::process::pidfd_open(own, rustix::process::PidfdFlags::empty()).unwrap();
+        assert_eq!(procfs.pid(&pidfd).unwrap(), Some(own.as_raw_nonzero().get()));
+        let directory = tempfile::tempdir().unwrap();
+        let named = File::create(directory.path().join(PIDFD)).unwrap();
+        let eventfd = rustix::event::eventfd(0, rustix::event::EventfdFlags::empty()).unwrap();
+        assert_eq!((procfs.pid(named).unwrap(), procfs.pid(eventfd).unwrap()), (None, None));
     }
 
     #[test]

@@ -249,6 +249,10 @@ impl Fault for RequestError {
             _ => None,
         }
     }
+
+    fn is_for_users(&self) -> bool {
+        true
+    }
 }
 
 impl RequestError {

@@ -73,6 +73,10 @@ impl Fault for PlaceholdersError {
     fn class(&self) -> Class {
         Class::Data
     }
+
+    fn is_for_users(&self) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]

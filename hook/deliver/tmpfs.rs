@@ -327,6 +327,10 @@ impl Fault for TmpfsError {
         };
         Some(hint.to_owned())
     }
+
+    fn is_for_users(&self) -> bool {
+        matches!(self, TmpfsError::Taken { .. })
+    }
 }
 
 #[cfg(test)]

@@ -135,6 +135,11 @@ pub enum SourceError {
     /// The requests that the settings allow per hour are used up.
     #[error("refusing to ask {server} again: `requests-per-hour` under [broker] allows {limit}")]
     OverBudget { server: String, limit: u32 },
+    /// One user's part of the budget of the broker is spent.
+    #[error(
+        "refusing to ask 1Password again for uid {uid}: its share of `requests-per-hour` under [broker] is {share} of {limit}"
+    )]
+    OverShare { uid: u32, share: u32, limit: u32 },
     /// What `op` says, or how it fails.
     #[error(transparent)]
     Op(#[from] OpError),
@@ -176,6 +181,7 @@ impl Fault for SourceError {
             | SourceError::NotConnect { .. }
             | SourceError::NotStored { .. }
             | SourceError::OverBudget { .. }
+            | SourceError::OverShare { .. }
             | SourceError::NoClient { .. } => Class::Unavailable,
         }
     }
@@ -190,7 +196,7 @@ impl Fault for SourceError {
             SourceError::Tls { problem, .. } => return problem.hint(),
             SourceError::CaFile { source } => return source.hint(),
             SourceError::Paused { cause } => return cause.hint(),
-            SourceError::OverBudget { .. } => {
+            SourceError::OverBudget { .. } | SourceError::OverShare { .. } => {
                 "a longer `max-age` saves requests; raise `requests-per-hour` only if the account may have more"
             }
             SourceError::NoField { nearest: Some(nearest), .. } => {
@@ -239,6 +245,20 @@ impl Fault for SourceError {
             _ => return None,
         };
         Some(hint.to_owned())
+    }
+
+    fn is_for_users(&self) -> bool {
+        matches!(
+            self,
+            SourceError::NoVault { .. }
+                | SourceError::NoItem { .. }
+                | SourceError::ArchivedItem { .. }
+                | SourceError::NoSection { .. }
+                | SourceError::NoField { nearest: None, .. }
+                | SourceError::NoValue { .. }
+                | SourceError::NotOtp { .. }
+                | SourceError::OverShare { .. }
+        )
     }
 }
 

@@ -38,7 +38,8 @@ impl SourceError {
             | SourceError::NotConnect { .. }
             | SourceError::NotStored { .. }
             | SourceError::NoClient { .. }
-            | SourceError::OverBudget { .. } => Standing::Unclear,
+            | SourceError::OverBudget { .. }
+            | SourceError::OverShare { .. } => Standing::Unclear,
             SourceError::NoVault { .. }
             | SourceError::ManyVaults { .. }
             | SourceError::NoItem { .. }

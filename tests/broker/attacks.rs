@@ -17,7 +17,7 @@ use crate::support::container::Container;
 use crate::world::{REFERENCE, World, code_and_lines, state};
 
 /// A start of a container that requests the secret.
-fn request() -> Value {
+pub(crate) fn request() -> Value {
     json!({ "start": {
         "start": format!("{:016x}", fastrand::u64(..)),
         "container": "c1",
@@ -32,18 +32,18 @@ fn request() -> Value {
     } })
 }
 
-fn connect(broker: &Broker) -> UnixStream {
+pub(crate) fn connect(broker: &Broker) -> UnixStream {
     let socket = UnixStream::connect(broker.socket()).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     socket
 }
 
-fn send(socket: &UnixStream, message: &Value, descriptor: Option<BorrowedFd<'_>>) {
+pub(crate) fn send(socket: &UnixStream, message: &Value, descriptor: Option<BorrowedFd<'_>>) {
     Outgoing::new(message, descriptor, usize::MAX).unwrap().send(socket.as_fd()).unwrap();
 }
 
 /// The next message of the broker, and whether a descriptor came with it; `None` at the end of the connection.
-fn receive(socket: &UnixStream) -> Option<(Value, Option<OwnedFd>)> {
+pub(crate) fn receive(socket: &UnixStream) -> Option<(Value, Option<OwnedFd>)> {
     let mut incoming = Incoming::new(1 << 20);
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
@@ -62,15 +62,19 @@ fn receive(socket: &UnixStream) -> Option<(Value, Option<OwnedFd>)> {
 
 /// The message with which a request is refused.
 fn refusal(broker: &Broker, request: &Value, descriptor: Option<BorrowedFd<'_>>) -> String {
-    let socket = connect(broker);
-    send(&socket, request, descriptor);
-    let (answer, descriptor) = receive(&socket).expect("the connection was closed");
+    refusal_by(&connect(broker), request, descriptor)
+}
+
+/// The same, on this connection.
+pub(crate) fn refusal_by(socket: &UnixStream, request: &Value, descriptor: Option<BorrowedFd<'_>>) -> String {
+    send(socket, request, descriptor);
+    let (answer, descriptor) = receive(socket).expect("the connection was closed");
     assert!(descriptor.is_none());
     answer["refused"]["message"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
 }
 
 /// Waits until the broker closes the connection.
-fn closes(mut socket: UnixStream) {
+pub(crate) fn closes(mut socket: UnixStream) {
     let mut rest = Vec::new();
     match socket.read_to_end(&mut rest) {
         Ok(_) => {}
@@ -78,7 +82,7 @@ fn closes(mut socket: UnixStream) {
     }
 }
 
-fn starts(world: &World, broker: &Broker) {
+pub(crate) fn starts(world: &World, broker: &Broker) {
     let container = Container::create();
     assert_eq!(code_and_lines(&broker.hook(&state(&container))), (0, vec![]));
     assert_eq!(container.secret("db"), world.canary.as_bytes());

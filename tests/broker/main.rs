@@ -14,9 +14,14 @@ mod support;
 
 mod attacks;
 mod deaths;
+mod descriptors;
 mod fakes;
+mod fuse;
 mod outage;
+mod peers;
 mod records;
+mod spared;
 mod starts;
 mod systemd;
+mod users;
 mod world;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::spared;
 use crate::support::broker::Broker;
 use crate::support::container::Container;
 use crate::support::front::{Front, Mode};
@@ -17,13 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Makes the settings reach Connect through a server that can fail, and allows the use of sealed values in an outage.
 fn prepare(world: &World) -> Front {
-    let settings = fs::read_to_string(world.host.settings()).unwrap();
-    let url = settings.lines().find_map(|line| line.strip_prefix("url = \"")?.strip_suffix('"')).unwrap();
-    let front = Front::to(url);
-    let outage = format!("\n[outage]\nsealed-values-for = '1h'\ndirectory = {:?}\n", world.host.path("sealed"));
-    let settings = settings.replace(url, &front.url()) + &outage;
-    world.host.write("settings.toml", settings.as_bytes(), 0o644);
-    front
+    let (socket, sealed) = (world.host.path("broker.sock"), world.host.path("sealed"));
+    let outage = format!("[outage]\nsealed-values-for = '1h'\ndirectory = {sealed:?}\n");
+    spared::prepare(world, &format!("\n[broker]\nsocket = {socket:?}\n{outage}")).0
 }
 
 /// Waits until the broker has stored so many values.
@@ -76,6 +73,17 @@ fn starts_continue_in_an_outage_and_the_record_says_so() {
         let output = validator.arg(schema).arg(world.host.path("audit")).output().unwrap();
         assert!(output.status.success(), "{output:?}");
     }
+
+    // What was cleared is not used, and is stored again when it is fetched again.
+    let cleared = world.host.oci_secrets(&["cache", "clear"], b"");
+    assert!(cleared.status.success() && cleared.stdout == b"1 sealed values were removed\n", "{cleared:?}");
+    assert_eq!(start(&broker).0, 69);
+    front.set(Mode::Forward);
+    let begin = Instant::now();
+    while start(&broker).0 != 0 {
+        assert!(begin.elapsed() < PATIENCE, "the circuit breaker never closes");
+    }
+    stored(&world, 1);
 
     // A refusal ends it, also for later outages.
     front.set(Mode::Forward);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use oci_secrets::broker::source::BreakerState;
+use oci_secrets::broker::source::{BreakerState, Payer};
 use oci_secrets::fault::{Class, Fault as _};
 use oci_secrets::source::{Source as _, SourceError};
 
@@ -87,6 +87,32 @@ fn the_budget_refuses_before_the_source_is_asked() {
     assert_eq!(snapshot.breaker, BreakerState::Closed { failures: 0 });
     shared.reload(&site.settings("requests-per-hour = 5", "")).unwrap();
     assert_eq!(value(&shared, DB), sealed(1));
+}
+
+#[test]
+fn a_user_spends_no_more_than_a_share_of_the_budget() {
+    let site = Site::new();
+    site.store("db", &sealed(1));
+    let shared = site.open_with("requests-per-hour = 30");
+    let of = |uid| shared.for_start("0123456789abcdef").paid_by(Some(Payer { uid, parts: 3 }));
+    let (alice, bob) = (of(1001), of(1002));
+    // An item counts as three requests, however many it costs.
+    (0..4).for_each(|_| assert_eq!(value(&alice, DB), sealed(1)));
+    assert_eq!(metric(&shared, "source_requests"), 6);
+    let refused = site.cost(|| {
+        let error = fetch(&alice, DB).err().unwrap();
+        let expected =
+            "refusing to ask 1Password again for uid 1001: its share of `requests-per-hour` under [broker] is 10 of 30";
+        assert_eq!((error.to_string().as_str(), error.class()), (expected, Class::Unavailable));
+    });
+    assert_eq!((refused, metric(&shared, "source_over_budget")), (0, 1));
+    assert_eq!((value(&bob, DB), value(&shared, DB)), (sealed(1), sealed(1)));
+    // What others have fetched costs nothing.
+    shared.reload(&site.settings("requests-per-hour = 30\nmax-age = '1h'", "")).unwrap();
+    assert_eq!((value(&shared, DB), value(&alice, DB)), (sealed(1), sealed(1)));
+    // Without a limit there are no shares.
+    shared.reload(&site.settings("", "")).unwrap();
+    assert_eq!(value(&alice, DB), sealed(1));
 }
 
 #[test]

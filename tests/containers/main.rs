@@ -53,8 +53,17 @@ const WITH_BROKER: [Engine; 5] =
     [Engine::Runc, Engine::Crun, Engine::PodmanCrun, Engine::RootlessRunc, Engine::RootlessCrun];
 
 /// The promises that are shown through a broker: those that do not depend on where the settings are.
-const OF_BROKER: [&str; 8] =
-    ["delivery::", "hygiene::", "log::", "places::", "refusal::", "rotation::", "specs::", "users::"];
+const OF_BROKER: [&str; 9] = [
+    "delivery::",
+    "hygiene::",
+    "log::",
+    "places::",
+    "refusal::",
+    "rotation::",
+    "specs::",
+    "users::",
+    "rootless::a_privileged_container",
+];
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::counters::{Counters, count};
 use super::flights::{Flight, Pilot};
 use super::opened::Client;
-use super::state::{FieldAnswer, ItemAnswer, ItemKey, State};
+use super::state::{FieldAnswer, ItemAnswer, ItemKey, Payer, State};
 use super::worker::Worker;
 use crate::reference::Reference;
 use crate::retry::Deadline;
@@ -53,6 +53,7 @@ pub(super) type Arrived = Result<(Field, Instant, Timestamp), SourceError>;
 #[derive(Clone)]
 pub(super) struct Call {
     pub(super) start: Option<Arc<str>>,
+    pub(super) payer: Option<Payer>,
     pub(super) asked: Instant,
     pub(super) deadline: Deadline,
 }
@@ -101,6 +102,10 @@ impl Calls {
                 begun.push(joined);
                 continue;
             }
+            if let Err(refused) = state.require_share(call.payer, now, &self.counters) {
+                begun.push(Begun::Done(Err(refused)));
+                continue;
+            }
             let admission = admitted.get_or_insert_with(|| state.admit(now, call.deadline, &self.counters));
             let is_probe = match admission {
                 Ok(is_probe) => *is_probe,
@@ -109,6 +114,7 @@ impl Calls {
                     continue;
                 }
             };
+            state.spend_share(call.payer, now);
             begun.push(match &state.opened.client {
                 Client::Connect(connect) => {
                     let connect = connect.clone();

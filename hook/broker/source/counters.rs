@@ -56,7 +56,11 @@ impl Counters {
             counter("source_paused", "References refused while the circuit breaker was open", &self.paused),
             counter("source_probes", "Probes of the circuit breaker", &self.probes),
             counter("source_breaker_opened", "Times that the circuit breaker opened", &self.opened),
-            counter("source_over_budget", "References refused by requests-per-hour", &self.over_budget),
+            counter(
+                "source_over_budget",
+                "References refused by requests-per-hour or a share of it",
+                &self.over_budget,
+            ),
             counter("source_reconnects", "New clients after a failure or a change of a file", &self.reconnects),
             counter("source_outage_values", "References answered by a stored sealed value", &self.outage_values),
         ]

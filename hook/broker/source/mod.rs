@@ -26,3 +26,4 @@ mod worker;
 pub use self::counters::Sample;
 pub use self::shared::Shared;
 pub use self::snapshot::{BreakerState, SealedSummary, Snapshot};
+pub use self::state::Payer;

@@ -196,6 +196,12 @@ impl SealedValues {
         self.remove(|known| revokes(refusal, refused, known));
     }
 
+    /// Forgets what is stored. What is being written meanwhile is on the disk when this returns, or is not written.
+    pub fn forget(&self) {
+        let _turn = lock(&self.changing);
+        lock(&self.index).clear();
+    }
+
     /// Removes what is too old to be used.
     pub fn remove_expired(&self) {
         let expired: Vec<Reference> = {

@@ -11,11 +11,12 @@ use tokio::time::{sleep, timeout};
 use super::breaker::Breaker;
 use super::calls::{Arrived, Begun, Call, Calls};
 use super::counters::{Sample, count};
+use super::fields::Fields;
 use super::flights::{Flight, Outcome};
 use super::log;
 use super::sealed_values::SealedValues;
 use super::snapshot::{BreakerState, SealedSummary, Snapshot};
-use super::state::{FieldAnswer, State};
+use super::state::{FieldAnswer, Payer, State};
 use super::worker::Worker;
 use crate::reference::Reference;
 use crate::report;
@@ -41,6 +42,7 @@ const EXPIRY_PERIOD: Duration = Duration::from_secs(60);
 pub struct Shared {
     calls: Arc<Calls>,
     start: Option<Arc<str>>,
+    payer: Option<Payer>,
     /// Whether the use of stored values was logged in this outage.
     has_logged: Arc<AtomicBool>,
 }
@@ -55,7 +57,7 @@ impl Shared {
         let calls = Arc::new(Calls::new(State::open(settings)?, worker));
         let weak = Arc::downgrade(&calls);
         calls.worker().run(move || remove_expired(weak));
-        Ok(Shared { calls, start: None, has_logged: Arc::default() })
+        Ok(Shared { calls, start: None, payer: None, has_logged: Arc::default() })
     }
 
     /// The source for one container's start, whose id goes with the requests that it causes.
@@ -64,12 +66,27 @@ impl Shared {
         Shared { start: Some(start.into()), ..self.clone() }
     }
 
+    /// The source for one start of this user, or of root.
+    #[must_use]
+    pub fn paid_by(self, payer: Option<Payer>) -> Shared {
+        Shared { payer, ..self }
+    }
+
     /// Uses other settings from now on. Ids, values, the budget and the state of the circuit breaker are kept if it is the same source.
     ///
     /// # Errors
     /// As for [`Shared::open`]. Then the settings from before are still used.
     pub fn reload(&self, settings: &Settings) -> Result<(), SourceError> {
         self.calls.state().reload(settings)
+    }
+
+    /// Forgets all values, and what is stored for an outage, which is to be removed from the disk afterwards.
+    pub fn forget(&self) {
+        let mut state = self.calls.state();
+        state.known = Fields::default();
+        if let Some(sealed) = &state.sealed {
+            sealed.forget();
+        }
     }
 
     /// All metrics.
@@ -219,7 +236,7 @@ impl Source for Shared {
             true => Deadline::after(deadline.remaining() / SHARE_WITH_SEALED_VALUES),
             false => deadline,
         };
-        let call = Call { start: self.start.clone(), asked: Instant::now(), deadline };
+        let call = Call { start: self.start.clone(), payer: self.payer, asked: Instant::now(), deadline };
         let begun = self.calls.begin(references, &call);
         let wanted = references.iter().copied().enumerate().zip(begun);
         let answers: FuturesUnordered<_> =

@@ -1,5 +1,6 @@
 //! What the starts of a broker share, behind one lock, which is never held while something is waited for.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -37,6 +38,19 @@ pub(super) struct FieldAnswer {
     pub(super) fetched: Timestamp,
 }
 
+/// A user other than root, whose starts may use one of so many equal parts of the budget.
+#[derive(Clone, Copy, Debug)]
+pub struct Payer {
+    /// The user.
+    pub uid: u32,
+    /// The parts: one for each user that grants name, and one for root.
+    pub parts: u32,
+}
+
+/// What a user pays for one request for an item: as many as `op` needs for an item that is named by its title, and Connect for one whose ids
+/// are not known.
+const ITEM_PRICE: u64 = 3;
+
 pub(super) struct State {
     pub(super) config: Config,
     pub(super) opened: Opened,
@@ -45,6 +59,8 @@ pub(super) struct State {
     pub(super) known: Fields,
     pub(super) breaker: Breaker<SourceError>,
     pub(super) budget: Budget,
+    /// What users have spent of their shares of it.
+    shares: HashMap<u32, Budget>,
     /// The requests that the budget has counted.
     counted: u64,
     pub(super) sealed: Option<Arc<SealedValues>>,
@@ -60,6 +76,7 @@ impl State {
             known: Fields::default(),
             breaker: Breaker::new(),
             budget: Budget::new(config.requests_per_hour, Instant::now()),
+            shares: HashMap::new(),
             counted: 0,
             sealed: SealedValues::open(&config.outage, &config.server()).map(Arc::new),
             config,
@@ -81,6 +98,31 @@ impl State {
         self.budget.set_limit(config.requests_per_hour);
         (self.config, self.opened) = (config, opened);
         Ok(())
+    }
+
+    /// Requires that a user has not used up its share of the budget, if there is a limit.
+    pub(super) fn require_share(
+        &mut self,
+        payer: Option<Payer>,
+        now: Instant,
+        counters: &Counters,
+    ) -> Result<(), SourceError> {
+        let (Some(Payer { uid, parts }), Some(limit)) = (payer, self.budget.limit()) else { return Ok(()) };
+        let Some(spent) = self.shares.get_mut(&uid) else { return Ok(()) };
+        let share = limit / parts.max(1);
+        spent.set_limit(Some(share));
+        if spent.exhausted(now).is_none() {
+            return Ok(());
+        }
+        count(&counters.over_budget);
+        Err(SourceError::OverShare { uid, share, limit })
+    }
+
+    /// Charges a user for a request for an item.
+    pub(super) fn spend_share(&mut self, payer: Option<Payer>, now: Instant) {
+        if let Some(Payer { uid, .. }) = payer {
+            self.shares.entry(uid).or_insert_with(|| Budget::new(None, now)).spend(now, ITEM_PRICE);
+        }
     }
 
     /// Whether the source may be asked now, and if so, whether as the probe of the circuit breaker.

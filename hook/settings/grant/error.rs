@@ -42,7 +42,7 @@ impl fmt::Display for Found {
 pub enum GrantError {
     /// No grant names it in this spelling.
     #[error("refusing to grant {reference}: no grant names it")]
-    NoGrant { reference: Reference, meant: Option<String> },
+    NoGrant { reference: Reference, meant: Option<String>, user: Option<String> },
     /// A grant names it, but for other containers.
     #[error("refusing to grant {reference}: expected annotation {key} = \"{expected}\", found {found}")]
     Annotation { reference: Reference, key: String, expected: Pattern, found: Found },
@@ -52,9 +52,9 @@ pub enum GrantError {
     /// A grant names it for pods of a namespace, and the container's annotations name several.
     #[error("refusing to grant {reference}")]
     Contradiction { reference: Reference, source: Contradiction },
-    /// A grant names it, but for containers of another user; without an expected one, for root's.
-    #[error("refusing to grant {reference}: expected a container of {}, found one of {}", Of(.expected), Of(.found))]
-    User { reference: Reference, expected: Option<String>, found: Option<String> },
+    /// A grant names it, but for containers of a user, and this one is root's.
+    #[error("refusing to grant {reference}: expected a container of user {}, found one of root", Excerpt(.expected))]
+    User { reference: Reference, expected: String },
     /// A grant gives it to this container, but only to its own user.
     #[error("refusing to grant {reference}: its grant does not allow run.secrets.owner")]
     Owner { reference: Reference },
@@ -70,19 +70,17 @@ impl Fault for GrantError {
             GrantError::NoGrant { meant: Some(meant), .. } => {
                 Some(format!("did you mean {meant}, which a grant names? names are case-sensitive"))
             }
-            GrantError::NoGrant { reference, meant: None } => Some(format!(
-                "a grant in the settings must list \"{}\" or \"op://{}/*\" under `references`",
+            GrantError::NoGrant { reference, meant: None, user } => Some(format!(
+                "a grant in the settings must list \"{}\" or \"op://{}/*\" under `references`{}",
                 reference.as_str(),
-                reference.vault()
+                reference.vault(),
+                user.as_ref().map(|user| format!(", with to = {{ user = {user:?} }}")).unwrap_or_default()
             )),
             GrantError::Annotation { found, .. } if found.ignored == Some(Why::OfImage) => Some(IMAGE_HINT.into()),
             GrantError::Annotation { found, .. } if found.ignored.is_some() => {
                 Some("to = { namespace = … } in the grant is for containerd and for CRI-O".into())
             }
-            GrantError::User { found: Some(found), .. } => {
-                Some(format!("to = {{ user = {found:?} }} in a grant lets containers of this user have it"))
-            }
-            GrantError::User { found: None, .. } => Some(
+            GrantError::User { .. } => Some(
                 "a grant with `user` is for hooks of that user that ask the broker; see its `to` in the settings"
                     .into(),
             ),
@@ -93,17 +91,9 @@ impl Fault for GrantError {
             GrantError::Owner { .. } => Some("drop the annotation, or add owner = \"allow\" to the grant".into()),
         }
     }
-}
 
-/// Whose containers they are, as messages spell it.
-struct Of<'a>(&'a Option<String>);
-
-impl fmt::Display for Of<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            None => f.write_str("root"),
-            Some(user) => write!(f, "user {}", Excerpt(user)),
-        }
+    fn is_for_users(&self) -> bool {
+        true
     }
 }
 

@@ -36,6 +36,11 @@ pub enum Caller<'a> {
 }
 
 impl Caller<'_> {
+    /// Whether grants to this user are for the caller.
+    fn is(self, user: &str) -> bool {
+        matches!(self, Caller::User { names, .. } if names.iter().any(|name| name == user))
+    }
+
     /// The user as messages name it: by number, if no grant names this user.
     fn user(self) -> Option<String> {
         match self {
@@ -72,15 +77,14 @@ impl Grants {
         wants_owner: bool,
         caller: Caller<'_>,
     ) -> Result<&Grant, GrantError> {
-        let mut refusal = GrantError::NoGrant { reference: reference.clone(), meant: None };
-        for grant in self.0.iter().filter(|grant| grant.names(reference)) {
+        let mut refusal = GrantError::NoGrant { reference: reference.clone(), meant: None, user: caller.user() };
+        for grant in self.0.iter().filter(|grant| grant.may_be_known_to(caller) && grant.names(reference)) {
             match grant.admit(reference, annotations, wants_owner, caller) {
                 Ok(()) => return Ok(grant),
                 Err(closer) if !matches!(refusal, GrantError::Owner { .. }) => refusal = closer,
                 Err(_) => {}
             }
         }
-        // Another user must not learn which grants there are.
         if let (GrantError::NoGrant { meant, .. }, Caller::Root) = (&mut refusal, caller) {
             *meant = self.nearest(reference);
         }
@@ -156,25 +160,32 @@ impl Grant {
         self.references().any(|pattern| pattern.matches(reference.as_str()))
     }
 
+    /// Whether a refusal may be about this grant: a user must not learn which grants others have.
+    fn may_be_known_to(&self, caller: Caller<'_>) -> bool {
+        caller == Caller::Root || self.user().is_some_and(|user| caller.is(user))
+    }
+
     /// Gives a reference that it names to a container with these annotations.
     ///
     /// # Errors
     /// It is for other containers, or does not allow the owner that is asked for.
-    pub fn admit(
+    fn admit(
         &self,
         reference: &Reference,
         annotations: &Annotations,
         wants_owner: bool,
         caller: Caller<'_>,
     ) -> Result<(), GrantError> {
-        let is_for_caller = match (self.user(), caller) {
-            (None, Caller::Root) => true,
-            (Some(user), Caller::User { names, .. }) => names.iter().any(|name| name == user),
-            _ => false,
-        };
-        if !is_for_caller {
-            let (expected, found) = (self.to.user.clone(), caller.user());
-            return Err(GrantError::User { reference: reference.clone(), expected, found });
+        match (self.user(), caller) {
+            (None, Caller::Root) => {}
+            (Some(user), _) if caller.is(user) => {}
+            (Some(user), Caller::Root) => {
+                return Err(GrantError::User { reference: reference.clone(), expected: user.to_owned() });
+            }
+            (_, Caller::User { .. }) => {
+                let (reference, user) = (reference.clone(), caller.user());
+                return Err(GrantError::NoGrant { reference, meant: None, user });
+            }
         }
         if let Some(expected) = &self.to.namespace {
             let contradiction = |source| GrantError::Contradiction { reference: reference.clone(), source };
@@ -384,10 +395,15 @@ mod tests {
         assert_eq!(decide(&of_alice, alice), Ok(()));
         assert_eq!(decide(&format!("{all}{of_alice}"), alice), Ok(()));
         assert_eq!(decide(&format!("{all}{of_alice}"), Caller::Root), Ok(()));
-        let of_bob = refusal("a container of user \"alice\", found one of user \"1002\"");
-        assert_eq!(decide(&of_alice, Caller::User { uid: 1002, names: &[] }), of_bob);
         let of_root = refusal("a container of user \"alice\", found one of root");
         assert_eq!(decide(&of_alice, Caller::Root), of_root);
-        assert_eq!(decide(all, alice), refusal("a container of root, found one of user \"alice\""));
+        // What a user is refused is the same, whatever others may have.
+        let none = Err("refusing to grant op://Agents/database/password: no grant names it".to_owned());
+        let bob = Caller::User { uid: 1002, names: &[] };
+        for (text, caller) in [(&*of_alice, bob), (all, bob), ("", bob), (all, alice), ("", alice)] {
+            assert_eq!(decide(text, caller), none, "{text}");
+        }
+        let hint = Grants::default().decide(&database, &annotations(&[]), false, bob).unwrap_err().hint().unwrap();
+        assert!(hint.ends_with("under `references`, with to = { user = \"1002\" }"), "{hint}");
     }
 }

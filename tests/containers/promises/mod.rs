@@ -127,6 +127,7 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         rootless::the_user_may_keep_its_id
         rootless::run_may_belong_to_another_user_if_the_user_keeps_its_id
         rootless::a_device_that_names_the_users_settings_is_enough
+        rootless::a_privileged_container_cannot_change_what_root_has_made
     ];
     let ctr = promises![|show| Promise::On(&[Engine::Containerd], show);
         ctr::annotations_of_the_command_line_ask

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, lchown};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -86,6 +87,26 @@ pub(super) fn run_may_belong_to_another_user_if_the_user_keeps_its_id(world: &Wo
     fs::create_dir(container.rootfs().join("run")).unwrap();
     container.owner_of_run = Some(MAPPED.0 + 1000);
     assert_eq!(container.run(engine, "cat /run/secrets/db").text(), "hunter2");
+}
+
+/// What root has made, through the broker. What the user's own hook has made belongs to the user's namespace, and so to such a container.
+pub(super) fn a_privileged_container_cannot_change_what_root_has_made(world: &World, engine: Engine) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/make_writable.c");
+    for option in ["--userns=host", "--userns=keep-id"] {
+        let mut container = Container::new(world);
+        container.secret("db", b"hunter2");
+        container.user = (0, 0);
+        container.twists.extend(["--privileged", option].map(|option| Twist::Podman(option.to_owned())));
+        let program = container.rootfs().join("bin/make_writable");
+        assert!(Command::new("cc").args(["-static", "-o"]).arg(program).arg(&source).status().unwrap().success());
+        let ended = container.run(engine, "make_writable /run/secrets db && cat /run/secrets/db");
+        let writable = ended.text().matches("writable: ").count();
+        match container.broker {
+            true => assert_eq!(ended.text(), "20 attempts\nhunter2", "{option}"),
+            false if option == "--userns=host" => assert!(writable > 5, "{ended:?}"),
+            false => assert_eq!(writable, 0, "{ended:?}"),
+        }
+    }
 }
 
 pub(super) fn the_settings_of_root_are_refused(world: &World, engine: Engine) {
