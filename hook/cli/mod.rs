@@ -13,6 +13,7 @@ mod explain;
 mod finding;
 mod inject;
 mod install;
+mod install_hook;
 mod kek;
 mod listed;
 mod man;
@@ -71,6 +72,7 @@ enum Verb {
     Explain(explain::Arguments),
     Install(install::Arguments),
     Uninstall(install::UninstallArguments),
+    InstallHook(install_hook::Arguments),
     Annotate(annotate::Arguments),
     Env(env::Arguments),
     Run(run::Arguments),
@@ -121,6 +123,7 @@ impl Verb {
             Verb::Explain(arguments) => explain::run(&arguments, settings),
             Verb::Install(arguments) => install::run(&arguments, settings),
             Verb::Uninstall(arguments) => install::uninstall(&arguments),
+            Verb::InstallHook(arguments) => install_hook::run(&arguments, settings),
             Verb::Annotate(arguments) => annotate::run(&arguments),
             Verb::Env(arguments) => env::run(&arguments, settings),
             Verb::Run(arguments) => run::run(arguments, settings),
