@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{CWD, FsWord, Mode, OFlags, fstat, fstatfs, mkdirat, openat};
+use rustix::fs::{CWD, FsWord, Mode, OFlags, fchmod, fstat, fstatfs, mkdirat, openat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
@@ -17,15 +17,21 @@ const NAME: &str = "oci-secrets";
 /// The type of a tmpfs, as statfs(2) returns it.
 pub const TMPFS_MAGIC: FsWord = 0x0102_1994;
 
-/// Creates it, unless it exists.
+/// Creates it, or takes it from others if root made it for everyone, as the kubelet makes directories.
 ///
 /// # Errors
-/// If mkdirat(2) fails.
+/// If mkdirat(2) fails, or another user owns it.
 pub fn create() -> rustix::io::Result<()> {
-    match mkdirat(CWD, DIRECTORY, Mode::RWXU) {
-        Err(Errno::EXIST) => Ok(()),
-        created => created,
+    create_private(DIRECTORY)
+}
+
+fn create_private(path: &str) -> rustix::io::Result<()> {
+    match mkdirat(CWD, path, Mode::RWXU) {
+        Err(Errno::EXIST) => {}
+        created => return created,
     }
+    let directory = open_directory(CWD, path)?;
+    if fstat(&directory)?.st_mode & 0o077 != 0 { fchmod(&directory, Mode::RWXU) } else { Ok(()) }
 }
 
 /// Opens or creates it. It must be on a tmpfs and accessible to root only.
@@ -49,10 +55,13 @@ pub fn open_own() -> Option<OwnedFd> {
     }
 }
 
+fn open_directory(parent: impl AsFd, path: &str) -> rustix::io::Result<OwnedFd> {
+    openat(parent, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+}
+
 /// Opens a directory on a tmpfs that only the caller can access.
 fn open_private(parent: impl AsFd, path: &str) -> Option<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = openat(parent, path, flags, Mode::empty()).ok()?;
+    let directory = open_directory(parent, path).ok()?;
     let metadata = fstat(&directory).ok()?;
     let is_private = metadata.st_uid == geteuid().as_raw() && metadata.st_mode & 0o077 == 0;
     let is_tmpfs = fstatfs(&directory).ok()?.f_type == TMPFS_MAGIC;
@@ -76,7 +85,24 @@ fn mapped(map: &str, id: u32) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
     use super::*;
+
+    #[test]
+    fn a_directory_that_the_kubelet_has_made_becomes_private() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("oci-secrets");
+        let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        create_private(path.to_str().unwrap()).unwrap();
+        assert_eq!(mode(), 0o700);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        create_private(path.to_str().unwrap()).unwrap();
+        assert_eq!(mode(), 0o700);
+        let link = parent.path().join("link");
+        symlink(&path, &link).unwrap();
+        assert!(create_private(link.to_str().unwrap()).is_err());
+    }
 
     #[test]
     fn finds_the_user_outside_of_a_namespace() {

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::client::BrokerError;
 use crate::errno::{Errno, SyscallError};
 use crate::fault::{Class, Fault};
 use crate::settings::SettingsError;
@@ -62,6 +63,12 @@ pub enum ProgramError {
         #[source]
         errno: Errno,
     },
+    /// A probe got no answer.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// A probe found that the runtime does not ask it.
+    #[error("the broker is not registered with the runtime at {}", socket.display())]
+    NotRegistered { socket: PathBuf },
     /// The asynchronous runtime.
     #[error("cannot start the asynchronous runtime")]
     Runtime {
@@ -77,6 +84,8 @@ impl Fault for ProgramError {
             ProgramError::NotRoot => Class::NotPermitted,
             ProgramError::Settings(error) => error.class(),
             ProgramError::Source(error) => error.class(),
+            ProgramError::Broker(error) => error.class(),
+            ProgramError::NotRegistered { .. } => Class::Unavailable,
             ProgramError::Output { .. }
             | ProgramError::Environment { .. }
             | ProgramError::Listen { .. }
@@ -94,6 +103,7 @@ impl Fault for ProgramError {
             }
             ProgramError::Settings(error) => error.hint(),
             ProgramError::Source(error) => error.hint(),
+            ProgramError::Broker(error) => error.hint(),
             _ => None,
         }
     }

@@ -35,6 +35,7 @@ use super::start;
 use crate::fault::Fault as _;
 use crate::nri;
 use crate::settings::{MetricsAddress, Settings};
+use crate::whole_file::Existing;
 use crate::{monitoring, report, run_directory, systemd};
 
 /// The longest time until a request is complete.
@@ -75,12 +76,12 @@ struct Generation {
 ///
 /// # Errors
 /// The settings cannot be used, or there is no socket to listen on.
-pub async fn serve(path: &Path, socket: Option<&Path>) -> Result<(), ProgramError> {
+pub async fn serve(path: &Path, socket: Option<&Path>, existing: Existing) -> Result<(), ProgramError> {
     let settings = Rc::new(Settings::load(path)?);
     let signal_of = |kind| signal(kind).map_err(|error| ProgramError::Signals { errno: error.into() });
     let (mut terminate, mut interrupt) = (signal_of(SignalKind::terminate())?, signal_of(SignalKind::interrupt())?);
     let reload = signal_of(SignalKind::hangup())?;
-    let listeners = listen(socket.or(settings.broker.socket.as_deref()).unwrap_or(Path::new(SOCKET)))?;
+    let listeners = listen(socket_path(socket, &settings), existing)?;
     let source = Rc::<SourceCell>::default();
     let plugin = settings.nri.socket.as_deref().map(|socket| nri::start(PROGRAM, socket, &settings.nri)).transpose();
     let plugin = plugin.map_err(|error| ProgramError::Runtime { errno: error.into() })?;
@@ -242,11 +243,11 @@ impl Server {
         };
         match address {
             MetricsAddress::Unix(path) => {
-                let listener = bind(path, 0o660)?;
+                let listener = bind(path, 0o660, Existing::Keep)?;
                 let accept = async move || listener.accept().await.map(|(socket, _)| socket);
                 spawn_local(monitoring::serve(accept, text));
             }
-            MetricsAddress::Loopback(address) => {
+            MetricsAddress::Port(address) => {
                 let failed =
                     |error: io::Error| ProgramError::Metrics { address: address.to_string(), errno: error.into() };
                 let listener = std::net::TcpListener::bind(address).map_err(failed)?;
@@ -297,11 +298,16 @@ async fn serve_generation(
     }
 }
 
+/// Where the broker listens without systemd.
+pub fn socket_path<'a>(argument: Option<&'a Path>, settings: &'a Settings) -> &'a Path {
+    argument.or(settings.broker.socket.as_deref()).unwrap_or(Path::new(SOCKET))
+}
+
 /// The sockets that systemd passed, or one at this path.
-fn listen(path: &Path) -> Result<Vec<UnixListener>, ProgramError> {
+fn listen(path: &Path, existing: Existing) -> Result<Vec<UnixListener>, ProgramError> {
     let passed = systemd::unix_sockets().map_err(|reason| ProgramError::Passed { reason })?;
     if passed.is_empty() {
-        return Ok(vec![bind(path, 0o600)?]);
+        return Ok(vec![bind(path, 0o600, existing)?]);
     }
     let listener = |socket: std::os::unix::net::UnixListener| {
         socket.set_nonblocking(true)?;
@@ -311,13 +317,13 @@ fn listen(path: &Path) -> Result<Vec<UnixListener>, ProgramError> {
 }
 
 /// Listens at a path. The socket appears there when it has its mode and accepts connections, and takes the place of one on which nothing
-/// listens any more.
-fn bind(path: &Path, mode: u32) -> Result<UnixListener, ProgramError> {
+/// listens any more, or of any other: connections that were made to that one stay with it.
+fn bind(path: &Path, mode: u32, existing: Existing) -> Result<UnixListener, ProgramError> {
     let failed = |error: io::Error| ProgramError::Listen { path: path.to_owned(), errno: error.into() };
     if path.starts_with(run_directory::DIRECTORY) {
         run_directory::create().map_err(|errno| failed(errno.into()))?;
     }
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+    if existing == Existing::Keep && std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(failed(io::Error::from_raw_os_error(Errno::ADDRINUSE.raw_os_error())));
     }
     let mut new = path.as_os_str().to_owned();

@@ -44,14 +44,14 @@ impl Default for Broker {
     }
 }
 
-/// An address that only this host can reach.
+/// Where metrics are served. They are numbers, and name no container and no secret.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum MetricsAddress {
     /// A unix socket.
     Unix(PathBuf),
-    /// A port on loopback.
-    Loopback(SocketAddr),
+    /// A port: on loopback, or in a pod, where they are scraped from another host.
+    Port(SocketAddr),
 }
 
 impl TryFrom<String> for MetricsAddress {
@@ -61,10 +61,7 @@ impl TryFrom<String> for MetricsAddress {
         if text.starts_with('/') {
             return Ok(MetricsAddress::Unix(text.into()));
         }
-        match text.parse::<SocketAddr>() {
-            Ok(address) if address.ip().is_loopback() => Ok(MetricsAddress::Loopback(address)),
-            _ => Err(MetricsAddressError),
-        }
+        text.parse().map(MetricsAddress::Port).map_err(|_| MetricsAddressError)
     }
 }
 
@@ -72,9 +69,9 @@ fn max_age<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration
     duration(deserializer, Duration::ZERO..=MAX_AGE_MAX, "expected a duration from \"0s\" to \"1h\"").map(Some)
 }
 
-/// Metrics name what runs on a host, and are for this host alone.
+/// A text that is no place to serve metrics.
 #[derive(Debug, thiserror::Error)]
-#[error("expected the absolute path of a socket, or an address of loopback such as 127.0.0.1:9465")]
+#[error("expected the absolute path of a socket, or an address and a port, such as 127.0.0.1:9465")]
 pub struct MetricsAddressError;
 
 #[cfg(test)]
@@ -88,12 +85,14 @@ mod tests {
     }
 
     #[test]
-    fn serves_metrics_to_this_host_alone() {
+    fn serves_metrics_at_a_socket_or_a_port() {
         let metrics = |text: &str| parse(&format!("metrics = {text:?}")).map(|broker| broker.metrics.unwrap());
         assert_eq!(metrics("/run/m.sock"), Ok(MetricsAddress::Unix("/run/m.sock".into())));
-        assert_eq!(metrics("[::1]:1"), Ok(MetricsAddress::Loopback("[::1]:1".parse().unwrap())));
-        for text in ["0.0.0.0:9465", "192.0.2.1:1", "m.sock", "localhost:1", ""] {
-            assert!(metrics(text).unwrap_err().contains("an address of loopback"), "{text}");
+        for address in ["[::1]:1", "0.0.0.0:9465"] {
+            assert_eq!(metrics(address), Ok(MetricsAddress::Port(address.parse().unwrap())));
+        }
+        for text in ["9465", "m.sock", "localhost:1", ""] {
+            assert!(metrics(text).unwrap_err().contains("an address and a port"), "{text}");
         }
     }
 

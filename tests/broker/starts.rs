@@ -114,3 +114,15 @@ fn a_second_broker_does_not_take_the_socket_of_a_first() {
     let mode = std::fs::metadata(running.socket()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 }
+
+#[test]
+fn a_broker_takes_the_socket_of_another_with_replace() {
+    let Some(world) = World::begin() else { return };
+    let first = Broker::start(&world.host);
+    let second = first.replaced(world.host.settings());
+    first.signal(Signal::STOP);
+    assert_eq!(second.hook(&state(&Container::create())).status.code(), Some(0));
+    first.signal(Signal::CONT);
+    assert!(first.terminate().success());
+    assert_eq!(second.hook(&state(&Container::create())).status.code(), Some(0));
+}

@@ -1,6 +1,7 @@
 //! The broker of a host, and the hook that asks it.
 
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -30,12 +31,36 @@ impl Broker {
     /// The same for settings at any path.
     pub(crate) fn start_with(settings: PathBuf, socket: &Path, hook_settings: &Path) -> Broker {
         write_hook_settings(hook_settings, socket, "");
+        Broker::spawn(settings, socket, hook_settings, &[], || UnixStream::connect(socket).is_ok())
+    }
+
+    /// Starts another one, which takes the socket of this one.
+    pub(crate) fn replaced(&self, settings: PathBuf) -> Broker {
+        let inode = || std::fs::metadata(&self.socket).unwrap().ino();
+        let before = inode();
+        Broker::spawn(settings, &self.socket, &self.hook_settings, &["--replace"], || inode() != before)
+    }
+
+    fn spawn(
+        settings: PathBuf,
+        socket: &Path,
+        hook_settings: &Path,
+        more: &[&str],
+        listens: impl Fn() -> bool,
+    ) -> Broker {
         let mut command = Command::new(program("oci-secrets-broker"));
-        command.env_clear().env("PATH", "/usr/bin:/bin").arg("--settings").arg(settings).arg("--socket").arg(socket);
+        command
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .args(more)
+            .arg("--settings")
+            .arg(settings)
+            .arg("--socket")
+            .arg(socket);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let mut broker = Broker { child, socket: socket.to_owned(), hook_settings: hook_settings.to_owned() };
         let deadline = Instant::now() + PATIENCE;
-        while UnixStream::connect(&broker.socket).is_err() {
+        while !listens() {
             let ended = broker.child.try_wait().unwrap();
             assert!(ended.is_none() && Instant::now() < deadline, "the broker does not listen: {ended:?}");
             std::thread::sleep(Duration::from_millis(2));

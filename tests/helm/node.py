@@ -1,0 +1,414 @@
+"""A node: containerd with NRI, and as much of a kubelet as the chart needs. Part of tests/helm/end-to-end, which has the story.
+
+Runs as root in a Debian system of its own. Usage: node.py IMAGE PROGRAMS, with the objects of the release on standard input. PROGRAMS is a
+directory with `oci-secrets` and the stand-in.
+
+What differs from a real node: pods have the network of the node, and the kubelet's service account token is not there.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import grpc
+import kubelet
+from google.protobuf import descriptor_pb2, json_format, message_factory
+
+SERVICE = "runtime.v1.RuntimeService"
+SOCKET = "/run/containerd/containerd.sock"
+BUSYBOX = "localhost/busybox:latest"
+WAIT_SECONDS = 60
+NODE, CONTAINER = 2, 1
+RUNNING, EXITED = 1, 2
+
+# The messages, as far as they are used: number, type and name of each field; a type with * is repeated.
+MESSAGES = {
+    "Pair": "1 string key, 2 string value",
+    "Number": "1 int64 value",
+    "PodMetadata": "1 string name, 2 string uid, 3 string namespace",
+    "Namespaces": "1 int32 network, 2 int32 pid",
+    "PodSecurity": "1 Namespaces namespace_options",
+    "LinuxPod": "2 PodSecurity security_context",
+    "Pod": "1 PodMetadata metadata, 3 string log_directory, 6 Pair* labels, 7 Pair* annotations, 8 LinuxPod linux",
+    "ContainerMetadata": "1 string name",
+    "Image": "1 string image",
+    "Mount": "1 string container_path, 2 string host_path, 3 bool readonly",
+    "Capabilities": "1 string* add_capabilities, 2 string* drop_capabilities",
+    "Profile": "1 int32 profile_type",
+    "Security": "1 Capabilities capabilities, 3 Namespaces namespace_options, 5 Number run_as_user, 7 bool readonly_rootfs, "
+    "15 Profile seccomp, 16 Profile apparmor",
+    "LinuxContainer": "2 Security security_context",
+    "Container": "1 ContainerMetadata metadata, 2 Image image, 3 string* command, 7 Mount* mounts, 9 Pair* labels, "
+    "11 string log_path, 15 LinuxContainer linux",
+    "Status": "3 int32 state, 7 int32 exit_code",
+    "RunPodSandboxRequest": "1 Pod config, 2 string runtime_handler",
+    "RunPodSandboxResponse": "1 string pod_sandbox_id",
+    "CreateContainerRequest": "1 string pod_sandbox_id, 2 Container config, 3 Pod sandbox_config",
+    "CreateContainerResponse": "1 string container_id",
+    "StartContainerRequest": "1 string container_id",
+    "StartContainerResponse": "",
+    "ContainerStatusRequest": "1 string container_id, 2 bool verbose",
+    # A map is such a list.
+    "ContainerStatusResponse": "1 Status status, 2 Pair* info",
+    "ExecSyncRequest": "1 string container_id, 2 string* cmd, 3 int64 timeout",
+    "ExecSyncResponse": "1 bytes stdout, 2 bytes stderr, 3 int32 exit_code",
+    "StopContainerRequest": "1 string container_id, 2 int64 timeout",
+    "StopContainerResponse": "",
+    "StopPodSandboxRequest": "1 string pod_sandbox_id",
+    "StopPodSandboxResponse": "",
+    "RemovePodSandboxRequest": "1 string pod_sandbox_id",
+    "RemovePodSandboxResponse": "",
+}
+
+
+def classes():
+    """The message classes, by name."""
+    scalars = {name: getattr(descriptor_pb2.FieldDescriptorProto, f"TYPE_{name.upper()}") for name in ["string", "int32", "int64", "bool", "bytes"]}
+    file = descriptor_pb2.FileDescriptorProto(name="cri.proto", package="cri", syntax="proto3")
+    for name, fields in MESSAGES.items():
+        message = file.message_type.add(name=name)
+        for text in filter(None, fields.split(", ")):
+            number, kind, field_name = text.split()
+            field = message.field.add(name=field_name, number=int(number), label=3 if kind.endswith("*") else 1)
+            kind = kind.rstrip("*")
+            if kind in scalars:
+                field.type = scalars[kind]
+            else:
+                field.type, field.type_name = field.TYPE_MESSAGE, f".cri.{kind}"
+    return {name.removeprefix("cri."): made for name, made in message_factory.GetMessages([file]).items()}
+
+
+CLASSES = classes()
+channel = grpc.insecure_channel(f"unix://{SOCKET}")
+
+
+def call(method, **request):
+    """One call of the Container Runtime Interface, by its name."""
+    ask = channel.unary_unary(
+        f"/{SERVICE}/{method}",
+        request_serializer=lambda message: message.SerializeToString(),
+        response_deserializer=CLASSES[f"{method}Response"].FromString,
+    )
+    message = json_format.ParseDict(request, CLASSES[f"{method}Request"]())
+    return ask(message, timeout=WAIT_SECONDS, wait_for_ready=True)
+
+
+def wait_for(condition, what):
+    """Waits until a condition holds, and returns its value."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"no {what} within {WAIT_SECONDS} s"
+        time.sleep(0.1)
+    return value
+
+
+class Failed(Exception):
+    """A container did not start, for the reason that an event of the pod shows."""
+
+
+class Pod:
+    """A pod. Its spec is that of Kubernetes, as far as the chart uses it."""
+
+    count = 0
+    running = []
+
+    def __init__(self, name, namespace, annotations, spec, documents=(), data=None):
+        Pod.count += 1
+        self.spec, self.uid = spec, f"uid-{Pod.count}"
+        self.directory = Path("/var/lib/kubelet/pods") / self.uid
+        self.volumes = {volume["name"]: self.volume(volume, documents, data) for volume in spec.get("volumes", [])}
+        (self.directory / "logs").mkdir(parents=True)
+        self.labels = {
+            "io.kubernetes.pod.name": name,
+            "io.kubernetes.pod.namespace": namespace,
+            "io.kubernetes.pod.uid": self.uid,
+        }
+        self.config = {
+            "metadata": {"name": name, "uid": self.uid, "namespace": namespace},
+            "log_directory": str(self.directory / "logs"),
+            "labels": pairs(self.labels),
+            "annotations": pairs(annotations),
+            "linux": {"security_context": {"namespace_options": self.namespaces()}},
+        }
+        self.id = call("RunPodSandbox", config=self.config).pod_sandbox_id
+        Pod.running.append(self)
+
+    def namespaces(self):
+        return {"network": NODE, "pid": NODE if self.spec.get("hostPID") else CONTAINER}
+
+    def volume(self, volume, documents, data):
+        if host := volume.get("hostPath"):
+            path = Path(host["path"])
+            if host["type"] == "DirectoryOrCreate":
+                path.mkdir(parents=True, exist_ok=True)
+                path.chmod(0o755)
+            assert path.is_dir(), f"hostPath type check failed: {path} is not a directory"
+            return path
+        path = self.directory / "volumes" / volume["name"]
+        kubelet.fill(path, volume, documents, data)
+        return path
+
+    def start(self, container):
+        """Starts a container, and returns its id."""
+        security = container.get("securityContext", {})
+        capabilities = security.get("capabilities", {})
+        apparmor = security.get("appArmorProfile", {}).get("type")
+        config = {
+            "metadata": {"name": container["name"]},
+            "image": {"image": container["image"]},
+            "command": container["command"],
+            "mounts": [
+                {
+                    "container_path": mount["mountPath"],
+                    "host_path": str(self.volumes[mount["name"]]),
+                    "readonly": mount.get("readOnly", False),
+                }
+                for mount in container.get("volumeMounts", [])
+            ],
+            "labels": pairs(self.labels | {"io.kubernetes.container.name": container["name"]}),
+            "log_path": f"{container['name']}.log",
+            "linux": {
+                "security_context": {
+                    "capabilities": {
+                        "add_capabilities": capabilities.get("add", []),
+                        "drop_capabilities": capabilities.get("drop", []),
+                    },
+                    "namespace_options": self.namespaces(),
+                    "run_as_user": {"value": security.get("runAsUser", 1000)},
+                    "readonly_rootfs": security.get("readOnlyRootFilesystem", False),
+                    "seccomp": {"profile_type": 0 if seccomp_is_here() else 1},
+                }
+                | ({"apparmor": {"profile_type": 1}} if apparmor == "Unconfined" else {})
+            },
+        }
+        try:
+            container_id = call(
+                "CreateContainer", pod_sandbox_id=self.id, config=config, sandbox_config=self.config
+            ).container_id
+            call("StartContainer", container_id=container_id)
+        except grpc.RpcError as error:
+            raise Failed(error.details()) from error
+        return container_id
+
+    def run(self, container):
+        """Runs a container to its end, and returns what it printed."""
+        container_id = self.start(container)
+        status = wait_for(lambda: ended(container_id), f"end of {container['name']}")
+        text = self.log(container["name"])
+        assert status.exit_code == 0, f"{container['name']}: {status.exit_code}: {text}"
+        return text
+
+    def log(self, name):
+        """What a container printed."""
+        lines = (self.directory / "logs" / f"{name}.log").read_text().splitlines()
+        return "".join(line.split(" ", 3)[3] + "\n" for line in lines)
+
+    def begin(self):
+        """Runs the init containers, starts the container and waits until it is ready."""
+        for container in self.spec["initContainers"]:
+            self.run(container)
+        (container,) = self.spec["containers"]
+        self.container_id = self.start(container)
+        wait_for(lambda: self.probe("readinessProbe") or self.is_gone(), f"readiness of {container['name']}")
+        assert not self.is_gone(), self.log(container["name"])
+        assert self.probe("livenessProbe")
+        return self
+
+    def is_gone(self):
+        return ended(self.container_id) is not None
+
+    def probe(self, kind):
+        command = self.spec["containers"][0][kind]["exec"]["command"]
+        return call("ExecSync", container_id=self.container_id, cmd=command, timeout=10).exit_code == 0
+
+    def stop(self):
+        """Ends the pod as the kubelet does."""
+        Pod.running.remove(self)
+        if hasattr(self, "container_id"):
+            call("StopContainer", container_id=self.container_id, timeout=self.spec.get("terminationGracePeriodSeconds", 30))
+        call("StopPodSandbox", pod_sandbox_id=self.id)
+        call("RemovePodSandbox", pod_sandbox_id=self.id)
+
+
+def ended(container_id):
+    status = call("ContainerStatus", container_id=container_id).status
+    return status if status.state == EXITED else None
+
+
+def pairs(values):
+    return [{"key": key, "value": value} for key, value in values.items()]
+
+
+def seccomp_is_here():
+    return "Seccomp:" in Path("/proc/self/status").read_text()
+
+
+def start_containerd():
+    """Debian's containerd, with NRI, and nothing that this place lacks."""
+    version = subprocess.run(["containerd", "--version"], capture_output=True, text=True, check=True).stdout
+    print(f"node: {version.strip()}")
+    Path("/etc/containerd/config.toml").write_text(f"""version = 2
+[plugins."io.containerd.nri.v1.nri"]
+disable = false
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "{BUSYBOX}"
+restrict_oom_score_adj = true
+disable_apparmor = true
+[plugins."io.containerd.grpc.v1.cri".containerd]
+snapshotter = "native"
+""")
+    log = Path("/tmp/containerd.log").open("w")
+    daemon = subprocess.Popen(["containerd"], stdout=log, stderr=log)
+    wait_for(lambda: subprocess.run(["ctr", "version"], capture_output=True, check=False).returncode == 0, "containerd")
+    return daemon
+
+
+def import_images(archive):
+    """The image of the chart, under the name that the chart gives it, and one of busybox."""
+    run = ["ctr", "--namespace", "k8s.io", "images"]
+    subprocess.run([*run, "import", "--base-name", "localhost/oci-secrets", archive], check=True, stdout=subprocess.DEVNULL)
+    names = subprocess.run([*run, "list", "--quiet"], capture_output=True, text=True, check=True).stdout
+    (name,) = [name for name in names.splitlines() if name.startswith("localhost/oci-secrets:")]
+    subprocess.run([*run, "tag", name, "localhost/oci-secrets:test"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["sh", "-ec", BUSYBOX_IMAGE, "sh", BUSYBOX], check=True, stdout=subprocess.DEVNULL)
+
+
+BUSYBOX_IMAGE = """
+cd "$(mktemp -d)"
+mkdir -p rootfs/bin rootfs/tmp
+cp /usr/bin/busybox rootfs/bin/
+for name in sh cat sleep ls; do ln -s busybox rootfs/bin/$name; done
+tar -C rootfs -cf layer.tar .
+sum=$(sha256sum layer.tar | cut -d' ' -f1)
+jq -n --arg sum "sha256:$sum" '{architecture: "amd64", os: "linux", rootfs: {type: "layers", diff_ids: [$sum]},
+    config: {Env: ["PATH=/bin"], Entrypoint: ["sleep", "600"]}}' >config.json
+jq -n --arg image "$1" '[{Config: "config.json", RepoTags: [$image], Layers: ["layer.tar"]}]' >manifest.json
+tar -cf - config.json manifest.json layer.tar | ctr --namespace k8s.io images import -
+"""
+
+
+def store_secret(programs, ready):
+    """Seals a secret and stores it in Connect, as an operator does."""
+    secret = f"canary-{os.urandom(8).hex()}"
+    Path("/tmp/token").write_text(ready["token"])
+    Path("/tmp/token").chmod(0o600)
+    settings = Path("/tmp/settings.toml")
+    settings.write_text(f"""keks = ["{KEK}"]
+[connect]
+url = "{ready["connect"]}"
+token-file = "/tmp/token"
+[gcp-kms]
+endpoint = "{ready["kms"]}"
+""")
+    settings.chmod(0o600)
+    command = [programs / "oci-secrets", "--settings", settings, "seal", "--kek", KEK, "--for", REFERENCE, "--write"]
+    subprocess.run(command, input=secret.encode(), check=True, capture_output=True)
+    return secret
+
+
+KEK = "gcp-kms://projects/acme/locations/europe/keyRings/agents/cryptoKeys/prod"
+REFERENCE = "op://AgentVault/database/password"
+REQUEST = {"run.secrets/db": REFERENCE, "required-plugins.noderesource.dev": '["oci-secrets"]'}
+CAT = {"name": "app", "image": BUSYBOX, "command": ["sh", "-c", "cat /run/secrets/db 2>/dev/null || echo no secret"]}
+
+
+def app(annotations, namespace="agents"):
+    """Runs a pod of a user, and returns what it printed, or why it did not start."""
+    pod = Pod("app", namespace, annotations, {})
+    try:
+        return pod.run(CAT).strip()
+    except Failed as failed:
+        return f"failed: {failed}"
+    finally:
+        pod.stop()
+
+
+def main():
+    archive, programs = sys.argv[1], Path(sys.argv[2])
+    documents = json.load(sys.stdin)
+    stand_in = subprocess.Popen([programs / "examples/stand-in"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    ready = json.loads(stand_in.stdout.readline())
+    containerd = start_containerd()
+    try:
+        import_images(archive)
+        secret = store_secret(programs, ready)
+        # The addresses of this place, in the settings of the release.
+        settings = kubelet.by_name(documents, "ConfigMap")["oci-secrets"]["data"]
+        settings["settings.toml"] = settings["settings.toml"].replace("http://127.0.0.1:1", ready["connect"]).replace("http://127.0.0.1:2", ready["kms"])
+        story(documents, {"connect-token": {"token": ready["token"]}}, secret)
+    finally:
+        for pod in list(Pod.running):
+            pod.stop()
+        containerd.terminate()
+        containerd.wait()
+
+
+def story(documents, data, secret):
+    """What happens to pods before the release is installed, while it is updated, and after it is uninstalled."""
+
+    def daemon(name):
+        template = kubelet.by_name(documents, "DaemonSet")[name]["spec"]["template"]
+        return Pod(name, "oci-secrets", {}, template["spec"], documents, data)
+
+    Path("/run/systemd/journal").mkdir(parents=True, exist_ok=True)
+    expect("before the installation", app({}), "no secret")
+    guard = daemon("oci-secrets-guard").begin()
+    refusal = app(REQUEST)
+    assert "cannot reach the broker at /run/oci-secrets/broker.sock" in refusal, refusal
+    broker = daemon("oci-secrets").begin()
+    expect("installed", app(REQUEST), secret)
+    expect("installed, without a request", app({}), "no secret")
+    text = app(REQUEST, "others")
+    assert 'expected namespace "agents", found "others"' in text, text
+
+    # NRI creates a container without a plugin that does not answer. The guard still does, and its hook waits for the broker in vain.
+    with stopped(broker.container_id):
+        assert "did not answer" in (text := app(REQUEST)), text
+    print("ok  a pod does not start while the broker is stopped")
+
+    # An update: the new one is ready before the old one ends.
+    other = daemon("oci-secrets").begin()
+    expect("two brokers", app(REQUEST), secret)
+    broker.stop()
+    expect("updated broker", app(REQUEST), secret)
+    daemon("oci-secrets-guard").begin()
+    guard.stop()
+    expect("updated guard", app(REQUEST), secret)
+
+    # helm uninstall: the broker ends, the guard is kept.
+    other.stop()
+    refusal = app(REQUEST)
+    assert "cannot reach the broker" in refusal and secret not in refusal, refusal
+    expect("uninstalled, without a request", app({}), "no secret")
+    print("ok  after the uninstallation a pod that requests secrets does not start")
+    # Installed again.
+    daemon("oci-secrets").begin()
+    expect("installed again", app(REQUEST), secret)
+    # Only the log of the pod that printed it has it.
+    files = [path for path in Path("/var/lib/kubelet").rglob("*") if path.is_file() and path.name != "app.log"]
+    assert files and not [path for path in files if secret.encode() in path.read_bytes()]
+
+
+@contextlib.contextmanager
+def stopped(container_id):
+    """Stops the process of a container."""
+    info = {pair.key: pair.value for pair in call("ContainerStatus", container_id=container_id, verbose=True).info}
+    process = json.loads(info["info"])["pid"]
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
+
+
+def expect(when, found, expected):
+    assert found == expected, f"{when}: {found}"
+    print(f"ok  {when}: {'the secret' if found.startswith('canary') else found}")
+
+
+main()
