@@ -1,28 +1,31 @@
-//! Starts through the broker, next to starts without it; and the broker at a steady rate.
+//! Starts through the broker, next to starts without it; many at the same time; and the broker's memory.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::PATH;
-use crate::measure::{attempt, median, milliseconds, percentile, resident, row, times};
+use crate::measure::{attempt, median, milliseconds, resident, row, times};
 use crate::support::broker::{self, Broker};
 use crate::support::container::Container;
-use crate::support::host::Host;
 use crate::support::machine::Machine;
 use crate::vault::{Identity, Vault};
 
-/// Starts a second, at a steady load.
-const RATE: u32 = 200;
-/// The threads that start them.
-const STARTERS: u32 = 8;
+/// The threads that start containers.
+pub(crate) const STARTERS: usize = 8;
+/// Starts for one item at the same time.
+const SIMULTANEOUS: usize = 100;
 /// The most memory of the broker, in MiB.
 const MEMORY_MOST: f64 = 24.0;
 const FIRST_MOST: f64 = 0.3;
@@ -56,80 +59,46 @@ pub(crate) fn warm_starts(machine: &Machine) {
     }
 }
 
-/// Starts containers at [`RATE`] for `minutes`, while the broker is restarted, and its settings, certificate and token are replaced.
-pub(crate) fn steady_load(minutes: f64) {
-    let machine = Machine::enter().unwrap();
-    let vault = Vault::fill(&machine, Identity::ServiceAccount, Duration::ZERO);
+/// Many starts for one item while 1Password does not answer, and then does.
+pub(crate) fn simultaneous_starts(machine: &Machine) {
+    let vault = Vault::fill(machine, Identity::ServiceAccount, Duration::ZERO);
+    let settings = fs::read_to_string(vault.host.settings()).unwrap();
+    let socket = vault.host.path("metrics.sock");
+    let settings = settings.replace("deadline = \"2s\"", "deadline = \"60s\"");
+    vault.host.write("settings.toml", format!("{settings}[broker]\nmetrics = {socket:?}\n").as_bytes(), 0o644);
+    let broker = Broker::start(&vault.host);
+    broker::write_hook_settings(broker.hook_settings(), broker.socket(), "[deliver]\ndeadline = \"60s\"\n");
+    let containers: Vec<Container> = (0..SIMULTANEOUS).map(|_| Container::create()).collect();
     let one = vault.one();
-    let host = &vault.host;
-    let socket = std::os::unix::net::UnixListener::bind(host.path("broker.sock")).unwrap();
-    broker::write_hook_settings(&host.path("hook.toml"), &host.path("broker.sock"), "");
-    let mut running = broker::activated(host.settings(), &socket);
-    let total = (f64::from(RATE) * minutes * 60.0) as usize;
-    let (next, failed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let begin = Instant::now();
-    let (mut latencies, mut memory) = (Vec::new(), Vec::new());
+    vault.stand_in.signal(Signal::STOP);
     thread::scope(|scope| {
-        let starters: Vec<_> = (0..STARTERS)
-            .map(|_| {
-                let (next, failed, one) = (Arc::clone(&next), Arc::clone(&failed), &one);
-                scope.spawn(move || {
-                    let (container, mut latencies) = (Container::create(), Vec::new());
-                    let unmounter = Unmounter::of(&container);
-                    let state = container.state(one.iter().cloned());
-                    loop {
-                        let number = next.fetch_add(1, Ordering::Relaxed);
-                        if number >= total {
-                            return latencies;
-                        }
-                        let due = begin + Duration::from_secs_f64(number as f64 / f64::from(RATE));
-                        thread::sleep(due.saturating_duration_since(Instant::now()));
-                        let mut command = broker::hook(&host.path("hook.toml"));
-                        match attempt(command.env("PATH", PATH), &state) {
-                            Ok(_) => {
-                                latencies.push(due.elapsed());
-                                unmounter.unmount();
-                            }
-                            Err(message) => {
-                                failed.fetch_add(1, Ordering::Relaxed);
-                                println!("  {message}");
-                            }
-                        }
-                    }
-                })
-            })
-            .collect();
-        let mut round = 0;
-        while next.load(Ordering::Relaxed) < total {
-            thread::sleep(Duration::from_secs(2));
-            memory.push(resident(running.id()));
-            round += 1;
-            match round % 5 {
-                0 => {
-                    let old = std::mem::replace(&mut running, broker::activated(host.settings(), &socket));
-                    broker::end(old);
-                }
-                2 => broker::signal(&running, Signal::HUP),
-                3 => replace(host, "token"),
-                _ => {}
-            }
+        for container in &containers {
+            scope.spawn(|| timed_hook(&broker, &container.state(one.iter().cloned())));
         }
-        for starter in starters {
-            latencies.extend(starter.join().unwrap());
+        let waiting = format!("oci_secrets_broker_source_coalesced_total {}\n", SIMULTANEOUS - 1);
+        while !monitor(&socket).contains(&waiting) {
+            thread::sleep(Duration::from_millis(5));
         }
+        vault.stand_in.signal(Signal::CONT);
     });
-    let took = begin.elapsed();
-    broker::end(running);
-    let records = fs::read_to_string(host.path("audit")).unwrap().lines().count();
-    let failed = failed.load(Ordering::Relaxed);
-    println!(
-        "Through the broker, {RATE} starts a second for {minutes} min, with restarts, reloads and replaced tokens"
-    );
-    let rate = total as f64 / took.as_secs_f64();
-    println!("  {:46} {rate:8.1} starts a second, {failed} failed, {records} records of {total}", "all starts");
-    let shown = [median(latencies.clone()), percentile(&latencies, 99)].map(milliseconds);
-    println!("  {:46} {:8.2} ms  p99 {:8.2} ms", "a start, from the time when it is due", shown[0], shown[1]);
-    println!("  {:46} {:8.1} MiB", "the most memory of a broker", memory.iter().copied().fold(0.0, f64::max));
+    let requests = vault.stand_in.requests();
+    let is_item = |request: &&Value| {
+        let path = request["path"].as_str().unwrap_or_default();
+        request["method"] == "GET" && path.contains("/items/") && request["user_agent"].to_string().contains("(start ")
+    };
+    let fetches = requests.iter().filter(is_item).count();
+    let verdict = if fetches == 1 { "" } else { "  missed" };
+    println!("\n{SIMULTANEOUS} starts for one item at the same time");
+    println!("  {:46} {fetches:8}     target 1{verdict}", "requests for the item");
+}
+
+/// What the metrics of a broker say.
+fn monitor(socket: &Path) -> String {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
 }
 
 /// The memory of one broker over this many starts.
@@ -179,21 +148,14 @@ fn timed_hook(broker: &Broker, state: &[u8]) -> Duration {
     attempt(&mut command, state).unwrap_or_else(|message| panic!("{message}"))
 }
 
-/// Puts a new file of the same content in the place of one of a host.
-fn replace(host: &Host, name: &str) {
-    let content = fs::read(host.path(name)).unwrap();
-    host.write(&format!("{name}.new"), &content, 0o600);
-    fs::rename(host.path(&format!("{name}.new")), host.path(name)).unwrap();
-}
-
 /// A thread in the mount namespace of a container, which makes it ready for another start.
-struct Unmounter {
+pub(crate) struct Unmounter {
     requests: mpsc::Sender<()>,
     done: mpsc::Receiver<()>,
 }
 
 impl Unmounter {
-    fn of(container: &Container) -> Unmounter {
+    pub(crate) fn of(container: &Container) -> Unmounter {
         let namespace = fs::File::open(format!("/proc/{}/ns/mnt", container.pid())).unwrap();
         let target = container.rootfs().join("run/secrets");
         let ((requests, received), (finished, done)) = (mpsc::channel(), mpsc::channel());
@@ -208,7 +170,7 @@ impl Unmounter {
         Unmounter { requests, done }
     }
 
-    fn unmount(&self) {
+    pub(crate) fn unmount(&self) {
         self.requests.send(()).unwrap();
         self.done.recv().unwrap();
     }

@@ -16,6 +16,7 @@
 mod broker;
 mod engine;
 mod gateway;
+mod load;
 mod measure;
 #[path = "../support/mod.rs"]
 mod support;
@@ -45,9 +46,9 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match &arguments[..] {
         [] => container_starts(),
-        [what] if what == "broker" => broker::warm_starts(&Machine::enter().unwrap()),
+        [what] if what == "broker" => broker(&Machine::enter().unwrap()),
         [what, minutes] if what == "gateway" => gateway::steady_load(minutes.parse().unwrap()),
-        [what, minutes] if what == "broker" => broker::steady_load(minutes.parse().unwrap()),
+        [what, minutes] if what == "broker" => load::steady_load(minutes.parse().unwrap()),
         [what, starts] if what == "broker-memory" => broker::memory(starts.parse().unwrap()),
         [what, program, arguments @ ..] if what == "peak" => peak(program, arguments),
         _ => panic!("expected no arguments, gateway MINUTES, broker MINUTES, or broker-memory STARTS"),
@@ -61,7 +62,12 @@ fn container_starts() {
     one_secret(&machine);
     many_secrets(&machine, Duration::ZERO);
     many_secrets(&machine, Duration::from_millis(10));
-    broker::warm_starts(&machine);
+    broker(&machine);
+}
+
+fn broker(machine: &Machine) {
+    broker::warm_starts(machine);
+    broker::simultaneous_starts(machine);
 }
 
 fn peak_memory(machine: &Machine) {

@@ -32,7 +32,7 @@ pub(crate) enum Identity {
 /// 1Password Connect with [`ITEMS`] items of [`FIELDS`] sealed values each, and Cloud KMS.
 pub(crate) struct Vault {
     pub(crate) host: Host,
-    stand_in: StandIn,
+    pub(crate) stand_in: StandIn,
     identity: Identity,
     directory: TempDir,
     /// The URL of one item, and of its KEK.

@@ -150,7 +150,8 @@ pub(crate) async fn serve(
     loop {
         match listener.accept().await {
             Ok((socket, _)) => {
-                tokio::spawn(serve_connection(socket, tls.clone(), service, Arc::clone(&stand_in)));
+                let renewed = stand_in.renewal().current().filter(|_| service == Service::Connect);
+                tokio::spawn(serve_connection(socket, renewed.or_else(|| tls.clone()), service, Arc::clone(&stand_in)));
             }
             // Probably EMFILE: closing connections frees descriptors.
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,

@@ -6,7 +6,8 @@
 //!
 //! Faults are selected by name ([`fault`]): a title that is looked up, an item of the vault `Faults`, a KMS key, an account.
 //! Every address also answers, without a token, `GET /stand-in/requests` (the log), `GET /stand-in/hits` (the number of followed
-//! redirects) and `POST /stand-in/reset`.
+//! redirects) and `POST /stand-in/reset`. `POST /stand-in/authority` returns the authority of Connect's next certificate, which
+//! `POST /stand-in/certificate` puts to use.
 
 #![allow(
     clippy::unwrap_used,

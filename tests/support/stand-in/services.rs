@@ -1,5 +1,6 @@
 //! The services with their state, and what is common to all of them: the log, the delay and the faults.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::Method;
@@ -15,6 +16,7 @@ use crate::identity::issuer::Issuers;
 use crate::identity::{self, Identity};
 use crate::kms::{self, Kms};
 use crate::requests::Requests;
+use crate::tls::Renewal;
 
 /// A service that is stood in for; each listens on an address of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +42,8 @@ pub(crate) struct StandIn {
     pub(crate) issuers: Issuers,
     pub(crate) requests: Requests,
     pub(crate) faults: Faults,
+    /// Of the certificate of Connect.
+    pub(crate) renewal: Mutex<Renewal>,
 }
 
 impl StandIn {
@@ -82,9 +86,18 @@ impl StandIn {
                 self.issuers.reset();
                 Some(http::empty(204))
             }
+            ("POST", "authority") => Some(http::json(200, &json!({ "authority": self.renewal().prepare() }))),
+            ("POST", "certificate") => {
+                self.renewal().renew();
+                Some(http::empty(204))
+            }
             (_, fault::TRAP) => Some(self.faults.hit()),
             _ => Some(self.issuers.administer(request)),
         }
+    }
+
+    pub(crate) fn renewal(&self) -> MutexGuard<'_, Renewal> {
+        self.renewal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The name in the request that can ask for a fault.
