@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, its helpers too")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -13,6 +14,7 @@ use oci_secrets::settings::{
 use regex::Regex;
 use serde_json::Value;
 
+const BROKER: &str = include_str!("../packaging/docs/broker.md");
 const GATEWAY: &str = include_str!("../config/gateway.toml");
 const SETTINGS: &str = include_str!("../config/settings.reference.toml");
 const INSTALLED: &str = include_str!("../config/settings.toml");
@@ -117,6 +119,14 @@ fn the_settings_show_every_key_that_the_code_knows() {
     );
     assert!(shown >= 20, "only {shown} keys were looked for");
     assert!(!shows("connect", "deadline") && !shows("", "deadline"));
+}
+
+#[test]
+fn the_page_of_the_broker_shows_each_of_its_settings() {
+    let part = BROKER.split("\n## ").find(|part| part.starts_with("Settings\n")).unwrap();
+    let rows = part.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    let rows: BTreeSet<String> = rows.map(|(key, _)| key.to_owned()).collect();
+    assert_eq!(rows, keys_expected_instead_of("[broker]\nno-such-key = 1").into_iter().collect());
 }
 
 #[test]

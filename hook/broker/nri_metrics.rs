@@ -4,7 +4,7 @@ use super::source::Sample;
 use crate::nri::Snapshot;
 
 /// The metrics of a plugin in this state.
-pub(super) fn samples(snapshot: &Snapshot) -> Vec<Sample> {
+pub fn samples(snapshot: &Snapshot) -> Vec<Sample> {
     let sample = |name, help, is_counter, value| Sample { name, help, is_counter, value };
     let Snapshot { runtime, registrations, adjusted, refused, started_without, .. } = snapshot;
     let help_of_started = "Containers that request secrets and ran without the hook at the last registration";

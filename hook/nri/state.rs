@@ -39,7 +39,7 @@ pub struct Runtime {
 }
 
 /// The state at one moment, for `check` and monitoring.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// The socket of the runtime.
     pub socket: PathBuf,

@@ -10,6 +10,7 @@
 
 mod breaker;
 mod coalescing;
+mod documented;
 mod ids;
 mod killed;
 mod known;

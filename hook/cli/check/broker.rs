@@ -30,24 +30,30 @@ pub(in crate::cli) fn findings(settings: &Settings) -> Vec<Finding> {
 
 fn of_status(way: &str, status: &Status) -> Finding {
     let Status { version, settings, grants, source, .. } = status;
-    let grants = if *grants == 1 { "1 grant".to_owned() } else { format!("{grants} grants") };
-    let detail = format!("{way}: version {version}, {grants} of {}", settings.display());
+    let detail = format!("{way}: version {version}, {} of {}", counted(*grants, "grant"), settings.display());
     let Some(source) = source else {
         return Finding::ok(SUBJECT, format!("{detail}; no start has needed the source yet"));
     };
     let limit = source.requests_per_hour.map(|limit| format!(" of {limit}")).unwrap_or_default();
-    let sealed = source.sealed.as_ref().map(|sealed| format!(", {} sealed values for an outage", sealed.values));
-    let (requests, fresh, ids) = (source.requests, source.fresh, source.ids);
+    let sealed = source.sealed.as_ref();
+    let sealed = sealed.map(|sealed| format!(", {} for an outage", counted(sealed.values, "sealed value")));
     let detail = format!(
-        "{detail}; {requests}{limit} requests to {} in an hour; cached: {fresh} values, {ids} ids{}",
+        "{detail}; {}{limit} requests to {} in an hour; cached: {}, {}{}",
+        source.requests,
         source.server,
+        counted(source.fresh, "value"),
+        counted(source.ids, "id"),
         sealed.unwrap_or_default()
     );
     match &source.breaker {
-        BreakerState::Closed { .. } => Finding::ok(SUBJECT, detail),
+        BreakerState::Closed { .. } => Finding::ok(SUBJECT, format!("{detail}; the circuit breaker is closed")),
         BreakerState::Open { cause } | BreakerState::Probing { cause } => {
             let detail = format!("{detail}; the circuit breaker is open: {cause}");
             Finding::warning(SUBJECT, detail, "starts fail until the source answers a probe".into())
         }
     }
+}
+
+fn counted(count: usize, of: &str) -> String {
+    format!("{count} {of}{}", if count == 1 { "" } else { "s" })
 }
