@@ -93,6 +93,9 @@ fn deliver(
     start.record.bundle = state.bundle()?.to_owned();
     let requests = start.decide(annotations, image.map(AnyFault::from), settings, Caller::Root)?;
     let Some(requests) = requests else { return Ok(Done::Nothing) };
+    if requests.update.is_some() {
+        return Err(HookError::NoBroker.into());
+    }
     let Some(created) = Created::find(state, requests.owner)? else { return Ok(Done::Nothing) };
     start.record.phase_ends("read");
 

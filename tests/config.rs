@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use oci_secrets::gateway::settings as gateway;
 use oci_secrets::settings::{
     Audit, AwsIdentity, AwsKms, Broker, Caller, DEADLINE, Deliver, LocalKek, Nri, Op, OpUnlock, Outage, Pkcs11,
-    Settings, SourceName, parse,
+    Settings, SourceName, Updates, parse,
 };
 use regex::Regex;
 use serde_json::Value;
@@ -81,6 +81,7 @@ fn optional_keys_show_their_defaults() {
     assert!(full.nri.socket.is_some() && full.nri.hook_settings.is_some());
     assert_eq!(full.outage.directory, Outage::default().directory);
     assert!(full.outage.sealed_values_for.is_some() && written.outage == Outage::default());
+    assert!(full.updates == Updates::default() && written.updates == Updates::default());
     assert!(full.broker.socket.is_some() && full.broker.metrics.is_some() && written.broker == Broker::default());
     assert_eq!(full.broker.connections, Broker::default().connections);
     assert_eq!(full.broker.connections_per_user, Broker::default().connections_per_user);
@@ -105,6 +106,7 @@ fn the_settings_show_every_key_that_the_code_knows() {
         ("broker", "[broker]\nno-such-key = 1"),
         ("nri", "[nri]\nno-such-key = 1"),
         ("outage", "[outage]\nno-such-key = 1"),
+        ("updates", "[updates]\nno-such-key = 1"),
     ] {
         for key in keys_expected_instead_of(unknown) {
             assert!(shows(section, &key), "config/settings.reference.toml lacks [{section}] {key}");
@@ -220,7 +222,9 @@ fn containerd_passes_every_run_secrets_annotation_and_no_other() {
     let pattern = |glob: &str| Regex::new(&format!("^{}$", regex::escape(glob).replace(r"\*", "[^/]*"))).unwrap();
     let globs: Vec<Regex> = globs.unwrap().iter().map(|glob| pattern(glob.as_str().unwrap())).collect();
     let passes = |key: &str| globs.iter().any(|glob| glob.is_match(key));
-    for ours in ["run.secrets/db", "app.run.secrets/db", "run.secrets.owner", "run.secrets.optional"] {
+    for ours in
+        ["run.secrets/db", "app.run.secrets/db", "run.secrets.owner", "run.secrets.optional", "run.secrets.update"]
+    {
         assert!(passes(ours), "{ours}");
     }
     for others in ["io.kubernetes.cri.sandbox-namespace", "team", "example.com/run.secrets", "run.oci.hooks.stderr"] {

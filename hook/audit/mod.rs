@@ -21,6 +21,6 @@ pub use self::default_file::default_file;
 pub use self::entry::{Act, Entry, Filter, Line, Reading};
 pub use self::error::AuditError;
 pub use self::link::{Hash, Link, NotAHash};
-pub use self::record::Record;
+pub use self::record::{Record, Update};
 pub use self::trail::Trail;
 pub use self::verify::{Finding, Note, Problem, Verdict, Verification};

@@ -48,6 +48,9 @@ pub struct Record {
     /// The emergency, if some secrets came from one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub emergency: Option<String>,
+    /// The update that it is of, if it is not of a start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub update: Option<Update>,
     /// How a static token was used, if the settings have conditions for that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub static_token: Option<Use>,
@@ -64,9 +67,24 @@ pub struct Record {
     lap: Instant,
 }
 
+/// An update of a running container.
+#[derive(Clone, Serialize)]
+pub struct Update {
+    /// The id of the container's start.
+    pub of: String,
+    /// The number of the container's set of files, from 1 for that of the start: the new one, or after a failure the one that stays.
+    pub generation: u64,
+}
+
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Decision {
+    /// A running container got new files.
+    Updated,
+    /// The files of a running container are the same as before.
+    Unchanged,
+    /// A running container keeps its files, because there are no new ones.
+    NotUpdated,
     Delivered,
     /// Delivered, and some secrets came from an emergency.
     BreakGlass,
@@ -119,6 +137,7 @@ impl Record {
             bundle: PathBuf::new(),
             annotations: BTreeMap::new(),
             emergency: None,
+            update: None,
             static_token: None,
             secrets: Vec::new(),
             omitted: None,
@@ -177,6 +196,9 @@ impl Record {
     /// The fields by which journalctl can select the record.
     pub(super) fn fields(&self) -> Vec<Field<'_>> {
         let decision = match self.decision {
+            Decision::Updated => "updated",
+            Decision::Unchanged => "unchanged",
+            Decision::NotUpdated => "not-updated",
             Decision::Delivered => "delivered",
             Decision::BreakGlass => "break-glass",
             Decision::Refused => "refused",
@@ -197,11 +219,16 @@ impl Record {
         self.decision = if is_kept { Decision::BreakGlass } else { Decision::Delivered };
     }
 
-    /// Sets the decision: the start was refused, and why.
+    /// Sets the decision: a running container gets new files, or those that it has are the same.
+    pub fn updated(&mut self, has_changed: bool) {
+        self.decision = if has_changed { Decision::Updated } else { Decision::Unchanged };
+    }
+
+    /// Sets the decision: the start, or the update, was refused, and why.
     pub fn refused(&mut self, error: &dyn Fault) {
         let (code, mut message) = (error.class() as u8, report::chain(error));
         message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
-        self.decision = Decision::Refused;
+        self.decision = if self.update.is_some() { Decision::NotUpdated } else { Decision::Refused };
         self.refusal = Some(Refusal { code, message });
         if matches!(self.line(), Err(AuditError::TooLarge { .. })) {
             self.omitted = Some(self.secrets.len());

@@ -14,8 +14,10 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::live::summary::Summary;
 use super::protocol::{
-    Answer, MESSAGE_BYTES_MAX, REQUEST_BYTES_MAX, Receipt, Refusal, Report, Request, StartRequest, Status, file_names,
+    Answer, MESSAGE_BYTES_MAX, REQUEST_BYTES_MAX, Receipt, Refusal, Report, Request, Selection, StartRequest, Status,
+    file_names,
 };
 use super::wire::{Descriptor, Incoming, Outgoing, WireError};
 use crate::container::FileName;
@@ -102,7 +104,9 @@ impl Connection {
                 Some(files) => Reply::Delivery(Delivery { files, mount, pending: Pending(self) }),
                 None => return Err(self.not_as_documented()),
             },
-            (Answer::Delivery { .. } | Answer::Status(_), _) => return Err(self.not_as_documented()),
+            (Answer::Delivery { .. } | Answer::Status(_) | Answer::Running { .. }, _) => {
+                return Err(self.not_as_documented());
+            }
         })
     }
 
@@ -126,6 +130,20 @@ impl Connection {
         self.send(&Request::Forget, None, REQUEST_BYTES_MAX, Moment::Answer)?;
         match self.receive(Moment::Answer)? {
             (Answer::Nothing, _) => Ok(()),
+            _ => Err(self.not_as_documented()),
+        }
+    }
+
+    /// Asks for the running containers that the broker updates, after an update of each if `refresh` is true. Returns at most
+    /// [`super::protocol::RUNNING_MAX`] of them, and their number.
+    ///
+    /// # Errors
+    /// As for [`Connection::status`].
+    pub fn running(self, selection: Selection, refresh: bool) -> Result<(Vec<Summary>, usize), BrokerError> {
+        let request = if refresh { Request::Refresh(selection) } else { Request::Running(selection) };
+        self.send(&request, None, REQUEST_BYTES_MAX, Moment::Answer)?;
+        match self.receive(Moment::Answer)? {
+            (Answer::Running { containers, count }, _) => Ok((containers, count)),
             _ => Err(self.not_as_documented()),
         }
     }

@@ -7,7 +7,7 @@ use super::source::{Payer, Sample, Shared, Snapshot};
 use super::users::Users;
 use crate::fault::{Class, Fault};
 use crate::seal::kek::Keks;
-use crate::settings::Settings;
+use crate::settings::{Caller, Settings};
 use crate::source::SourceError;
 
 /// The source of all starts, whatever version of the settings they have. It is opened by the first start that needs it.
@@ -20,10 +20,30 @@ impl SourceCell {
     /// # Errors
     /// It cannot be opened; the next start tries again.
     pub fn for_start(&self, settings: &Settings, start: &str) -> Result<Shared, SourceError> {
+        self.with(settings, |source| source.for_start(start))
+    }
+
+    /// The source for an update of a running container.
+    ///
+    /// # Errors
+    /// As for [`SourceCell::for_start`].
+    pub fn for_update(&self, settings: &Settings, start: &str) -> Result<Shared, SourceError> {
+        self.with(settings, |source| source.for_update(start))
+    }
+
+    /// The source for what no start needs.
+    ///
+    /// # Errors
+    /// As for [`SourceCell::for_start`].
+    pub fn shared(&self, settings: &Settings) -> Result<Shared, SourceError> {
+        self.with(settings, Shared::clone)
+    }
+
+    fn with(&self, settings: &Settings, of: impl Fn(&Shared) -> Shared) -> Result<Shared, SourceError> {
         let mut source = self.0.borrow_mut();
         match &*source {
-            Some(source) => Ok(source.for_start(start)),
-            None => Ok(source.insert(Shared::open(settings)?).for_start(start)),
+            Some(source) => Ok(of(source)),
+            None => Ok(of(source.insert(Shared::open(settings)?))),
         }
     }
 
@@ -74,6 +94,14 @@ impl<'s> Loaded<'s> {
     /// Who pays for the requests of a start: nobody, if it is root's.
     pub fn payer(&self, uid: u32) -> Option<Payer> {
         (uid != 0).then(|| Payer { uid, parts: self.users.count() + 1 })
+    }
+
+    /// Who asks, for grants.
+    pub fn caller(&self, uid: u32) -> Caller<'_> {
+        match uid {
+            0 => Caller::Root,
+            _ => Caller::User { uid, names: self.users.names(uid) },
+        }
     }
 
     /// The KEKs for one start, with the clients of all.

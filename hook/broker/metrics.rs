@@ -56,7 +56,7 @@ impl Metrics {
         self.settings_current.set(succeeded.into());
     }
 
-    /// All metrics as text, with those of the source and of the NRI plugin.
+    /// All metrics as text, with those of the source, of the NRI plugin and of updates.
     pub fn to_text(&self, connections: u32, more: Vec<Sample>) -> String {
         let mut registry = Registry::with_prefix("oci_secrets_broker");
         registry.register("starts", "Container starts by outcome", self.starts.clone());

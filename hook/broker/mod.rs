@@ -16,6 +16,7 @@ pub mod client;
 pub mod connection;
 pub mod error;
 pub mod limits;
+pub mod live;
 pub mod loaded;
 pub mod metrics;
 pub mod nri_metrics;

@@ -107,7 +107,7 @@ impl Peer {
 }
 
 /// When a process began.
-fn start_time(procfs: &Procfs, pid: i32) -> Option<String> {
+pub(super) fn start_time(procfs: &Procfs, pid: i32) -> Option<String> {
     let stat = procfs.read(&format!("{pid}/stat")).ok()?;
     let text = String::from_utf8_lossy(&stat);
     // The name, in parentheses, may contain anything.

@@ -16,10 +16,11 @@ use base64::prelude::BASE64_STANDARD;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::live::summary::Summary;
 use super::source::Snapshot;
-use crate::container::{FileName, Owner};
+use crate::container::{Annotations, FileName, Owner};
 use crate::deliver::{Placeholders, PlaceholdersError};
-use crate::fault::{Class, Fault};
+use crate::fault::{AnyFault, Class, Fault};
 use crate::nri;
 use crate::report;
 
@@ -38,6 +39,9 @@ pub const USER_REQUEST_BYTES_MAX: usize = 512 << 10;
 /// The largest of the other messages, in bytes: the names of 1,024 files, or a reason.
 pub const MESSAGE_BYTES_MAX: usize = 256 << 10;
 
+/// The most running containers in an answer, each of which takes less than a KiB.
+pub const RUNNING_MAX: usize = 200;
+
 /// The longest text of a reason, in bytes.
 const REASON_BYTES_MAX: usize = 4096;
 
@@ -51,6 +55,20 @@ pub enum Request {
     Status,
     /// That it forgets all values that it keeps, for root alone. The answer is that there is nothing.
     Forget,
+    /// The running containers that the broker updates, for root alone.
+    Running(Selection),
+    /// The same after an update of each.
+    Refresh(Selection),
+}
+
+/// A choice of running containers.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Selection {
+    /// The beginning of the container's id; any, if absent.
+    pub container: Option<String>,
+    /// A reference that it requests; any, if absent.
+    pub reference: Option<String>,
 }
 
 /// A container that is being created, and requests secrets.
@@ -80,13 +98,24 @@ pub struct StartRequest {
 }
 
 /// The annotations of an image.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Image {
     /// They are these.
     Annotations(BTreeMap<String, String>),
     /// They are not known.
     Unknown(Refusal),
+}
+
+impl Image {
+    /// A container's annotations, with those of its image, or with the reason why these are not known.
+    pub fn of(self, annotations: BTreeMap<String, String>) -> (Annotations, Option<AnyFault>) {
+        let annotations = Annotations::new(annotations);
+        match self {
+            Image::Annotations(image) => (annotations.with_image(image), None),
+            Image::Unknown(refusal) => (annotations, Some(refusal.into())),
+        }
+    }
 }
 
 /// A user and a group.
@@ -179,6 +208,13 @@ pub enum Answer {
     Refused(Refusal),
     /// The state of the broker.
     Status(Box<Status>),
+    /// Running containers, at most [`RUNNING_MAX`], and how many there are.
+    Running {
+        /// Each of them.
+        containers: Vec<Summary>,
+        /// Their number.
+        count: usize,
+    },
 }
 
 /// The state of the broker.

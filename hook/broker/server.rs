@@ -14,11 +14,12 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{Either, join_all, select, select_all};
+use futures_util::future::{Either, join, join_all, select, select_all};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use rustix::io::Errno;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, interval, sleep, timeout};
@@ -26,6 +27,7 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use super::connection::Connection;
 use super::error::{PROGRAM, ProgramError};
 use super::limits::{Limits, close};
+use super::live::Live;
 use super::loaded::{Loaded, SourceCell};
 use super::metrics::Metrics;
 use super::nri_metrics;
@@ -59,6 +61,7 @@ struct Server {
     source: Rc<SourceCell>,
     /// The plugin that adds the hook to containers, if the settings have one.
     nri: Option<Arc<nri::State>>,
+    live: Rc<Live>,
     current: RefCell<Generation>,
     /// Earlier versions that still serve.
     ending: RefCell<Vec<JoinHandle<()>>>,
@@ -85,14 +88,22 @@ pub async fn serve(path: &Path, socket: Option<&Path>, existing: Existing) -> Re
     let source = Rc::<SourceCell>::default();
     let plugin = settings.nri.socket.as_deref().map(|socket| nri::start(PROGRAM, socket, &settings.nri)).transpose();
     let plugin = plugin.map_err(|error| ProgramError::Runtime { errno: error.into() })?;
+    let live = Live::restore(&settings.updates.directory);
     let server = Rc::new_cyclic(|server| {
         let (accepted, receiver) = unbounded_channel();
-        let task = spawn_local(serve_generation(Rc::clone(&settings), Rc::clone(&source), receiver, server.clone()));
+        let (source, live) = (Rc::clone(&source), Rc::clone(&live));
+        let task = spawn_local(serve_generation(
+            Rc::clone(&settings),
+            (Rc::clone(&source), Rc::clone(&live)),
+            receiver,
+            server.clone(),
+        ));
         Server {
             path: path.to_owned(),
             limits: Arc::default(),
             metrics: Metrics::default(),
-            source: Rc::clone(&source),
+            source,
+            live,
             nri: plugin,
             current: RefCell::new(Generation { settings: Rc::clone(&settings), accepted, task }),
             ending: RefCell::default(),
@@ -146,7 +157,7 @@ impl Server {
         match connection.receive_request(max, Instant::now() + REQUEST_TIMEOUT).await {
             Ok((Request::Start(request), process, _share)) => {
                 let began = Instant::now();
-                let outcome = start::serve(&connection, &peer, *request, process, loaded).await;
+                let outcome = start::serve(&connection, &peer, *request, process, loaded, &self.live).await;
                 self.metrics.start(outcome, began.elapsed().as_secs_f64());
             }
             Ok((Request::Status, ..)) if peer.is_root() => {
@@ -157,7 +168,14 @@ impl Server {
                 self.source.forget();
                 let _ = connection.send(&Answer::Nothing, None).await;
             }
-            Ok((Request::Status | Request::Forget, ..)) => {}
+            Ok((Request::Running(selection), ..)) if peer.is_root() => {
+                let _ = connection.send(&self.live.list(&selection), None).await;
+            }
+            Ok((Request::Refresh(selection), ..)) if peer.is_root() => {
+                self.live.refresh(&selection, loaded).await;
+                let _ = connection.send(&self.live.list(&selection), None).await;
+            }
+            Ok((Request::Status | Request::Forget | Request::Running(_) | Request::Refresh(_), ..)) => {}
             Err(error) => connection.send_version(&error).await,
         }
     }
@@ -213,8 +231,8 @@ impl Server {
             return;
         }
         let (accepted, receiver) = unbounded_channel();
-        let task =
-            spawn_local(serve_generation(Rc::clone(&settings), Rc::clone(&self.source), receiver, Rc::downgrade(self)));
+        let shared = (Rc::clone(&self.source), Rc::clone(&self.live));
+        let task = spawn_local(serve_generation(Rc::clone(&settings), shared, receiver, Rc::downgrade(self)));
         let old = self.current.replace(Generation { settings, accepted, task });
         let mut ending = self.ending.borrow_mut();
         ending.retain(|task| !task.is_finished());
@@ -238,7 +256,13 @@ impl Server {
         let server = Rc::clone(self);
         let text = move || {
             let plugin = server.nri.as_deref().map(|state| nri_metrics::samples(&state.snapshot()));
-            let samples = server.source.metrics().into_iter().chain(plugin.unwrap_or_default()).collect();
+            let samples = server
+                .source
+                .metrics()
+                .into_iter()
+                .chain(plugin.unwrap_or_default())
+                .chain(server.live.metrics())
+                .collect();
             server.metrics.to_text(server.limits.connections(), samples)
         };
         match address {
@@ -264,11 +288,20 @@ impl Server {
 /// Serves connections with one version of the settings, until there will be no more.
 async fn serve_generation(
     settings: Rc<Settings>,
-    source: Rc<SourceCell>,
-    mut accepted: UnboundedReceiver<Accepted>,
+    (source, live): (Rc<SourceCell>, Rc<Live>),
+    accepted: UnboundedReceiver<Accepted>,
     server: Weak<Server>,
 ) {
-    let loaded = Loaded::new(&settings, source);
+    let (loaded, is_over) = (Loaded::new(&settings, source), Notify::new());
+    join(serve_connections(&loaded, accepted, server, &is_over), live.update_periodically(&loaded, &is_over)).await;
+}
+
+async fn serve_connections(
+    loaded: &Loaded<'_>,
+    mut accepted: UnboundedReceiver<Accepted>,
+    server: Weak<Server>,
+    is_over: &Notify,
+) {
     let mut serving = FuturesUnordered::new();
     let mut is_current = true;
     while is_current || !serving.is_empty() {
@@ -289,11 +322,13 @@ async fn serve_generation(
             Either::Right(_) => continue,
         };
         match next {
-            Some((accepted, server)) => serving.push({
-                let loaded = &loaded;
-                async move { server.serve_connection(accepted, loaded).await }
-            }),
-            None => is_current = false,
+            Some((accepted, server)) => {
+                serving.push(async move { server.serve_connection(accepted, loaded).await });
+            }
+            None => {
+                is_current = false;
+                is_over.notify_one();
+            }
         }
     }
 }

@@ -7,17 +7,17 @@ use tokio::time::Instant;
 
 use super::blocking::blocking;
 use super::connection::Connection;
+use super::live::{self, Asked, Live, State};
 use super::loaded::Loaded;
 use super::peer::Peer;
-use super::protocol::{Answer, Image, Place, Receipt, Refusal, Report, Stage, StartRequest, Unready};
+use super::protocol::{Answer, Place, Receipt, Refusal, Report, Stage, StartRequest, Unready};
 use super::wire::Descriptor;
 use crate::audit::Trail;
-use crate::container::{Annotations, HOOK_NAME, Owner};
+use crate::container::{HOOK_NAME, Owner, Process, Update};
 use crate::deliver::{DeliveryOptions, Frozen};
 use crate::errno::SyscallError;
 use crate::fault::{AnyFault, Class, Fault};
 use crate::resolve::Files;
-use crate::settings::Caller;
 use crate::start::Start;
 
 /// The length of a start's id.
@@ -37,6 +37,8 @@ pub type Outcome = &'static str;
 struct Filled {
     frozen: Frozen,
     files: Vec<String>,
+    /// The container, if it is to be updated.
+    running: Option<(State, Process)>,
 }
 
 /// Serves one request to its end: whatever happens to the hook, there is one record.
@@ -46,6 +48,7 @@ pub async fn serve(
     request: StartRequest,
     process: Option<Descriptor>,
     loaded: &Loaded<'_>,
+    live: &Live,
 ) -> Outcome {
     let patience = Duration::from_millis(request.milliseconds).min(loaded.settings.deliver.deadline + MARGIN_MAX);
     let until = Instant::now() + patience;
@@ -59,7 +62,7 @@ pub async fn serve(
         }
         Err(error) => return refuse(connection, peer, start, error).await,
     };
-    deliver(connection, peer, filled, start, until).await
+    deliver(connection, peer, filled, start, until, live).await
 }
 
 /// Records that there is no delivery, and says why.
@@ -96,13 +99,15 @@ async fn fill(
         return Err(refusal.clone().into());
     }
     start.record.bundle = request.bundle;
-    let (annotations, image) = match request.image {
-        Image::Annotations(image) => (Annotations::new(request.annotations).with_image(image), None),
-        Image::Unknown(refusal) => (Annotations::new(request.annotations), Some(refusal.into())),
-    };
-    let (uid, names) = (peer.uid, loaded.users.names(peer.uid));
-    let caller = if peer.is_root() { Caller::Root } else { Caller::User { uid, names } };
+    let asked =
+        Update::is_requested(&request.annotations).then(|| (request.annotations.clone(), request.image.clone()));
+    let (annotations, image) = request.image.of(request.annotations);
+    let caller = loaded.caller(peer.uid);
     let Some(requests) = start.decide(annotations, image, settings, caller)? else { return Ok(None) };
+    let asked = asked.filter(|_| requests.update.is_some());
+    if asked.is_some() {
+        live::require(settings, !request.places.is_empty())?;
+    }
     if let Some(Unready { refusal, .. }) = request.unready {
         return Err(refusal.into());
     }
@@ -126,12 +131,26 @@ async fn fill(
     let rendered = Files::render(&requests, &secrets)?;
     let contents = rendered.list();
     let frozen = Frozen::filled(&contents, &options, places)?;
-    Ok(Some(Filled { frozen, files: contents.iter().map(|(name, _)| name.to_string()).collect() }))
+    let files = contents.iter().map(|(name, _)| name.to_string()).collect();
+    let running = asked.map(|(annotations, image)| {
+        let delivery = frozen.id()?;
+        let (record, uid, readings) = (&start.record, peer.uid, live::readings(&requests.files, &secrets));
+        let asked = Asked { annotations, image, uid, owner, root, label: request.label.clone() };
+        Ok::<_, AnyFault>((State::new(record, asked, &process, delivery, readings)?, process))
+    });
+    Ok(Some(Filled { frozen, files, running: running.transpose()? }))
 }
 
 /// Sends a delivery, waits for what becomes of it, and records that. Files that are not attached, or not recorded, are destroyed
 /// wherever they are.
-async fn deliver(connection: &Connection, peer: &Peer, filled: Filled, mut start: Start, until: Instant) -> Outcome {
+async fn deliver(
+    connection: &Connection,
+    peer: &Peer,
+    filled: Filled,
+    mut start: Start,
+    until: Instant,
+    live: &Live,
+) -> Outcome {
     let hold = match filled.frozen.hold() {
         Ok(hold) => hold,
         Err(source) => return refuse(connection, peer, start, RequestFault::Hold { source }.into()).await,
@@ -151,12 +170,17 @@ async fn deliver(connection: &Connection, peer: &Peer, filled: Filled, mut start
         Err(error) => (Err(RequestFault::of(&error).into()), "lost"),
     };
     let (is_attached, id) = (outcome.is_ok(), start.record.start.clone());
+    let outcome = match (outcome, filled.running) {
+        (Ok(()), Some((state, process))) => live.register(state, &process).map_err(AnyFault::from),
+        (outcome, _) => outcome,
+    };
     match blocking(move || start.end(outcome)).await {
         Ok(()) => {
             let _ = connection.send(&Receipt::Recorded, None).await;
             "delivered"
         }
         Err(error) => {
+            live.forget(&id);
             // If this fails, what holds them ends with the container, which does not start.
             let _ = hold.destroy();
             let receipt = if is_attached { Receipt::Refused(refusal(peer, id, &*error)) } else { Receipt::Recorded };

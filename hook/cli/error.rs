@@ -108,6 +108,12 @@ pub(crate) enum CliError {
         #[source]
         errno: Errno,
     },
+    /// The settings name no broker.
+    #[error("there is no broker: the settings have no `socket` under [broker]")]
+    NoBroker,
+    /// `refresh` did not update some containers, and has printed which.
+    #[error("{failed} of {containers} containers keep the files that they had")]
+    Refresh { failed: usize, containers: usize },
     /// `check` found problems, and has printed them.
     #[error("{problems} of {checks} checks found a problem")]
     Check { problems: usize, checks: usize, class: Class },
@@ -124,7 +130,7 @@ impl Fault for CliError {
             CliError::NoTarget { .. } | CliError::NoRefusal { .. } => Class::NotFound,
             CliError::HasValue { .. } => Class::NotPermitted,
             CliError::EmptySecret | CliError::TypedTwice | CliError::LongInput { .. } => Class::Data,
-            CliError::Variable { .. } | CliError::NotCalled { .. } => Class::Settings,
+            CliError::Variable { .. } | CliError::NotCalled { .. } | CliError::NoBroker => Class::Settings,
             CliError::Seal { source, .. } | CliError::Unseal { source, .. } | CliError::Stored { source, .. } => {
                 source.class()
             }
@@ -132,9 +138,11 @@ impl Fault for CliError {
             CliError::Hook { source } => source.class(),
             CliError::Unset { source, .. } => source.class(),
             CliError::Json { .. } => Class::Bug,
-            CliError::Input { .. } | CliError::Output { .. } | CliError::Pages { .. } | CliError::Runtime { .. } => {
-                Class::Kernel
-            }
+            CliError::Input { .. }
+            | CliError::Output { .. }
+            | CliError::Pages { .. }
+            | CliError::Runtime { .. }
+            | CliError::Refresh { .. } => Class::Kernel,
             CliError::Check { class, .. } | CliError::Explain { class, .. } | CliError::Rewrap { class, .. } => *class,
         }
     }
@@ -163,6 +171,7 @@ impl Fault for CliError {
             }
             CliError::HasValue { .. } => "`--overwrite` replaces it; 1Password keeps the previous version of the item",
             CliError::Ambiguous { .. } => "`--engine ENGINE` chooses one",
+            CliError::NoBroker => "`--settings PATH` names other settings; only the broker updates running containers",
             CliError::NoContainer => "`oci-secrets explain REFERENCE` tests a reference",
             CliError::NoRefusal { .. } => {
                 "each user has the refusals of its own hooks, since boot: with root's engines, run this as root"

@@ -20,6 +20,7 @@ mod man;
 mod nearest;
 mod out_file;
 mod read;
+mod refresh;
 mod request;
 mod rewrap;
 mod run;
@@ -78,6 +79,7 @@ enum Verb {
     Run(run::Arguments),
     Read(read::Arguments),
     Inject(inject::Arguments),
+    Refresh(refresh::Arguments),
     Token(token::Arguments),
     #[command(subcommand)]
     Audit(audit::Verb),
@@ -129,6 +131,7 @@ impl Verb {
             Verb::Run(arguments) => run::run(arguments, settings),
             Verb::Read(arguments) => read::run(&arguments, settings),
             Verb::Inject(arguments) => inject::run(&arguments, settings),
+            Verb::Refresh(arguments) => refresh::run(&arguments, settings),
             Verb::Token(arguments) => token::run(&arguments),
             Verb::Audit(verb) => audit::run(&verb, settings),
             Verb::BreakGlass(verb) => break_glass::run(&verb, settings),

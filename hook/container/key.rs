@@ -10,6 +10,14 @@ pub(super) const OWNER: &str = "run.secrets.owner";
 /// The key that names the files which may be missing.
 pub(super) const OPTIONAL: &str = "run.secrets.optional";
 
+/// The key that says whether the files follow changes while the container runs.
+pub(super) const UPDATE: &str = "run.secrets.update";
+/// The key that names what happens after an update.
+pub(super) const ON_UPDATE: &str = "run.secrets.on-update";
+
+/// All keys without a file.
+const RULES: [&str; 4] = [OWNER, OPTIONAL, UPDATE, ON_UPDATE];
+
 const DOMAIN: &str = "run.secrets";
 const CONTAINER_NAME_BYTES_MAX: usize = 63;
 
@@ -20,6 +28,10 @@ pub(super) enum Key<'a> {
     Owner,
     /// `run.secrets.optional`
     Optional,
+    /// `run.secrets.update`
+    Update,
+    /// `run.secrets.on-update`
+    OnUpdate,
     /// `[<container>.]run.secrets/<file>`
     File { container: Option<&'a str>, file: FileName },
 }
@@ -33,6 +45,8 @@ impl<'a> Key<'a> {
         let (domain, file) = match key {
             OWNER => return Ok(Some(Key::Owner)),
             OPTIONAL => return Ok(Some(Key::Optional)),
+            UPDATE => return Ok(Some(Key::Update)),
+            ON_UPDATE => return Ok(Some(Key::OnUpdate)),
             _ => key.split_once('/').ok_or(KeyError::Unknown)?,
         };
         let container = match domain.strip_suffix(DOMAIN).ok_or(KeyError::Unknown)? {
@@ -49,7 +63,7 @@ pub(super) fn nearest(key: &str) -> Option<String> {
     let likeness = |one: &str, other: &str| strsim::jaro_winkler(&one.to_ascii_lowercase(), other);
     let similar = |one: &str, other: &str| likeness(one, other) >= SIMILARITY_MIN;
     let Some((domain, file)) = key.rsplit_once('/') else {
-        let mut rules = [OWNER, OPTIONAL].into_iter();
+        let mut rules = RULES.into_iter();
         let last = key.rsplit('.').next().unwrap_or_default();
         return match rules.find(|rule| similar(key, rule) && likeness(key, rule) > likeness(key, DOMAIN)) {
             Some(rule) => Some(rule.to_owned()),
@@ -87,7 +101,9 @@ fn container_name(prefix: &str) -> Option<&str> {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// It is not in the table: a typo, or a key of a later version.
-    #[error("expected run.secrets/<file>, <container>.run.secrets/<file>, {OWNER} or {OPTIONAL}")]
+    #[error(
+        "expected run.secrets/<file>, <container>.run.secrets/<file>, {OWNER}, {OPTIONAL}, {UPDATE} or {ON_UPDATE}"
+    )]
     Unknown,
     /// Its last part cannot name a file.
     #[error(transparent)]

@@ -17,6 +17,7 @@ mod request;
 mod sandboxed;
 mod spec;
 mod state;
+mod update;
 
 pub use annotations::{Annotations, Contradiction, Manager, NAMESPACE_KEYS, Value, Why, author_chooses, is_identity};
 pub use file_name::{FileName, FileNameError};
@@ -30,6 +31,7 @@ pub use procfs::{Procfs, ProcfsError};
 pub use request::{FILES_MAX, Owner, Request, RequestError, Requests, is_reference, refuse_misplaced};
 pub use spec::{SPEC_BYTES_MAX, Spec, SpecError, read_spec};
 pub use state::{STATE_BYTES_MAX, STATE_DEADLINE, State, StateError};
+pub use update::{Update, UpdateError};
 
 use serde::{Deserialize, Deserializer};
 

@@ -5,6 +5,8 @@
 //! <container>.run.secrets/<file>  the same for one container of a pod; it beats the general key
 //! run.secrets.owner               uid:gid in the container
 //! run.secrets.optional            file names, separated by commas
+//! run.secrets.update              live: the files follow changes while the container runs
+//! run.secrets.on-update           signal:HUP: what tells the container's first process about it
 //! ```
 //!
 //! Any other key under `run.secrets` is an error, in whatever case it is spelled, and so is a reference under any other key: a
@@ -14,7 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
 use super::annotations::CONTAINER_NAME_KEYS;
-use super::key::{self, Key, KeyError, OPTIONAL, OWNER};
+use super::key::{self, Key, KeyError, ON_UPDATE, OPTIONAL, OWNER, UPDATE};
+use super::update::{Update, UpdateError};
 use super::{Annotations, Contradiction, FileName};
 use crate::excerpt::Excerpt;
 use crate::fault::{Class, Fault};
@@ -35,6 +38,8 @@ pub struct Requests {
     pub templates: BTreeMap<FileName, Template>,
     /// Their owner, instead of the spec's `process.user`.
     pub owner: Option<Owner>,
+    /// How the files follow changes while the container runs, if they do.
+    pub update: Option<Update>,
 }
 
 /// One file and where its content, or a part of it, comes from.
@@ -73,6 +78,8 @@ impl Requests {
                 None => {}
                 Some(Key::Owner) => draft.owner = Some(value.parse()?),
                 Some(Key::Optional) => draft.optional = Some(value),
+                Some(Key::Update) => draft.update = Some(value),
+                Some(Key::OnUpdate) => draft.on_update = Some(value),
                 Some(Key::File { container, file }) => {
                     let content = FileContent::parse(key, value)?;
                     draft.named.insert(file.clone());
@@ -134,17 +141,23 @@ struct Draft<'a> {
     named: BTreeSet<FileName>,
     owner: Option<Owner>,
     optional: Option<&'a str>,
+    update: Option<&'a str>,
+    on_update: Option<&'a str>,
 }
 
 impl Draft<'_> {
     fn finish(self) -> Result<Option<Requests>, RequestError> {
         if self.named.is_empty() {
-            return match (self.owner, self.optional) {
-                (None, None) => Ok(None),
-                (Some(_), _) => Err(RequestError::NoFiles { key: OWNER }),
-                (None, Some(_)) => Err(RequestError::NoFiles { key: OPTIONAL }),
-            };
+            let rules = [
+                (OWNER, self.owner.is_some()),
+                (OPTIONAL, self.optional.is_some()),
+                (UPDATE, self.update.is_some()),
+                (ON_UPDATE, self.on_update.is_some()),
+            ];
+            let rule = rules.into_iter().find(|(_, is_there)| *is_there);
+            return rule.map_or(Ok(None), |(key, _)| Err(RequestError::NoFiles { key }));
         }
+        let update = Update::parse(self.update, self.on_update)?;
         let optional = self.optional_files()?;
         let mut chosen = self.general;
         chosen.extend(self.specific);
@@ -164,7 +177,7 @@ impl Draft<'_> {
         if files.len() > FILES_MAX {
             return Err(RequestError::TooManyFiles { found: files.len() });
         }
-        Ok((!files.is_empty()).then_some(Requests { files, templates, owner: self.owner }))
+        Ok((!files.is_empty()).then_some(Requests { files, templates, owner: self.owner, update }))
     }
 
     fn optional_files(&self) -> Result<BTreeSet<FileName>, RequestError> {
@@ -220,6 +233,9 @@ pub enum RequestError {
     /// An owner that is not two ids.
     #[error("cannot use annotation \"{OWNER}\": expected uid:gid in decimal, found {}", Excerpt(.value))]
     Owner { value: String },
+    /// How the files follow changes.
+    #[error(transparent)]
+    Update(#[from] UpdateError),
     /// An optional file that nothing requests.
     #[error("cannot use annotation \"{OPTIONAL}\": {} is not a requested file", Excerpt(.name))]
     Optional { name: String },
@@ -266,6 +282,7 @@ impl RequestError {
             RequestError::Container(_) => None,
             RequestError::Owner { .. } => Some(OWNER),
             RequestError::Optional { .. } => Some(OPTIONAL),
+            RequestError::Update(error) => Some(error.key()),
             RequestError::NoFiles { key } => Some(key),
             RequestError::TooManyFiles { .. } => None,
         }

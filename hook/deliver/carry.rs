@@ -156,7 +156,7 @@ fn mount_points<'a>(site: &'a Site<'_>) -> Vec<&'a Path> {
 }
 
 /// The paths, in order, without those that are or lie below another one.
-fn outermost(mut paths: Vec<&Path>) -> Vec<&Path> {
+pub(super) fn outermost(mut paths: Vec<&Path>) -> Vec<&Path> {
     paths.sort_unstable();
     paths.dedup_by(|path, previous| path.starts_with(previous));
     paths

@@ -16,6 +16,7 @@
 //! |---|---|---|
 //! | `fsopen`, `fspick`, `fsconfig`, `fsmount`, `move_mount`, `open_tree` | 5.2 | an error |
 //! | `openat2`, `pidfd_open` | 5.6, 5.3 | an error |
+//! | `MOVE_MOUNT_BENEATH`; with mounts that are carried over, mounting on a mount without a path | 6.5; 6.15 | no [`Frozen::replace`] |
 //! | tmpfs `noswap`, and only outside of user namespaces | 6.4 | [`noswap`](crate::settings::Noswap) in the settings decides |
 
 mod attach;
@@ -27,6 +28,7 @@ mod preflight;
 mod private;
 mod received;
 mod site;
+mod swap;
 mod target;
 mod tmpfs;
 
@@ -40,5 +42,6 @@ pub use preflight::preflight;
 pub use private::{Private, PrivateError};
 pub use received::ReceivedError;
 pub use site::SiteError;
+pub use swap::{Current, DeliveryId, SwapError, UnsupportedError, complete, require_replace};
 pub use target::{TARGET, TargetError, require_openat2};
 pub use tmpfs::{DeliveryOptions, Frozen, Hold, Tmpfs, TmpfsError, TmpfsOptions};

@@ -87,12 +87,44 @@ where
     T: Send,
     E: From<SiteError> + Send,
 {
+    in_thread(|| work(&Inside::enter(container, rootfs)?))
+}
+
+/// Does some work inside of the mount namespace of a container that runs: its root filesystem is `/` there.
+pub(super) fn inside_running<T, E>(
+    container: &Process,
+    work: impl FnOnce(&Procfs) -> Result<T, E> + Send,
+) -> Result<T, E>
+where
+    T: Send,
+    E: From<SiteError> + Send,
+{
+    let enter = || {
+        let procfs = Procfs::open()?;
+        enter_namespace(container)?;
+        Ok::<_, SiteError>(procfs)
+    };
+    in_thread(|| work(&enter()?))
+}
+
+fn in_thread<T, E>(work: impl FnOnce() -> Result<T, E> + Send) -> Result<T, E>
+where
+    T: Send,
+    E: From<SiteError> + Send,
+{
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("inside".to_owned());
-        let thread = thread.spawn_scoped(scope, || work(&Inside::enter(container, rootfs)?));
+        let thread = thread.spawn_scoped(scope, work);
         let thread = thread.map_err(|source| SiteError::Thread { source })?;
         thread.join().unwrap_or_else(|panic| resume_unwind(panic))
     })
+}
+
+/// Moves this thread, and only it, into the container's mount namespace.
+fn enter_namespace(container: &Process) -> Result<(), SyscallError> {
+    // A thread that shares its root and working directory with others may not enter a mount namespace.
+    unshare(CloneFlags::CLONE_FS).map_err(failed("unshare(CLONE_FS)"))?;
+    setns(container.mount_namespace(), CloneFlags::CLONE_NEWNS).map_err(failed("setns(CLONE_NEWNS)"))
 }
 
 impl<'a> Inside<'a> {
@@ -100,11 +132,9 @@ impl<'a> Inside<'a> {
     fn enter(container: &'a Process, rootfs: &'a Path) -> Result<Inside<'a>, SiteError> {
         let procfs = Procfs::open()?;
         let identity = identity(&open_rootfs(rootfs)?)?;
-        // A thread that shares its root and working directory with others may not enter a mount namespace.
-        unshare(CloneFlags::CLONE_FS).map_err(failed("unshare(CLONE_FS)"))?;
+        enter_namespace(container)?;
         // A stricter umask of the engine's would keep the container's users out of directories that are made here.
         rustix::process::umask(Mode::WGRP | Mode::WOTH);
-        setns(container.mount_namespace(), CloneFlags::CLONE_NEWNS).map_err(failed("setns(CLONE_NEWNS)"))?;
         Ok(Inside { procfs, container, rootfs, identity })
     }
 

@@ -18,6 +18,9 @@ pub(super) enum HookError {
     /// Neither the spec nor an annotation names an owner.
     #[error("no owner for the secrets: the spec has no process.user")]
     NoOwner,
+    /// Only a daemon can update running containers.
+    #[error("refusing to deliver files that follow changes: run.secrets.update needs the broker")]
+    NoBroker,
     /// Standard output.
     #[error("cannot write the output")]
     Output {
@@ -37,6 +40,7 @@ impl Fault for HookError {
         match self {
             HookError::Argument { .. } | HookError::NoValue => Class::CommandLine,
             HookError::NoOwner => Class::Data,
+            HookError::NoBroker => Class::Settings,
             HookError::Environment { .. } | HookError::Output { .. } | HookError::Runtime { .. } => Class::Kernel,
         }
     }
@@ -45,6 +49,9 @@ impl Fault for HookError {
         let hint = match self {
             HookError::Argument { .. } | HookError::NoValue => "`oci-secrets-hook --help` shows the arguments",
             HookError::Environment { .. } => "give the hook `env` with PATH alone, as config/hooks.d has it",
+            HookError::NoBroker => {
+                "`socket` under [broker] in the settings makes the hook ask the broker; without the annotation, the container keeps the files of its start"
+            }
             HookError::NoOwner => {
                 "set process.user in the spec, or request an owner with the annotation run.secrets.owner"
             }

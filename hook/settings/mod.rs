@@ -28,6 +28,7 @@ mod requests;
 mod server;
 mod static_token;
 mod token;
+mod updates;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -60,6 +61,7 @@ pub use self::requests::{RequestSet, RequestSetError};
 pub use self::server::{ServerUrl, ServerUrlError};
 pub use self::static_token::{Hours, HoursError, Rate, StaticToken, TokenFile};
 pub use self::token::{Audience, Command, TokenSource, TokenSourceError, Variable};
+pub use self::updates::Updates;
 
 /// Where the settings are, unless the command line says otherwise.
 pub const SETTINGS_PATH: &str = "/etc/oci-secrets/settings.toml";
@@ -106,6 +108,8 @@ pub struct Settings {
     pub nri: Nri,
     /// `[outage]`: whether the broker uses sealed values that it fetched earlier while the source does not answer.
     pub outage: Outage,
+    /// `[updates]`: how the broker updates the files of running containers.
+    pub updates: Updates,
 }
 
 impl FromStr for Settings {

@@ -45,6 +45,9 @@ impl From<RequestError> for RequestSetError {
             RequestError::Template { source, .. } => format!("{error}: {}", crate::report::chain(source)),
             RequestError::Owner { .. } => "run.secrets.owner: expected uid:gid in decimal".to_owned(),
             RequestError::Optional { .. } => "run.secrets.optional: expected names of requested files".to_owned(),
+            RequestError::Update(_) => {
+                "run.secrets.update: expected live; run.secrets.on-update: expected signal: and a name".to_owned()
+            }
             _ => error.to_string(),
         };
         RequestSetError { reason }

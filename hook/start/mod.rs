@@ -9,7 +9,8 @@ use crate::break_glass::{self, BreakGlassError};
 use crate::container::{Annotations, Request, Requests};
 use crate::fault::AnyFault;
 use crate::report;
-use crate::resolve::Resolved;
+use crate::resolve::{ResolveError, Resolved, resolve};
+use crate::retry::Deadline;
 use crate::seal::kek::Keks;
 use crate::settings::{Caller, Settings};
 use crate::source::Source;
@@ -73,6 +74,32 @@ impl Start {
         self.record.resolved(&resolved);
         self.warn_of_trial_keks(&resolved);
         Ok(resolved)
+    }
+
+    /// The same for an update of a running container, which gets nothing from an emergency.
+    ///
+    /// # Errors
+    /// As for [`resolve::resolve()`](crate::resolve::resolve()).
+    pub async fn resolve_for_update<'r>(
+        &mut self,
+        requests: &'r [Request],
+        source: &dyn Source,
+        keks: &Keks<'_>,
+        settings: &Settings,
+    ) -> Result<Vec<Resolved<'r>>, ResolveError> {
+        let deadline = Deadline::after(settings.deliver.deadline);
+        let resolved = resolve(requests, source, keks, settings.deliver.plaintext, deadline).await?;
+        self.record.resolved(&resolved);
+        Ok(resolved)
+    }
+
+    /// Writes the record of an update, before a container gets new files.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn record_update(&mut self, has_changed: bool) -> Result<(), AnyFault> {
+        self.record.updated(has_changed);
+        Ok(self.trail.write(&self.record)?)
     }
 
     /// Writes the record of the whole start, and returns its outcome: a start that cannot be recorded is refused.

@@ -18,14 +18,15 @@ const GUIDE: &str = include_str!("../../packaging/docs/broker.md");
 /// The limit for the exposure level of `systemd-analyze security`, in tenths: it makes file systems, and looks at other processes.
 const EXPOSURE_MAX: &str = "40";
 
-/// Starts a container as a runtime does, and prints its file.
+/// Starts a container as a runtime does, with more annotations, runs a command, and prints its file.
 const START: &str = r#"
 mkdir -p /srv/bundle/rootfs && cd /srv/bundle
 printf '{"ociVersion":"1.0.2","process":{"user":{"uid":1000,"gid":1000}},"root":{"path":"rootfs"}}' >config.json
 coproc CONTAINER { exec unshare -m --propagation private sh -c 'mount --bind rootfs rootfs && cd rootfs && echo && exec cat'; }
 read -r <&"${CONTAINER[0]}"
-printf '{"id":"c1","pid":%s,"bundle":"/srv/bundle","annotations":{"run.secrets/db":"%s"}}' "$CONTAINER_PID" "$1" |
+printf '{"id":"c1","pid":%s,"bundle":"/srv/bundle","annotations":{"run.secrets/db":"%s"%s}}' "$CONTAINER_PID" "$1" "$2" |
     env -i PATH=/usr/bin /usr/bin/oci-secrets-hook || exit
+eval "$3" >&2 || exit
 # Not the last command, which bash would run in its own place: the container ends with bash.
 cat "/proc/$CONTAINER_PID/root/srv/bundle/rootfs/run/secrets/db"
 exit $?
@@ -73,9 +74,21 @@ impl Site<'_> {
     }
 
     fn starts(&self) {
-        let output = self.systemd.run("bash", &["-c", START, "bash", REFERENCE]);
+        let output = self.systemd.run("bash", &["-c", START, "bash", REFERENCE, "", ""]);
         assert!(output.status.success(), "{output:?}");
         assert_eq!(String::from_utf8_lossy(&output.stdout), self.canary);
+    }
+
+    /// Starts a container, and gives it a new value.
+    fn updates(&self) {
+        let new = format!("{}-new", self.canary);
+        let seal = format!("oci-secrets seal --kek local-kek:trial --for {REFERENCE} --write --overwrite");
+        let update =
+            format!("printf %s {new} | {seal} && oci-secrets refresh && oci-secrets refresh | grep 'generation 2'");
+        let live = r#","run.secrets.update":"live","run.secrets.on-update":"signal:CONT""#;
+        let output = self.systemd.run("bash", &["-c", START, "bash", REFERENCE, live, &update]);
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), new);
     }
 
     fn main_pid(&self) -> String {
@@ -121,7 +134,9 @@ fn the_units_serve_starts_as_installed_by_the_guide() {
         std::thread::sleep(Duration::from_millis(20));
     }
     site.starts();
+    // The unit may do what an update needs.
+    site.updates();
     let journal = systemd.succeeds("journalctl", &["--identifier", "oci-secrets-hook", "--output", "cat"]);
     let records = journal.lines().filter(|line| line.starts_with("{\"schema\":1,")).count();
-    assert_eq!(records, 5, "{journal}");
+    assert_eq!(records, 6, "{journal}");
 }

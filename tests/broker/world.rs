@@ -12,7 +12,7 @@ use crate::support::{AGENT_VAULT, StandIn};
 pub(crate) const REFERENCE: &str = "op://AgentVault/db/password";
 
 pub(crate) struct World {
-    _stand_in: StandIn,
+    pub(crate) stand_in: StandIn,
     pub(crate) host: Host,
     pub(crate) canary: String,
 }
@@ -31,7 +31,7 @@ impl World {
         assert!(sealed.status.success(), "{sealed:?}");
         let sealed = String::from_utf8(sealed.stdout).unwrap();
         stand_in.create_item(AGENT_VAULT, "db", &[("", "password", sealed.trim())]);
-        Some(World { _stand_in: stand_in, host, canary })
+        Some(World { stand_in, host, canary })
     }
 
     /// The records of all starts so far.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -204,6 +205,17 @@ impl<'w> Container<'w> {
         if let Some(owner) = self.owner_of_run {
             user::give(&self.rootfs().join("run"), owner);
         }
+    }
+
+    /// Makes its broker give it new values.
+    pub(crate) fn refresh(&self) {
+        let broker = self.running_broker.lock().unwrap();
+        let (broker, home) = broker.as_ref().unwrap();
+        let settings = home.path().join("refresh.toml");
+        fs::write(&settings, format!("[broker]\nsocket = {:?}\n", broker.socket())).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_oci-secrets"));
+        let output = command.arg("--settings").arg(settings).arg("refresh").output().unwrap();
+        assert!(output.status.success(), "{output:?}");
     }
 
     /// Starts a broker with root's credentials, in the place of the one before; the hook knows its socket alone. Grants are for the user

@@ -53,7 +53,7 @@ const WITH_BROKER: [Engine; 5] =
     [Engine::Runc, Engine::Crun, Engine::PodmanCrun, Engine::RootlessRunc, Engine::RootlessCrun];
 
 /// The promises that are shown through a broker: those that do not depend on where the settings are.
-const OF_BROKER: [&str; 9] = [
+const OF_BROKER: [&str; 10] = [
     "delivery::",
     "hygiene::",
     "log::",
@@ -61,9 +61,13 @@ const OF_BROKER: [&str; 9] = [
     "refusal::",
     "rotation::",
     "specs::",
+    "updates::",
     "users::",
     "rootless::a_privileged_container",
 ];
+
+/// The promises that are shown through a broker alone.
+const OF_BROKER_ALONE: &str = "updates::";
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -93,7 +97,8 @@ fn trials() -> Vec<Trial> {
             println!("containers: {} is skipped, without {missing}", title(column));
         }
         for (name, promise) in promises::all() {
-            if column.broker && !OF_BROKER.iter().any(|module| name.starts_with(module)) {
+            let is_of_broker = OF_BROKER.iter().any(|module| name.starts_with(module));
+            if column.broker && !is_of_broker || !column.broker && name.starts_with(OF_BROKER_ALONE) {
                 continue;
             }
             let show: Box<dyn Fn(&World) + Send> = match (promise, column.engine) {

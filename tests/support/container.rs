@@ -1,7 +1,7 @@
 //! A container as a runtime has created it when it calls the hook: a process in its own mount namespace, and a bundle.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -22,11 +22,19 @@ pub(crate) struct Container {
 impl Container {
     /// Creates the bundle and the namespace, in which the root filesystem is a mount.
     pub(crate) fn create() -> Container {
+        Container::with(Container::bundle(), "echo; exec cat")
+    }
+
+    fn bundle() -> TempDir {
         let bundle = tempfile::Builder::new().prefix("bundle").tempdir().unwrap();
         fs::create_dir(bundle.path().join("rootfs")).unwrap();
         fs::write(bundle.path().join("config.json"), SPEC).unwrap();
+        bundle
+    }
+
+    fn with(bundle: TempDir, script: &str) -> Container {
         let mut process = Command::new("unshare")
-            .args(["-m", "--propagation", "private", "sh", "-c", "mount --bind rootfs rootfs && echo && exec cat"])
+            .args(["-m", "--propagation", "private", "sh", "-c", &format!("mount --bind rootfs rootfs; {script}")])
             .current_dir(bundle.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -34,6 +42,33 @@ impl Container {
             .unwrap();
         process.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         Container { process, bundle }
+    }
+
+    /// The same, with a process that counts a signal.
+    pub(crate) fn trapping(signal: &str) -> Container {
+        let trap = format!("trap 'echo >> trapped' {signal}; echo; while sleep 0.02; do :; done");
+        Container::with(Container::bundle(), &trap)
+    }
+
+    /// The same, with a process that waits for [`Container::run`], and then becomes a command.
+    pub(crate) fn waiting_to_run(command: &str) -> Container {
+        Container::with(Container::bundle(), &format!("echo; read go; exec {command} >printed"))
+    }
+
+    /// Lets its process become the command.
+    pub(crate) fn run(&self) {
+        self.process.stdin.as_ref().unwrap().write_all(b"\n").unwrap();
+    }
+
+    /// The lines that the command has printed.
+    pub(crate) fn printed(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.bundle.path().join("printed")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// How often it got the signal.
+    pub(crate) fn trapped(&self) -> usize {
+        fs::read_to_string(self.bundle.path().join("trapped")).unwrap_or_default().lines().count()
     }
 
     /// Its first process.
@@ -75,7 +110,7 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        drop(self.process.stdin.take());
+        let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }

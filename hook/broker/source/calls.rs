@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
+use tokio::sync::oneshot;
 
 use super::counters::{Counters, count};
 use super::flights::{Flight, Pilot};
@@ -14,7 +15,7 @@ use super::state::{FieldAnswer, ItemAnswer, ItemKey, Payer, State};
 use super::worker::Worker;
 use crate::reference::Reference;
 use crate::retry::Deadline;
-use crate::source::connect::Connect;
+use crate::source::connect::{Connect, ListedItem};
 use crate::source::op::Op;
 use crate::source::{Fetched, Field, Source as _, SourceError};
 
@@ -56,6 +57,8 @@ pub(super) struct Call {
     pub(super) payer: Option<Payer>,
     pub(super) asked: Instant,
     pub(super) deadline: Deadline,
+    /// Whether nothing will do that was fetched before.
+    pub(super) fresh: bool,
 }
 
 impl Calls {
@@ -80,12 +83,12 @@ impl Calls {
         let mut begun = Vec::with_capacity(references.len());
         for &reference in references {
             count(&self.counters.fetches);
-            if let Some(field) = state.known.sealed(reference, max_age, now) {
+            if let Some(field) = state.known.sealed(reference, max_age, now).filter(|_| !call.fresh) {
                 count(&self.counters.fresh);
                 begun.push(Begun::Done(Ok(field)));
                 continue;
             }
-            if let Some(missing) = state.known.missing(reference, now) {
+            if let Some(missing) = state.known.missing(reference, now).filter(|_| !call.fresh) {
                 count(&self.counters.missing);
                 begun.push(Begun::Done(Err(missing)));
                 continue;
@@ -161,6 +164,27 @@ impl Calls {
             }
             pilot.send(outcome.map(|item| Arc::new(ItemAnswer { item, at: call.asked, fetched })));
         });
+    }
+
+    /// Lists the items of a vault.
+    pub(super) async fn list(self: &Arc<Calls>, vault: String, call: &Call) -> Result<Vec<ListedItem>, SourceError> {
+        let (connect, is_probe) = {
+            let mut state = self.state();
+            let is_probe = state.admit(call.asked, call.deadline, &self.counters)?;
+            match &state.opened.client {
+                Client::Connect(connect) => (for_start(connect.clone(), call), is_probe),
+                Client::Op(_) => return Err(SourceError::NoConnect),
+            }
+        };
+        let (sender, receiver) = oneshot::channel();
+        let (calls, deadline) = (self.clone(), call.deadline);
+        self.worker.run(move || async move {
+            let outcome = connect.items(&vault, deadline).await;
+            calls.state().ended(outcome.as_ref().err(), is_probe, &calls.counters);
+            // It does not matter if nobody waits any more.
+            let _ = sender.send(outcome);
+        });
+        receiver.await.unwrap_or_else(|_| Err(self.state().opened.client.no_answer(deadline.total())))
     }
 
     /// Asks for the content of a file, which an item names only.

@@ -22,7 +22,7 @@ use crate::reference::Reference;
 use crate::report;
 use crate::retry::Deadline;
 use crate::settings::Settings;
-use crate::source::connect::Connect;
+use crate::source::connect::{Connect, ListedItem};
 use crate::source::{Earlier, Fetched, Field, Source, SourceError, Standing};
 use crate::token::static_token::Shown;
 
@@ -43,6 +43,8 @@ pub struct Shared {
     calls: Arc<Calls>,
     start: Option<Arc<str>>,
     payer: Option<Payer>,
+    /// Whether nothing will do that was fetched before.
+    fresh: bool,
     /// Whether the use of stored values was logged in this outage.
     has_logged: Arc<AtomicBool>,
 }
@@ -57,7 +59,7 @@ impl Shared {
         let calls = Arc::new(Calls::new(State::open(settings)?, worker));
         let weak = Arc::downgrade(&calls);
         calls.worker().run(move || remove_expired(weak));
-        Ok(Shared { calls, start: None, payer: None, has_logged: Arc::default() })
+        Ok(Shared { calls, start: None, payer: None, fresh: false, has_logged: Arc::default() })
     }
 
     /// The source for one container's start, whose id goes with the requests that it causes.
@@ -70,6 +72,24 @@ impl Shared {
     #[must_use]
     pub fn paid_by(self, payer: Option<Payer>) -> Shared {
         Shared { payer, ..self }
+    }
+
+    /// The same for an update of a running container, which gets nothing that was fetched before.
+    #[must_use]
+    pub fn for_update(&self, start: &str) -> Shared {
+        Shared { fresh: true, ..self.for_start(start) }
+    }
+
+    /// The items of a vault.
+    ///
+    /// # Errors
+    /// If the source does not list them.
+    pub async fn items(&self, vault: &str, deadline: Deadline) -> Result<Vec<ListedItem>, SourceError> {
+        self.calls.list(vault.to_owned(), &self.call(deadline)).await
+    }
+
+    fn call(&self, deadline: Deadline) -> Call {
+        Call { start: self.start.clone(), payer: self.payer, asked: Instant::now(), deadline, fresh: self.fresh }
     }
 
     /// Uses other settings from now on. Ids, values, the budget and the state of the circuit breaker are kept if it is the same source.
@@ -230,13 +250,13 @@ impl Source for Shared {
     }
 
     fn fetch<'a>(&'a self, references: &'a [&'a Reference], deadline: Deadline) -> LocalBoxStream<'a, Fetched> {
-        let sealed = self.calls.state().sealed.clone();
+        let sealed = self.calls.state().sealed.clone().filter(|_| !self.fresh);
         let has_all = |sealed: &Arc<SealedValues>| references.iter().all(|reference| sealed.has(reference));
         let deadline = match sealed.as_ref().is_some_and(has_all) {
             true => Deadline::after(deadline.remaining() / SHARE_WITH_SEALED_VALUES),
             false => deadline,
         };
-        let call = Call { start: self.start.clone(), payer: self.payer, asked: Instant::now(), deadline };
+        let call = self.call(deadline);
         let begun = self.calls.begin(references, &call);
         let wanted = references.iter().copied().enumerate().zip(begun);
         let answers: FuturesUnordered<_> =

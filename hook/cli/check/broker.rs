@@ -3,14 +3,18 @@
 use std::time::Duration;
 
 use crate::broker::client::Connection;
-use crate::broker::protocol::Status;
+use crate::broker::live::summary::Summary;
+use crate::broker::protocol::{Selection, Status};
 use crate::broker::source::BreakerState;
 use crate::cli::check::nri;
 use crate::cli::finding::Finding;
-use crate::cli::is_root;
+use crate::cli::{is_root, refresh};
+use crate::deliver::require_replace;
 use crate::settings::Settings;
 
 const SUBJECT: &str = "broker";
+
+const UPDATES: &str = "updates";
 
 /// A broker that works answers at once.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -26,6 +30,44 @@ pub(in crate::cli) fn findings(settings: &Settings) -> Vec<Finding> {
         Ok(status) => [of_status(&way, &status)].into_iter().chain(status.nri.as_ref().map(nri::finding)).collect(),
         Err(error) => vec![Finding::problem(SUBJECT, &error)],
     }
+}
+
+/// Whether running containers can be updated, and which keep old files.
+pub(in crate::cli) fn updates(settings: &Settings) -> Option<Finding> {
+    let socket = settings.broker.socket.as_deref().filter(|_| is_root())?;
+    if let Err(error) = require_replace(false) {
+        return Some(Finding::note(UPDATES, error.to_string()));
+    }
+    let mounts = match require_replace(true) {
+        Ok(()) => "",
+        Err(_) => ", without mounts below /run/secrets",
+    };
+    let can = format!("the kernel can update the files of running containers{mounts}");
+    // Whether it answers is said above.
+    let listed = Connection::open(socket, PATIENCE).and_then(|broker| broker.running(Selection::default(), false));
+    let (containers, count) = listed.unwrap_or_default();
+    let failing: Vec<&Summary> = containers.iter().filter(|container| container.error.is_some()).collect();
+    let containers = if count == 1 { "1 running container".to_owned() } else { format!("{count} running containers") };
+    Some(match failing.first() {
+        None => Finding::ok(UPDATES, format!("{can}; the broker updates {containers}")),
+        Some(first) => {
+            let detail = format!("{} of {containers} keep old files: {}", failing.len(), refresh::describe(first));
+            Finding::warning(UPDATES, detail, "`oci-secrets refresh` tries again, and lists all of them".into())
+        }
+    })
+}
+
+/// Which files a running container has, if the broker updates it.
+pub(in crate::cli) fn running(id: &str, settings: &Settings) -> Option<Finding> {
+    let socket = settings.broker.socket.as_deref().filter(|_| is_root())?;
+    let selection = Selection { container: Some(id.to_owned()), reference: None };
+    let listed = Connection::open(socket, PATIENCE).and_then(|broker| broker.running(selection, false));
+    let container = listed.ok()?.0.pop()?;
+    let detail = refresh::state(&container);
+    Some(match container.error {
+        None => Finding::ok(UPDATES, detail),
+        Some(_) => Finding::warning(UPDATES, detail, "`oci-secrets refresh` tries again".into()),
+    })
 }
 
 fn of_status(way: &str, status: &Status) -> Finding {

@@ -91,6 +91,7 @@ pub(super) fn run(arguments: &Arguments, settings_path: &Path) -> Result<ExitCod
             // The credentials are the broker's: without any, the hook's settings are complete.
             let is_of_hook = !broker.is_empty() && settings.connect.is_none() && settings.op.is_none();
             findings.extend(broker);
+            findings.extend(broker::updates(&settings));
             if !is_of_hook {
                 findings.extend(source::choice(&settings));
             }

@@ -119,7 +119,7 @@ pub(super) fn run(arguments: &Arguments, settings_path: &Path) -> Result<ExitCod
 
 fn explain(subject: Subject, settings: Result<Settings, AnyFault>, unseal: bool) -> Explanation {
     let mut requests: Vec<Explained> = subject.requests.iter().map(|one| Explained::of(one, &subject)).collect();
-    let Subject { name, annotations, requests: wanted, wants_owner, mut findings, .. } = subject;
+    let Subject { name, id, annotations, requests: wanted, wants_owner, mut findings, .. } = subject;
     if wanted.is_empty() && findings.is_empty() {
         findings.push(Finding::ok("hook", "nothing is asked for, and the container starts without us".into()));
     }
@@ -129,6 +129,7 @@ fn explain(subject: Subject, settings: Result<Settings, AnyFault>, unseal: bool)
             if !wanted.is_empty() {
                 findings.extend(check::broker::findings(&settings));
             }
+            findings.extend(id.and_then(|id| check::broker::running(&id, &settings)));
             for (explained, one) in requests.iter_mut().zip(&wanted) {
                 explained.grant(&one.reference, annotations.as_ref(), wants_owner, &settings);
             }

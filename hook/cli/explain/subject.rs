@@ -80,6 +80,8 @@ impl FromStr for Target {
 pub(super) struct Subject {
     /// In words: `container 4f2a9c1b77de`.
     pub(super) name: String,
+    /// The container's id, if it is one that an engine has.
+    pub(super) id: Option<String>,
     /// The annotations by which grants decide; `None` where no container is there yet.
     pub(super) annotations: Option<Annotations>,
     /// What is asked for.
@@ -142,10 +144,11 @@ impl Subject {
 
     fn of_container(Described { id, bundle, annotations, user }: Described) -> Subject {
         let name = format!("container {id}");
-        match bundle {
+        let subject = match bundle {
             Some(bundle) => Subject::of_bundle(name, &bundle),
             None => Subject { owner: user, ..Subject::without_requests(name) }.asks(Annotations::new(annotations)),
-        }
+        };
+        Subject { id: Some(id), ..subject }
     }
 
     /// A container as its runtime has it.
@@ -183,7 +186,15 @@ impl Subject {
     }
 
     fn without_requests(name: String) -> Subject {
-        Subject { name, annotations: None, requests: Vec::new(), wants_owner: false, owner: None, findings: Vec::new() }
+        Subject {
+            name,
+            id: None,
+            annotations: None,
+            requests: Vec::new(),
+            wants_owner: false,
+            owner: None,
+            findings: Vec::new(),
+        }
     }
 
     /// Takes the requests from annotations, without those that are wrong.

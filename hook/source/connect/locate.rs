@@ -101,7 +101,7 @@ impl Connect {
     }
 
     /// The id of a vault, looked up once for all that ask for it at the same time.
-    async fn shared_vault_id(&self, name: &str, deadline: Deadline) -> Result<String, SourceError> {
+    pub(super) async fn shared_vault_id(&self, name: &str, deadline: Deadline) -> Result<String, SourceError> {
         let (asked, cell) = (Instant::now(), self.ids.vault(name));
         let mut last = timeout(deadline.remaining(), cell.lock()).await.map_err(|_| self.no_answer(deadline))?;
         let has_time = deadline.remaining() > deadline.total() / TIME_FOR_ANOTHER;

@@ -23,7 +23,7 @@ use futures_util::stream::{FuturesUnordered, LocalBoxStream, StreamExt, iter};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::item::{Item, Named};
+use super::item::{Item, Named, is_active};
 use super::{Fetched, Field, Source, SourceError};
 use crate::reference::Reference;
 use crate::retry::Deadline;
@@ -54,7 +54,39 @@ impl FetchedItem {
     }
 }
 
+/// An item in the list of a vault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedItem {
+    /// Its id.
+    pub id: String,
+    /// Its title; not unique.
+    pub title: String,
+    /// Its version.
+    pub version: u64,
+}
+
 impl Connect {
+    /// The items of a vault that are in use, by one request if the id of the vault is known.
+    ///
+    /// # Errors
+    /// If there is no such vault, or more than one; or as for every request.
+    pub async fn items(&self, vault: &str, deadline: Deadline) -> Result<Vec<ListedItem>, SourceError> {
+        #[derive(Deserialize)]
+        struct Summary {
+            id: String,
+            #[serde(default)]
+            title: String,
+            #[serde(default)]
+            version: u64,
+            state: Option<String>,
+        }
+        let vault_id = self.shared_vault_id(vault, deadline).await?;
+        let items = self.get::<Vec<Summary>>(&["vaults", &vault_id, "items"], None, deadline).await;
+        let items = items.map_err(|refusal| self.error(refusal, format!("the items of vault \"{vault}\"")))?;
+        let in_use = items.into_iter().filter(|item| is_active(item.state.as_deref()));
+        Ok(in_use.map(|Summary { id, title, version, .. }| ListedItem { id, title, version }).collect())
+    }
+
     /// The vaults that the token may see.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ mod refusal;
 mod rootless;
 mod rotation;
 mod specs;
+mod updates;
 mod users;
 
 use crate::engine::Engine;
@@ -63,6 +64,10 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         rotation::a_new_value_is_there_after_a_restart
         log::starts_at_the_same_time_do_not_mix_their_records
         hygiene::nobody_else_holds_the_secret
+    ];
+    let by_broker = promises![|show| Promise::On(Engine::single(), show);
+        updates::a_running_container_gets_each_new_set_whole
+        updates::a_container_with_mounts_a_read_only_root_and_a_user_namespace_does_too
     ];
     let annotating = promises![|show| Promise::On(Engine::annotating(), show);
         delivery::a_sandbox_starts_in_silence
@@ -157,6 +162,7 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
     ];
     [
         &everywhere[..],
+        &by_broker,
         &annotating,
         &exact,
         &read_only_later,

@@ -1,0 +1,244 @@
+//! What outlives the broker: one file for each running container that is updated, in a directory that only root can read. No file holds
+//! a secret.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+
+use super::super::peer::start_time;
+use super::super::protocol::{Ids, Image, Selection};
+use super::error::LiveError;
+use crate::audit::Record;
+use crate::container::{Annotations, Owner, Process, ProcessError, Procfs, Request, Requests};
+use crate::deliver::DeliveryId;
+use crate::reference::Reference;
+use crate::resolve::Resolved;
+use crate::run_directory;
+
+/// How the file of a state that is being written ends.
+const NEW: &str = "new";
+
+/// A running container: what it has requested, and which set of files it has.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// The id of its start.
+    pub start: String,
+    /// Its id.
+    pub container: String,
+    pub(super) bundle: PathBuf,
+    pub(super) asked: Asked,
+    /// The number of its first process, and when that began.
+    pub(super) pid: i32,
+    pub(super) start_time: String,
+    pub(super) generation: u64,
+    pub(super) since: Timestamp,
+    pub(super) delivery: DeliveryId,
+    pub(super) readings: Vec<Reading>,
+    /// What is being put in the place of the delivery.
+    pub(super) next: Option<Next>,
+    /// Why the last update failed.
+    pub(super) error: Option<String>,
+    /// Whether the kernel cannot update it.
+    pub(super) is_stuck: bool,
+}
+
+/// What a container has asked for at its start.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Asked {
+    /// Its annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Those of its image.
+    pub image: Image,
+    /// The user who has started it.
+    pub uid: u32,
+    /// The owner of its files, in ids of the host.
+    #[serde(with = "owner")]
+    pub owner: Owner,
+    /// The owner of its directories.
+    #[serde(with = "root")]
+    pub root: Option<Owner>,
+    /// The SELinux context.
+    pub label: Option<String>,
+}
+
+/// One reference, and which item it was read from. A missing optional one has no item.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reading {
+    pub(super) reference: String,
+    pub(super) item: Option<String>,
+    pub(super) version: Option<u64>,
+}
+
+/// A set of files that is being put in the place of another.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Next {
+    pub(super) delivery: DeliveryId,
+    pub(super) readings: Vec<Reading>,
+}
+
+impl State {
+    /// The state of a container that was started.
+    ///
+    /// # Errors
+    /// `/proc` does not say when its process began.
+    pub fn new(
+        record: &Record,
+        asked: Asked,
+        process: &Process,
+        delivery: DeliveryId,
+        readings: Vec<Reading>,
+    ) -> Result<State, LiveError> {
+        let (pid, start_time) = number_and_start_time(process.pidfd())?;
+        Ok(State {
+            start: record.start.clone(),
+            container: record.container.clone(),
+            bundle: record.bundle.clone(),
+            asked,
+            pid,
+            start_time,
+            generation: 1,
+            since: Timestamp::now(),
+            delivery,
+            readings,
+            next: None,
+            error: None,
+            is_stuck: false,
+        })
+    }
+
+    /// Puts the next set of files in the place of the current one.
+    pub(super) fn advance(&mut self, next: Next) {
+        (self.delivery, self.readings) = (next.delivery, next.readings);
+        (self.generation, self.since) = (self.generation + 1, Timestamp::now());
+        (self.next, self.error) = (None, None);
+    }
+
+    /// The signal that its annotations request after an update.
+    pub(super) fn signal(&self) -> Option<Signal> {
+        let annotations = Annotations::new(self.asked.annotations.clone());
+        Requests::from_annotations(&annotations).ok().flatten()?.update?.signal
+    }
+
+    /// Whether it is selected.
+    pub(super) fn is_in(&self, selection: &Selection) -> bool {
+        let has = |reference: &String| self.readings.iter().any(|reading| reading.reference == *reference);
+        selection.container.as_ref().is_none_or(|prefix| self.container.starts_with(prefix))
+            && selection.reference.as_ref().is_none_or(has)
+    }
+}
+
+impl Reading {
+    /// The reference.
+    pub(super) fn reference(&self) -> Option<Reference> {
+        self.reference.parse().ok()
+    }
+}
+
+/// Which items the references of these requests were read from.
+pub fn readings(requests: &[Request], resolved: &[Resolved<'_>]) -> Vec<Reading> {
+    let mut readings: BTreeMap<&str, Reading> = BTreeMap::new();
+    for request in requests {
+        let reference = request.reference.as_str();
+        let found = resolved.iter().find(|resolved| resolved.request.reference == request.reference);
+        let (item, version) = (found.and_then(|one| one.item_id.clone()), found.and_then(|one| one.item_version));
+        readings.insert(reference, Reading { reference: reference.to_owned(), item, version });
+    }
+    readings.into_values().collect()
+}
+
+/// The number of a process, and when it began.
+fn number_and_start_time(pidfd: impl AsFd) -> Result<(i32, String), LiveError> {
+    let procfs = Procfs::open()?;
+    let pid = procfs.pid(pidfd)?.filter(|pid| *pid > 0).ok_or(ProcessError::Gone)?;
+    Ok((pid, start_time(&procfs, pid).ok_or(ProcessError::Gone)?))
+}
+
+/// The directory of the states.
+pub(super) struct Directory(PathBuf);
+
+impl Directory {
+    pub(super) fn new(path: &Path) -> Directory {
+        Directory(path.to_owned())
+    }
+
+    /// All states that can be read. What an interrupted write has left is removed.
+    pub(super) fn read(&self) -> Vec<State> {
+        let Ok(entries) = fs::read_dir(&self.0) else { return Vec::new() };
+        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        let state = |path: PathBuf| {
+            let state = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<State>(&text).ok());
+            let is_named = |state: &State| path.file_name().is_some_and(|name| *name == *state.start);
+            let state = state.filter(is_named);
+            if state.is_none() {
+                let _ = fs::remove_file(&path);
+            }
+            state
+        };
+        paths.filter_map(state).collect()
+    }
+
+    /// Writes a state, in one step.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(super) fn write(&self, state: &State) -> Result<(), LiveError> {
+        let written = || {
+            if self.0.starts_with(run_directory::DIRECTORY) {
+                run_directory::create()?;
+            }
+            DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+            let path = self.0.join(&state.start);
+            let new = path.with_extension(NEW);
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            file.write_all(&serde_json::to_vec(state)?)?;
+            fs::rename(&new, &path)
+        };
+        written().map_err(|error: io::Error| LiveError::Write { path: self.0.clone(), errno: error.into() })
+    }
+
+    /// Removes the state of a container that has ended.
+    pub(super) fn remove(&self, start: &str) {
+        let _ = fs::remove_file(self.0.join(start));
+    }
+}
+
+/// An owner, as its ids.
+mod owner {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use super::{Ids, Owner};
+
+    pub(super) fn serialize<S: Serializer>(owner: &Owner, serializer: S) -> Result<S::Ok, S::Error> {
+        Ids::from(*owner).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Owner, D::Error> {
+        Ids::deserialize(deserializer).map(Owner::from)
+    }
+}
+
+/// An owner that may be absent.
+mod root {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use super::{Ids, Owner};
+
+    pub(super) fn serialize<S: Serializer>(owner: &Option<Owner>, serializer: S) -> Result<S::Ok, S::Error> {
+        owner.map(Ids::from).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Owner>, D::Error> {
+        Ok(Option::<Ids>::deserialize(deserializer)?.map(Owner::from))
+    }
+}

@@ -1,0 +1,184 @@
+//! The story of one update: decide, resolve, fill, record, replace, signal.
+
+use rustix::process::Signal;
+
+use super::super::blocking::blocking;
+use super::super::error::PROGRAM;
+use super::super::loaded::Loaded;
+use super::running::Running;
+use super::state::{Directory, Next, readings};
+use crate::audit::{Trail, Update};
+use crate::container::{Process, ProcessError};
+use crate::deliver::{Current, DeliveryOptions, Frozen, SwapError};
+use crate::fault::{AnyFault, Class, Fault};
+use crate::report;
+use crate::resolve::Files;
+use crate::start::Start;
+
+/// What an update came to.
+pub(super) enum Outcome {
+    Updated,
+    /// The files are the same.
+    Unchanged,
+    /// The container keeps the files that it has.
+    Failed,
+    /// There is no container any more.
+    Ended,
+}
+
+/// A set of files that is to take the place of another.
+struct Prepared {
+    frozen: Frozen,
+    current: Current,
+    process: Process,
+    next: Next,
+    signal: Option<Signal>,
+}
+
+/// Updates one container, or leaves it as it is.
+pub(super) async fn update(running: &Running, directory: &Directory, loaded: &Loaded<'_>) -> Outcome {
+    let mut start = {
+        let state = running.state();
+        if state.is_stuck {
+            return Outcome::Failed;
+        }
+        let mut start = Start::begin(PROGRAM, &state.container);
+        start.record.bundle = state.bundle.clone();
+        start.record.update = Some(Update { of: state.start.clone(), generation: state.generation });
+        start
+    };
+    let prepared = prepare(running, loaded, &mut start).await;
+    let (start, recorded) = record(start, prepared).await;
+    let outcome = match recorded {
+        Ok(Some(prepared)) => replace(prepared, running, directory).await.map(|()| Outcome::Updated),
+        Ok(None) => Ok(Outcome::Unchanged),
+        Err(error) => Err(error),
+    };
+    let outcome = match outcome {
+        Ok(outcome) => outcome,
+        Err(error) => fail(running, start, error).await,
+    };
+    match outcome {
+        Outcome::Updated | Outcome::Unchanged => {
+            running.change(|state| state.error = None);
+            running.is_current();
+        }
+        Outcome::Failed | Outcome::Ended => {}
+    }
+    if !matches!(outcome, Outcome::Ended) {
+        write(running, directory);
+    }
+    outcome
+}
+
+/// Records that there are new files, or that they are the same.
+async fn record(
+    mut start: Start,
+    prepared: Result<Option<Prepared>, AnyFault>,
+) -> (Start, Result<Option<Prepared>, AnyFault>) {
+    let prepared = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => return (start, Err(error)),
+    };
+    let has_changed = prepared.is_some();
+    if has_changed && let Some(update) = &mut start.record.update {
+        update.generation += 1;
+    }
+    let (start, recorded) = blocking(move || {
+        let recorded = start.record_update(has_changed);
+        (start, recorded)
+    })
+    .await;
+    (start, recorded.map(|()| prepared))
+}
+
+/// Notes why there was no update. The same reason is recorded once, and not in each period.
+async fn fail(running: &Running, mut start: Start, error: AnyFault) -> Outcome {
+    if running.process().is_err_and(|error| matches!(error, ProcessError::Gone)) {
+        return Outcome::Ended;
+    }
+    let text = report::chain(&*error);
+    if running.state().error.as_ref() != Some(&text) {
+        if let Some(update) = &mut start.record.update {
+            update.generation = running.state().generation;
+        }
+        blocking(move || start.refuse(error)).await;
+    }
+    running.change(|state| (state.next, state.error) = (None, Some(text)));
+    Outcome::Failed
+}
+
+/// Fills a tmpfs with the files that the container should have; `None` if it has them.
+async fn prepare(running: &Running, loaded: &Loaded<'_>, start: &mut Start) -> Result<Option<Prepared>, AnyFault> {
+    let (settings, state) = (loaded.settings, running.state().clone());
+    let (audit, deadline) = (settings.audit.clone(), settings.deliver.deadline);
+    start.trail = blocking(move || Trail::open(&audit, deadline)).await?;
+    let (annotations, image) = state.asked.image.of(state.asked.annotations);
+    let requests = start.decide(annotations, image, settings, loaded.caller(state.asked.uid))?;
+    let requests = requests.ok_or(UpdateFault::NoRequests)?;
+    let process = running.process()?;
+    let (process, current) = blocking(move || {
+        let current = Current::find(state.delivery, &process)?;
+        Ok::<_, SwapError>((process, current))
+    })
+    .await?;
+    start.record.phase_ends("read");
+
+    let source = loaded.source.for_update(settings, &start.record.start)?.paid_by(loaded.payer(state.asked.uid));
+    let keks = loaded.keks();
+    let resolved = start.resolve_for_update(&requests.files, &source, &keks, settings).await;
+    let secrets = resolved.inspect_err(|error| loaded.failed(error))?;
+    start.record.phase_ends("resolve");
+
+    let readings = readings(&requests.files, &secrets);
+    let rendered = Files::render(&requests, &secrets)?;
+    let contents = rendered.list();
+    if current.has(&contents)? {
+        running.change(|state| state.readings = readings);
+        return Ok(None);
+    }
+    let (owner, root, label) = (state.asked.owner, state.asked.root, state.asked.label.as_deref());
+    let options = DeliveryOptions { owner, label, root, noswap: settings.deliver.noswap };
+    let frozen = Frozen::filled(&contents, &options, current.placeholders())?;
+    let next = Next { delivery: frozen.id()?, readings };
+    Ok(Some(Prepared { frozen, current, process, next, signal: requests.update.and_then(|update| update.signal) }))
+}
+
+/// Puts the files in their place. The state is written before that, so that another broker can end it.
+async fn replace(prepared: Prepared, running: &Running, directory: &Directory) -> Result<(), AnyFault> {
+    let Prepared { frozen, current, process, next, signal } = prepared;
+    running.change(|state| state.next = Some(next.clone()));
+    directory.write(&running.state())?;
+    let replaced = blocking(move || frozen.replace(&current, &process)).await;
+    running.change(|state| match &replaced {
+        Ok(()) => state.advance(next),
+        Err(error) => (state.next, state.is_stuck) = (None, matches!(error, SwapError::Stuck { .. })),
+    });
+    replaced?;
+    write(running, directory);
+    if let Some(signal) = signal {
+        running.signal(signal);
+    }
+    Ok(())
+}
+
+/// A state that cannot be written is that of the last update: the next broker updates the container again.
+fn write(running: &Running, directory: &Directory) {
+    if let Err(error) = directory.write(&running.state()) {
+        report::warn(PROGRAM, &report::chain(&error));
+    }
+}
+
+/// What is wrong with a container that was started.
+#[derive(Debug, thiserror::Error)]
+enum UpdateFault {
+    /// Its annotations were valid at its start.
+    #[error("the annotations of the container request no file any more")]
+    NoRequests,
+}
+
+impl Fault for UpdateFault {
+    fn class(&self) -> Class {
+        Class::Data
+    }
+}

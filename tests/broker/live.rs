@@ -1,0 +1,335 @@
+//! Updates of running containers.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::support::broker::Broker;
+use crate::support::container::{Container, ID};
+use crate::support::host::LOCAL_KEK;
+use crate::support::{AGENT_VAULT, program};
+use crate::world::World;
+
+/// The references of the secrets of a pair, which always have the same number.
+pub(crate) const ITEMS: [&str; 2] = ["pair-a", "pair-b"];
+
+/// The longest wait for what must happen.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How many updates readers watch, and how many brokers are killed; the environment can ask for more.
+const SWAPS: u32 = 60;
+const ROUNDS: u32 = 24;
+
+/// A host with a pair of secrets, each the canary and a number, and settings for updates.
+pub(crate) struct Scene {
+    pub(crate) world: World,
+    items: Vec<String>,
+}
+
+impl Scene {
+    pub(crate) fn begin() -> Option<Scene> {
+        let world = World::begin()?;
+        let mut scene = Scene { world, items: Vec::new() };
+        scene.items = ITEMS.iter().map(|item| scene.store(item, 0)).collect();
+        scene.settings("24h", "");
+        Some(scene)
+    }
+
+    /// Writes settings with this period, and more tables.
+    fn settings(&self, period: &str, more: &str) {
+        let host = &self.world.host;
+        let written = fs::read_to_string(host.settings()).unwrap();
+        let settings = written.split("\n[updates]").next().unwrap();
+        let directory = host.path("containers");
+        let text = format!("{settings}\n[updates]\nperiod = {period:?}\ndirectory = {directory:?}\n{more}");
+        host.write("settings.toml", text.as_bytes(), 0o644);
+    }
+
+    fn sealed(&self, item: &str, number: u32) -> String {
+        let reference = format!("op://AgentVault/{item}/password");
+        let secret = self.secret(number);
+        let sealed = self.world.host.oci_secrets(&["seal", "--kek", LOCAL_KEK, "--for", &reference], secret.as_bytes());
+        assert!(sealed.status.success(), "{sealed:?}");
+        String::from_utf8(sealed.stdout).unwrap().trim().to_owned()
+    }
+
+    fn store(&self, item: &str, number: u32) -> String {
+        self.world.stand_in.create_item(AGENT_VAULT, item, &[("", "password", &self.sealed(item, number))])
+    }
+
+    pub(crate) fn secret(&self, number: u32) -> String {
+        format!("{} {number}", self.world.canary)
+    }
+
+    /// Gives one item another value.
+    fn rotate_one(&self, at: usize, number: u32) {
+        self.replace(at, &self.sealed(ITEMS[at], number));
+    }
+
+    fn replace(&self, at: usize, value: &str) {
+        let change = json!([{ "op": "replace", "path": "/fields/0/value", "value": value }]);
+        let path = format!("/v1/vaults/{AGENT_VAULT}/items/{}", self.items[at]);
+        let changed = self.world.stand_in.request("PATCH", &path, &change);
+        assert_eq!(changed["id"], self.items[at].as_str(), "{changed}");
+    }
+
+    /// Gives both items the same number.
+    pub(crate) fn rotate(&self, number: u32) {
+        (0..ITEMS.len()).for_each(|at| self.rotate_one(at, number));
+    }
+
+    fn state(&self, container: &Container, more: &[(&str, &str)]) -> Vec<u8> {
+        let files = ITEMS.map(|item| (format!("run.secrets/{item}"), format!("op://AgentVault/{item}/password")));
+        let live = [("run.secrets.update", "live")];
+        let more = live.iter().chain(more).map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        container.state(files.into_iter().chain(more))
+    }
+
+    pub(crate) fn start(&self, broker: &Broker, container: &Container, more: &[(&str, &str)]) {
+        let output = broker.hook(&self.state(container, more));
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    /// Runs `oci-secrets` with root's settings for the hook.
+    fn command(&self, broker: &Broker, arguments: &[&str]) -> (i32, String) {
+        let mut command = std::process::Command::new(program("oci-secrets"));
+        let output = command.arg("--settings").arg(broker.hook_settings()).args(arguments).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+    }
+
+    pub(crate) fn refresh(&self, broker: &Broker) -> (i32, String) {
+        self.command(broker, &["refresh"])
+    }
+
+    /// The last record of an update.
+    fn last_update(&self) -> Value {
+        let records = self.world.records();
+        records.into_iter().rfind(|record| record.get("update").is_some()).unwrap_or_default()
+    }
+}
+
+/// The directory with the files, as the container's processes find it.
+fn target(container: &Container) -> PathBuf {
+    format!("/proc/{}/cwd/rootfs/run/secrets", container.pid()).into()
+}
+
+/// Both files, read through one open directory.
+fn pair(container: &Container) -> [String; 2] {
+    let directory = File::open(target(container)).unwrap();
+    read_pair(&directory)
+}
+
+fn read_pair(directory: &File) -> [String; 2] {
+    ITEMS.map(|item| {
+        let flags = rustix::fs::OFlags::RDONLY;
+        let file = rustix::fs::openat(directory.as_fd(), item, flags, rustix::fs::Mode::empty());
+        let mut text = String::new();
+        File::from(file.expect("a file is missing")).read_to_string(&mut text).unwrap();
+        text
+    })
+}
+
+pub(crate) fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn count_of(name: &str, default: u32) -> u32 {
+    std::env::var(name).ok().and_then(|count| count.parse().ok()).unwrap_or(default)
+}
+
+#[test]
+fn a_change_reaches_a_running_container_within_a_period() {
+    let Some(scene) = Scene::begin() else { return };
+    scene.settings("1s", "");
+    let broker = Broker::start(&scene.world.host);
+    let container = Container::create();
+    scene.start(&broker, &container, &[]);
+    assert_eq!(pair(&container), [scene.secret(0), scene.secret(0)]);
+    scene.rotate(1);
+    wait_until("the change", || pair(&container) == [scene.secret(1), scene.secret(1)]);
+    wait_until("the record", || scene.last_update()["decision"] == "updated");
+    let records = scene.world.records();
+    let start = records.iter().find(|record| record["decision"] == "delivered").unwrap();
+    let update = scene.last_update();
+    assert_eq!(update["update"]["of"], start["start"]);
+    assert_ne!(update["start"], start["start"]);
+    assert_eq!(update["secrets"][0]["item"], scene.items[0].as_str());
+    let (code, text) = scene.command(&broker, &["check"]);
+    assert!(text.contains("updates 1 running container"), "{code}: {text}");
+}
+
+#[test]
+fn readers_never_see_a_missing_file_or_a_mixed_set() {
+    let Some(scene) = Scene::begin() else { return };
+    let broker = Broker::start(&scene.world.host);
+    let container = Container::create();
+    scene.start(&broker, &container, &[]);
+    let is_over = AtomicBool::new(false);
+    let swaps = count_of("OCI_SECRETS_TEST_SWAPS", SWAPS);
+    std::thread::scope(|scope| {
+        let by_directory = scope.spawn(|| {
+            let mut seen = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                let directory = File::open(target(&container)).unwrap();
+                let [first, second] = read_pair(&directory);
+                assert_eq!(first, second, "a mixed set");
+                assert_eq!(fs::read_dir(target(&container)).unwrap().count(), 2);
+                seen += 1;
+            }
+            seen
+        });
+        let by_path = scope.spawn(|| {
+            let mut seen = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                for item in ITEMS {
+                    let text = fs::read_to_string(target(&container).join(item)).expect("a file is missing");
+                    assert!(text.starts_with(&scene.world.canary), "part of a file");
+                    seen += 1;
+                }
+            }
+            seen
+        });
+        // An open directory keeps the set that it had, whole.
+        let first = File::open(target(&container)).unwrap();
+        for number in 1..=swaps {
+            // The pair changes in one update: the broker looks for changes when it is asked alone.
+            scene.rotate(number);
+            let (code, text) = scene.refresh(&broker);
+            assert_eq!(code, 0, "{text}");
+            assert_eq!(pair(&container), [scene.secret(number), scene.secret(number)]);
+            assert!(!by_directory.is_finished() && !by_path.is_finished(), "a reader has failed");
+        }
+        assert_eq!(read_pair(&first), [scene.secret(0), scene.secret(0)]);
+        is_over.store(true, Ordering::Relaxed);
+        assert!(by_directory.join().unwrap() > 0 && by_path.join().unwrap() > 0);
+    });
+    assert_eq!(scene.last_update()["update"]["generation"], swaps + 1);
+    let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", container.pid())).unwrap();
+    assert_eq!(mounts.matches(" oci-secrets ").count(), 1, "{mounts}");
+}
+
+#[test]
+fn after_any_failure_the_files_stay_and_the_reason_is_shown() {
+    let Some(scene) = Scene::begin() else { return };
+    let broker = Broker::start(&scene.world.host);
+    let container = Container::create();
+    scene.start(&broker, &container, &[]);
+    let old = [scene.secret(0), scene.secret(0)];
+    let fails = |cause: &str, code: i32| {
+        let records = scene.world.records().len();
+        for _ in 0..2 {
+            let (found, text) = scene.refresh(&broker);
+            assert!(found == code && text.contains(cause), "{found}: {text}");
+            assert_eq!(pair(&container), old);
+        }
+        let (record, now) = (scene.last_update(), scene.world.records().len());
+        // The same reason is recorded once.
+        assert_eq!(now, records + 1, "{record}");
+        assert_eq!((&record["decision"], &record["update"]["generation"]), (&json!("not-updated"), &json!(1)));
+        assert!(record["refusal"]["message"].as_str().unwrap().contains(cause), "{record}");
+    };
+    // A value that does not open, next to a good one.
+    scene.rotate_one(0, 1);
+    scene.replace(1, &scene.sealed(ITEMS[0], 1));
+    fails("cannot unseal \"pair-b\"", 71);
+    // A grant that was removed.
+    let settings = fs::read_to_string(scene.world.host.settings()).unwrap();
+    let other = settings.replace("op://AgentVault/*", "op://Other/*");
+    scene.world.host.write("settings.toml", other.as_bytes(), 0o644);
+    broker.signal(Signal::HUP);
+    wait_until("the reload", || scene.refresh(&broker).1.contains("no grant names it"));
+    fails_again(&scene, &broker, &old, &container);
+    scene.world.host.write("settings.toml", settings.as_bytes(), 0o644);
+    broker.signal(Signal::HUP);
+    scene.rotate(2);
+    wait_until("the update", || {
+        scene.refresh(&broker);
+        pair(&container) == [scene.secret(2), scene.secret(2)]
+    });
+    let (code, text) = scene.refresh(&broker);
+    assert!(code == 0 && text.contains("generation 2"), "{text}");
+}
+
+fn fails_again(scene: &Scene, broker: &Broker, old: &[String; 2], container: &Container) {
+    let (code, text) = scene.refresh(broker);
+    assert!(code == 71 && text.contains("no grant names it"), "{text}");
+    assert_eq!(pair(container), *old);
+    assert_eq!(scene.last_update()["decision"], "not-updated");
+}
+
+#[test]
+fn a_killed_broker_leaves_the_whole_old_or_the_whole_new_set_and_the_next_one_continues() {
+    let Some(scene) = Scene::begin() else { return };
+    let container = Container::create();
+    let mut broker = Broker::start(&scene.world.host);
+    scene.start(&broker, &container, &[]);
+    let measured = Instant::now();
+    assert_eq!(scene.refresh(&broker).0, 0);
+    let duration = measured.elapsed();
+    let rounds = count_of("OCI_SECRETS_TEST_ROUNDS", ROUNDS);
+    for round in 1..=rounds {
+        let before = pair(&container);
+        let after = [scene.secret(round), scene.secret(round)];
+        scene.rotate(round);
+        std::thread::scope(|scope| {
+            scope.spawn(|| scene.refresh(&broker));
+            std::thread::sleep(duration * (round % 12) / 8);
+            broker.signal(Signal::KILL);
+        });
+        drop(broker);
+        let found = pair(&container);
+        assert!(found == before || found == after, "round {round}");
+        broker = Broker::start(&scene.world.host);
+        let found = pair(&container);
+        assert!(found == before || found == after, "round {round}");
+        let (code, text) = scene.refresh(&broker);
+        assert!(code == 0 && text.contains(&ID[..12]), "{code}: {text}");
+        assert_eq!(pair(&container), after);
+        let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", container.pid())).unwrap();
+        assert_eq!(mounts.matches(" oci-secrets ").count(), 1, "round {round}: {mounts}");
+    }
+    assert_eq!(fs::read_dir(scene.world.host.path("containers")).unwrap().count(), 1);
+    drop(container);
+    wait_until("the end", || fs::read_dir(scene.world.host.path("containers")).unwrap().count() == 0);
+}
+
+#[test]
+fn the_first_process_gets_a_signal_only_if_bytes_have_changed() {
+    let Some(scene) = Scene::begin() else { return };
+    let broker = Broker::start(&scene.world.host);
+    let container = Container::trapping("HUP");
+    scene.start(&broker, &container, &[("run.secrets.on-update", "signal:HUP")]);
+    // A new version of the item with the same secret.
+    scene.rotate(0);
+    assert_eq!(scene.refresh(&broker).0, 0);
+    assert_eq!(scene.last_update()["decision"], "unchanged");
+    assert_eq!(container.trapped(), 0);
+    for number in 1..=3 {
+        scene.rotate(number);
+        assert_eq!(scene.refresh(&broker).0, 0);
+        wait_until("the signal", || container.trapped() == number as usize);
+    }
+}
+
+#[test]
+fn refuses_live_updates_without_the_broker() {
+    let Some(scene) = Scene::begin() else { return };
+    let container = Container::create();
+    let state = scene.state(&container, &[]);
+    let output = crate::support::host::run(&mut scene.world.host.program("oci-secrets-hook"), &state);
+    assert_eq!(output.status.code(), Some(78), "{output:?}");
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("run.secrets.update needs the broker") && text.contains("hint:"), "{text}");
+    assert!(!container.has_secrets());
+}
