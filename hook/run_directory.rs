@@ -17,11 +17,22 @@ const NAME: &str = "oci-secrets";
 /// The type of a tmpfs, as statfs(2) returns it.
 pub const TMPFS_MAGIC: FsWord = 0x0102_1994;
 
-/// Creates it, or takes it from others if root made it for everyone, as the kubelet makes directories.
+/// Creates it, unless it exists.
 ///
 /// # Errors
-/// If mkdirat(2) fails, or another user owns it.
+/// If mkdirat(2) fails.
 pub fn create() -> rustix::io::Result<()> {
+    match mkdirat(CWD, DIRECTORY, Mode::RWXU) {
+        Err(Errno::EXIST) => Ok(()),
+        created => created,
+    }
+}
+
+/// Creates it, or makes it private if it is for everyone, as the kubelet makes directories.
+///
+/// # Errors
+/// If it cannot be created or changed.
+pub fn make_private() -> rustix::io::Result<()> {
     create_private(DIRECTORY)
 }
 

@@ -356,7 +356,7 @@ fn listen(path: &Path, existing: Existing) -> Result<Vec<UnixListener>, ProgramE
 fn bind(path: &Path, mode: u32, existing: Existing) -> Result<UnixListener, ProgramError> {
     let failed = |error: io::Error| ProgramError::Listen { path: path.to_owned(), errno: error.into() };
     if path.starts_with(run_directory::DIRECTORY) {
-        run_directory::create().map_err(|errno| failed(errno.into()))?;
+        run_directory::make_private().map_err(|errno| failed(errno.into()))?;
     }
     if existing == Existing::Keep && std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(failed(io::Error::from_raw_os_error(Errno::ADDRINUSE.raw_os_error())));
