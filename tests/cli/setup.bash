@@ -102,7 +102,7 @@ plugin.send(bytes.fromhex(sys.argv[1]))
 plugin.shutdown(socket.SHUT_WR)
 while plugin.recv(999):
     pass" "$1"
-    until grep -q "$2" log; do sleep 0.01; done
+    until grep -qs "$2" log; do sleep 0.01; done
     grep -m1 "$2" log
 }
 

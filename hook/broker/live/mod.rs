@@ -7,7 +7,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`state`] | what outlives the broker: which container has which set of files, without a secret |
+//! | `state` | what outlives the broker: which container has which set of files, without a secret |
 //! | `running` | one container: its process, its state |
 //! | `poll` | which containers have other items than 1Password |
 //! | `update` | the story of one update |
