@@ -40,8 +40,8 @@ fn serves_the_hook() {
     let fields = [("", "password", sealed.trim_end()), ("", "other", sealed.trim_end())];
     site.stand_in.create_item(AGENT_VAULT, "deploy", &fields);
     let settings = std::fs::read_to_string(host.settings()).unwrap();
-    let ca_file = format!("ca-file = {:?}\n[gcp-kms]", site.gateway.install().path("gateway.crt"));
-    let settings = settings.replace(site.stand_in.connect(), &site.gateway.url()).replace("[gcp-kms]", &ca_file);
+    let connect = format!("[connect]\nca-file = {:?}", site.gateway.install().path("gateway.crt"));
+    let settings = settings.replace(site.stand_in.connect(), &site.gateway.url()).replace("[connect]", &connect);
     host.write("settings.toml", settings.as_bytes(), 0o644);
     host.write("token", site.mint(Value::Null).as_bytes(), 0o600);
 

@@ -33,8 +33,10 @@ impl Container {
     }
 
     fn with(bundle: TempDir, script: &str) -> Container {
-        let mut process = Command::new("unshare")
-            .args(["-m", "--propagation", "private", "sh", "-c", &format!("mount --bind rootfs rootfs; {script}")])
+        // A shell cannot trap a signal that is ignored where it starts, as nohup ignores SIGHUP.
+        let mut process = Command::new("env")
+            .args(["--default-signal", "unshare", "-m", "--propagation", "private", "sh", "-c"])
+            .arg(format!("mount --bind rootfs rootfs; {script}"))
             .current_dir(bundle.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
