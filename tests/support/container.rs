@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::io::{Read, Write as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
@@ -38,6 +40,7 @@ impl Container {
             .args(["--default-signal", "unshare", "-m", "--propagation", "private", "sh", "-c"])
             .arg(format!("mount --bind rootfs rootfs; {script}"))
             .current_dir(bundle.path())
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -112,7 +115,8 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        let _ = self.process.kill();
+        // With the processes that it has started.
+        let _ = kill_process_group(Pid::from_child(&self.process), Signal::KILL);
         let _ = self.process.wait();
     }
 }
