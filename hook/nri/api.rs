@@ -15,12 +15,8 @@ pub const PLUGIN_SERVICE: &str = "nri.pkg.api.v1alpha1.Plugin";
 /// What a plugin is called for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A pod was removed.
-    RemovePodSandbox = 3,
     /// A container is about to be created: a plugin may adjust it.
     CreateContainer = 4,
-    /// A container was removed.
-    RemoveContainer = 11,
     /// All adjustments are known: a plugin may refuse them. Runtimes with NRI before 0.10 refuse a plugin that subscribes to it.
     ValidateContainerAdjustment = 14,
 }
@@ -52,9 +48,6 @@ pub struct ConfigureRequest {
     /// Its version.
     #[prost(string, tag = "3")]
     pub runtime_version: String,
-    /// How long it waits for the answer to an event, in milliseconds.
-    #[prost(int64, tag = "5")]
-    pub request_timeout: i64,
     /// Its version of NRI; empty before NRI 0.10.
     #[prost(string, tag = "6")]
     pub nri_version: String,
@@ -90,9 +83,9 @@ pub struct SynchronizeResponse {
     pub more: bool,
 }
 
-/// A pod, and a container of it: the request of most events.
+/// The request of [`Event::CreateContainer`].
 #[derive(Clone, PartialEq, Message)]
-pub struct ContainerRequest {
+pub struct CreateContainerRequest {
     /// The pod.
     #[prost(message, optional, tag = "1")]
     pub pod: Option<PodSandbox>,
@@ -107,20 +100,6 @@ pub struct CreateContainerResponse {
     /// What is to be changed.
     #[prost(message, optional, tag = "1")]
     pub adjust: Option<ContainerAdjustment>,
-}
-
-/// An event without a method of its own.
-#[derive(Clone, PartialEq, Message)]
-pub struct StateChangeEvent {
-    /// The number of the event.
-    #[prost(int32, tag = "1")]
-    pub event: i32,
-    /// The pod.
-    #[prost(message, optional, tag = "2")]
-    pub pod: Option<PodSandbox>,
-    /// The container.
-    #[prost(message, optional, tag = "3")]
-    pub container: Option<Container>,
 }
 
 /// The request of [`Event::ValidateContainerAdjustment`].
@@ -148,7 +127,7 @@ pub struct ValidateContainerAdjustmentResponse {
     pub reason: String,
 }
 
-/// A pod. Only its labels and annotations are its author's choice, next to its name.
+/// A pod.
 #[derive(Clone, PartialEq, Message)]
 pub struct PodSandbox {
     /// The id.
@@ -157,15 +136,9 @@ pub struct PodSandbox {
     /// The name.
     #[prost(string, tag = "2")]
     pub name: String,
-    /// The uid that Kubernetes gave it.
-    #[prost(string, tag = "3")]
-    pub uid: String,
     /// The namespace.
     #[prost(string, tag = "4")]
     pub namespace: String,
-    /// The labels.
-    #[prost(btree_map = "string, string", tag = "5")]
-    pub labels: BTreeMap<String, String>,
     /// The annotations.
     #[prost(btree_map = "string, string", tag = "6")]
     pub annotations: BTreeMap<String, String>,
