@@ -21,12 +21,14 @@
 
 mod attach;
 mod carry;
+mod current;
 mod error;
 mod frozen;
 mod placeholders;
 mod preflight;
 mod private;
 mod received;
+mod replaceable;
 mod site;
 mod swap;
 mod target;
@@ -36,12 +38,15 @@ mod tmpfs;
 mod testing;
 
 pub use carry::{Carried, CarryError};
+pub use current::{Current, DeliveryId, SwapError};
 pub use error::{AttachError, PreflightError};
+pub use frozen::{Frozen, Hold};
 pub use placeholders::{Placeholders, PlaceholdersError};
 pub use preflight::preflight;
 pub use private::{Private, PrivateError};
 pub use received::ReceivedError;
+pub use replaceable::{UnsupportedError, require_replace};
 pub use site::SiteError;
-pub use swap::{Current, DeliveryId, SwapError, UnsupportedError, complete, require_replace};
+pub use swap::complete;
 pub use target::{TARGET, TargetError, require_openat2};
-pub use tmpfs::{DeliveryOptions, Frozen, Hold, Tmpfs, TmpfsError, TmpfsOptions};
+pub use tmpfs::{DeliveryOptions, Tmpfs, TmpfsError, TmpfsOptions};

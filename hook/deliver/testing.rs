@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::Pid;
 use tempfile::TempDir;
 
-use super::{AttachError, Carried, Frozen, Placeholders, Tmpfs, TmpfsError, TmpfsOptions};
+use super::{AttachError, Carried, DeliveryId, Frozen, Placeholders, Tmpfs, TmpfsError, TmpfsOptions};
 use crate::container::{Hooks, Owner, Process, Spec};
 use crate::secret::Secret;
 use crate::settings::Noswap;
@@ -28,11 +28,25 @@ pub(super) fn frozen() -> Frozen {
 
 /// The same, with placeholders for carried mounts.
 pub(super) fn frozen_for(placeholders: Placeholders) -> Result<Frozen, TmpfsError> {
+    frozen_with("hunter2", placeholders)
+}
+
+/// The same, with this content.
+pub(super) fn frozen_with(content: &str, placeholders: Placeholders) -> Result<Frozen, TmpfsError> {
     let options = TmpfsOptions { files: 1, bytes: 16, label: None, root: None, noswap: Noswap::Prefer };
     let tmpfs = Tmpfs::create(&options, placeholders)?;
     let owner = Owner { uid: 1000, gid: 1001 };
-    tmpfs.write(&"db".parse().unwrap(), &Secret::new(b"hunter2".to_vec()), owner)?;
+    tmpfs.write(&"db".parse().unwrap(), &Secret::new(content.as_bytes().to_vec()), owner)?;
     tmpfs.freeze()
+}
+
+/// The same, which must succeed. Returns the numbers of the delivery.
+pub(super) fn delivered(container: &Container) -> DeliveryId {
+    let carried = Carried::find(&container.process(), &container.rootfs()).unwrap();
+    let frozen = frozen_for(carried.placeholders()).unwrap();
+    let id = frozen.id().unwrap();
+    frozen.attach(&carried, &container.process(), &container.spec()).unwrap();
+    id
 }
 
 /// Attaches a frozen tmpfs with one file, `db`, to a container.
