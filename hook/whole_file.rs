@@ -4,7 +4,10 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
-use tempfile::NamedTempFile;
+use tempfile::Builder;
+
+/// How the name of a file begins that is not complete. A process that is killed leaves it.
+pub const INCOMPLETE: &str = ".tmp";
 
 /// What becomes of a file that is in the place of the new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +30,7 @@ pub fn write(
     prepare: impl FnOnce(&File) -> io::Result<()>,
 ) -> io::Result<()> {
     let directory = directory(path);
-    let mut file = NamedTempFile::new_in(directory)?;
+    let mut file = Builder::new().prefix(INCOMPLETE).tempfile_in(directory)?;
     file.write_all(content)?;
     prepare(file.as_file())?;
     file.as_file().sync_all()?;

@@ -42,6 +42,9 @@ pub const MESSAGE_BYTES_MAX: usize = 256 << 10;
 /// The most running containers in an answer, each of which takes less than a KiB.
 pub const RUNNING_MAX: usize = 200;
 
+/// The length of a start's id.
+const START_DIGITS: usize = 16;
+
 /// The longest text of a reason, in bytes.
 const REASON_BYTES_MAX: usize = 4096;
 
@@ -59,6 +62,11 @@ pub enum Request {
     Running(Selection),
     /// The same after an update of each.
     Refresh(Selection),
+}
+
+/// Whether a text has the form of a start's id.
+pub fn is_start_id(text: &str) -> bool {
+    text.len() == START_DIGITS && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// A choice of running containers.

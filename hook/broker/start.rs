@@ -10,7 +10,7 @@ use super::connection::Connection;
 use super::live::{self, Asked, Live, State};
 use super::loaded::Loaded;
 use super::peer::Peer;
-use super::protocol::{Answer, Place, Receipt, Refusal, Report, Stage, StartRequest, Unready};
+use super::protocol::{Answer, Place, Receipt, Refusal, Report, Stage, StartRequest, Unready, is_start_id};
 use super::wire::Descriptor;
 use crate::audit::Trail;
 use crate::container::{HOOK_NAME, Owner, Process, Update};
@@ -19,9 +19,6 @@ use crate::errno::SyscallError;
 use crate::fault::{AnyFault, Class, Fault};
 use crate::resolve::Files;
 use crate::start::Start;
-
-/// The length of a start's id.
-const START_DIGITS: usize = 16;
 
 /// The part of the hook's patience that is left for sending, attaching and recording: one in so many.
 const MARGIN: u32 = 10;
@@ -191,8 +188,7 @@ async fn deliver(
 }
 
 fn valid_id(start: String) -> Result<String, RequestFault> {
-    let is_hex = start.len() == START_DIGITS && start.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    is_hex.then_some(start).ok_or(RequestFault::Id)
+    if is_start_id(&start) { Ok(start) } else { Err(RequestFault::Id) }
 }
 
 /// A reason that is not for every user of the host: it can name servers, paths, and what others have asked for.

@@ -40,4 +40,13 @@ impl Fault for LiveError {
             LiveError::Write { .. } | LiveError::Syscall(_) | LiveError::Procfs(_) => Class::Kernel,
         }
     }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            LiveError::Swap(error) => error.hint(),
+            LiveError::Process(error) => error.hint(),
+            LiveError::Syscall(error) => error.hint(),
+            _ => None,
+        }
+    }
 }

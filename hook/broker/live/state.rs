@@ -2,28 +2,31 @@
 //! a secret.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write as _};
+use std::fs::{self, DirBuilder};
+use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
+use super::super::error::PROGRAM;
 use super::super::peer::start_time;
-use super::super::protocol::{Ids, Image, Selection};
+use super::super::protocol::{Ids, Image, REQUEST_BYTES_MAX, Selection, is_start_id};
 use super::error::LiveError;
 use crate::audit::Record;
 use crate::container::{Annotations, Owner, Process, ProcessError, Procfs, Request, Requests};
 use crate::deliver::DeliveryId;
 use crate::reference::Reference;
 use crate::resolve::Resolved;
-use crate::run_directory;
+use crate::settings::file::{self, Kind};
+use crate::whole_file::{self, Existing, INCOMPLETE};
+use crate::{report, run_directory};
 
-/// How the file of a state that is being written ends.
-const NEW: &str = "new";
+/// The largest state: what a request may contain, and its references twice more.
+const STATE_BYTES_MAX: usize = 4 * REQUEST_BYTES_MAX;
 
 /// A running container: what it has requested, and which set of files it has.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -172,20 +175,11 @@ impl Directory {
         Directory(path.to_owned())
     }
 
-    /// All states that can be read. What an interrupted write has left is removed.
+    /// All states that can be used. A file that another user could have written is none. What an interrupted write has left is removed, and
+    /// whatever has another name than a state stays.
     pub(super) fn read(&self) -> Vec<State> {
         let Ok(entries) = fs::read_dir(&self.0) else { return Vec::new() };
-        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-        let state = |path: PathBuf| {
-            let state = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<State>(&text).ok());
-            let is_named = |state: &State| path.file_name().is_some_and(|name| *name == *state.start);
-            let state = state.filter(is_named);
-            if state.is_none() {
-                let _ = fs::remove_file(&path);
-            }
-            state
-        };
-        paths.filter_map(state).collect()
+        entries.filter_map(|entry| read(&entry.ok()?.path())).collect()
     }
 
     /// Writes a state, in one step.
@@ -198,11 +192,7 @@ impl Directory {
                 run_directory::create()?;
             }
             DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
-            let path = self.0.join(&state.start);
-            let new = path.with_extension(NEW);
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-            file.write_all(&serde_json::to_vec(state)?)?;
-            fs::rename(&new, &path)
+            whole_file::write(&self.0.join(&state.start), &serde_json::to_vec(state)?, Existing::Replace, |_| Ok(()))
         };
         written().map_err(|error: io::Error| LiveError::Write { path: self.0.clone(), errno: error.into() })
     }
@@ -211,6 +201,24 @@ impl Directory {
     pub(super) fn remove(&self, start: &str) {
         let _ = fs::remove_file(self.0.join(start));
     }
+}
+
+fn read(path: &Path) -> Option<State> {
+    let name = path.file_name()?.to_str()?;
+    if name.starts_with(INCOMPLETE) {
+        let _ = fs::remove_file(path);
+    }
+    if !is_start_id(name) {
+        return None;
+    }
+    let text = file::read(path, Kind::Plain, STATE_BYTES_MAX);
+    let text = text.inspect_err(|error| report::warn(PROGRAM, &report::chain(error))).ok()?;
+    let state = serde_json::from_slice(&text).ok().filter(|state: &State| state.start == name);
+    if state.is_none() {
+        report::warn(PROGRAM, &format!("{} is not the state of a container", path.display()));
+        let _ = fs::remove_file(path);
+    }
+    state
 }
 
 /// An owner, as its ids.
@@ -240,5 +248,31 @@ mod root {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Owner>, D::Error> {
         Ok(Option::<Ids>::deserialize(deserializer)?.map(Owner::from))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn removes_only_files_of_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, mode: u32| {
+            let path = directory.path().join(name);
+            fs::write(&path, "{}").unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let (state, writable) = ("0123456789abcdef", "123456789abcdef0");
+        let incomplete = format!("{INCOMPLETE}1");
+        for (name, mode) in [("settings.toml", 0o600), (state, 0o600), (writable, 0o666), (&incomplete, 0o600)] {
+            write(name, mode);
+        }
+        assert!(Directory::new(directory.path()).read().is_empty());
+        let left = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let left: std::collections::BTreeSet<_> = left.collect();
+        assert_eq!(left, ["settings.toml", writable].map(Into::into).into());
     }
 }
