@@ -170,11 +170,10 @@ impl Calls {
     pub(super) async fn list(self: &Arc<Calls>, vault: String, call: &Call) -> Result<Vec<ListedItem>, SourceError> {
         let (connect, is_probe) = {
             let mut state = self.state();
-            let is_probe = state.admit(call.asked, call.deadline, &self.counters)?;
-            match &state.opened.client {
-                Client::Connect(connect) => (for_start(connect.clone(), call), is_probe),
-                Client::Op(_) => return Err(SourceError::NoConnect),
-            }
+            // Before it is admitted: it may be admitted as the probe, whose outcome the breaker waits for.
+            let Client::Connect(connect) = &state.opened.client else { return Err(SourceError::NoConnect) };
+            let connect = for_start(connect.clone(), call);
+            (connect, state.admit(call.asked, call.deadline, &self.counters)?)
         };
         let (sender, receiver) = oneshot::channel();
         let (calls, deadline) = (self.clone(), call.deadline);
