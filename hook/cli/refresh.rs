@@ -60,7 +60,7 @@ pub(super) fn run(arguments: &Arguments, settings: &Path) -> Result<ExitCode, An
     let code = write_table(&table)?;
     match failed {
         0 => Ok(code),
-        failed => Err(CliError::Refresh { failed, containers: containers.len() }.into()),
+        failed => Err(CliError::Refresh { failed, containers: count }.into()),
     }
 }
 

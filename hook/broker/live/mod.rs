@@ -204,9 +204,10 @@ impl Live {
         running.values().filter(|running| running.state().is_in(selection)).cloned().collect()
     }
 
-    /// These containers, as an answer.
+    /// These containers, as an answer. Those whose last update failed come first: the others may not fit.
     pub fn list(&self, selection: &Selection) -> Answer {
-        let selected = self.select(selection);
+        let mut selected = self.select(selection);
+        selected.sort_by_key(|running| running.state().error.is_none());
         let containers = selected.iter().take(RUNNING_MAX).map(|running| running.summary()).collect();
         Answer::Running { containers, count: selected.len() }
     }

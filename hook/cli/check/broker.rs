@@ -47,7 +47,7 @@ pub(in crate::cli) fn updates(settings: &Settings) -> Option<Finding> {
     let listed = Connection::open(socket, PATIENCE).and_then(|broker| broker.running(Selection::default(), false));
     let (containers, count) = listed.unwrap_or_default();
     let failing: Vec<&Summary> = containers.iter().filter(|container| container.error.is_some()).collect();
-    let containers = if count == 1 { "1 running container".to_owned() } else { format!("{count} running containers") };
+    let containers = counted(count, "running container");
     Some(match failing.first() {
         None => Finding::ok(UPDATES, format!("{can}; the broker updates {containers}")),
         Some(first) => {
