@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::support::broker::Broker;
 use crate::support::container::{Container, ID};
+use crate::support::front::Mode;
 use crate::support::host::LOCAL_KEK;
 use crate::support::{AGENT_VAULT, program};
 use crate::world::World;
@@ -320,6 +321,44 @@ fn the_first_process_gets_a_signal_only_if_bytes_have_changed() {
         assert_eq!(scene.refresh(&broker).0, 0);
         wait_until("the signal", || container.trapped() == number as usize);
     }
+}
+
+#[test]
+fn refuses_live_updates_of_a_source_that_lists_no_versions() {
+    let Some(scene) = Scene::begin() else { return };
+    let host = &scene.world.host;
+    let settings = fs::read_to_string(host.settings()).unwrap();
+    host.write("settings.toml", format!("source = \"op\"\n{settings}\n[op]\n").as_bytes(), 0o644);
+    let broker = Broker::start(host);
+    let container = Container::create();
+    let output = broker.hook(&scene.state(&container, &[]));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{text}");
+    assert!(text.contains("run.secrets.update needs 1Password Connect as the source"), "{text}");
+    assert!(!container.has_secrets());
+}
+
+/// A start could use what is stored for an outage; an update would put an older value in the place of a newer one.
+#[test]
+fn an_update_uses_nothing_that_is_stored_for_an_outage() {
+    let Some(scene) = Scene::begin() else { return };
+    let front = crate::outage::prepare(&scene.world);
+    let broker = Broker::start(&scene.world.host);
+    let container = Container::create();
+    scene.start(&broker, &container, &[]);
+    crate::outage::stored(&scene.world, ITEMS.len());
+    let old = pair(&container);
+    scene.rotate(1);
+    front.set(Mode::Close);
+    let (code, text) = scene.refresh(&broker);
+    assert!(code == 71 && text.contains("it keeps them: cannot resolve"), "{code}: {text}");
+    assert_eq!((scene.last_update()["decision"].as_str(), pair(&container)), (Some("not-updated"), old));
+    // A start still can.
+    let another = Container::create();
+    scene.start(&broker, &another, &[]);
+    front.set(Mode::Forward);
+    wait_until("the source", || scene.refresh(&broker).0 == 0);
+    assert_eq!(pair(&container), [scene.secret(1), scene.secret(1)]);
 }
 
 #[test]

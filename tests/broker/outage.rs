@@ -17,14 +17,14 @@ use crate::world::{World, code_and_lines, state};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Makes the settings reach Connect through a server that can fail, and allows the use of sealed values in an outage.
-fn prepare(world: &World) -> Front {
+pub(crate) fn prepare(world: &World) -> Front {
     let (socket, sealed) = (world.host.path("broker.sock"), world.host.path("sealed"));
     let outage = format!("[outage]\nsealed-values-for = '1h'\ndirectory = {sealed:?}\n");
     spared::prepare(world, &format!("\n[broker]\nsocket = {socket:?}\n{outage}")).0
 }
 
 /// Waits until the broker has stored so many values.
-fn stored(world: &World, count: usize) -> Vec<PathBuf> {
+pub(crate) fn stored(world: &World, count: usize) -> Vec<PathBuf> {
     let begin = Instant::now();
     loop {
         let entries = fs::read_dir(world.host.path("sealed")).into_iter().flatten().flatten();
