@@ -65,7 +65,7 @@ pub(crate) fn run(socket: &Path, name: &str, containers: &[(&str, &str)], more: 
         json!({ "name": name, "handler": "", "annotations": {}, "image": IMAGE, "mounts": {}, "containers": scripts });
     pod.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let mut client = command("python3")
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/clients/cri_client.py"))
+        .args(["-B", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/clients/cri_client.py")])
         .arg(socket)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -15,77 +15,13 @@ import time
 from pathlib import Path
 
 import grpc
-from google.protobuf import descriptor_pb2, json_format, message_factory
+from cri import connect
 
 PATIENCE_SECONDS = 30
-SERVICE = "runtime.v1.RuntimeService"
 NODE, EXITED = 2, 2
 USER, GROUP = 1000, 1001
 
-# The messages, as far as they are used: number, type and name of each field; a type with * is repeated.
-MESSAGES = {
-    "Pair": "1 string key, 2 string value",
-    "Number": "1 int64 value",
-    "PodMetadata": "1 string name, 2 string uid, 3 string namespace",
-    "Namespaces": "1 int32 network",
-    "PodSecurity": "1 Namespaces namespace_options",
-    "LinuxPod": "2 PodSecurity security_context",
-    "Pod": "1 PodMetadata metadata, 3 string log_directory, 7 Pair* annotations, 8 LinuxPod linux",
-    "ContainerMetadata": "1 string name, 2 uint32 attempt",
-    "Image": "1 string image",
-    "Mount": "1 string container_path, 2 string host_path",
-    "Security": "3 Namespaces namespace_options, 5 Number run_as_user, 12 Number run_as_group",
-    "LinuxContainer": "2 Security security_context",
-    "Container": "1 ContainerMetadata metadata, 2 Image image, 3 string* command, 7 Mount* mounts, "
-    "11 string log_path, 15 LinuxContainer linux",
-    "Status": "3 int32 state, 7 int32 exit_code",
-    "RunPodSandboxRequest": "1 Pod config, 2 string runtime_handler",
-    "RunPodSandboxResponse": "1 string pod_sandbox_id",
-    "CreateContainerRequest": "1 string pod_sandbox_id, 2 Container config, 3 Pod sandbox_config",
-    "CreateContainerResponse": "1 string container_id",
-    "StartContainerRequest": "1 string container_id",
-    "StartContainerResponse": "",
-    "ContainerStatusRequest": "1 string container_id",
-    "ContainerStatusResponse": "1 Status status",
-    "StopPodSandboxRequest": "1 string pod_sandbox_id",
-    "StopPodSandboxResponse": "",
-    "RemovePodSandboxRequest": "1 string pod_sandbox_id",
-    "RemovePodSandboxResponse": "",
-}
-
-
-def classes():
-    """The message classes, by name."""
-    field_type = descriptor_pb2.FieldDescriptorProto
-    scalars = {"string": field_type.TYPE_STRING, "int32": field_type.TYPE_INT32, "int64": field_type.TYPE_INT64,
-               "uint32": field_type.TYPE_UINT32}
-    file = descriptor_pb2.FileDescriptorProto(name="cri.proto", package="cri", syntax="proto3")
-    for name, fields in MESSAGES.items():
-        message = file.message_type.add(name=name)
-        for text in filter(None, fields.split(", ")):
-            number, kind, field_name = text.split()
-            field = message.field.add(name=field_name, number=int(number))
-            repeated, kind = kind.endswith("*"), kind.rstrip("*")
-            field.label = field_type.LABEL_REPEATED if repeated else field_type.LABEL_OPTIONAL
-            field.type = scalars.get(kind, field_type.TYPE_MESSAGE)
-            if kind not in scalars:
-                field.type_name = f".cri.{kind}"
-    return {name.removeprefix("cri."): made for name, made in message_factory.GetMessages([file]).items()}
-
-
-CLASSES = classes()
-channel = grpc.insecure_channel(f"unix://{sys.argv[1]}")
-
-
-def call(method, **request):
-    """One call, by its name; fields of the answer are attributes."""
-    ask = channel.unary_unary(
-        f"/{SERVICE}/{method}",
-        request_serializer=lambda message: message.SerializeToString(),
-        response_deserializer=CLASSES[f"{method}Response"].FromString,
-    )
-    message = json_format.ParseDict(request, CLASSES[f"{method}Request"]())
-    return ask(message, timeout=PATIENCE_SECONDS, wait_for_ready=True)
+call = connect(sys.argv[1])
 
 
 def run(sandbox, pod, config, stays):
