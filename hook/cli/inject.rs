@@ -18,8 +18,8 @@ use crate::template::{RENDERED_BYTES_MAX, RenderError, TEMPLATE_BYTES_MAX, Templ
 /// Render a template with its secrets.
 ///
 /// `{{ op://vault/item/field }}` and a reference without braces stand for a secret, `{{ "text" }}` for the text between the quotes. Any
-/// other use of `{{` is an error, as is an empty secret, and variables are not expanded. All secrets are fetched at once, and the output is written as a whole
-/// or not at all. A container can have a rendered file without this command: its annotation may hold the template.
+/// other use of `{{` is an error, as is an empty secret, and variables are not expanded. All secrets are fetched at once, and the output is
+/// written as a whole or not at all. A container can have a rendered file without this command: its annotation may hold the template.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Example: a configuration file in memory

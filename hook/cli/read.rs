@@ -16,8 +16,8 @@ use crate::resolve::ResolveError;
 
 /// Print the secret that a reference names.
 ///
-/// The value is fetched, unsealed, and printed with a newline. An empty one is an error. Grants are for containers: here 1Password and the KMS decide. In a
-/// script, prefer `oci-secrets run`, which keeps the secret out of the shell.
+/// The value is fetched, unsealed, and printed with a newline. An empty one is an error. Grants are for containers: here 1Password and the
+/// KMS decide. In a script, prefer `oci-secrets run`, which keeps the secret out of the shell.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Example: a password on standard input of a program

@@ -22,8 +22,8 @@ const ID_CHARACTERS: usize = 12;
 
 /// Give running containers the values that 1Password has now.
 ///
-/// It does not wait for the next period. It asks the broker, and is for containers with the annotation run.secrets.update=live. Containers whose values are the same keep
-/// their files.
+/// It does not wait for the next period. It asks the broker, and is for containers with the annotation run.secrets.update=live. Containers
+/// whose values are the same keep their files.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(super) struct Arguments {

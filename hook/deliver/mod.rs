@@ -4,11 +4,12 @@
 //! Carried::find ─► Frozen::filled or Frozen::received ─► Frozen::attach
 //! ```
 //!
-//! The types keep the order: what the container already has at the target is found first, because the tmpfs needs an entry for each of its mounts;
-//! only a [`Frozen`] delivery can be attached, and a frozen one takes no more files. Until it is attached the tmpfs has no path
-//! anywhere, and dropping the descriptor destroys the files; afterwards it exists as long as the container's mount namespace.
-//! On the host there is never a path that leads to a secret, and a container sees all of its files, and still all that it had, or
-//! does not start. The broker fills on behalf of the hook, and sends the mount. [`Frozen::attach_at`] mounts it for the calling process instead, once that is [`Private`].
+//! The types keep the order: what the container already has at the target is found first, because the tmpfs needs an entry for each of its
+//! mounts; only a [`Frozen`] delivery can be attached, and a frozen one takes no more files. Until it is attached the tmpfs has no path
+//! anywhere, and dropping the descriptor destroys the files; afterwards it exists as long as the container's mount namespace. On the host
+//! there is never a path that leads to a secret, and a container sees all of its files, and still all that it had, or does not start. The
+//! broker fills on behalf of the hook, and sends the mount. [`Frozen::attach_at`] mounts it for the calling process instead, once that is
+//! [`Private`].
 //!
 //! Kernel features, by their first version:
 //!

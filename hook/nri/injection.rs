@@ -1,9 +1,9 @@
 //! What a container needs so that its runtime calls the hook, and the hook finds the requests.
 //!
 //! containerd gives a container none of its pod's annotations unless its settings name them; the adjustment passes on those that
-//! are ours, and references under other keys, which the hook then refuses as typos. Whatever is there already is left out: an annotation that
-//! two plugins set makes the runtime refuse the container, and a hook that is listed twice delivers twice. A runtime shows each
-//! plugin what those before it have added, so that two instances of this plugin, as in a rolling update, agree.
+//! are ours, and references under other keys, which the hook then refuses as typos. Whatever is there already is left out: an annotation
+//! that two plugins set makes the runtime refuse the container, and a hook that is listed twice delivers twice. A runtime shows each plugin
+//! what those before it have added, so that two instances of this plugin, as in a rolling update, agree.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -107,8 +107,8 @@ fn missing_annotations(pod: &PodSandbox, container: &BTreeMap<String, String>) -
     missing.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
-/// Whether an annotation is for the hook. An annotation by which an engine identifies a container is never passed on: its author could forge
-/// the identity.
+/// Whether an annotation is for the hook. An annotation by which an engine identifies a container is never passed on: its author could
+/// forge the identity.
 fn is_request(key: &str, value: &str) -> bool {
     (is_ours(key) || is_reference(value)) && !is_identity(key) && !key.starts_with(REMOVAL)
 }

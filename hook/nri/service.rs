@@ -1,7 +1,7 @@
 //! The thread that keeps the plugin registered.
 //!
-//! It is a thread of its own: a runtime that waits too long for the answer to an event creates the container without the plugin, so that no other
-//! work of the process may delay it.
+//! It is a thread of its own: a runtime that waits too long for the answer to an event creates the container without the plugin, so that no
+//! other work of the process may delay it.
 
 use std::convert::Infallible;
 use std::io;

@@ -1,7 +1,7 @@
 //! The trunk: one socket that carries a connection in each direction.
 //!
-//! A frame is the number of the connection and the length of the payload, four bytes each, most significant first, and the payload. Nothing opens
-//! a connection: both ends use the numbers.
+//! A frame is the number of the connection and the length of the payload, four bytes each, most significant first, and the payload. Nothing
+//! opens a connection: both ends use the numbers.
 
 use std::io;
 

@@ -173,8 +173,8 @@ impl Drop for Turn {
     }
 }
 
-/// Mounts an empty `/run/oci-secrets`, `/dev/shm` and `/var/log` for this thread, and hides the system logs: transcripts share no emergency,
-/// no directory of `op`, no count of starts and no audit file.
+/// Mounts an empty `/run/oci-secrets`, `/dev/shm` and `/var/log` for this thread, and hides the system logs: transcripts share no
+/// emergency, no directory of `op`, no count of starts and no audit file.
 fn isolate_host_state() {
     if rustix::process::geteuid().is_root() {
         fs::create_dir_all("/run/oci-secrets").unwrap();

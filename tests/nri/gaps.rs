@@ -1,5 +1,5 @@
-//! Where NRI fails open, and where it does not: what `packaging/docs/kubernetes.md` lists. The validator, which closes the gaps, needs a newer
-//! containerd than these tests have; `tests/nri_protocol` shows the plugin's part of it.
+//! Where NRI fails open, and where it does not: what `packaging/docs/kubernetes.md` lists. The validator, which closes the gaps, needs a
+//! newer containerd than these tests have; `tests/nri_protocol` shows the plugin's part of it.
 
 use std::panic::resume_unwind;
 use std::sync::mpsc::{Sender, channel};

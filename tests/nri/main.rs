@@ -1,7 +1,7 @@
 //! Pods on a real containerd whose NRI plugin is the broker.
 //!
-//! Needs root, containerd from 1.7, runc, busybox (static), jq and Debian's python3-grpcio: `tests/nri/debian SUITE` has them. Debian 12 has
-//! an older containerd, on which this is skipped. Everything happens in a mount namespace of its own.
+//! Needs root, containerd from 1.7, runc, busybox (static), jq and Debian's python3-grpcio: `tests/nri/debian SUITE` has them. Debian 12
+//! has an older containerd, on which this is skipped. Everything happens in a mount namespace of its own.
 
 #![allow(
     clippy::unwrap_used,

@@ -47,8 +47,8 @@ pub struct Payer {
     pub parts: u32,
 }
 
-/// What a user pays for one request for an item: as many as `op` needs for an item that is named by its title, and Connect for one whose ids
-/// are not known.
+/// What a user pays for one request for an item: as many as `op` needs for an item that is named by its title, and Connect for one whose
+/// ids are not known.
 const ITEM_PRICE: u64 = 3;
 
 pub(super) struct State {

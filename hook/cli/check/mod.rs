@@ -39,8 +39,8 @@ use engines::Engines;
 
 /// Test whether this host can deliver secrets, and say what to do where it cannot.
 ///
-/// Settings and the files that they name, the kernel, whether the engines call the hook, 1Password Connect and its token, each KEK, and what
-/// break-glass needs and has left. Nothing is changed.
+/// Settings and the files that they name, the kernel, whether the engines call the hook, 1Password Connect and its token, each KEK, and
+/// what break-glass needs and has left. Nothing is changed.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(super) struct Arguments {

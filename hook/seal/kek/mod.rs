@@ -1,8 +1,8 @@
 //! Key-encryption keys: keys in a KMS or HSM that wrap data keys and never leave it.
 //!
 //! Each kind is one file, of the same sections: its [`KekKind`], the client that implements [`Kek`], what a name may be, and an error
-//! that knows whose fault it is and what can be done. Clouds have another, for who we are there. A new kind is that file, its line in [`KINDS`], a row in the README, and
-//! whatever settings it needs. `tests/kek` shows that every kind does the same.
+//! that knows whose fault it is and what can be done. Clouds have another, for who we are there. A new kind is that file, its line in
+//! [`KINDS`], a row in the README, and whatever settings it needs. `tests/kek` shows that every kind does the same.
 
 pub mod aws;
 mod aws_error;

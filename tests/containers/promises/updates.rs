@@ -11,8 +11,8 @@ use crate::world::World;
 
 const FILES: [&str; 2] = ["first", "second"];
 
-/// Reads both files again and again through one directory, and a mount below it by its path, and ends with the last set, or with one that is
-/// mixed or not whole.
+/// Reads both files again and again through one directory, and a mount below it by its path, and ends with the last set, or with one that
+/// is mixed or not whole.
 const READER: &str = r#"echo ready
 while :; do
     cd / && cd /run/secrets || exit 1

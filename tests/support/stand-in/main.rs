@@ -1,5 +1,5 @@
-//! A stand-in on loopback for the services that tests cannot use: 1Password Connect, Google Cloud KMS, the errors of AWS KMS, Google's identity endpoints and its
-//! metadata server, and the issuers of identity tokens of GitHub, GitLab and Kubernetes.
+//! A stand-in on loopback for the services that tests cannot use: 1Password Connect, Google Cloud KMS, the errors of AWS KMS, Google's
+//! identity endpoints and its metadata server, and the issuers of identity tokens of GitHub, GitLab and Kubernetes.
 //!
 //! It prints one line of JSON with its addresses and Connect tokens when it is ready, and ends with its standard input, so that it
 //! cannot outlive the process that started it. It keeps everything in memory and starts with the same [`connect::world`] every time.
