@@ -58,7 +58,7 @@ def test_every_object_is_valid():
     for name, values in CASES.items():
         documents = render(values)
         kinds = [document["kind"] for document in documents]
-        assert kinds.count("DaemonSet") == 2 and len(documents) >= 9, (name, kinds)
+        assert kinds.count("DaemonSet") == 2 and len(documents) >= 8, (name, kinds)
         for document in documents:
             if document["kind"] not in CUSTOM:
                 for version in VERSIONS:
@@ -251,9 +251,9 @@ def test_privileges_are_those_of_the_unit():
             allowed = capabilities if container in spec["containers"] else set()
             assert set(security["capabilities"]["add"]) == allowed, (container["name"], security)
             assert "privileged" not in security
-    rules = kubelet.by_name(documents, "ClusterRole")["oci-secrets-get-pods"]["rules"]
-    assert rules == [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]
-    assert len(kubelet.by_name(documents, "ClusterRole")) == 1 and kubelet.by_name(documents, "Role") == {}
+        assert spec["automountServiceAccountToken"] is False
+    for kind in ["ClusterRole", "Role"]:
+        assert kubelet.by_name(documents, kind) == {}
 
 
 def pod(annotations=None, **spec):
