@@ -88,7 +88,7 @@ pub async fn serve(path: &Path, socket: Option<&Path>, existing: Existing) -> Re
     let source = Rc::<SourceCell>::default();
     let plugin = settings.nri.socket.as_deref().map(|socket| nri::start(PROGRAM, socket, &settings.nri)).transpose();
     let plugin = plugin.map_err(|error| ProgramError::Runtime { errno: error.into() })?;
-    let live = Live::restore(&settings.updates.directory);
+    let live = Live::new(&settings.updates.directory);
     let server = Rc::new_cyclic(|server| {
         let (accepted, receiver) = unbounded_channel();
         let (source, live) = (Rc::clone(&source), Rc::clone(&live));

@@ -305,6 +305,31 @@ fn a_killed_broker_leaves_the_whole_old_or_the_whole_new_set_and_the_next_one_co
     wait_until("the end", || fs::read_dir(scene.world.host.path("containers")).unwrap().count() == 0);
 }
 
+/// As in a rolling update: the old one serves its starts to their end.
+#[test]
+fn brokers_that_overlap_take_turns_and_the_new_one_continues() {
+    let Some(scene) = Scene::begin() else { return };
+    scene.settings("1s", "");
+    let old = Broker::start(&scene.world.host);
+    let container = Container::create();
+    scene.start(&old, &container, &[]);
+    let new = old.replaced(scene.world.host.settings());
+    let follows = |number: u32| {
+        scene.rotate(number);
+        wait_until("the change", || pair(&container) == [scene.secret(number), scene.secret(number)]);
+        // By either of them, while the other may have its turn.
+        assert_eq!(scene.refresh(&new).0, 0);
+    };
+    (1..=3).for_each(follows);
+    assert!(old.terminate().success());
+    follows(4);
+    let records = scene.world.records();
+    assert!(records.iter().all(|record| record["decision"] != "not-updated"), "{records:?}");
+    assert!(scene.refresh(&new).1.contains("generation 5"), "{:?}", scene.refresh(&new));
+    let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", container.pid())).unwrap();
+    assert_eq!(mounts.matches(" oci-secrets ").count(), 1, "{mounts}");
+}
+
 #[test]
 fn the_first_process_gets_a_signal_only_if_bytes_have_changed() {
     let Some(scene) = Scene::begin() else { return };

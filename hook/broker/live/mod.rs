@@ -23,6 +23,7 @@ mod update;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
@@ -30,10 +31,11 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use futures_util::stream::{StreamExt as _, iter};
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, MutexGuard, Notify};
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
+use super::blocking::blocking;
 use super::error::PROGRAM;
 use super::loaded::Loaded;
 use super::protocol::{Answer, RUNNING_MAX, Selection};
@@ -65,11 +67,17 @@ const ENDED_PERIOD: Duration = Duration::from_secs(1);
 pub struct Live {
     directory: Directory,
     running: RefCell<BTreeMap<String, Rc<Running>>>,
-    /// Held while containers are updated.
+    /// Held while containers are updated, here and in other generations of the settings.
     turn: Mutex<()>,
     counts: [Cell<u64>; 3],
     /// Polls of vaults that failed.
     failed_polls: Cell<u64>,
+}
+
+/// The right to update containers, until it is dropped.
+struct Turn<'a> {
+    _here: MutexGuard<'a, ()>,
+    _lock: OwnedFd,
 }
 
 /// Checks that a host can update the container that is being started.
@@ -99,32 +107,46 @@ impl Fault for NoVersions {
 }
 
 impl Live {
-    /// Continues with the containers of the broker before, as far as they run.
-    pub fn restore(directory: &Path) -> Rc<Live> {
-        let directory = Directory::new(directory);
-        let states = directory.read();
+    /// Updates of the containers whose states are in this directory, and of those that are registered.
+    pub fn new(directory: &Path) -> Rc<Live> {
         let live = Live {
-            directory,
+            directory: Directory::new(directory),
             running: RefCell::default(),
             turn: Mutex::default(),
             counts: Default::default(),
             failed_polls: Cell::default(),
         };
         let live = Rc::new(live);
-        for state in states {
-            let (start, container) = (state.start.clone(), state.container.clone());
-            match Running::restore(state) {
-                Ok(Some(running)) => {
-                    let written = live.directory.write(&running.state());
-                    written.unwrap_or_else(|error| warn(&container, &error));
-                    live.add(running);
-                }
-                Ok(None) => live.directory.remove(&start),
-                Err(error) => warn(&container, &error),
-            }
-        }
         spawn_local(Live::forget_ended(Rc::downgrade(&live)));
         live
+    }
+
+    /// Waits until nothing else updates containers, and continues with those of a broker before, or of one that still ends.
+    async fn begin_turn(&self) -> Result<Turn<'_>, LiveError> {
+        let here = self.turn.lock().await;
+        let directory = self.directory.clone();
+        let (lock, states) = blocking(move || Ok::<_, LiveError>((directory.lock()?, directory.read()))).await?;
+        for state in states {
+            let known = self.running.borrow().get(&state.start).cloned();
+            match known {
+                Some(running) => running.adopt(state),
+                None => self.restore(state),
+            }
+        }
+        Ok(Turn { _here: here, _lock: lock })
+    }
+
+    fn restore(&self, state: State) {
+        let (start, container) = (state.start.clone(), state.container.clone());
+        match Running::restore(state) {
+            Ok(Some(running)) => {
+                let written = self.directory.write(&running.state());
+                written.unwrap_or_else(|error| warn(&container, &error));
+                self.add(running);
+            }
+            Ok(None) => self.directory.remove(&start),
+            Err(error) => warn(&container, &error),
+        }
     }
 
     /// Updates a container from now on.
@@ -163,13 +185,22 @@ impl Live {
 
     /// Looks for changes in each period, until there are other settings.
     pub async fn update_periodically(&self, loaded: &Loaded<'_>, is_over: &Notify) {
+        // What the broker before has left is there from the beginning.
+        self.begin_turn().await.map_or_else(|error| report::warn(PROGRAM, &report::chain(&error)), drop);
         loop {
             let period = loaded.settings.updates.period;
             let pause = pin!(sleep(early(period)));
             if let Either::Right(_) = select(pause, pin!(is_over.notified())).await {
                 return;
             }
-            let _turn = self.turn.lock().await;
+            let turn = self.begin_turn().await;
+            let _turn = match turn {
+                Ok(turn) => turn,
+                Err(error) => {
+                    report::warn(PROGRAM, &report::chain(&error));
+                    continue;
+                }
+            };
             let running = self.select(&Selection::default());
             if !running.is_empty() {
                 let (changed, failed) = poll::changed(&running, loaded).await;
@@ -181,8 +212,15 @@ impl Live {
 
     /// Updates these containers now, whatever versions they have.
     pub async fn refresh(&self, selection: &Selection, loaded: &Loaded<'_>) {
-        let _turn = self.turn.lock().await;
-        self.update(self.select(selection), loaded).await;
+        match self.begin_turn().await {
+            Ok(_turn) => self.update(self.select(selection), loaded).await,
+            Err(error) => {
+                let text = report::chain(&error);
+                self.select(selection)
+                    .iter()
+                    .for_each(|running| running.change(|state| state.error = Some(text.clone())));
+            }
+        }
     }
 
     async fn update(&self, running: Vec<Rc<Running>>, loaded: &Loaded<'_>) {

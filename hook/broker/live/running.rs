@@ -47,10 +47,26 @@ impl Running {
             return Ok(None);
         }
         let running = Running::with(state, pidfd);
-        if let Err(error) = running.complete() {
-            running.change(|state| state.error = Some(report::chain(&error)));
-        }
+        running.end_interrupted();
         Ok(Some(running))
+    }
+
+    /// Continues after another broker, if that has updated the container since.
+    pub(super) fn adopt(&self, state: State) {
+        let is_newer = {
+            let own = self.state();
+            state.generation > own.generation || (state.generation == own.generation && state.next.is_some())
+        };
+        if is_newer {
+            self.change(|own| *own = state);
+            self.end_interrupted();
+        }
+    }
+
+    fn end_interrupted(&self) {
+        if let Err(error) = self.complete() {
+            self.change(|state| state.error = Some(report::chain(&error)));
+        }
     }
 
     fn with(state: State, pidfd: OwnedFd) -> Running {

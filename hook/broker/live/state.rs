@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
@@ -168,6 +169,7 @@ fn number_and_start_time(pidfd: impl AsFd) -> Result<(i32, String), LiveError> {
 }
 
 /// The directory of the states.
+#[derive(Clone)]
 pub(super) struct Directory(PathBuf);
 
 impl Directory {
@@ -182,16 +184,34 @@ impl Directory {
         entries.filter_map(|entry| read(&entry.ok()?.path())).collect()
     }
 
+    /// Waits until no other broker updates containers, and keeps them from it: two run for a while when one replaces the other.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(super) fn lock(&self) -> Result<OwnedFd, LiveError> {
+        let locked = || {
+            self.create()?;
+            let directory = openat(CWD, &self.0, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+            flock(&directory, FlockOperation::LockExclusive)?;
+            Ok(directory)
+        };
+        locked().map_err(|error: io::Error| LiveError::Write { path: self.0.clone(), errno: error.into() })
+    }
+
+    fn create(&self) -> io::Result<()> {
+        if self.0.starts_with(run_directory::DIRECTORY) {
+            run_directory::create()?;
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.0)
+    }
+
     /// Writes a state, in one step.
     ///
     /// # Errors
     /// The kernel refuses.
     pub(super) fn write(&self, state: &State) -> Result<(), LiveError> {
         let written = || {
-            if self.0.starts_with(run_directory::DIRECTORY) {
-                run_directory::create()?;
-            }
-            DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+            self.create()?;
             whole_file::write(&self.0.join(&state.start), &serde_json::to_vec(state)?, Existing::Replace, |_| Ok(()))
         };
         written().map_err(|error: io::Error| LiveError::Write { path: self.0.clone(), errno: error.into() })
