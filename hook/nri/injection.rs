@@ -22,13 +22,13 @@ const REMOVAL: char = '-';
 
 /// The hook, as the runtime is to call it.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Injection {
+pub struct Injection {
     hook: Hook,
 }
 
 impl Injection {
     /// A hook at this path of the host, with these settings or its default ones.
-    pub(super) fn new(hook: &Path, settings: Option<&Path>) -> Injection {
+    pub fn new(hook: &Path, settings: Option<&Path>) -> Injection {
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let settings = settings.into_iter().flat_map(|settings| ["--settings".to_owned(), text(settings)]);
         let args = std::iter::once(HOOK_NAME.to_owned()).chain(settings).collect();
@@ -37,7 +37,7 @@ impl Injection {
     }
 
     /// The change to a container; `None` if it needs none.
-    pub(super) fn adjustment(&self, pod: &PodSandbox, container: &Container) -> Option<ContainerAdjustment> {
+    pub fn adjustment(&self, pod: &PodSandbox, container: &Container) -> Option<ContainerAdjustment> {
         if !requests_secrets(pod, container) {
             return None;
         }
@@ -49,7 +49,7 @@ impl Injection {
 }
 
 /// Refuses a container that requests secrets but will not call the hook, or whose hook will not find all requests.
-pub(super) fn validate(
+pub fn validate(
     pod: &PodSandbox,
     container: &Container,
     adjustment: Option<&ContainerAdjustment>,
@@ -70,7 +70,7 @@ pub(super) fn validate(
 }
 
 /// The containers that request secrets and run without the hook, as `namespace/pod/container`.
-pub(super) fn started_without(pods: &[PodSandbox], containers: &[Container]) -> Vec<String> {
+pub fn started_without(pods: &[PodSandbox], containers: &[Container]) -> Vec<String> {
     let pods: BTreeMap<&str, &PodSandbox> = pods.iter().map(|pod| (pod.id.as_str(), pod)).collect();
     let running = containers.iter().filter(|container| container.state != STOPPED);
     let placed = running.filter_map(|container| Some((*pods.get(container.pod_sandbox_id.as_str())?, container)));
@@ -81,7 +81,8 @@ pub(super) fn started_without(pods: &[PodSandbox], containers: &[Container]) -> 
 
 /// What a container lacks that requests secrets.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Incomplete {
+#[expect(missing_docs, reason = "fields are named for what they hold")]
+pub enum Incomplete {
     /// The hook.
     #[error("the container requests secrets, and no plugin has added the hook of oci-secrets")]
     Hook,
@@ -90,9 +91,12 @@ pub(super) enum Incomplete {
     Annotation { key: String },
 }
 
+/// Whether the hook has to be called. It also refuses what a container must not have among its own annotations.
 fn requests_secrets(pod: &PodSandbox, container: &Container) -> bool {
-    let annotations = pod.annotations.iter().chain(&container.annotations);
-    !is_sandbox(container) && annotations.into_iter().any(|(key, value)| is_request(key, value))
+    let mut of_pod = pod.annotations.iter();
+    let mut own = container.annotations.iter();
+    let is_for_hook = of_pod.any(|(key, value)| is_request(key, value)) || own.any(|(key, value)| is_meant(key, value));
+    is_for_hook && !is_sandbox(container)
 }
 
 /// No runtime asks plugins about a pod's own (pause) container; it would have no use for secrets.
@@ -107,10 +111,14 @@ fn missing_annotations(pod: &PodSandbox, container: &BTreeMap<String, String>) -
     missing.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
-/// Whether an annotation is for the hook. An annotation by which an engine identifies a container is never passed on: its author could
-/// forge the identity.
+/// Whether an annotation of a pod is for the hook. An annotation by which an engine identifies a container is never passed on: its
+/// author could forge the identity.
 fn is_request(key: &str, value: &str) -> bool {
-    (is_ours(key) || is_reference(value)) && !is_identity(key) && !key.starts_with(REMOVAL)
+    is_meant(key, value) && !is_identity(key) && !key.starts_with(REMOVAL)
+}
+
+fn is_meant(key: &str, value: &str) -> bool {
+    is_ours(key) || is_reference(value)
 }
 
 fn has_hook(hooks: Option<&Hooks>) -> bool {
@@ -230,6 +238,16 @@ mod tests {
         let adjustment = injection().adjustment(&pod(&[("run.secrets/db", "op://a/b/c")]), &own).unwrap();
         assert!(adjustment.hooks.is_some() && adjustment.annotations.is_empty());
         assert!(injection().adjustment(&pod(&[]), &own).is_some());
+    }
+
+    #[test]
+    fn the_hook_is_called_for_what_it_refuses_in_a_container() {
+        for key in ["-run.secrets/db", IDENTITY, "example.com/db"] {
+            let container = container(&[(key, "op://a/b/c")]);
+            let adjustment = injection().adjustment(&pod(&[]), &container);
+            assert!(adjustment.as_ref().is_some_and(|adjustment| adjustment.hooks.is_some()), "{key}");
+            assert_eq!(validate(&pod(&[]), &container, None), Err(Incomplete::Hook));
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub mod api;
 pub mod calls;
 pub mod connection;
 pub mod error;
-mod injection;
+pub mod injection;
 mod plugin;
 pub mod service;
 pub mod state;
