@@ -230,7 +230,11 @@ fn sections_named<'a>(item: &'a Map<String, Value>, name: Option<&str>) -> Vec<B
         found.map(|section| text(section.get("id"))).filter(|id| !id.is_empty()).collect()
     };
     match name {
-        None => list(item, "sections").map(|section| BTreeSet::from([text(section.get("id"))])).collect(),
+        None => {
+            // An entry outside of all sections has no id of one, as a section that has none.
+            let ids = list(item, "sections").map(|section| text(section.get("id"))).filter(|id| !id.is_empty());
+            ids.map(|id| BTreeSet::from([id])).collect()
+        }
         Some(name) => {
             let by_id = ids("id", name);
             vec![if by_id.is_empty() { ids("label", name) } else { by_id }]
@@ -326,6 +330,19 @@ mod tests {
         assert_eq!(left(&["op://CI/deploy/key.pem", "op://CI/deploy/host"]), ["f5", "x1"]);
         assert_eq!(left(&["op://CI/deploy/nothing"]), [""; 0]);
         assert_eq!(left(&["op://CI/deploy/*"]).len(), 9);
+    }
+
+    #[test]
+    fn a_section_without_an_id_shows_nothing_outside_of_sections() {
+        let patterns = ["op://CI/deploy/*/*", "op://CI/deploy/*/password"];
+        for section in [json!({ "label": "prod" }), json!({ "id": "" }), json!({ "id": null }), json!("prod")] {
+            let reaches = reaches(&patterns);
+            let mut item = item();
+            item.insert("sections".to_owned(), json!([section]));
+            let vault = Scope::new(&reaches).of_vault("v", "CI").unwrap();
+            vault.of_item(&item).unwrap().cut_item(&mut item);
+            assert_eq!((&item["fields"], &item["files"]), (&json!([]), &json!([])), "{section}");
+        }
     }
 
     #[test]

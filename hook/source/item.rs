@@ -14,7 +14,7 @@ use crate::reference::{Query, Reference};
 /// 1Password leaves out what is empty and adds what is new. So everything but the id may be absent, `null` means absent, and a member
 /// of another type is ignored: it must not hide the rest of the item.
 #[derive(Deserialize)]
-pub(super) struct Item {
+pub struct Item {
     pub(super) id: String,
     #[serde(default, deserialize_with = "or_default")]
     pub(super) title: String,
@@ -48,7 +48,7 @@ pub(super) fn usable<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserialize
 }
 
 /// What a reference's field segment turned out to name.
-pub(super) enum Named {
+pub enum Named {
     /// A field's value.
     Value(Zeroizing<String>),
     /// A file, whose content is fetched by this id.
@@ -161,7 +161,7 @@ impl Item {
     }
 
     /// What is stored where the reference points.
-    pub(super) fn select(&self, reference: &Reference) -> Result<Named, SourceError> {
+    pub fn select(&self, reference: &Reference) -> Result<Named, SourceError> {
         match self.find(reference)? {
             Found::Field(field) => field.read(reference).map(Named::Value),
             Found::File(file) => Ok(Named::File(file.id.clone())),
@@ -224,10 +224,11 @@ impl Item {
     }
 
     /// The ids of the sections that the reference can mean. Several may share a label: their fields are then distinguished as if they
-    /// stood in one section.
+    /// stood in one section. One without an id has no fields: those outside of all sections have no id of one, either.
     fn sections_named(&self, name: &str, reference: &Reference) -> Result<Vec<&str>, SourceError> {
         let ids = |matches: fn(&Section, &str) -> bool| -> Vec<&str> {
-            self.sections.iter().filter(|s| matches(s, name)).map(|s| s.id.as_str()).collect()
+            let named = self.sections.iter().filter(|s| matches(s, name)).map(|s| s.id.as_str());
+            named.filter(|id| !id.is_empty()).collect()
         };
         let mut found = ids(|section, name| section.id == name);
         if found.is_empty() {
@@ -298,6 +299,18 @@ mod tests {
         assert_eq!(select("op://v/i/test/password").ok().as_deref(), Some("of test"));
         assert!(matches!(select("op://v/i/nowhere/password"), Err(SourceError::NoSection { .. })));
         assert!(matches!(select("op://v/i/test/host"), Err(SourceError::NoField { .. })));
+    }
+
+    #[test]
+    fn a_section_without_an_id_has_no_fields() {
+        for (section, of_field) in [("{}", "null"), (r#"{"id":""}"#, "{}"), (r#"{"id":7}"#, r#"{"id":""}"#)] {
+            let section = section.replacen('{', r#"{"label":"prod","#, 1).replace(",}", "}");
+            let field = format!(r#"{{"id":"f1","label":"password","value":"top","section":{of_field}}}"#);
+            let item = format!(r#"{{"id":"i","sections":[{section}],"fields":[{field}]}}"#);
+            let item: Item = serde_json::from_str(&item).unwrap();
+            let refusal = item.select(&"op://v/i/prod/password".parse().unwrap()).err();
+            assert!(matches!(refusal, Some(SourceError::NoSection { .. })), "{section}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 pub mod connect;
 mod error;
 mod fetch;
-mod item;
+pub mod item;
 pub mod op;
 mod standing;
 
