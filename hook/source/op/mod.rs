@@ -11,8 +11,8 @@
 
 mod error;
 mod missing;
-mod refusal;
-mod template;
+pub mod refusal;
+pub mod template;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;

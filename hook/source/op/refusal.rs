@@ -16,7 +16,7 @@ const MARK: &str = "[ERROR]";
 const LONG_WORD_BYTES: usize = 60;
 
 /// Why a run brought no values.
-pub(super) enum OpRefusal {
+pub enum OpRefusal {
     /// One of the references leads nowhere, or to more than one place.
     OfOne(Missing),
     /// The same for all of them.
@@ -24,7 +24,7 @@ pub(super) enum OpRefusal {
 }
 
 /// What one reference leads to.
-pub(super) struct Missing {
+pub struct Missing {
     what: What,
     said: String,
 }
@@ -94,7 +94,7 @@ const OF_ALL: [(&str, Make); 28] = [
 
 impl OpRefusal {
     /// Why there are no values in this answer.
-    pub(super) fn read(answer: &Ended) -> OpRefusal {
+    pub fn read(answer: &Ended) -> OpRefusal {
         if let Some(signal) = answer.status.signal() {
             return OpRefusal::OfAll(OpError::Killed { signal });
         }
@@ -111,7 +111,7 @@ impl OpRefusal {
     }
 
     /// The error for one of the references that were asked for.
-    pub(super) fn error(&self, reference: &Reference) -> SourceError {
+    pub fn error(&self, reference: &Reference) -> SourceError {
         match self {
             OpRefusal::OfOne(missing) => missing.error(reference),
             OpRefusal::OfAll(error) => error.clone().into(),

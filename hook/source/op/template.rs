@@ -22,7 +22,7 @@ use crate::reference::Reference;
 const BOUNDARY_BYTES: usize = 16;
 
 /// What `op inject` reads.
-pub(super) struct InjectTemplate {
+pub struct InjectTemplate {
     boundary: String,
     text: String,
     /// What stands in it for each reference.
@@ -31,7 +31,7 @@ pub(super) struct InjectTemplate {
 
 impl InjectTemplate {
     /// A template with a boundary of its own; `None` if the system has no random bytes.
-    pub(super) fn of<'a>(references: impl Iterator<Item = &'a Reference>) -> Option<InjectTemplate> {
+    pub fn of<'a>(references: impl Iterator<Item = &'a Reference>) -> Option<InjectTemplate> {
         let mut random = [0; BOUNDARY_BYTES];
         SystemRandom::new().fill(&mut random).ok()?;
         let boundary = hex(&random);
@@ -43,12 +43,13 @@ impl InjectTemplate {
         Some(InjectTemplate { boundary, text, placeholders })
     }
 
-    pub(super) fn text(&self) -> &str {
+    /// What `op inject` reads.
+    pub fn text(&self) -> &str {
         &self.text
     }
 
     /// The values, in the order of the references; `None` if this is not the template with a value in each place.
-    pub(super) fn values(&self, output: &[u8]) -> Option<Vec<Zeroizing<Vec<u8>>>> {
+    pub fn values(&self, output: &[u8]) -> Option<Vec<Zeroizing<Vec<u8>>>> {
         let begin = format!("{}\n", self.boundary);
         let end = format!("\n{}\n", self.boundary);
         let mut rest = output.strip_prefix(begin.as_bytes())?;
