@@ -105,6 +105,23 @@ fn reports_a_variable_that_is_missing_or_wrong() {
     }
 }
 
+/// systemd takes the whole rest of a line as the value, a comment behind it, too.
+#[test]
+fn the_documented_file_configures_a_rotation() {
+    let page = fs::read_to_string(root().join("packaging/docs/ci.md")).unwrap();
+    let (_, block) = page.split_once("```bash\n").unwrap();
+    let (block, _) = block.split_once("```").unwrap();
+    let variables: Vec<_> =
+        block.lines().filter(|line| !line.starts_with('#')).map(|line| line.split_once('=').unwrap()).collect();
+    for name in ["KIND", "NAME", "VAULT", "TARGET", "REPOSITORY", "VARIABLE"] {
+        assert!(variables.iter().any(|(variable, _)| *variable == name), "{name} is missing");
+    }
+    let scene = Scene::new("service-account", "github");
+    let output = scene.rotate(&variables);
+    assert!(output.status.success(), "{output:?}");
+    scene.assert_works("the documented file");
+}
+
 /// Stand-ins and their state.
 struct Scene {
     directory: TempDir,
