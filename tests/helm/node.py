@@ -216,8 +216,8 @@ cp /usr/bin/busybox rootfs/bin/
 for name in sh cat sleep ls; do ln -s busybox rootfs/bin/$name; done
 tar -C rootfs -cf layer.tar .
 sum=$(sha256sum layer.tar | cut -d' ' -f1)
-jq -n --arg sum "sha256:$sum" '{architecture: "amd64", os: "linux", rootfs: {type: "layers", diff_ids: [$sum]},
-    config: {Env: ["PATH=/bin"], Entrypoint: ["sleep", "600"]}}' >config.json
+jq -n --arg sum "sha256:$sum" --arg architecture "$(dpkg --print-architecture)" '{$architecture, os: "linux",
+    rootfs: {type: "layers", diff_ids: [$sum]}, config: {Env: ["PATH=/bin"], Entrypoint: ["sleep", "600"]}}' >config.json
 jq -n --arg image "$1" '[{Config: "config.json", RepoTags: [$image], Layers: ["layer.tar"]}]' >manifest.json
 tar -cf - config.json manifest.json layer.tar | ctr --namespace k8s.io images import -
 """
