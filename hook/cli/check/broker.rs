@@ -8,8 +8,10 @@ use crate::broker::protocol::{Selection, Status};
 use crate::broker::source::BreakerState;
 use crate::cli::check::nri;
 use crate::cli::finding::Finding;
+use crate::cli::source::Choice;
 use crate::cli::{is_root, refresh};
 use crate::deliver::require_replace;
+use crate::report;
 use crate::settings::Settings;
 
 const SUBJECT: &str = "broker";
@@ -29,6 +31,53 @@ pub(in crate::cli) fn findings(settings: &Settings) -> Vec<Finding> {
     match Connection::open(socket, PATIENCE).and_then(Connection::status) {
         Ok(status) => [of_status(&way, &status)].into_iter().chain(status.nri.as_ref().map(nri::finding)).collect(),
         Err(error) => vec![Finding::problem(SUBJECT, &error)],
+    }
+}
+
+/// Whose settings have the grants, the credentials and the keys for a start.
+pub(in crate::cli) enum Deciding {
+    /// These: they name no broker, or it may use them, too.
+    Own(Settings),
+    /// The broker's, as these have no credentials.
+    Broker(Settings),
+    /// The broker's, which this process cannot read.
+    Unknown,
+}
+
+impl Deciding {
+    /// The settings that decide, and what is to be said of them.
+    pub(in crate::cli) fn of(settings: Settings, choice: &Choice) -> (Deciding, Option<Finding>) {
+        let Some(socket) = settings.broker.socket.as_deref() else { return (Deciding::Own(settings), None) };
+        if settings.connect.is_some() || settings.op.is_some() {
+            return (Deciding::Own(settings), None);
+        }
+        let unknown = |why: &str| {
+            let detail = format!("grants, credentials and keys are the broker's, and are not tested: {why}");
+            (Deciding::Unknown, Some(Finding::note("settings", detail)))
+        };
+        if !is_root() {
+            return unknown("only root can read them");
+        }
+        // Why it does not answer is a finding of its own.
+        let Ok(status) = Connection::open(socket, PATIENCE).and_then(Connection::status) else {
+            return unknown("it does not answer");
+        };
+        match Settings::load(&status.settings) {
+            Ok(theirs) => {
+                let finding = Finding::ok("settings", format!("{}, of the broker", status.settings.display()));
+                (Deciding::Broker(choice.over(theirs)), Some(finding))
+            }
+            // It may run in a container, with files of its own.
+            Err(error) => unknown(&report::chain(&error)),
+        }
+    }
+
+    /// These settings, if they can be read.
+    pub(in crate::cli) fn settings(&self) -> Option<&Settings> {
+        match self {
+            Deciding::Own(settings) | Deciding::Broker(settings) => Some(settings),
+            Deciding::Unknown => None,
+        }
     }
 }
 

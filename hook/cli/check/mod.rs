@@ -25,7 +25,7 @@ use super::table::Table;
 use super::{block_on, is_root, write_json, write_table};
 use crate::audit::{Trail, default_file};
 use crate::deliver::{Placeholders, Tmpfs, TmpfsOptions, require_openat2};
-use crate::engine::{Engine, version};
+use crate::engine::{Engine, Host, version};
 use crate::fault::AnyFault;
 use crate::harden::is_initial_user_namespace;
 use crate::retry::Deadline;
@@ -35,6 +35,7 @@ use crate::settings::{self, Noswap, Settings, TokenSource, trust_as_in_user_name
 use crate::source::connect::Connect;
 use crate::source::connect::edit::StoredField;
 use crate::syslog;
+use broker::Deciding;
 use engines::Engines;
 
 /// Test whether this host can deliver secrets, and say what to do where it cannot.
@@ -84,30 +85,12 @@ pub(super) fn run(arguments: &Arguments, settings_path: &Path) -> Result<ExitCod
             let whose = if is_root() { "" } else { ": yours to change, so its grants guard against mistakes alone" };
             findings.push(Finding::ok("settings", format!("{}{whose}", settings_path.display())));
             findings.extend(settings.token_of_a_job().map(job_only));
-            findings.extend(image::annotations(version("podman").as_deref(), &settings));
-            findings.extend(grants::findings(&settings, &engines::of_pods(), &host));
             findings.extend(proxy::finding());
-            let broker = broker::findings(&settings);
-            // The credentials are the broker's: without any, the hook's settings are complete.
-            let is_of_hook = !broker.is_empty() && settings.connect.is_none() && settings.op.is_none();
-            findings.extend(broker);
+            findings.extend(broker::findings(&settings));
             findings.extend(broker::updates(&settings));
-            if !is_of_hook {
-                findings.extend(source::choice(&settings));
-            }
-            findings.extend(source::op(&settings));
-            if let Some(connect) = &settings.connect {
-                let failed = |error: AnyFault| vec![Finding::problem("connect", &*error)];
-                findings.extend(self::connect(&settings, connect).unwrap_or_else(failed));
-                if arguments.values {
-                    findings
-                        .extend(values(&settings, connect).unwrap_or_else(|e| vec![Finding::problem("values", &*e)]));
-                }
-            }
-            findings.push(audit(&settings));
-            findings.extend(break_glass::findings(&settings));
-            findings.extend(outage::finding(&settings));
-            findings.extend(settings.keks.iter().map(|listed| keks::finding(&settings, listed.as_str())));
+            let (deciding, finding) = Deciding::of(settings, &arguments.choice);
+            findings.extend(finding);
+            findings.extend(deciding.settings().into_iter().flat_map(|settings| decided(settings, arguments, &host)));
         }
     }
     findings.iter_mut().for_each(|finding| finding.retain_advice(|advice| !advice.contains(OWN_COMMAND)));
@@ -121,6 +104,28 @@ pub(super) fn run(arguments: &Arguments, settings_path: &Path) -> Result<ExitCod
         None => Ok(ExitCode::SUCCESS),
         Some(class) => Err(CliError::Check { problems: 1 + problems.count(), checks: findings.len(), class }.into()),
     }
+}
+
+/// What is to be said of the settings that decide about a start.
+fn decided(settings: &Settings, arguments: &Arguments, host: &Host) -> Vec<Finding> {
+    let mut findings = Vec::from_iter(image::annotations(version("podman").as_deref(), settings));
+    findings.extend(grants::findings(settings, &engines::of_pods(), host));
+    findings.extend(source::choice(settings));
+    findings.extend(source::op(settings));
+    if let Some(connect) = &settings.connect {
+        findings.extend(
+            self::connect(settings, connect).unwrap_or_else(|error| vec![Finding::problem("connect", &*error)]),
+        );
+        if arguments.values {
+            findings
+                .extend(values(settings, connect).unwrap_or_else(|error| vec![Finding::problem("values", &*error)]));
+        }
+    }
+    findings.push(audit(settings));
+    findings.extend(break_glass::findings(settings));
+    findings.extend(outage::finding(settings));
+    findings.extend(settings.keks.iter().map(|listed| keks::finding(settings, listed.as_str())));
+    findings
 }
 
 /// What only oci-secrets itself can use, in a job of a CI system.

@@ -25,6 +25,7 @@ use crate::seal::kek::{KekError, Keks};
 use crate::seal::{SealError, SealedValue, is_sealed};
 use crate::settings::{Caller, Grant, Permission, Settings};
 use crate::source::{Fetched, Field, Source, SourceError};
+use check::broker::Deciding;
 use subject::{Subject, Target, Wanted, Whose};
 
 /// Explain what a container would be given, and why or why not.
@@ -104,7 +105,7 @@ pub(super) fn run(arguments: &Arguments, settings_path: &Path) -> Result<ExitCod
     };
     let subject = Subject::find(target, arguments.engine)?;
     let settings = load(settings_path).map(|settings| arguments.choice.over(settings));
-    let explanation = explain(subject, settings, !arguments.no_unseal);
+    let explanation = explain(subject, settings, &arguments.choice, !arguments.no_unseal);
     if arguments.json {
         write_json(&explanation)?
     } else {
@@ -117,7 +118,7 @@ pub(super) fn run(arguments: &Arguments, settings_path: &Path) -> Result<ExitCod
     }
 }
 
-fn explain(subject: Subject, settings: Result<Settings, AnyFault>, unseal: bool) -> Explanation {
+fn explain(subject: Subject, settings: Result<Settings, AnyFault>, choice: &Choice, unseal: bool) -> Explanation {
     let mut requests: Vec<Explained> = subject.requests.iter().map(|one| Explained::of(one, &subject)).collect();
     let Subject { name, id, annotations, requests: wanted, wants_owner, mut findings, .. } = subject;
     if wanted.is_empty() && findings.is_empty() {
@@ -130,11 +131,15 @@ fn explain(subject: Subject, settings: Result<Settings, AnyFault>, unseal: bool)
                 findings.extend(check::broker::findings(&settings));
             }
             findings.extend(id.and_then(|id| check::broker::running(&id, &settings)));
-            for (explained, one) in requests.iter_mut().zip(&wanted) {
-                explained.grant(&one.reference, annotations.as_ref(), wants_owner, &settings);
-            }
-            if let Err(error) = fetch(&mut requests, &wanted, &settings, unseal) {
-                findings.push(Finding::problem("source", &*error));
+            let (deciding, finding) = Deciding::of(settings, choice);
+            findings.extend(finding);
+            if let Some(settings) = deciding.settings() {
+                for (explained, one) in requests.iter_mut().zip(&wanted) {
+                    explained.grant(&one.reference, annotations.as_ref(), wants_owner, settings);
+                }
+                if let Err(error) = fetch(&mut requests, &wanted, settings, unseal) {
+                    findings.push(Finding::problem("source", &*error));
+                }
             }
         }
     }
