@@ -18,7 +18,8 @@ const PREFIX: &str = "oci-secrets-";
 /// The files to read.
 #[derive(clap::Args)]
 pub(super) struct Files {
-    /// The files, the oldest first, or - for standard input; by default the file of the settings, or the default file.
+    /// The files, the oldest first, or - for standard input; by default the file of the settings, or the default file, after the file
+    /// that logrotate renamed last, with .1 at its end.
     #[arg(value_name = "FILE")]
     paths: Vec<PathBuf>,
 }
@@ -30,8 +31,16 @@ impl Files {
         }
         let file = load(settings)?.audit.file.map(|file| file.to_path_buf());
         let file = file.or_else(|| default_file().ok().filter(|path| path.exists()));
-        file.map(|path| vec![path]).ok_or_else(|| AuditError::NoFile.into())
+        let file = file.ok_or(AuditError::NoFile)?;
+        Ok([rotated(&file)].into_iter().filter(|path| path.exists()).chain([file.clone()]).collect())
     }
+}
+
+/// The name that logrotate gives to a file first: without it, the records of yesterday would be missing today.
+fn rotated(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".1");
+    name.into()
 }
 
 /// Reads a whole file under its lock, so that no partial line is read. If syslog wrote the file, only the records are returned.
