@@ -32,7 +32,7 @@ pub use self::call::{HELP, PROGRAM};
 
 /// Runs the hook with the command line and the standard input of this process.
 pub fn run() -> ExitCode {
-    report::install_panic_hook_with(PROGRAM, refusal::keep_bug);
+    report::install_panic_hook_with(PROGRAM, refusal::keep_panic);
     if let Err(source) = harden::harden() {
         return refuse(None, &HookError::Environment { source });
     }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use crate::errno::Errno;
 use crate::excerpt::is_printable;
 use crate::fault::{Class, Fault};
 use crate::syslog::{self, CONTAINER, Field, Severity};
@@ -48,20 +49,61 @@ pub fn texts(error: &dyn Fault) -> (String, Option<String>) {
 }
 
 /// Makes a panic end the program with its own exit code. The location is printed, but not the message, which can quote a secret.
+///
+/// Libraries also panic if the kernel refuses them a descriptor, memory or a thread. That is no bug, and has the class of a system call.
 pub fn install_panic_hook(program: &'static str) {
-    install_panic_hook_with(program, |_, _| ());
+    install_panic_hook_with(program, |_| ());
 }
 
-/// The same, but also gives the error and the hint to a function.
-pub fn install_panic_hook_with(program: &'static str, keep: fn(&str, &str)) {
-    const HINT: &str = "please report it, with this line";
+/// The same, but also gives the error to a function.
+pub fn install_panic_hook_with(program: &'static str, keep: fn(&dyn Fault)) {
     std::panic::set_hook(Box::new(move |panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        let error = format!("this is a bug of ours, in {place}");
-        say_with_hint(program, &error, Some(HINT), &[]);
-        keep(&error, HINT);
-        std::process::exit(Class::Bug as i32);
+        let error = match panic.payload_as_str().and_then(errno_in) {
+            Some(errno) => Panic::Kernel { place, errno },
+            None => Panic::Bug { place },
+        };
+        failed(program, None, &error);
+        keep(&error);
+        std::process::exit(error.class() as i32);
     }));
+}
+
+/// The errno of the error that a message of a panic quotes, in the forms of the standard library: `Os { code: 24, …` and `(os error 24)`.
+fn errno_in(message: &str) -> Option<Errno> {
+    let number = |prefix: &str| {
+        let (_, rest) = message.split_once(prefix)?;
+        rest.get(..rest.find(|character: char| !character.is_ascii_digit())?)?.parse().ok()
+    };
+    number("Os { code: ").or_else(|| number("(os error ")).map(|number| io::Error::from_raw_os_error(number).into())
+}
+
+/// A panic.
+#[derive(Debug, thiserror::Error)]
+enum Panic {
+    /// A library does not handle that the kernel refuses something.
+    #[error("cannot go on without a system call, in {place}")]
+    Kernel {
+        place: String,
+        #[source]
+        errno: Errno,
+    },
+    /// A mistake in this program.
+    #[error("this is a bug of ours, in {place}")]
+    Bug { place: String },
+}
+
+impl Fault for Panic {
+    fn class(&self) -> Class {
+        match self {
+            Panic::Kernel { .. } => Class::Kernel,
+            Panic::Bug { .. } => Class::Bug,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        matches!(self, Panic::Bug { .. }).then(|| "please report it, with this line".to_owned())
+    }
 }
 
 /// Logs a warning. Nothing is written to standard error on success.
@@ -147,6 +189,20 @@ mod tests {
         assert_eq!(output.status.code(), Some(70));
         assert!(stderr.contains("test: error: this is a bug of ours, in hook/report.rs:"), "{stderr}");
         assert!(!stderr.contains("canary"), "{stderr}");
+    }
+
+    #[test]
+    fn a_refused_system_call_in_a_library_is_no_bug() {
+        let error = std::io::Error::from_raw_os_error(24);
+        for text in [format!("x: {error:?}"), format!("x: {error}")] {
+            let errno = errno_in(&text).unwrap();
+            let error = Panic::Kernel { place: "tokio/unix.rs:1:2".to_owned(), errno };
+            let expected = "cannot go on without a system call, in tokio/unix.rs:1:2: Too many open files (EMFILE)";
+            assert_eq!((chain(&error).as_str(), error.class(), error.hint()), (expected, Class::Kernel, None));
+        }
+        for text in ["canary", "Os { code: ", "(os error x)", "(os error 24"] {
+            assert!(errno_in(text).is_none(), "{text}");
+        }
     }
 
     #[test]

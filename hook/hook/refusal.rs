@@ -31,9 +31,10 @@ pub(super) fn refuse(state: Option<&State>, error: &dyn Fault) -> ExitCode {
     code
 }
 
-/// Keeps a bug, which ends the program where it is found.
-pub(super) fn keep_bug(error: &str, hint: &str) {
-    keep(None, error.to_owned(), Some(hint.to_owned()), Class::Bug);
+/// Keeps a panic, which ends the program where it is.
+pub(super) fn keep_panic(error: &dyn Fault) {
+    let (text, hint) = report::texts(error);
+    keep(None, text, hint, error.class());
 }
 
 fn keep(state: Option<&State>, error: String, hint: Option<String>, class: Class) {
