@@ -72,7 +72,10 @@ fn start(state: &State, settings: &Path) -> Result<(), AnyFault> {
         None => deliver(state, annotations, image, &settings, &mut start),
     });
     match outcome {
-        Ok(Done::Delivered) => start.end(Ok(())),
+        Ok(Done::Delivered(hold)) => start.end(Ok(())).inspect_err(|_| {
+            // If this fails, what holds them ends with the container, which does not start.
+            let _ = hold.destroy();
+        }),
         Ok(Done::Recorded(outcome)) => outcome,
         // The record of the call that delivered is the record of this start.
         Ok(Done::Nothing) => Ok(()),
@@ -108,9 +111,9 @@ fn deliver(
     let delivery = Frozen::filled(&files.list(), &options, created.carried.placeholders())?;
     drop(files);
     drop(secrets);
-    delivery.attach(&created.carried, &created.process, &created.spec)?;
+    let hold = delivery.attach(&created.carried, &created.process, &created.spec)?;
     start.record.phase_ends("deliver");
-    Ok(Done::Delivered)
+    Ok(Done::Delivered(hold))
 }
 
 /// Fetches and unseals the secrets of all requests.

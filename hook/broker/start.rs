@@ -14,7 +14,7 @@ use super::protocol::{Answer, Place, Receipt, Refusal, Report, Stage, StartReque
 use super::wire::Descriptor;
 use crate::audit::Trail;
 use crate::container::{HOOK_NAME, Owner, Process, Update};
-use crate::deliver::{DeliveryOptions, Frozen};
+use crate::deliver::{DeliveryOptions, Frozen, Hold};
 use crate::errno::SyscallError;
 use crate::fault::{AnyFault, Class, Fault};
 use crate::resolve::Files;
@@ -33,6 +33,7 @@ pub type Outcome = &'static str;
 /// A delivery that was filled, and the names of its files.
 struct Filled {
     frozen: Frozen,
+    hold: Hold,
     files: Vec<String>,
     /// The container, if it is to be updated.
     running: Option<(State, Process)>,
@@ -127,7 +128,8 @@ async fn fill(
     let options = DeliveryOptions { owner, label, root, noswap: settings.deliver.noswap };
     let rendered = Files::render(&requests, &secrets)?;
     let contents = rendered.list();
-    let frozen = Frozen::filled(&contents, &options, places)?;
+    let filled = Frozen::filled(&contents, &options, places)?;
+    let (frozen, hold) = filled.hold().map_err(|source| RequestFault::Hold { source })?;
     let files = contents.iter().map(|(name, _)| name.to_string()).collect();
     let running = asked.map(|(annotations, image)| {
         let delivery = frozen.id()?;
@@ -135,7 +137,7 @@ async fn fill(
         let asked = Asked { annotations, image, uid, owner, root, label: request.label.clone() };
         Ok::<_, AnyFault>((State::new(record, asked, &process, delivery, readings)?, process))
     });
-    Ok(Some(Filled { frozen, files, running: running.transpose()? }))
+    Ok(Some(Filled { frozen, hold, files, running: running.transpose()? }))
 }
 
 /// Sends a delivery, waits for what becomes of it, and records that. Files that are not attached, or not recorded, are destroyed
@@ -148,10 +150,6 @@ async fn deliver(
     until: Instant,
     live: &Live,
 ) -> Outcome {
-    let hold = match filled.frozen.hold() {
-        Ok(hold) => hold,
-        Err(source) => return refuse(connection, peer, start, RequestFault::Hold { source }.into()).await,
-    };
     let answer = Answer::Delivery { files: filled.files };
     let sent = connection.send(&answer, Some(filled.frozen.mount())).await;
     drop(filled.frozen);
@@ -179,7 +177,7 @@ async fn deliver(
         Err(error) => {
             live.forget(&id);
             // If this fails, what holds them ends with the container, which does not start.
-            let _ = hold.destroy();
+            let _ = filled.hold.destroy();
             let receipt = if is_attached { Receipt::Refused(refusal(peer, id, &*error)) } else { Receipt::Recorded };
             let _ = connection.send(&receipt, None).await;
             refused

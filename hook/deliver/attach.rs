@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::fstat;
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 
-use super::frozen::is_frozen;
+use super::frozen::{Hold, is_frozen};
 use super::preflight::require_uncovered;
 use super::site::{Inside, Site, inside};
 use super::{AttachError, Carried, Frozen, TARGET};
@@ -15,16 +15,16 @@ use crate::errno::{SyscallError, failed};
 impl Frozen {
     /// Mounts the tmpfs at `/run/secrets` of a container that is being created, and everything that is carried over in it.
     ///
-    /// From then on it exists as long as the container's mount namespace.
+    /// From then on it exists as long as the container's mount namespace. By the returned hold, the files can be destroyed.
     ///
     /// # Errors
     /// When the process has ended, when the image, a mount or the spec stands in the way, or when the kernel refuses. Nothing stays
     /// attached, and the files are destroyed; an empty directory `/run/secrets` may have been made.
-    pub fn attach(self, carried: &Carried, container: &Process, spec: &Spec) -> Result<(), AttachError> {
+    pub fn attach(self, carried: &Carried, container: &Process, spec: &Spec) -> Result<Hold, AttachError> {
         inside(container, &spec.rootfs, |inside| self.attach_from_inside(carried, inside, spec))
     }
 
-    fn attach_from_inside(&self, carried: &Carried, inside: &Inside<'_>, spec: &Spec) -> Result<(), AttachError> {
+    fn attach_from_inside(&self, carried: &Carried, inside: &Inside<'_>, spec: &Spec) -> Result<Hold, AttachError> {
         let site = Site::make(inside)?;
         require_private(&site)?;
         carried.require_unchanged(&site)?;
@@ -41,9 +41,10 @@ impl Frozen {
         })
     }
 
-    fn carry_over(&self, carried: &Carried, inside: &Inside<'_>, spec: &Spec) -> Result<(), AttachError> {
+    fn carry_over(&self, carried: &Carried, inside: &Inside<'_>, spec: &Spec) -> Result<Hold, AttachError> {
         carried.carry_over(self.mount.as_fd())?;
-        self.verify(carried, inside, spec)
+        self.verify(carried, inside, spec)?;
+        Ok(self.hold_mounted()?)
     }
 
     /// Looks the target up again, starting at the host's path: it must be this tmpfs, still frozen, with every mount that was
@@ -64,7 +65,7 @@ impl Frozen {
     /// Unmounts the tmpfs by descriptor, wherever it is mounted now, and destroys the files.
     fn detach(&self) -> Result<(), SyscallError> {
         // If this fails, only a second mount of the tmpfs still holds them; or it is the broker's, which destroys them.
-        let _ = self.hold().and_then(|hold| hold.destroy());
+        let _ = self.hold_mounted().and_then(|hold| hold.destroy());
         rustix::process::fchdir(&self.mount).map_err(failed("fchdir(tmpfs)"))?;
         unmount(".", UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).map_err(failed(r#"umount2(".", MNT_DETACH)"#))
     }

@@ -2,9 +2,15 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::resume_unwind;
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags, StatVfsMountFlags, openat2, unlinkat};
-use rustix::mount::{FsPickFlags, OpenTreeFlags, fsconfig_reconfigure, fsconfig_set_flag, fspick, open_tree};
+use nix::sched::{CloneFlags, unshare};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, StatVfsMountFlags, openat2, unlinkat};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsPickFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, fsconfig_reconfigure, fsconfig_set_flag, fspick,
+    mount_change, move_mount, open_tree,
+};
 
 use crate::errno::{SyscallError, failed};
 use crate::run_directory::TMPFS_MAGIC;
@@ -26,16 +32,57 @@ impl Frozen {
         self.mount.as_fd()
     }
 
-    /// A second mount of the tmpfs without a path, by which the files can be destroyed wherever else it is mounted.
+    /// The tmpfs with a second mount of it without a path, by which the files can be destroyed wherever else it is mounted.
+    ///
+    /// The first one may be another mount than before.
     ///
     /// # Errors
-    /// When the kernel refuses.
-    pub fn hold(&self) -> Result<Hold, SyscallError> {
+    /// When the kernel refuses. The files are destroyed.
+    pub fn hold(mut self) -> Result<(Frozen, Hold), SyscallError> {
+        let view = match self.copy() {
+            // Before Linux 6.15, the kernel copies only what is mounted in the mount namespace of the caller.
+            Err(Errno::INVAL) => {
+                let [mount, view] = self.copies_of_mounted()?;
+                self.mount = mount;
+                view
+            }
+            copy => copy.map_err(failed(COPY))?,
+        };
+        let noswap = self.noswap;
+        Ok((self, Hold { view, noswap }))
+    }
+
+    /// The same for a tmpfs that is mounted in the mount namespace of this thread.
+    pub(super) fn hold_mounted(&self) -> Result<Hold, SyscallError> {
+        Ok(Hold { view: self.copy().map_err(failed(COPY))?, noswap: self.noswap })
+    }
+
+    /// Two copies of the mount, which is mounted for that in a mount namespace that ends with this call.
+    fn copies_of_mounted(&self) -> Result<[OwnedFd; 2], SyscallError> {
+        let mount_and_copy = || {
+            unshare(CloneFlags::CLONE_NEWNS).map_err(failed("unshare(CLONE_NEWNS)"))?;
+            let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+            // Otherwise the host would see the files.
+            mount_change("/", private).map_err(failed(r#"mount("/", MS_PRIVATE | MS_REC)"#))?;
+            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+            move_mount(&self.mount, "", CWD, "/", flags).map_err(failed(r#"move_mount("/")"#))?;
+            let copy = || self.copy().map_err(failed(COPY));
+            Ok([copy()?, copy()?])
+        };
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("copies".to_owned());
+            let thread = thread.spawn_scoped(scope, mount_and_copy).map_err(failed("clone"))?;
+            thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+        })
+    }
+
+    fn copy(&self) -> Result<OwnedFd, Errno> {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-        let view = open_tree(&self.mount, "", flags).map_err(failed("open_tree(tmpfs)"))?;
-        Ok(Hold { view, noswap: self.noswap })
+        open_tree(&self.mount, "", flags)
     }
 }
+
+const COPY: &str = "open_tree(tmpfs)";
 
 /// A mount of a frozen tmpfs in which no other process can have mounted anything.
 #[derive(Debug)]
@@ -51,9 +98,8 @@ impl Hold {
     /// # Errors
     /// When the kernel refuses; files may then be left.
     pub fn destroy(&self) -> Result<(), SyscallError> {
-        let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
-        let context = fspick(&self.view, "", flags).map_err(failed("fspick(tmpfs)"))?;
-        reconfigure(&context, "rw", self.noswap)?;
+        // A hook does not know which the broker has set.
+        self.thaw(self.noswap).or_else(|_| self.thaw(!self.noswap))?;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
         let open = |name: &CStr, flags| openat2(&self.view, name, flags | OFlags::CLOEXEC, Mode::empty(), resolve);
         let directory = open(c".", OFlags::RDONLY | OFlags::DIRECTORY).and_then(Dir::new);
@@ -64,6 +110,12 @@ impl Hold {
             let _ = unlinkat(&self.view, entry.file_name(), AtFlags::empty());
         }
         Ok(())
+    }
+
+    fn thaw(&self, noswap: bool) -> Result<(), SyscallError> {
+        let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
+        let context = fspick(&self.view, "", flags).map_err(failed("fspick(tmpfs)"))?;
+        reconfigure(&context, "rw", noswap)
     }
 }
 
@@ -84,4 +136,29 @@ pub(super) fn is_frozen(descriptor: impl AsFd) -> Result<bool, SyscallError> {
     let filesystem = rustix::fs::fstatfs(&descriptor).map_err(failed("fstatfs(tmpfs)"))?;
     let flags = rustix::fs::fstatvfs(&descriptor).map_err(failed("fstatfs(tmpfs)"))?.f_flag;
     Ok(filesystem.f_type == TMPFS_MAGIC && flags.contains(expected))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::deliver::Carried;
+    use crate::deliver::testing::{Container, NOTHING, frozen, is_root};
+    use std::fs::{read_dir, read_to_string};
+
+    #[test]
+    fn copies_for_older_kernels_are_attached_and_destroyed_like_the_first() {
+        if !is_root() {
+            return;
+        }
+        let container = Container::start(NOTHING, "true");
+        let mounts = || read_to_string("/proc/self/mountinfo").unwrap();
+        let (first, before) = (frozen(), mounts());
+        let ([mount, view], noswap) = (first.copies_of_mounted().unwrap(), first.noswap);
+        drop(first);
+        Frozen { mount, noswap }.attach(&Carried::default(), &container.process(), &container.spec()).unwrap();
+        assert_eq!(read_to_string(container.inside("/run/secrets/db")).unwrap(), "hunter2");
+        assert_eq!(mounts(), before, "a mount on the host");
+        Hold { view, noswap: !noswap }.destroy().unwrap();
+        assert_eq!(read_dir(container.inside("/run/secrets")).unwrap().count(), 0);
+    }
 }

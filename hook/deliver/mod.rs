@@ -18,6 +18,7 @@
 //! | `fsopen`, `fspick`, `fsconfig`, `fsmount`, `move_mount`, `open_tree` | 5.2 | an error |
 //! | `openat2`, `pidfd_open` | 5.6, 5.3 | an error |
 //! | `MOVE_MOUNT_BENEATH`; with mounts that are carried over, mounting on a mount without a path | 6.5; 6.15 | no [`Frozen::replace`] |
+//! | copies of a mount without a path | 6.15 | it is mounted for that, in a mount namespace that nothing else is in |
 //! | tmpfs `noswap`, and only outside of user namespaces | 6.4 | [`noswap`](crate::settings::Noswap) in the settings decides |
 
 mod attach;

@@ -13,7 +13,7 @@ use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 
 use super::current::{Current, DeliveryId, SwapError, id, open_current, paths_below};
 use super::site::inside_running;
-use super::{Frozen, target};
+use super::{Frozen, Hold, target};
 use crate::container::{Mounts, Process, ProcessError, Procfs};
 use crate::errno::{SyscallError, failed};
 
@@ -29,13 +29,12 @@ impl Frozen {
         id(&Procfs::open()?, self.mount.as_fd())
     }
 
-    /// Puts this tmpfs in the place of the current delivery.
+    /// Puts this tmpfs, which `hold` holds, in the place of the current delivery.
     ///
     /// # Errors
     /// The container has ended, its mounts have changed, or the kernel refuses. The current delivery stays, and the files of this one are
     /// destroyed.
-    pub fn replace(self, current: &Current, container: &Process) -> Result<(), SwapError> {
-        let hold = self.hold()?;
+    pub fn replace(self, hold: &Hold, current: &Current, container: &Process) -> Result<(), SwapError> {
         let outcome = inside_running(container, |procfs| {
             let (found, mounts) = open_current(procfs, current.id)?;
             if !paths_below(&mounts, current.id).into_iter().eq(current.copies.iter().map(|copy| copy.path.clone())) {
@@ -98,9 +97,9 @@ mod tests {
 
     fn replace(container: &Container, id: DeliveryId, content: &str) -> Result<DeliveryId, SwapError> {
         let current = Current::find(id, &container.process())?;
-        let frozen = frozen_with(content, current.placeholders()).unwrap();
+        let (frozen, hold) = frozen_with(content, current.placeholders()).unwrap().hold()?;
         let id = frozen.id()?;
-        frozen.replace(&current, &container.process()).map(|()| id)
+        frozen.replace(&hold, &current, &container.process()).map(|()| id)
     }
 
     fn deliveries(container: &Container) -> usize {
@@ -165,8 +164,8 @@ mod tests {
         let id = delivered(&container);
         let current = Current::find(id, &container.process()).unwrap();
         container.run("umount run/secrets/a");
-        let frozen = frozen_with("new", current.placeholders()).unwrap();
-        assert!(matches!(frozen.replace(&current, &container.process()), Err(SwapError::Changed)));
+        let (frozen, hold) = frozen_with("new", current.placeholders()).unwrap().hold().unwrap();
+        assert!(matches!(frozen.replace(&hold, &current, &container.process()), Err(SwapError::Changed)));
         container.run("mount -t tmpfs x run/secrets");
         assert!(matches!(replace(&container, id, "new"), Err(SwapError::Covered)));
         container.run("umount run/secrets");

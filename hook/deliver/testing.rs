@@ -52,7 +52,7 @@ pub(super) fn delivered(container: &Container) -> DeliveryId {
 /// Attaches a frozen tmpfs with one file, `db`, to a container.
 pub(super) fn attach(container: &Container) -> Result<(), AttachError> {
     let carried = Carried::find(&container.process(), &container.rootfs())?;
-    frozen_for(carried.placeholders()).unwrap().attach(&carried, &container.process(), &container.spec())
+    frozen_for(carried.placeholders()).unwrap().attach(&carried, &container.process(), &container.spec()).map(drop)
 }
 
 /// An image without any file.

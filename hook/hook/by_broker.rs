@@ -8,7 +8,7 @@ use super::done::Done;
 use crate::broker::client::{Connection, Reply};
 use crate::broker::protocol::{Image, Place, Refusal, Stage, StartRequest, Unready};
 use crate::container::{Annotations, FileName, ImageError, Requests, State};
-use crate::deliver::Frozen;
+use crate::deliver::{Frozen, Hold};
 use crate::fault::AnyFault;
 use crate::settings::Settings;
 use crate::start::Start;
@@ -38,9 +38,15 @@ pub(super) fn deliver(
         (Reply::Delivery(_), Err(unready)) => return Err(unready.refusal.into()),
     };
     let attached = attach(&created, &delivery.files, delivery.mount);
-    let recorded = delivery.pending.report(attached.as_ref().err().map(|error| Refusal::of(&**error)))?;
+    let recorded = delivery.pending.report(attached.as_ref().err().map(|error| Refusal::of(&**error)));
+    if let Ok(hold) = &attached
+        && !matches!(recorded, Ok(Ok(())))
+    {
+        // The broker may not know. If this fails, what holds the files ends with the container, which does not start.
+        let _ = hold.destroy();
+    }
     // Whatever became of the record: a delivery that failed is reported as such.
-    Ok(Done::Recorded(attached.and(recorded.map_err(AnyFault::from))))
+    Ok(Done::Recorded(attached.map(drop).and(recorded?.map_err(AnyFault::from))))
 }
 
 fn request(
@@ -76,7 +82,7 @@ fn find(state: &State, annotations: &Annotations) -> Result<Option<Created>, Unr
     Created::find(state, owner).map_err(unready(Stage::Container))
 }
 
-fn attach(created: &Created, files: &[FileName], mount: OwnedFd) -> Result<(), AnyFault> {
+fn attach(created: &Created, files: &[FileName], mount: OwnedFd) -> Result<Hold, AnyFault> {
     let frozen = Frozen::received(mount, files, created.owner, &created.carried.placeholders())?;
     Ok(frozen.attach(&created.carried, &created.process, &created.spec)?)
 }

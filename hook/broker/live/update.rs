@@ -9,7 +9,7 @@ use super::running::Running;
 use super::state::{Directory, Next, readings};
 use crate::audit::{Trail, Update};
 use crate::container::{Process, ProcessError};
-use crate::deliver::{Current, DeliveryOptions, Frozen, SwapError};
+use crate::deliver::{Current, DeliveryOptions, Frozen, Hold, SwapError};
 use crate::fault::{AnyFault, Class, Fault};
 use crate::report;
 use crate::resolve::Files;
@@ -29,6 +29,7 @@ pub(super) enum Outcome {
 /// A set of files that is to take the place of another.
 struct Prepared {
     frozen: Frozen,
+    hold: Hold,
     current: Current,
     process: Process,
     next: Next,
@@ -139,17 +140,19 @@ async fn prepare(running: &Running, loaded: &Loaded<'_>, start: &mut Start) -> R
     }
     let (owner, root, label) = (state.asked.owner, state.asked.root, state.asked.label.as_deref());
     let options = DeliveryOptions { owner, label, root, noswap: settings.deliver.noswap };
-    let frozen = Frozen::filled(&contents, &options, current.placeholders())?;
+    let (frozen, hold) =
+        Frozen::filled(&contents, &options, current.placeholders())?.hold().map_err(SwapError::from)?;
     let next = Next { delivery: frozen.id()?, readings };
-    Ok(Some(Prepared { frozen, current, process, next, signal: requests.update.and_then(|update| update.signal) }))
+    let signal = requests.update.and_then(|update| update.signal);
+    Ok(Some(Prepared { frozen, hold, current, process, next, signal }))
 }
 
 /// Puts the files in their place. The state is written before that, so that another broker can end it.
 async fn replace(prepared: Prepared, running: &Running, directory: &Directory) -> Result<(), AnyFault> {
-    let Prepared { frozen, current, process, next, signal } = prepared;
+    let Prepared { frozen, hold, current, process, next, signal } = prepared;
     running.change(|state| state.next = Some(next.clone()));
     directory.write(&running.state())?;
-    let replaced = blocking(move || frozen.replace(&current, &process)).await;
+    let replaced = blocking(move || frozen.replace(&hold, &current, &process)).await;
     running.change(|state| match &replaced {
         Ok(()) => state.advance(next),
         Err(error) => (state.next, state.is_stuck) = (None, matches!(error, SwapError::Stuck { .. })),
