@@ -99,6 +99,9 @@ fn deliver(
     if requests.update.is_some() {
         return Err(HookError::NoBroker.into());
     }
+    if requests.withdraw.is_some() {
+        return Err(HookError::NoWithdrawal.into());
+    }
     let Some(created) = Created::find(state, requests.owner)? else { return Ok(Done::Nothing) };
     start.record.phase_ends("read");
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::AuditError;
+use super::recorded::Recorded;
 use crate::container::Request;
 use crate::fault::Fault;
 use crate::report;
@@ -51,6 +52,9 @@ pub struct Record {
     /// The update that it is of, if it is not of a start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub update: Option<Update>,
+    /// Why files are removed, if it is of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub withdrawal: Option<Withdrawal>,
     /// How a static token was used, if the settings have conditions for that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub static_token: Option<Use>,
@@ -76,9 +80,26 @@ pub struct Update {
     pub generation: u64,
 }
 
+/// Why files of a running container are removed.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "cause", rename_all = "kebab-case")]
+pub enum Withdrawal {
+    /// The operator has revoked them.
+    Revoked {
+        /// Why, in the operator's words.
+        reason: String,
+    },
+    /// The time of `run.secrets.withdraw` is over.
+    Time,
+}
+
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Decision {
+    /// Files of a running container were removed.
+    Withdrawn,
+    /// They could not be removed.
+    NotWithdrawn,
     /// A running container got new files.
     Updated,
     /// The files of a running container are the same as before.
@@ -116,6 +137,9 @@ struct Reading {
     /// Whether it was used because the source did not answer.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     outage: bool,
+    /// Whether its file is left out because it is revoked.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    revoked: bool,
 }
 
 #[derive(Serialize)]
@@ -138,6 +162,7 @@ impl Record {
             annotations: BTreeMap::new(),
             emergency: None,
             update: None,
+            withdrawal: None,
             static_token: None,
             secrets: Vec::new(),
             omitted: None,
@@ -160,6 +185,7 @@ impl Record {
             fetched: None,
             fetched_for: None,
             outage: false,
+            revoked: false,
         };
         self.secrets = requests.iter().map(reading).collect();
     }
@@ -185,6 +211,13 @@ impl Record {
         }
     }
 
+    /// Notes which references are revoked, so that their files are left out.
+    pub fn revoked(&mut self, is_revoked: impl Fn(&str) -> bool) {
+        for reading in &mut self.secrets {
+            reading.revoked = is_revoked(&reading.reference);
+        }
+    }
+
     /// Adds the duration of the phase that ends here.
     pub fn phase_ends(&mut self, name: &'static str) {
         let now = Instant::now();
@@ -193,24 +226,9 @@ impl Record {
         self.lap = now;
     }
 
-    /// The fields by which journalctl can select the record.
-    pub(super) fn fields(&self) -> Vec<Field<'_>> {
-        let decision = match self.decision {
-            Decision::Updated => "updated",
-            Decision::Unchanged => "unchanged",
-            Decision::NotUpdated => "not-updated",
-            Decision::Delivered => "delivered",
-            Decision::BreakGlass => "break-glass",
-            Decision::Refused => "refused",
-        };
-        let one = [
-            (CONTAINER, self.container.as_str()),
-            ("OCI_SECRETS_DECISION", decision),
-            ("OCI_SECRETS_START", &self.start),
-        ];
-        let references = self.secrets.iter().map(|reading| ("OCI_SECRETS_REFERENCE", reading.reference.as_str()));
-        let anomalies = self.static_token.iter().flat_map(Use::anomalies).map(|anomaly| (ANOMALY, anomaly.kind()));
-        one.into_iter().chain(anomalies).chain(references).map(|(name, value)| Field { name, value }).collect()
+    /// Sets the decision: files of a running container were removed.
+    pub fn withdrawn(&mut self) {
+        self.decision = Decision::Withdrawn;
     }
 
     /// Sets the decision: the secrets were delivered.
@@ -228,7 +246,11 @@ impl Record {
     pub fn refused(&mut self, error: &dyn Fault) {
         let (code, mut message) = (error.class() as u8, report::chain(error));
         message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
-        self.decision = if self.update.is_some() { Decision::NotUpdated } else { Decision::Refused };
+        self.decision = match (&self.update, &self.withdrawal) {
+            (_, Some(_)) => Decision::NotWithdrawn,
+            (Some(_), None) => Decision::NotUpdated,
+            (None, None) => Decision::Refused,
+        };
         self.refusal = Some(Refusal { code, message });
         if matches!(self.line(), Err(AuditError::TooLarge { .. })) {
             self.omitted = Some(self.secrets.len());
@@ -236,17 +258,40 @@ impl Record {
             self.bundle = PathBuf::new();
         }
     }
+}
 
-    /// The record as one line.
-    ///
-    /// # Errors
-    /// If it is larger than readers of the trail accept.
-    pub(super) fn line(&self) -> Result<String, AuditError> {
+impl Recorded for Record {
+    fn program(&self) -> &'static str {
+        self.program
+    }
+
+    fn line(&self) -> Result<String, AuditError> {
         let line = serde_json::to_string(self).map_err(|source| AuditError::Encode { source })?;
         match line.len() {
             ..=RECORD_BYTES_MAX => Ok(line),
             _ => Err(AuditError::TooLarge { limit: RECORD_BYTES_MAX }),
         }
+    }
+
+    fn fields(&self) -> Vec<Field<'_>> {
+        let decision = match self.decision {
+            Decision::Withdrawn => "withdrawn",
+            Decision::NotWithdrawn => "not-withdrawn",
+            Decision::Updated => "updated",
+            Decision::Unchanged => "unchanged",
+            Decision::NotUpdated => "not-updated",
+            Decision::Delivered => "delivered",
+            Decision::BreakGlass => "break-glass",
+            Decision::Refused => "refused",
+        };
+        let one = [
+            (CONTAINER, self.container.as_str()),
+            ("OCI_SECRETS_DECISION", decision),
+            ("OCI_SECRETS_START", &self.start),
+        ];
+        let references = self.secrets.iter().map(|reading| ("OCI_SECRETS_REFERENCE", reading.reference.as_str()));
+        let anomalies = self.static_token.iter().flat_map(Use::anomalies).map(|anomaly| (ANOMALY, anomaly.kind()));
+        one.into_iter().chain(anomalies).chain(references).map(|(name, value)| Field { name, value }).collect()
     }
 }
 

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::append::append_line;
 use super::chain::Chain;
-use super::{AuditError, Record, default_file};
+use super::recorded::Recorded;
+use super::{AuditError, default_file};
 use crate::settings::{self, file};
 use crate::syslog::{self, Severity};
 
@@ -60,11 +61,11 @@ impl Trail {
     ///
     /// # Errors
     /// If no system log and no file accepts it. Then the container must not start.
-    pub fn write(&mut self, record: &Record) -> Result<(), AuditError> {
+    pub fn write(&mut self, record: &impl Recorded) -> Result<(), AuditError> {
         let line = record.line()?;
-        let log = |line: &str, fields: &[_]| syslog::log(Severity::Info, record.program, line, fields);
+        let log = |line: &str, fields: &[_]| syslog::log(Severity::Info, record.program(), line, fields);
         if let Destination::SystemLog = self.destination {
-            if syslog::record(record.program, &line, &record.fields()).is_ok() {
+            if syslog::record(record.program(), &line, &record.fields()).is_ok() {
                 return Ok(());
             }
             self.destination = in_default_file()?;

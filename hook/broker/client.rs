@@ -16,13 +16,14 @@ use serde::de::DeserializeOwned;
 
 use super::live::summary::Summary;
 use super::protocol::{
-    Answer, MESSAGE_BYTES_MAX, REQUEST_BYTES_MAX, Receipt, Refusal, Report, Request, Selection, StartRequest, Status,
-    file_names,
+    Answer, MESSAGE_BYTES_MAX, Order, REQUEST_BYTES_MAX, Receipt, Refusal, Report, Request, Selection, StartRequest,
+    Status, Withdrawn, file_names,
 };
+use super::revoked::Revocation;
 use super::wire::{Descriptor, Incoming, Outgoing, WireError};
 use crate::container::FileName;
 use crate::errno::Errno;
-use crate::fault::{Class, Fault};
+use crate::fault::{AnyFault, Class, Fault};
 use crate::harden;
 use crate::retry::Seconds;
 
@@ -104,9 +105,7 @@ impl Connection {
                 Some(files) => Reply::Delivery(Delivery { files, mount, pending: Pending(self) }),
                 None => return Err(self.not_as_documented()),
             },
-            (Answer::Delivery { .. } | Answer::Status(_) | Answer::Running { .. }, _) => {
-                return Err(self.not_as_documented());
-            }
+            _ => return Err(self.not_as_documented()),
         })
     }
 
@@ -145,6 +144,33 @@ impl Connection {
         match self.receive(Moment::Answer)? {
             (Answer::Running { containers, count }, _) => Ok((containers, count)),
             _ => Err(self.not_as_documented()),
+        }
+    }
+
+    /// Revokes something. It waits until the files are removed.
+    ///
+    /// # Errors
+    /// As for [`Connection::status`]; or the broker refuses.
+    pub fn revoke(self, order: Order) -> Result<Withdrawn, AnyFault> {
+        self.send(&Request::Revoke(order), None, REQUEST_BYTES_MAX, Moment::Answer)?;
+        match self.receive(Moment::Answer)? {
+            (Answer::Withdrawn(withdrawn), _) => Ok(*withdrawn),
+            (Answer::Refused(refusal), _) => Err(refusal.into()),
+            _ => Err(self.not_as_documented().into()),
+        }
+    }
+
+    /// What is revoked, and how much; with an order, what that allows again.
+    ///
+    /// # Errors
+    /// As for [`Connection::revoke`].
+    pub fn revocations(self, end: Option<Order>) -> Result<(Vec<Revocation>, usize), AnyFault> {
+        let request = end.map_or(Request::Revocations, Request::EndRevocation);
+        self.send(&request, None, REQUEST_BYTES_MAX, Moment::Answer)?;
+        match self.receive(Moment::Answer)? {
+            (Answer::Revocations { revocations, count }, _) => Ok((revocations, count)),
+            (Answer::Refused(refusal), _) => Err(refusal.into()),
+            _ => Err(self.not_as_documented().into()),
         }
     }
 

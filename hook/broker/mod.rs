@@ -23,6 +23,7 @@ pub mod nri_metrics;
 pub mod peer;
 pub mod program;
 pub mod protocol;
+pub mod revoked;
 pub mod server;
 pub mod source;
 pub mod start;

@@ -17,6 +17,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::live::summary::Summary;
+use super::revoked::{Revocation, Revoked};
 use super::source::Snapshot;
 use crate::container::{Annotations, FileName, Owner};
 use crate::deliver::{Placeholders, PlaceholdersError};
@@ -60,8 +61,26 @@ pub enum Request {
     Forget,
     /// The running containers that the broker updates, for root alone.
     Running(Selection),
-    /// The same after an update of each.
+    /// The same of those that follow changes, after an update of each.
     Refresh(Selection),
+    /// What is revoked, for root alone.
+    Revocations,
+    /// That something is revoked, and removed from running containers, for root alone.
+    Revoke(Order),
+    /// That something is allowed again, for root alone.
+    EndRevocation(Order),
+}
+
+/// What an operator revokes, or allows again.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Order {
+    /// What it is about. The id of a container may be the beginning of it.
+    pub revoked: Revoked,
+    /// Why; needed for a revocation.
+    pub reason: Option<String>,
+    /// The login uid of the operator, if there was a login.
+    pub login_uid: Option<u32>,
 }
 
 /// Whether a text has the form of a start's id.
@@ -77,6 +96,9 @@ pub struct Selection {
     pub container: Option<String>,
     /// A reference that it requests; any, if absent.
     pub reference: Option<String>,
+    /// Whether only those are chosen that follow changes.
+    #[serde(default)]
+    pub live: bool,
 }
 
 /// A container that is being created, and requests secrets.
@@ -223,6 +245,43 @@ pub enum Answer {
         /// Their number.
         count: usize,
     },
+    /// What is revoked, at most [`RUNNING_MAX`] of it, and how much there is.
+    Revocations {
+        /// Each of them.
+        revocations: Vec<Revocation>,
+        /// Their number.
+        count: usize,
+    },
+    /// What became of a revocation.
+    Withdrawn(Box<Withdrawn>),
+}
+
+/// What became of a revocation.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Withdrawn {
+    /// The revocation.
+    pub revocation: Revocation,
+    /// The containers that had its files, those first which still have them: at most [`RUNNING_MAX`].
+    pub containers: Vec<Withdrawal>,
+    /// Their number.
+    pub count: usize,
+    /// How many of them have files that could not be removed.
+    pub failed: usize,
+    /// Why there is no record of it, if there is none.
+    pub unrecorded: Option<String>,
+}
+
+/// A running container whose files were to be removed.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Withdrawal {
+    /// Its id.
+    pub container: String,
+    /// How many files that are.
+    pub files: usize,
+    /// Why they are still there, or why there is no record of it.
+    pub error: Option<String>,
 }
 
 /// The state of the broker.

@@ -14,7 +14,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{Either, join, join_all, select, select_all};
+use futures_util::future::{Either, join_all, join3, select, select_all};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use rustix::io::Errno;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
@@ -27,14 +27,14 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use super::connection::Connection;
 use super::error::{PROGRAM, ProgramError};
 use super::limits::{Limits, close};
-use super::live::Live;
+use super::live::{self, Live};
 use super::loaded::{Loaded, SourceCell};
 use super::metrics::Metrics;
 use super::nri_metrics;
 use super::peer::Peer;
-use super::protocol::{Answer, REQUEST_BYTES_MAX, Request, SOCKET, Status, USER_REQUEST_BYTES_MAX};
+use super::protocol::{Answer, REQUEST_BYTES_MAX, Refusal, Request, SOCKET, Selection, Status, USER_REQUEST_BYTES_MAX};
 use super::start;
-use crate::fault::Fault as _;
+use crate::fault::{AnyFault, Fault as _};
 use crate::nri;
 use crate::settings::{MetricsAddress, Settings};
 use crate::whole_file::Existing;
@@ -169,13 +169,24 @@ impl Server {
                 let _ = connection.send(&Answer::Nothing, None).await;
             }
             Ok((Request::Running(selection), ..)) if peer.is_root() => {
-                let _ = connection.send(&self.live.list(&selection), None).await;
+                let _ = connection.send(&self.live.list(&selection, loaded), None).await;
             }
             Ok((Request::Refresh(selection), ..)) if peer.is_root() => {
+                let selection = Selection { live: true, ..selection };
                 self.live.refresh(&selection, loaded).await;
-                let _ = connection.send(&self.live.list(&selection), None).await;
+                let _ = connection.send(&self.live.list(&selection, loaded), None).await;
             }
-            Ok((Request::Status | Request::Forget | Request::Running(_) | Request::Refresh(_), ..)) => {}
+            Ok((Request::Revocations, ..)) if peer.is_root() => {
+                let _ = connection.send(&or_refusal(live::revocations(loaded.settings).await), None).await;
+            }
+            Ok((Request::Revoke(order), ..)) if peer.is_root() => {
+                let _ = connection.send(&or_refusal(self.live.revoke(order, loaded).await), None).await;
+            }
+            Ok((Request::EndRevocation(order), ..)) if peer.is_root() => {
+                let _ = connection.send(&or_refusal(self.live.end_revocation(order, loaded).await), None).await;
+            }
+            // For root alone.
+            Ok(_) => {}
             Err(error) => connection.send_version(&error).await,
         }
     }
@@ -285,6 +296,11 @@ impl Server {
     }
 }
 
+/// An answer, or why there is another one.
+fn or_refusal(answer: Result<Answer, AnyFault>) -> Answer {
+    answer.unwrap_or_else(|error| Answer::Refused(Refusal::of(&*error)))
+}
+
 /// Serves connections with one version of the settings, until there will be no more.
 async fn serve_generation(
     settings: Rc<Settings>,
@@ -292,15 +308,20 @@ async fn serve_generation(
     accepted: UnboundedReceiver<Accepted>,
     server: Weak<Server>,
 ) {
-    let (loaded, is_over) = (Loaded::new(&settings, source), Notify::new());
-    join(serve_connections(&loaded, accepted, server, &is_over), live.update_periodically(&loaded, &is_over)).await;
+    let (loaded, is_over) = (Loaded::new(&settings, source), [Notify::new(), Notify::new()]);
+    join3(
+        serve_connections(&loaded, accepted, server, &is_over),
+        live.update_periodically(&loaded, &is_over[0]),
+        live.withdraw_periodically(&loaded, &is_over[1]),
+    )
+    .await;
 }
 
 async fn serve_connections(
     loaded: &Loaded<'_>,
     mut accepted: UnboundedReceiver<Accepted>,
     server: Weak<Server>,
-    is_over: &Notify,
+    is_over: &[Notify],
 ) {
     let mut serving = FuturesUnordered::new();
     let mut is_current = true;
@@ -327,7 +348,7 @@ async fn serve_connections(
             }
             None => {
                 is_current = false;
-                is_over.notify_one();
+                is_over.iter().for_each(Notify::notify_one);
             }
         }
     }

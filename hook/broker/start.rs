@@ -1,6 +1,7 @@
 //! The story of one start, on the broker's side.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -11,13 +12,15 @@ use super::live::{self, Asked, Live, State};
 use super::loaded::Loaded;
 use super::peer::Peer;
 use super::protocol::{Answer, Place, Receipt, Refusal, Report, Stage, StartRequest, Unready, is_start_id};
+use super::revoked::{Revocations, Value};
 use super::wire::Descriptor;
 use crate::audit::Trail;
-use crate::container::{HOOK_NAME, Owner, Process, Update};
+use crate::container::{HOOK_NAME, Owner, Process, Request};
 use crate::deliver::{DeliveryOptions, Frozen, Hold};
 use crate::errno::SyscallError;
 use crate::fault::{AnyFault, Class, Fault};
-use crate::resolve::Files;
+use crate::resolve::{Files, Resolved};
+use crate::seal::kek::Keks;
 use crate::start::Start;
 
 /// The part of the hook's patience that is left for sending, attaching and recording: one in so many.
@@ -33,10 +36,11 @@ pub type Outcome = &'static str;
 /// A delivery that was filled, and the names of its files.
 struct Filled {
     frozen: Frozen,
-    hold: Hold,
+    hold: Arc<Hold>,
     files: Vec<String>,
-    /// The container, if it is to be updated.
-    running: Option<(State, Process)>,
+    /// The container.
+    state: State,
+    process: Process,
 }
 
 /// Serves one request to its end: whatever happens to the hook, there is one record.
@@ -60,7 +64,7 @@ pub async fn serve(
         }
         Err(error) => return refuse(connection, peer, start, error).await,
     };
-    deliver(connection, peer, filled, start, until, live).await
+    deliver(connection, peer, filled, start, until, (loaded, live)).await
 }
 
 /// Records that there is no delivery, and says why.
@@ -97,29 +101,29 @@ async fn fill(
         return Err(refusal.clone().into());
     }
     start.record.bundle = request.bundle;
-    let asked =
-        Update::is_requested(&request.annotations).then(|| (request.annotations.clone(), request.image.clone()));
+    let asked = (request.annotations.clone(), request.image.clone());
     let (annotations, image) = request.image.of(request.annotations);
     let caller = loaded.caller(peer.uid);
     let Some(requests) = start.decide(annotations, image, settings, caller)? else { return Ok(None) };
-    let asked = asked.filter(|_| requests.update.is_some());
-    if asked.is_some() {
+    if requests.update.is_some() {
         live::require(settings, !request.places.is_empty())?;
     }
     if let Some(Unready { refusal, .. }) = request.unready {
         return Err(refusal.into());
     }
+    let revocations = Revocations::load(settings).await?;
+    revocations.check_container(&start.record.container)?;
     let process = peer.container(process.ok_or(RequestFault::NoProcess)?)?;
     let owner = requests.owner.or(request.user.map(Owner::from)).ok_or(RequestFault::NoOwner)?;
     let owner = process.host_owner(owner)?;
     let places = Place::placeholders(request.places)?;
     start.record.phase_ends("read");
 
-    let source = loaded.source.for_start(settings, &start.record.start)?.paid_by(loaded.payer(peer.uid));
     let keks = loaded.keks();
     let deadline = settings.deliver.deadline.min(patience.saturating_sub((patience / MARGIN).min(MARGIN_MAX)));
-    let resolved = start.resolve(&requests.files, &source, &keks, settings, deadline).await;
-    let secrets = resolved.inspect_err(|error| loaded.failed(error))?;
+    let secrets = resolve(start, &requests.files, &revocations, (loaded, &keks, peer.uid), deadline).await;
+    let secrets = secrets.inspect_err(|error| loaded.failed(&**error))?;
+    secrets.iter().try_for_each(|one| revocations.check(Value::of(one)))?;
     start.record.phase_ends("resolve");
 
     // To the container's users, the directories belong to their root, as in a tmpfs that the user's own hook makes.
@@ -131,13 +135,28 @@ async fn fill(
     let filled = Frozen::filled(&contents, &options, places)?;
     let (frozen, hold) = filled.hold().map_err(|source| RequestFault::Hold { source })?;
     let files = contents.iter().map(|(name, _)| name.to_string()).collect();
-    let running = asked.map(|(annotations, image)| {
-        let delivery = frozen.id()?;
-        let (record, uid, readings) = (&start.record, peer.uid, live::readings(&requests.files, &secrets));
-        let asked = Asked { annotations, image, uid, owner, root, label: request.label.clone() };
-        Ok::<_, AnyFault>((State::new(record, asked, &process, delivery, readings)?, process))
-    });
-    Ok(Some(Filled { frozen, hold, files, running: running.transpose()? }))
+    let (annotations, image) = asked;
+    let asked = Asked { annotations, image, uid: peer.uid, owner, root, label: request.label.clone() };
+    let (delivery, readings) = (frozen.id()?, live::readings(&requests.files, &secrets));
+    let state = State::new(&start.record, asked, &process, delivery, readings, requests.withdraw)?;
+    Ok(Some(Filled { frozen, hold: Arc::new(hold), files, state, process }))
+}
+
+/// Fetches and unseals the secrets. What is revoked may come from the source alone, which knows whether there is a newer version.
+async fn resolve<'r>(
+    start: &mut Start,
+    requests: &'r [Request],
+    revocations: &Revocations,
+    (loaded, keks, uid): (&Loaded<'_>, &Keks<'_>, u32),
+    deadline: Duration,
+) -> Result<Vec<Resolved<'r>>, AnyFault> {
+    let (settings, id) = (loaded.settings, start.record.start.clone());
+    if revocations.name_any(requests.iter().map(|request| request.reference.as_str())) {
+        let source = loaded.source.for_update(settings, &id)?.paid_by(loaded.payer(uid));
+        return Ok(start.resolve_of_source(requests, &source, keks, settings, deadline).await?);
+    }
+    let source = loaded.source.for_start(settings, &id)?.paid_by(loaded.payer(uid));
+    Ok(start.resolve(requests, &source, keks, settings, deadline).await?)
 }
 
 /// Sends a delivery, waits for what becomes of it, and records that. Files that are not attached, or not recorded, are destroyed
@@ -148,7 +167,7 @@ async fn deliver(
     filled: Filled,
     mut start: Start,
     until: Instant,
-    live: &Live,
+    (loaded, live): (&Loaded<'_>, &Live),
 ) -> Outcome {
     let answer = Answer::Delivery { files: filled.files };
     let sent = connection.send(&answer, Some(filled.frozen.mount())).await;
@@ -165,9 +184,9 @@ async fn deliver(
         Err(error) => (Err(RequestFault::of(&error).into()), "lost"),
     };
     let (is_attached, id) = (outcome.is_ok(), start.record.start.clone());
-    let outcome = match (outcome, filled.running) {
-        (Ok(()), Some((state, process))) => live.register(state, &process).map_err(AnyFault::from),
-        (outcome, _) => outcome,
+    let outcome = match outcome {
+        Ok(()) => live.register(filled.state, &filled.process, Arc::clone(&filled.hold), loaded.settings).await,
+        refused => refused,
     };
     match blocking(move || start.end(outcome)).await {
         Ok(()) => {

@@ -114,6 +114,9 @@ pub(crate) enum CliError {
     /// `refresh` did not update some containers, and has printed which.
     #[error("{failed} of {containers} containers keep the files that they had")]
     Refresh { failed: usize, containers: usize },
+    /// `revoke` did not remove the files of some containers, and has printed which.
+    #[error("{failed} of {containers} containers keep files that are revoked, or have no record of it")]
+    Revoke { failed: usize, containers: usize },
     /// `check` found problems, and has printed them.
     #[error("{problems} of {checks} checks found a problem")]
     Check { problems: usize, checks: usize, class: Class },
@@ -142,7 +145,8 @@ impl Fault for CliError {
             | CliError::Output { .. }
             | CliError::Pages { .. }
             | CliError::Runtime { .. }
-            | CliError::Refresh { .. } => Class::Kernel,
+            | CliError::Refresh { .. }
+            | CliError::Revoke { .. } => Class::Kernel,
             CliError::Check { class, .. } | CliError::Explain { class, .. } | CliError::Rewrap { class, .. } => *class,
         }
     }
@@ -172,6 +176,7 @@ impl Fault for CliError {
             CliError::HasValue { .. } => "`--overwrite` replaces it; 1Password keeps the previous version of the item",
             CliError::Ambiguous { .. } => "`--engine ENGINE` chooses one",
             CliError::NoBroker => "`--settings PATH` names other settings; only the broker updates running containers",
+            CliError::Revoke { .. } => "stop these containers; `oci-secrets revoke` again tries again",
             CliError::NoContainer => "`oci-secrets explain REFERENCE` tests a reference",
             CliError::NoRefusal { .. } => {
                 "each user has the refusals of its own hooks, since boot: with root's engines, run this as root"

@@ -22,6 +22,7 @@ mod out_file;
 mod read;
 mod refresh;
 mod request;
+mod revoke;
 mod rewrap;
 mod run;
 mod seal;
@@ -80,6 +81,7 @@ enum Verb {
     Read(read::Arguments),
     Inject(inject::Arguments),
     Refresh(refresh::Arguments),
+    Revoke(revoke::Arguments),
     Token(token::Arguments),
     #[command(subcommand)]
     Audit(audit::Verb),
@@ -132,6 +134,7 @@ impl Verb {
             Verb::Read(arguments) => read::run(&arguments, settings),
             Verb::Inject(arguments) => inject::run(&arguments, settings),
             Verb::Refresh(arguments) => refresh::run(&arguments, settings),
+            Verb::Revoke(arguments) => revoke::run(&arguments, settings),
             Verb::Token(arguments) => token::run(&arguments),
             Verb::Audit(verb) => audit::run(&verb, settings),
             Verb::BreakGlass(verb) => break_glass::run(&verb, settings),

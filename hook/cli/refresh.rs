@@ -45,7 +45,8 @@ pub(super) fn run(arguments: &Arguments, settings: &Path) -> Result<ExitCode, An
     let socket = settings.broker.socket.as_deref().ok_or(CliError::NoBroker)?;
     let selection = Selection {
         container: arguments.container.clone(),
-        reference: arguments.reference.as_ref().map(ToString::to_string),
+        reference: arguments.reference.as_ref().map(|reference| reference.as_str().to_owned()),
+        live: true,
     };
     let (containers, count) = Connection::open(socket, PATIENCE)?.running(selection, true)?;
     let mut table = Table::default();
@@ -66,13 +67,25 @@ pub(super) fn run(arguments: &Arguments, settings: &Path) -> Result<ExitCode, An
 
 /// A container in one line.
 pub(super) fn describe(summary: &Summary) -> String {
-    let id: String = summary.container.chars().take(ID_CHARACTERS).collect();
-    format!("{id}  {}", state(summary))
+    format!("{}  {}", short_id(&summary.container), state(summary))
+}
+
+/// The beginning of an id, as engines show it.
+pub(super) fn short_id(id: &str) -> String {
+    id.chars().take(ID_CHARACTERS).collect()
 }
 
 /// Which files a container has, and why no others.
-pub(super) fn state(Summary { generation, since, checked, error, .. }: &Summary) -> String {
-    let checked = checked.map(|at| format!(", current at {}", time(&at))).unwrap_or_default();
+pub(super) fn state(summary: &Summary) -> String {
+    let Summary { generation, since, checked, error, live, removed, withdrawn_in, .. } = summary;
+    let checked = checked.filter(|_| *live).map(|at| format!(", current at {}", time(&at))).unwrap_or_default();
+    let removed = match (withdrawn_in, removed) {
+        (Some(0), _) => ", all files removed because their time is over".to_owned(),
+        (Some(seconds), 0) => format!(", all files are removed in {seconds} s"),
+        (None, 0) => String::new(),
+        (_, 1) => ", 1 reference removed because it was revoked".to_owned(),
+        (_, many) => format!(", {many} references removed because they were revoked"),
+    };
     let error = error.as_ref().map(|error| format!("; it keeps them: {error}")).unwrap_or_default();
-    format!("generation {generation}, since {}{checked}{error}", time(since))
+    format!("generation {generation}, since {}{checked}{removed}{error}", time(since))
 }

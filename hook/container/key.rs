@@ -15,8 +15,11 @@ pub(super) const UPDATE: &str = "run.secrets.update";
 /// The key that names what happens after an update.
 pub(super) const ON_UPDATE: &str = "run.secrets.on-update";
 
+/// The key that says when the files are removed while the container runs.
+pub(super) const WITHDRAW: &str = "run.secrets.withdraw";
+
 /// All keys without a file.
-const RULES: [&str; 4] = [OWNER, OPTIONAL, UPDATE, ON_UPDATE];
+const RULES: [&str; 5] = [OWNER, OPTIONAL, UPDATE, ON_UPDATE, WITHDRAW];
 
 const DOMAIN: &str = "run.secrets";
 const CONTAINER_NAME_BYTES_MAX: usize = 63;
@@ -32,6 +35,8 @@ pub(super) enum Key<'a> {
     Update,
     /// `run.secrets.on-update`
     OnUpdate,
+    /// `run.secrets.withdraw`
+    Withdraw,
     /// `[<container>.]run.secrets/<file>`
     File { container: Option<&'a str>, file: FileName },
 }
@@ -47,6 +52,7 @@ impl<'a> Key<'a> {
             OPTIONAL => return Ok(Some(Key::Optional)),
             UPDATE => return Ok(Some(Key::Update)),
             ON_UPDATE => return Ok(Some(Key::OnUpdate)),
+            WITHDRAW => return Ok(Some(Key::Withdraw)),
             _ => key.split_once('/').ok_or(KeyError::Unknown)?,
         };
         let container = match domain.strip_suffix(DOMAIN).ok_or(KeyError::Unknown)? {
@@ -102,7 +108,7 @@ fn container_name(prefix: &str) -> Option<&str> {
 pub enum KeyError {
     /// It is not in the table: a typo, or a key of a later version.
     #[error(
-        "expected run.secrets/<file>, <container>.run.secrets/<file>, {OWNER}, {OPTIONAL}, {UPDATE} or {ON_UPDATE}"
+        "expected run.secrets/<file>, <container>.run.secrets/<file>, {OWNER}, {OPTIONAL}, {UPDATE}, {ON_UPDATE} or {WITHDRAW}"
     )]
     Unknown,
     /// Its last part cannot name a file.

@@ -18,6 +18,7 @@ mod sandboxed;
 mod spec;
 mod state;
 mod update;
+mod withdraw;
 
 pub use annotations::{Annotations, Contradiction, Manager, NAMESPACE_KEYS, Value, Why, author_chooses, is_identity};
 pub use file_name::{FileName, FileNameError};

@@ -7,6 +7,7 @@
 //! run.secrets.optional            file names, separated by commas
 //! run.secrets.update              live: the files follow changes while the container runs
 //! run.secrets.on-update           signal:HUP: what tells the container's first process about it
+//! run.secrets.withdraw            60s: how long after the start the files are removed
 //! ```
 //!
 //! Any other key under `run.secrets` is an error, in whatever case it is spelled, and so is a reference under any other key: a
@@ -14,13 +15,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
 use super::annotations::CONTAINER_NAME_KEYS;
-use super::key::{self, Key, KeyError, ON_UPDATE, OPTIONAL, OWNER, UPDATE};
+use super::key::{self, Key, KeyError, ON_UPDATE, OPTIONAL, OWNER, UPDATE, WITHDRAW};
 use super::update::{Update, UpdateError};
-use super::{Annotations, Contradiction, FileName};
+use super::{Annotations, Contradiction, FileName, withdraw};
 use crate::excerpt::Excerpt;
 use crate::fault::{Class, Fault};
 use crate::json;
@@ -43,6 +45,8 @@ pub struct Requests {
     pub owner: Option<Owner>,
     /// How the files follow changes while the container runs, if they do.
     pub update: Option<Update>,
+    /// How long after the start the files are removed, if they are.
+    pub withdraw: Option<Duration>,
 }
 
 /// One file and where its content, or a part of it, comes from.
@@ -83,6 +87,7 @@ impl Requests {
                 Some(Key::Optional) => draft.optional = Some(value),
                 Some(Key::Update) => draft.update = Some(value),
                 Some(Key::OnUpdate) => draft.on_update = Some(value),
+                Some(Key::Withdraw) => draft.withdraw = Some(value),
                 Some(Key::File { container, file }) => {
                     let content = FileContent::parse(key, value)?;
                     draft.named.insert(file.clone());
@@ -172,6 +177,7 @@ struct Draft<'a> {
     optional: Option<&'a str>,
     update: Option<&'a str>,
     on_update: Option<&'a str>,
+    withdraw: Option<&'a str>,
 }
 
 impl Draft<'_> {
@@ -182,11 +188,16 @@ impl Draft<'_> {
                 (OPTIONAL, self.optional.is_some()),
                 (UPDATE, self.update.is_some()),
                 (ON_UPDATE, self.on_update.is_some()),
+                (WITHDRAW, self.withdraw.is_some()),
             ];
             let rule = rules.into_iter().find(|(_, is_there)| *is_there);
             return rule.map_or(Ok(None), |(key, _)| Err(RequestError::NoFiles { key }));
         }
         let update = Update::parse(self.update, self.on_update)?;
+        let withdraw = self
+            .withdraw
+            .map(|text| withdraw::parse(text).ok_or_else(|| RequestError::Withdraw { value: text.to_owned() }));
+        let withdraw = withdraw.transpose()?;
         let optional = self.optional_files()?;
         let mut chosen = self.general;
         chosen.extend(self.specific);
@@ -206,7 +217,7 @@ impl Draft<'_> {
         if files.len() > FILES_MAX {
             return Err(RequestError::TooManyFiles { found: files.len() });
         }
-        Ok((!files.is_empty()).then_some(Requests { files, templates, owner: self.owner, update }))
+        Ok((!files.is_empty()).then_some(Requests { files, templates, owner: self.owner, update, withdraw }))
     }
 
     fn optional_files(&self) -> Result<BTreeSet<FileName>, RequestError> {
@@ -265,6 +276,9 @@ pub enum RequestError {
     /// How the files follow changes.
     #[error(transparent)]
     Update(#[from] UpdateError),
+    /// When the files are removed.
+    #[error("cannot use annotation \"{WITHDRAW}\": expected a duration from 1s to 168h, found {}", Excerpt(.value))]
+    Withdraw { value: String },
     /// An optional file that nothing requests.
     #[error("cannot use annotation \"{OPTIONAL}\": {} is not a requested file", Excerpt(.name))]
     Optional { name: String },
@@ -312,6 +326,7 @@ impl RequestError {
             RequestError::Owner { .. } => Some(OWNER),
             RequestError::Optional { .. } => Some(OPTIONAL),
             RequestError::Update(error) => Some(error.key()),
+            RequestError::Withdraw { .. } => Some(WITHDRAW),
             RequestError::NoFiles { key } => Some(key),
             RequestError::TooManyFiles { .. } => None,
         }
@@ -468,6 +483,14 @@ mod tests {
             let expected = RequestError::Owner { value: value.to_owned() };
             assert_eq!(with(value), Err(expected), "{value}");
         }
+    }
+
+    #[test]
+    fn reads_when_files_are_removed() {
+        let with = |value: &str| requests(&[("run.secrets/a", "op://v/i/f"), ("run.secrets.withdraw", value)]);
+        assert_eq!(with("60s").unwrap().unwrap().withdraw, Some(Duration::from_secs(60)));
+        assert_eq!(with("60"), Err(RequestError::Withdraw { value: "60".to_owned() }));
+        assert_eq!(refusal(&[("run.secrets.withdraw", "60s")]), RequestError::NoFiles { key: WITHDRAW });
     }
 
     #[test]

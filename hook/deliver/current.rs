@@ -155,7 +155,7 @@ pub(super) fn paths_below(mounts: &Mounts, id: DeliveryId) -> Vec<PathBuf> {
     below.into_iter().map(Path::to_owned).collect()
 }
 
-fn clone(mount: &OwnedFd, more: OpenTreeFlags) -> Result<OwnedFd, SyscallError> {
+pub(super) fn clone(mount: &OwnedFd, more: OpenTreeFlags) -> Result<OwnedFd, SyscallError> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH | more;
     open_tree(mount, "", flags).map_err(failed("open_tree(mount)"))
 }
@@ -176,6 +176,9 @@ pub enum SwapError {
     /// The kernel does not unmount it.
     #[error("cannot unmount the previous files")]
     Stuck { source: SyscallError },
+    /// A process of the container has opened a file for writing while files were removed.
+    #[error("the container can write to the files that are left: they cannot be made read-only again")]
+    Thawed { source: SyscallError },
     /// The container's mount namespace cannot be entered.
     #[error(transparent)]
     Site(#[from] SiteError),
@@ -199,9 +202,11 @@ impl Fault for SwapError {
             SwapError::Absent | SwapError::Covered | SwapError::Changed => Class::NotPermitted,
             SwapError::Site(error) => error.class(),
             SwapError::Process(error) => error.class(),
-            SwapError::Stuck { .. } | SwapError::Syscall(_) | SwapError::Procfs(_) | SwapError::Mounts(_) => {
-                Class::Kernel
-            }
+            SwapError::Stuck { .. }
+            | SwapError::Thawed { .. }
+            | SwapError::Syscall(_)
+            | SwapError::Procfs(_)
+            | SwapError::Mounts(_) => Class::Kernel,
         }
     }
 

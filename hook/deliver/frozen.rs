@@ -87,8 +87,8 @@ const COPY: &str = "open_tree(tmpfs)";
 /// A mount of a frozen tmpfs in which no other process can have mounted anything.
 #[derive(Debug)]
 pub struct Hold {
-    view: OwnedFd,
-    noswap: bool,
+    pub(super) view: OwnedFd,
+    pub(super) noswap: bool,
 }
 
 impl Hold {
@@ -130,7 +130,10 @@ pub(super) fn reconfigure(context: &OwnedFd, flag: &str, noswap: bool) -> Result
 }
 
 /// Whether a descriptor leads to a tmpfs as [`Tmpfs::freeze`](super::Tmpfs::freeze) leaves it.
-pub(super) fn is_frozen(descriptor: impl AsFd) -> Result<bool, SyscallError> {
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn is_frozen(descriptor: impl AsFd) -> Result<bool, SyscallError> {
     let expected =
         StatVfsMountFlags::RDONLY | StatVfsMountFlags::NOSUID | StatVfsMountFlags::NODEV | StatVfsMountFlags::NOEXEC;
     let filesystem = rustix::fs::fstatfs(&descriptor).map_err(failed("fstatfs(tmpfs)"))?;

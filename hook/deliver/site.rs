@@ -17,7 +17,7 @@ use crate::excerpt::Excerpt;
 use crate::fault::{Class, Fault};
 
 /// The source of a delivery's mount, as mountinfo shows it.
-pub(super) const SOURCE: &str = "oci-secrets";
+pub const SOURCE: &str = "oci-secrets";
 
 /// The inside of a container's mount namespace, for the thread that is there.
 pub(super) struct Inside<'a> {

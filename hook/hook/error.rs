@@ -21,6 +21,9 @@ pub(super) enum HookError {
     /// Only a daemon can update running containers.
     #[error("refusing to deliver files that follow changes: run.secrets.update needs the broker")]
     NoBroker,
+    /// Only a daemon can remove files later.
+    #[error("refusing to deliver files that are removed later: run.secrets.withdraw needs the broker")]
+    NoWithdrawal,
     /// Standard output.
     #[error("cannot write the output")]
     Output {
@@ -40,7 +43,7 @@ impl Fault for HookError {
         match self {
             HookError::Argument { .. } | HookError::NoValue => Class::CommandLine,
             HookError::NoOwner => Class::Data,
-            HookError::NoBroker => Class::Settings,
+            HookError::NoBroker | HookError::NoWithdrawal => Class::Settings,
             HookError::Environment { .. } | HookError::Output { .. } | HookError::Runtime { .. } => Class::Kernel,
         }
     }
@@ -51,6 +54,9 @@ impl Fault for HookError {
             HookError::Environment { .. } => "give the hook `env` with PATH alone, as config/hooks.d has it",
             HookError::NoBroker => {
                 "`socket` under [broker] in the settings makes the hook ask the broker; without the annotation, the container keeps the files of its start"
+            }
+            HookError::NoWithdrawal => {
+                "`socket` under [broker] in the settings makes the hook ask the broker; without the annotation, the container keeps its files"
             }
             HookError::NoOwner => {
                 "set process.user in the spec, or request an owner with the annotation run.secrets.owner"

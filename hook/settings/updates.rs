@@ -1,4 +1,4 @@
-//! `[updates]`: how the files of running containers follow changes.
+//! `[updates]`: how the files of running containers follow changes, and what is revoked.
 
 use std::time::Duration;
 
@@ -15,6 +15,8 @@ const PERIOD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 const DIRECTORY: &str = "/run/oci-secrets/containers";
 
+const REVOKED: &str = "/var/lib/oci-secrets/revoked.json";
+
 /// How the broker updates running containers.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -22,13 +24,15 @@ pub struct Updates {
     /// How often the source is asked for changes.
     #[serde(deserialize_with = "period")]
     pub period: Duration,
-    /// Where the broker keeps which containers it updates.
+    /// Where the broker keeps which containers it has delivered to.
     pub directory: AbsolutePath,
+    /// Where the broker keeps what is revoked.
+    pub revoked: AbsolutePath,
 }
 
 impl Default for Updates {
     fn default() -> Updates {
-        Updates { period: PERIOD, directory: AbsolutePath(DIRECTORY.into()) }
+        Updates { period: PERIOD, directory: AbsolutePath(DIRECTORY.into()), revoked: AbsolutePath(REVOKED.into()) }
     }
 }
 

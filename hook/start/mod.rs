@@ -93,6 +93,26 @@ impl Start {
         Ok(resolved)
     }
 
+    /// The same for a start that gets nothing from an emergency.
+    ///
+    /// # Errors
+    /// As for [`resolve::resolve()`](crate::resolve::resolve()).
+    pub async fn resolve_of_source<'r>(
+        &mut self,
+        requests: &'r [Request],
+        source: &dyn Source,
+        keks: &Keks<'_>,
+        settings: &Settings,
+        deadline: Duration,
+    ) -> Result<Vec<Resolved<'r>>, ResolveError> {
+        let resolved = resolve(requests, source, keks, settings.deliver.plaintext, Deadline::after(deadline)).await;
+        self.record_static_token(source, settings);
+        let resolved = resolved?;
+        self.record.resolved(&resolved);
+        self.warn_of_trial_keks(&resolved);
+        Ok(resolved)
+    }
+
     /// Writes the record of an update, before a container gets new files.
     ///
     /// # Errors

@@ -142,7 +142,7 @@ pub(crate) fn memory(starts: usize) {
     );
 }
 
-fn timed_hook(broker: &Broker, state: &[u8]) -> Duration {
+pub(crate) fn timed_hook(broker: &Broker, state: &[u8]) -> Duration {
     let mut command = broker::hook(broker.hook_settings());
     command.env("PATH", PATH).stdout(Stdio::null());
     attempt(&mut command, state).unwrap_or_else(|message| panic!("{message}"))

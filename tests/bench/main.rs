@@ -1,6 +1,6 @@
 //! Measures the duration of container starts with and without the hook: run it with `tests/bench/run`. With the arguments
 //! `gateway MINUTES` it measures the gateway instead, with `broker MINUTES` the broker at a steady rate, with `broker-memory STARTS` its
-//! memory.
+//! memory, with `updates` running containers that follow changes.
 //!
 //! Figures are medians. Compared cases run in turn, so that other load affects both; figures of different runs are not comparable. The
 //! servers are the stand-in's, on loopback and over TLS. Both sides use the CA certificates of the system, and one more.
@@ -20,6 +20,7 @@ mod load;
 mod measure;
 #[path = "../support/mod.rs"]
 mod support;
+mod updates;
 mod vault;
 
 use std::process::Command;
@@ -46,12 +47,13 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match &arguments[..] {
         [] => container_starts(),
+        [what] if what == "updates" => updates::run(),
         [what] if what == "broker" => broker(&Machine::enter().unwrap()),
         [what, minutes] if what == "gateway" => gateway::steady_load(minutes.parse().unwrap()),
         [what, minutes] if what == "broker" => load::steady_load(minutes.parse().unwrap()),
         [what, starts] if what == "broker-memory" => broker::memory(starts.parse().unwrap()),
         [what, program, arguments @ ..] if what == "peak" => peak(program, arguments),
-        _ => panic!("expected no arguments, gateway MINUTES, broker MINUTES, or broker-memory STARTS"),
+        _ => panic!("expected no arguments, gateway MINUTES, broker MINUTES, broker-memory STARTS, or updates"),
     }
 }
 

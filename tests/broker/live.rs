@@ -38,17 +38,17 @@ impl Scene {
         let world = World::begin()?;
         let mut scene = Scene { world, items: Vec::new() };
         scene.items = ITEMS.iter().map(|item| scene.store(item, 0)).collect();
-        scene.settings("24h", "");
+        scene.settings("24h");
         Some(scene)
     }
 
-    /// Writes settings with this period, and more tables.
-    fn settings(&self, period: &str, more: &str) {
+    /// Writes settings with this period.
+    pub(crate) fn settings(&self, period: &str) {
         let host = &self.world.host;
         let written = fs::read_to_string(host.settings()).unwrap();
-        let settings = written.split("\n[updates]").next().unwrap();
-        let directory = host.path("containers");
-        let text = format!("{settings}\n[updates]\nperiod = {period:?}\ndirectory = {directory:?}\n{more}");
+        let lines = written.lines().filter(|line| !line.starts_with("period = "));
+        let settings: String = lines.map(|line| format!("{line}\n")).collect();
+        let text = settings.replace("[updates]\n", &format!("[updates]\nperiod = {period:?}\n"));
         host.write("settings.toml", text.as_bytes(), 0o644);
     }
 
@@ -69,23 +69,31 @@ impl Scene {
     }
 
     /// Gives one item another value.
-    fn rotate_one(&self, at: usize, number: u32) {
+    pub(crate) fn rotate_one(&self, at: usize, number: u32) {
         self.replace(at, &self.sealed(ITEMS[at], number));
     }
 
-    fn replace(&self, at: usize, value: &str) {
+    pub(crate) fn replace(&self, at: usize, value: &str) {
         let change = json!([{ "op": "replace", "path": "/fields/0/value", "value": value }]);
         let path = format!("/v1/vaults/{AGENT_VAULT}/items/{}", self.items[at]);
         let changed = self.world.stand_in.request("PATCH", &path, &change);
         assert_eq!(changed["id"], self.items[at].as_str(), "{changed}");
     }
 
-    /// Gives both items the same number.
-    pub(crate) fn rotate(&self, number: u32) {
-        (0..ITEMS.len()).for_each(|at| self.rotate_one(at, number));
+    /// Removes an item from 1Password.
+    pub(crate) fn delete(&self, at: usize) {
+        let path = format!("/v1/vaults/{AGENT_VAULT}/items/{}", self.items[at]);
+        self.world.stand_in.request("DELETE", &path, &Value::Null);
     }
 
-    fn state(&self, container: &Container, more: &[(&str, &str)]) -> Vec<u8> {
+    /// Gives both items the same number.
+    pub(crate) fn rotate(&self, number: u32) {
+        // At once, as far as a broker that looks for changes can see.
+        let values = ITEMS.map(|item| self.sealed(item, number));
+        values.iter().enumerate().for_each(|(at, value)| self.replace(at, value));
+    }
+
+    pub(crate) fn state(&self, container: &Container, more: &[(&str, &str)]) -> Vec<u8> {
         let files = ITEMS.map(|item| (format!("run.secrets/{item}"), format!("op://AgentVault/{item}/password")));
         let live = [("run.secrets.update", "live")];
         let more = live.iter().chain(more).map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
@@ -98,7 +106,7 @@ impl Scene {
     }
 
     /// Runs `oci-secrets` with root's settings for the hook.
-    fn command(&self, broker: &Broker, arguments: &[&str]) -> (i32, String) {
+    pub(crate) fn command(&self, broker: &Broker, arguments: &[&str]) -> (i32, String) {
         let mut command = std::process::Command::new(program("oci-secrets"));
         let output = command.arg("--settings").arg(broker.hook_settings()).args(arguments).output().unwrap();
         let text = [output.stdout, output.stderr].concat();
@@ -109,27 +117,34 @@ impl Scene {
         self.command(broker, &["refresh"])
     }
 
+    /// How many states of containers there are. What a killed broker was writing is none.
+    pub(crate) fn states(&self) -> usize {
+        let entries = fs::read_dir(self.world.host.path("containers")).unwrap().flatten();
+        entries.filter(|entry| !entry.file_name().to_string_lossy().starts_with('.')).count()
+    }
+
     /// The last record of an update.
-    fn last_update(&self) -> Value {
+    pub(crate) fn last_update(&self) -> Value {
         let records = self.world.records();
         records.into_iter().rfind(|record| record.get("update").is_some()).unwrap_or_default()
     }
 }
 
 /// The directory with the files, as the container's processes find it.
-fn target(container: &Container) -> PathBuf {
+pub(crate) fn target(container: &Container) -> PathBuf {
     format!("/proc/{}/cwd/rootfs/run/secrets", container.pid()).into()
 }
 
 /// Both files, read through one open directory.
-fn pair(container: &Container) -> [String; 2] {
+pub(crate) fn pair(container: &Container) -> [String; 2] {
     let directory = File::open(target(container)).unwrap();
     read_pair(&directory)
 }
 
 fn read_pair(directory: &File) -> [String; 2] {
     ITEMS.map(|item| {
-        let flags = rustix::fs::OFlags::RDONLY;
+        // Not for the containers that other tests start meanwhile.
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
         let file = rustix::fs::openat(directory.as_fd(), item, flags, rustix::fs::Mode::empty());
         let mut text = String::new();
         File::from(file.expect("a file is missing")).read_to_string(&mut text).unwrap();
@@ -152,7 +167,7 @@ fn count_of(name: &str, default: u32) -> u32 {
 #[test]
 fn a_change_reaches_a_running_container_within_a_period() {
     let Some(scene) = Scene::begin() else { return };
-    scene.settings("1s", "");
+    scene.settings("1s");
     let broker = Broker::start(&scene.world.host);
     let container = Container::create();
     scene.start(&broker, &container, &[]);
@@ -300,16 +315,16 @@ fn a_killed_broker_leaves_the_whole_old_or_the_whole_new_set_and_the_next_one_co
         let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", container.pid())).unwrap();
         assert_eq!(mounts.matches(" oci-secrets ").count(), 1, "round {round}: {mounts}");
     }
-    assert_eq!(fs::read_dir(scene.world.host.path("containers")).unwrap().count(), 1);
+    assert_eq!(scene.states(), 1);
     drop(container);
-    wait_until("the end", || fs::read_dir(scene.world.host.path("containers")).unwrap().count() == 0);
+    wait_until("the end", || scene.states() == 0);
 }
 
 /// As in a rolling update: the old one serves its starts to their end.
 #[test]
 fn brokers_that_overlap_take_turns_and_the_new_one_continues() {
     let Some(scene) = Scene::begin() else { return };
-    scene.settings("1s", "");
+    scene.settings("1s");
     let old = Broker::start(&scene.world.host);
     let container = Container::create();
     scene.start(&old, &container, &[]);

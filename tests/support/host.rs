@@ -51,6 +51,9 @@ token-file = {:?}
 {tables}
 [local-kek]
 directory = {:?}
+[updates]
+directory = {:?}
+revoked = {:?}
 [deliver]
 deadline = "2s"
 [[grant]]
@@ -61,6 +64,8 @@ file = {:?}
             stand_in.connect(),
             host.path("token"),
             host.keks(),
+            host.path("containers"),
+            host.path("revoked.json"),
             host.path("audit"),
         );
         host.write("settings.toml", settings.as_bytes(), 0o644);

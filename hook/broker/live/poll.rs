@@ -45,7 +45,8 @@ async fn list(vault: &str, loaded: &Loaded<'_>) -> Result<Vec<ListedItem>, Sourc
 fn has_changed(running: &Running, listed: &Vaults) -> bool {
     let (mut has_changed, mut is_known) = (false, true);
     let mut missing = running.missing.borrow_mut();
-    for reading in &running.state().readings {
+    let state = running.state();
+    for reading in &state.readings {
         let Some(reference) = reading.reference() else { continue };
         let Some(items) = listed.get(reference.vault()) else {
             is_known = false;
@@ -53,19 +54,21 @@ fn has_changed(running: &Running, listed: &Vaults) -> bool {
         };
         let found = matching(items, reference.item());
         // An item without the field of an optional reference causes one update, and not one in each period.
-        let is_same = match reading.item {
-            Some(_) => is_read_from(reading, &found),
-            None => found.is_empty() || missing.get(&reading.reference) == Some(&found),
+        // The same for what is revoked, until there is another version.
+        let is_absent = reading.item.is_none() || state.removed.contains(&reading.reference);
+        let is_same = match is_absent {
+            false => is_read_from(reading, &found),
+            true => found.is_empty() || missing.get(&reading.reference) == Some(&found),
         };
         has_changed |= !is_same;
-        if reading.item.is_none() {
+        if is_absent {
             missing.insert(reading.reference.clone(), found);
         }
     }
-    if is_known && !has_changed && running.state().error.is_none() {
+    if is_known && !has_changed && state.error.is_none() {
         running.is_current();
     }
-    has_changed || (is_known && running.state().error.is_some())
+    has_changed || (is_known && state.error.is_some())
 }
 
 /// The items that a reference can mean: that with the id, else those with the title.

@@ -3,24 +3,34 @@
 use std::cell::{Cell, Ref, RefCell};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::sync::Mutex;
 
 use super::super::peer::start_time;
 use super::error::LiveError;
 use super::state::State;
 use super::summary::Summary;
 use crate::container::{Process, ProcessError, Procfs};
-use crate::deliver::complete;
+use crate::deliver::{Hold, complete};
 use crate::errno::{Errno, failed};
 use crate::report;
 use crate::source::connect::ListedItem;
 
-/// A container that is updated.
+/// How long after a failure it is tried again to remove files whose time is over.
+const WITHDRAW_AGAIN: Duration = Duration::from_secs(10);
+
+/// A container that has files of this broker, or of the one before.
 pub(super) struct Running {
+    /// Held while its files change.
+    pub(super) busy: Mutex<()>,
+    /// A second mount of its files, by which they can be removed whatever the container has done to its own.
+    hold: RefCell<Option<Arc<Hold>>>,
+    withdraw_failed: Cell<Option<Instant>>,
     pidfd: OwnedFd,
     state: RefCell<State>,
     /// What was listed when optional references were missing.
@@ -31,10 +41,11 @@ pub(super) struct Running {
 
 impl Running {
     /// A container that was started.
-    pub(super) fn new(state: State, process: &Process) -> Result<Running, LiveError> {
+    pub(super) fn new(state: State, process: &Process, hold: Arc<Hold>) -> Result<Running, LiveError> {
         let pidfd = process.pidfd().try_clone_to_owned().map_err(|error| failed("dup(pidfd)")(Errno::from(error)))?;
         let running = Running::with(state, pidfd);
         running.is_current();
+        running.keep(hold);
         Ok(running)
     }
 
@@ -58,6 +69,7 @@ impl Running {
             state.generation > own.generation || (state.generation == own.generation && state.next.is_some())
         };
         if is_newer {
+            self.hold.take();
             self.change(|own| *own = state);
             self.end_interrupted();
         }
@@ -71,7 +83,16 @@ impl Running {
 
     fn with(state: State, pidfd: OwnedFd) -> Running {
         let (missing, checked) = (RefCell::default(), Cell::default());
-        Running { pidfd, state: RefCell::new(state), missing, checked, known_since: Instant::now() }
+        Running {
+            busy: Mutex::default(),
+            hold: RefCell::default(),
+            withdraw_failed: Cell::default(),
+            pidfd,
+            state: RefCell::new(state),
+            missing,
+            checked,
+            known_since: Instant::now(),
+        }
     }
 
     fn complete(&self) -> Result<(), LiveError> {
@@ -82,6 +103,7 @@ impl Running {
             Err(error) => return Err(error.into()),
         };
         if is_in_place {
+            self.hold.take();
             self.change(|state| state.advance(next));
             let signal = self.state().signal();
             signal.into_iter().for_each(|signal| self.signal(signal));
@@ -89,6 +111,27 @@ impl Running {
             self.change(|state| state.next = None);
         }
         Ok(())
+    }
+
+    /// Holds its files from now on, and no earlier ones.
+    pub(super) fn keep(&self, hold: Arc<Hold>) {
+        self.hold.replace(Some(hold));
+    }
+
+    /// What holds its files, if that is known.
+    pub(super) fn hold(&self) -> Option<Arc<Hold>> {
+        self.hold.borrow().clone()
+    }
+
+    /// Whether its files are to be removed now because their time is over.
+    pub(super) fn is_due(&self) -> bool {
+        let is_tried = self.withdraw_failed.get().is_some_and(|at| at.elapsed() < WITHDRAW_AGAIN);
+        self.state().withdrawn_in() == Some(Duration::ZERO) && !is_tried
+    }
+
+    /// Notes that they could not be removed.
+    pub(super) fn withdraw_later(&self) {
+        self.withdraw_failed.set(Some(Instant::now()));
     }
 
     pub(super) fn state(&self) -> Ref<'_, State> {
@@ -129,10 +172,15 @@ impl Running {
         let state = self.state();
         Summary {
             container: state.container.clone(),
+            pid: state.pid,
             generation: state.generation,
             since: state.since,
             checked: self.checked.get().map(|(_, at)| at),
             error: state.error.clone(),
+            live: state.is_live(),
+            removed: state.removed.len(),
+            withdrawn_in: state.withdraw_at.map(|_| state.withdrawn_in().unwrap_or_default().as_secs()),
+            ungranted: None,
         }
     }
 }

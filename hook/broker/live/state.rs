@@ -1,24 +1,27 @@
-//! What outlives the broker: one file for each running container that is updated, in a directory that only root can read. No file holds
-//! a secret.
+//! What outlives the broker: one file for each running container that it has delivered to, in a directory that only root can read. No file
+//! holds a secret.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
 use rustix::process::Signal;
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use super::super::error::PROGRAM;
 use super::super::peer::start_time;
 use super::super::protocol::{Ids, Image, REQUEST_BYTES_MAX, Selection, is_start_id};
+use super::super::revoked::{Revocations, RevokedError, Value};
 use super::error::LiveError;
 use crate::audit::Record;
-use crate::container::{Annotations, Owner, Process, ProcessError, Procfs, Request, Requests};
+use crate::container::{Annotations, Owner, Process, ProcessError, Procfs, Request, Requests, Update};
 use crate::deliver::DeliveryId;
 use crate::reference::Reference;
 use crate::resolve::Resolved;
@@ -28,6 +31,9 @@ use crate::{report, run_directory};
 
 /// The largest state: what a request may contain, and its references twice more.
 const STATE_BYTES_MAX: usize = 4 * REQUEST_BYTES_MAX;
+
+/// The longest time that a state is being written.
+const WRITE_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// A running container: what it has requested, and which set of files it has.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -52,6 +58,15 @@ pub struct State {
     pub(super) error: Option<String>,
     /// Whether the kernel cannot update it.
     pub(super) is_stuck: bool,
+    /// The references whose files were removed.
+    #[serde(default)]
+    pub(super) removed: BTreeSet<String>,
+    /// When all files are removed, since the host was booted.
+    #[serde(default)]
+    pub(super) withdraw_at: Option<Duration>,
+    /// Whether that was done.
+    #[serde(default)]
+    pub(super) is_withdrawn: bool,
 }
 
 /// What a container has asked for at its start.
@@ -89,6 +104,8 @@ pub struct Reading {
 pub(super) struct Next {
     pub(super) delivery: DeliveryId,
     pub(super) readings: Vec<Reading>,
+    #[serde(default)]
+    pub(super) removed: BTreeSet<String>,
 }
 
 impl State {
@@ -102,6 +119,7 @@ impl State {
         process: &Process,
         delivery: DeliveryId,
         readings: Vec<Reading>,
+        withdraw: Option<Duration>,
     ) -> Result<State, LiveError> {
         let (pid, start_time) = number_and_start_time(process.pidfd())?;
         Ok(State {
@@ -118,20 +136,57 @@ impl State {
             next: None,
             error: None,
             is_stuck: false,
+            removed: BTreeSet::new(),
+            withdraw_at: withdraw.map(|after| since_boot() + after),
+            is_withdrawn: false,
         })
+    }
+
+    /// Whether its files follow changes.
+    pub(super) fn is_live(&self) -> bool {
+        Update::is_requested(&self.asked.annotations) && !self.is_withdrawn
+    }
+
+    /// What it requests.
+    pub(super) fn requests(&self) -> Option<Requests> {
+        Requests::from_annotations(&Annotations::new(self.asked.annotations.clone())).ok().flatten()
+    }
+
+    /// The time until all files are removed, if they are to be.
+    pub(super) fn withdrawn_in(&self) -> Option<Duration> {
+        let at = self.withdraw_at.filter(|_| !self.is_withdrawn)?;
+        Some(at.saturating_sub(since_boot()))
+    }
+
+    /// The references that it has and that are revoked.
+    pub(super) fn revoked(&self, revocations: &Revocations) -> BTreeSet<String> {
+        let of_container = revocations.check_container(&self.container).is_err();
+        // Where the source says which item it was, one without is missing.
+        let says_items = self.readings.iter().any(|one| one.item.is_some());
+        let had = self.readings.iter().filter(|one| one.item.is_some() || !says_items);
+        let revoked = had.filter(|one| of_container || revocations.of(one.value()).is_some());
+        revoked.map(|reading| reading.reference.clone()).collect()
+    }
+
+    /// Refuses a container that has what is revoked.
+    ///
+    /// # Errors
+    /// It has.
+    pub(super) fn check(&self, revocations: &Revocations) -> Result<(), RevokedError> {
+        revocations.check_container(&self.container)?;
+        self.readings.iter().filter(|one| one.item.is_some()).try_for_each(|one| revocations.check(one.value()))
     }
 
     /// Puts the next set of files in the place of the current one.
     pub(super) fn advance(&mut self, next: Next) {
-        (self.delivery, self.readings) = (next.delivery, next.readings);
+        (self.delivery, self.readings, self.removed) = (next.delivery, next.readings, next.removed);
         (self.generation, self.since) = (self.generation + 1, Timestamp::now());
         (self.next, self.error) = (None, None);
     }
 
     /// The signal that its annotations request after an update.
     pub(super) fn signal(&self) -> Option<Signal> {
-        let annotations = Annotations::new(self.asked.annotations.clone());
-        Requests::from_annotations(&annotations).ok().flatten()?.update?.signal
+        self.requests()?.update?.signal
     }
 
     /// Whether it is selected.
@@ -139,6 +194,7 @@ impl State {
         let has = |reference: &String| self.readings.iter().any(|reading| reading.reference == *reference);
         selection.container.as_ref().is_none_or(|prefix| self.container.starts_with(prefix))
             && selection.reference.as_ref().is_none_or(has)
+            && (!selection.live || self.is_live())
     }
 }
 
@@ -146,6 +202,11 @@ impl Reading {
     /// The reference.
     pub(super) fn reference(&self) -> Option<Reference> {
         self.reference.parse().ok()
+    }
+
+    fn value(&self) -> Value<'_> {
+        let (reference, item) = (self.reference.as_str(), self.item.as_deref());
+        Value { reference, item, version: self.version, is_of_source: true }
     }
 }
 
@@ -159,6 +220,11 @@ pub fn readings(requests: &[Request], resolved: &[Resolved<'_>]) -> Vec<Reading>
         readings.insert(reference, Reading { reference: reference.to_owned(), item, version });
     }
     readings.into_values().collect()
+}
+
+/// The time since the host was booted, which no clock that is set changes.
+fn since_boot() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default()
 }
 
 /// The number of a process, and when it began.
@@ -223,9 +289,15 @@ impl Directory {
     }
 }
 
+/// Whether nothing writes a file any more: a start of another broker may.
+fn is_abandoned(path: &Path) -> bool {
+    let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > WRITE_TIME_MAX))
+}
+
 fn read(path: &Path) -> Option<State> {
     let name = path.file_name()?.to_str()?;
-    if name.starts_with(INCOMPLETE) {
+    if name.starts_with(INCOMPLETE) && is_abandoned(path) {
         let _ = fs::remove_file(path);
     }
     if !is_start_id(name) {
@@ -290,9 +362,13 @@ mod tests {
         for (name, mode) in [("settings.toml", 0o600), (state, 0o600), (writable, 0o666), (&incomplete, 0o600)] {
             write(name, mode);
         }
+        let being_written = format!("{INCOMPLETE}2");
+        write(&being_written, 0o600);
+        let at = std::time::SystemTime::now() - 2 * WRITE_TIME_MAX;
+        fs::File::open(directory.path().join(&incomplete)).unwrap().set_modified(at).unwrap();
         assert!(Directory::new(directory.path()).read().is_empty());
         let left = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
         let left: std::collections::BTreeSet<_> = left.collect();
-        assert_eq!(left, ["settings.toml", writable].map(Into::into).into());
+        assert_eq!(left, [being_written.as_str(), "settings.toml", writable].map(Into::into).into());
     }
 }

@@ -1,10 +1,14 @@
 //! The story of one update: decide, resolve, fill, record, replace, signal.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use rustix::process::Signal;
 
 use super::super::blocking::blocking;
 use super::super::error::PROGRAM;
 use super::super::loaded::Loaded;
+use super::super::revoked::{Revocations, Value};
 use super::running::Running;
 use super::state::{Directory, Next, readings};
 use crate::audit::{Trail, Update};
@@ -12,7 +16,7 @@ use crate::container::{Process, ProcessError};
 use crate::deliver::{Current, DeliveryOptions, Frozen, Hold, SwapError};
 use crate::fault::{AnyFault, Class, Fault};
 use crate::report;
-use crate::resolve::Files;
+use crate::resolve::{Files, Resolved};
 use crate::start::Start;
 
 /// What an update came to.
@@ -22,7 +26,7 @@ pub(super) enum Outcome {
     Unchanged,
     /// The container keeps the files that it has.
     Failed,
-    /// There is no container any more.
+    /// There is no container any more, or it gets no files any more.
     Ended,
 }
 
@@ -38,8 +42,12 @@ struct Prepared {
 
 /// Updates one container, or leaves it as it is.
 pub(super) async fn update(running: &Running, directory: &Directory, loaded: &Loaded<'_>) -> Outcome {
+    let _busy = running.busy.lock().await;
     let mut start = {
         let state = running.state();
+        if !state.is_live() {
+            return Outcome::Ended;
+        }
         if state.is_stuck {
             return Outcome::Failed;
         }
@@ -66,9 +74,7 @@ pub(super) async fn update(running: &Running, directory: &Directory, loaded: &Lo
         }
         Outcome::Failed | Outcome::Ended => {}
     }
-    if !matches!(outcome, Outcome::Ended) {
-        write(running, directory);
-    }
+    write(running, directory);
     outcome
 }
 
@@ -116,7 +122,13 @@ async fn prepare(running: &Running, loaded: &Loaded<'_>, start: &mut Start) -> R
     start.trail = blocking(move || Trail::open(&audit, deadline)).await?;
     let (annotations, image) = state.asked.image.of(state.asked.annotations);
     let requests = start.decide(annotations, image, settings, loaded.caller(state.asked.uid))?;
-    let requests = requests.ok_or(UpdateFault::NoRequests)?;
+    let mut requests = requests.ok_or(UpdateFault::NoRequests)?;
+    let revocations = Revocations::load(settings).await?;
+    let is_revoked = revocations.check_container(&state.container).is_err();
+    // An item that was removed from 1Password because it was revoked must not stop the other files.
+    for request in &mut requests.files {
+        request.optional |= revocations.name_any([request.reference.as_str()].into_iter());
+    }
     let process = running.process()?;
     let (process, current) = blocking(move || {
         let current = Current::find(state.delivery, &process)?;
@@ -128,23 +140,37 @@ async fn prepare(running: &Running, loaded: &Loaded<'_>, start: &mut Start) -> R
     let source = loaded.source.for_update(settings, &start.record.start)?.paid_by(loaded.payer(state.asked.uid));
     let keks = loaded.keks();
     let resolved = start.resolve_for_update(&requests.files, &source, &keks, settings).await;
-    let secrets = resolved.inspect_err(|error| loaded.failed(error))?;
+    let mut secrets = resolved.inspect_err(|error| loaded.failed(error))?;
     start.record.phase_ends("resolve");
 
     let readings = readings(&requests.files, &secrets);
+    let removed = revoked(&secrets, &revocations, is_revoked);
+    start.record.revoked(|reference| removed.contains(reference));
+    let left_out: BTreeSet<_> = secrets
+        .iter()
+        .filter(|one| removed.contains(one.request.reference.as_str()))
+        .map(|one| one.request.file.clone())
+        .collect();
+    secrets.retain(|one| !left_out.contains(&one.request.file));
     let rendered = Files::render(&requests, &secrets)?;
     let contents = rendered.list();
     if current.has(&contents)? {
-        running.change(|state| state.readings = readings);
+        running.change(|state| (state.readings, state.removed) = (readings, removed));
         return Ok(None);
     }
     let (owner, root, label) = (state.asked.owner, state.asked.root, state.asked.label.as_deref());
     let options = DeliveryOptions { owner, label, root, noswap: settings.deliver.noswap };
     let (frozen, hold) =
         Frozen::filled(&contents, &options, current.placeholders())?.hold().map_err(SwapError::from)?;
-    let next = Next { delivery: frozen.id()?, readings };
+    let next = Next { delivery: frozen.id()?, readings, removed };
     let signal = requests.update.and_then(|update| update.signal);
     Ok(Some(Prepared { frozen, hold, current, process, next, signal }))
+}
+
+/// The references of these values that are revoked.
+fn revoked(secrets: &[Resolved<'_>], revocations: &Revocations, is_of_container: bool) -> BTreeSet<String> {
+    let is_revoked = |one: &&Resolved<'_>| is_of_container || revocations.of(Value::of(one)).is_some();
+    secrets.iter().filter(is_revoked).map(|one| one.request.reference.as_str().to_owned()).collect()
 }
 
 /// Puts the files in their place. The state is written before that, so that another broker can end it.
@@ -152,7 +178,12 @@ async fn replace(prepared: Prepared, running: &Running, directory: &Directory) -
     let Prepared { frozen, hold, current, process, next, signal } = prepared;
     running.change(|state| state.next = Some(next.clone()));
     directory.write(&running.state())?;
-    let replaced = blocking(move || frozen.replace(&hold, &current, &process)).await;
+    let hold = Arc::new(hold);
+    let held = Arc::clone(&hold);
+    let replaced = blocking(move || frozen.replace(&held, &current, &process)).await;
+    if replaced.is_ok() {
+        running.keep(hold);
+    }
     running.change(|state| match &replaced {
         Ok(()) => state.advance(next),
         Err(error) => (state.next, state.is_stuck) = (None, matches!(error, SwapError::Stuck { .. })),
@@ -165,10 +196,14 @@ async fn replace(prepared: Prepared, running: &Running, directory: &Directory) -
     Ok(())
 }
 
-/// A state that cannot be written is that of the last update: the next broker updates the container again.
-fn write(running: &Running, directory: &Directory) {
+/// A state that cannot be written is that of the last update: the next broker updates the container again. One of a container that has
+/// ended may have been removed before it was written.
+pub(super) fn write(running: &Running, directory: &Directory) {
     if let Err(error) = directory.write(&running.state()) {
         report::warn(PROGRAM, &report::chain(&error));
+    }
+    if running.has_ended() {
+        directory.remove(&running.state().start);
     }
 }
 

@@ -36,8 +36,8 @@ pub(in crate::cli) struct Arguments {
     /// Records with a reference that matches this pattern, as in a grant.
     #[arg(long, value_name = "PATTERN", value_parser = pattern)]
     reference: Option<Pattern>,
-    /// Records with this decision: delivered, break-glass, refused, updated, unchanged or not-updated; or this event: open, use, close,
-    /// rotated, waive or drill.
+    /// Records with this decision: delivered, break-glass, refused, updated, unchanged, not-updated, withdrawn or not-withdrawn; or this
+    /// event: revoke, revoke-end, open, use, close, rotated, waive or drill.
     #[arg(long, value_name = "DECISION")]
     decision: Option<String>,
     /// Records of a use of a static token that [static-token] in the settings does not expect.

@@ -5,18 +5,22 @@ use std::time::Duration;
 use crate::broker::client::Connection;
 use crate::broker::live::summary::Summary;
 use crate::broker::protocol::{Selection, Status};
+use crate::broker::revoked::Revocation;
 use crate::broker::source::BreakerState;
-use crate::cli::check::nri;
+use crate::cli::check::{held, nri};
 use crate::cli::finding::Finding;
 use crate::cli::source::Choice;
-use crate::cli::{is_root, refresh};
+use crate::cli::{is_root, refresh, revoke};
 use crate::deliver::require_replace;
+use crate::fault::{AnyFault, Class};
 use crate::report;
 use crate::settings::Settings;
 
 const SUBJECT: &str = "broker";
 
 const UPDATES: &str = "updates";
+
+const REVOKED: &str = "revoked";
 
 /// A broker that works answers at once.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -93,7 +97,8 @@ pub(in crate::cli) fn updates(settings: &Settings) -> Option<Finding> {
     };
     let can = format!("the kernel can update the files of running containers{mounts}");
     // Whether it answers is said above.
-    let listed = Connection::open(socket, PATIENCE).and_then(|broker| broker.running(Selection::default(), false));
+    let live = Selection { live: true, ..Selection::default() };
+    let listed = Connection::open(socket, PATIENCE).and_then(|broker| broker.running(live, false));
     let (containers, count) = listed.unwrap_or_default();
     let failing: Vec<&Summary> = containers.iter().filter(|container| container.error.is_some()).collect();
     let containers = counted(count, "running container");
@@ -106,17 +111,69 @@ pub(in crate::cli) fn updates(settings: &Settings) -> Option<Finding> {
     })
 }
 
-/// Which files a running container has, if the broker updates it.
-pub(in crate::cli) fn running(id: &str, settings: &Settings) -> Option<Finding> {
+/// What is revoked, as root is told.
+pub(in crate::cli) fn revocations(settings: &Settings) -> Vec<Revocation> {
+    let socket = settings.broker.socket.as_deref().filter(|_| is_root());
+    let ask = |socket| Connection::open(socket, PATIENCE).ok()?.revocations(None).ok();
+    socket.and_then(ask).unwrap_or_default().0
+}
+
+/// What is revoked, and which containers have files that should not be there.
+pub(in crate::cli) fn withdrawn(settings: &Settings) -> Vec<Finding> {
+    let Some(socket) = settings.broker.socket.as_deref().filter(|_| is_root()) else { return Vec::new() };
+    // Whether it answers is said above.
+    let ask = || Connection::open(socket, PATIENCE);
+    let revocations = match ask().map_err(AnyFault::from).and_then(|broker| broker.revocations(None)) {
+        Ok((revocations, _)) => revocations.iter().map(|one| Finding::note(REVOKED, revoke::describe(one))).collect(),
+        Err(error) if error.class() == Class::Unavailable => Vec::new(),
+        Err(error) => vec![Finding::problem(REVOKED, &*error)],
+    };
+    let running = ask().and_then(|broker| broker.running(Selection::default(), false)).unwrap_or_default().0;
+    let kept = running.iter().filter(|one| !one.live && one.error.is_some()).map(|one| {
+        let advice = "stop the container; the broker tries again in each period".to_owned();
+        Finding::warning(REVOKED, refresh::describe(one), advice)
+    });
+    let ungranted = running.iter().filter_map(of_removed_grant);
+    revocations.into_iter().chain(kept).chain(ungranted).collect()
+}
+
+/// A container that has files which the settings would not give it now.
+fn of_removed_grant(container: &Summary) -> Option<Finding> {
+    let id = refresh::short_id(&container.container);
+    let detail = format!("container {id} keeps files of a grant that was removed: {}", container.ungranted.as_ref()?);
+    let advice = format!("`oci-secrets revoke --container {id} --reason …` removes them");
+    Some(Finding::warning("grants", detail, advice))
+}
+
+/// Which files a running container has, if the broker has delivered them.
+pub(in crate::cli) fn running(id: &str, settings: &Settings) -> Vec<Finding> {
+    let found = state_of(id, settings).into_iter();
+    let of_one = |container: Summary| [Some(of_state(&container)), of_removed_grant(&container), held(&container)];
+    found.flat_map(of_one).flatten().collect()
+}
+
+/// Whether processes of a container still have files that are not its current ones.
+fn held(container: &Summary) -> Option<Finding> {
+    let processes = held::processes(container.pid);
+    let (first, rest) = processes.split_first()?;
+    let rest = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+    Some(Finding::note(UPDATES, format!("files of earlier generations are open in process {first}{rest}")))
+}
+
+fn state_of(id: &str, settings: &Settings) -> Option<Summary> {
     let socket = settings.broker.socket.as_deref().filter(|_| is_root())?;
-    let selection = Selection { container: Some(id.to_owned()), reference: None };
+    let selection = Selection { container: Some(id.to_owned()), ..Selection::default() };
     let listed = Connection::open(socket, PATIENCE).and_then(|broker| broker.running(selection, false));
-    let container = listed.ok()?.0.pop()?;
-    let detail = refresh::state(&container);
-    Some(match container.error {
-        None => Finding::ok(UPDATES, detail),
-        Some(_) => Finding::warning(UPDATES, detail, "`oci-secrets refresh` tries again".into()),
-    })
+    listed.ok()?.0.pop()
+}
+
+fn of_state(container: &Summary) -> Finding {
+    let detail = refresh::state(container);
+    match (&container.error, container.live) {
+        (None, _) => Finding::ok(UPDATES, detail),
+        (Some(_), true) => Finding::warning(UPDATES, detail, "`oci-secrets refresh` tries again".into()),
+        (Some(_), false) => Finding::warning(UPDATES, detail, "stop the container".into()),
+    }
 }
 
 fn of_status(way: &str, status: &Status) -> Finding {

@@ -4,6 +4,7 @@ mod break_glass;
 pub(super) mod broker;
 mod engines;
 mod grants;
+mod held;
 mod image;
 mod keks;
 mod nri;
@@ -88,6 +89,7 @@ pub(super) fn run(arguments: &Arguments, settings_path: &Path) -> Result<ExitCod
             findings.extend(proxy::finding());
             findings.extend(broker::findings(&settings));
             findings.extend(broker::updates(&settings));
+            findings.extend(broker::withdrawn(&settings));
             let (deciding, finding) = Deciding::of(settings, &arguments.choice);
             findings.extend(finding);
             findings.extend(deciding.settings().into_iter().flat_map(|settings| decided(settings, arguments, &host)));

@@ -15,6 +15,7 @@ use super::finding::Finding;
 use super::source::Choice;
 use super::table::Table;
 use super::{block_on, check, load, source, write_json, write_table};
+use crate::broker::revoked::{Revocation, RevokedError, Value};
 use crate::cli::error::CliError;
 use crate::container::{Annotations, FILES_MAX, FileName};
 use crate::fault::AnyFault;
@@ -130,7 +131,8 @@ fn explain(subject: Subject, settings: Result<Settings, AnyFault>, choice: &Choi
             if !wanted.is_empty() {
                 findings.extend(check::broker::findings(&settings));
             }
-            findings.extend(id.and_then(|id| check::broker::running(&id, &settings)));
+            findings.extend(id.iter().flat_map(|id| check::broker::running(id, &settings)));
+            let revocations = check::broker::revocations(&settings);
             let (deciding, finding) = Deciding::of(settings, choice);
             findings.extend(finding);
             if let Some(settings) = deciding.settings() {
@@ -141,6 +143,7 @@ fn explain(subject: Subject, settings: Result<Settings, AnyFault>, choice: &Choi
                     findings.push(Finding::problem("source", &*error));
                 }
             }
+            requests.iter_mut().for_each(|explained| explained.revoked(&revocations));
         }
     }
     if findings.iter().all(|finding| finding.class().is_none()) {
@@ -161,7 +164,7 @@ fn fetch(requests: &mut [Explained], wanted: &[Wanted], settings: &Settings, uns
         let keys = unseal.then_some((&keks, deadline));
         let fetched = source.fetch(&references, deadline).map(|Fetched { index, outcome }| async move {
             let value = match (outcome, wanted.get(index)) {
-                (Ok(field), Some(one)) => Ok(Value::of(field, &one.reference, settings, keys).await),
+                (Ok(field), Some(one)) => Ok(Known::of(field, &one.reference, settings, keys).await),
                 (Err(error), _) => Err(error),
                 (Ok(_), None) => return None,
             };
@@ -181,7 +184,7 @@ fn fetch(requests: &mut [Explained], wanted: &[Wanted], settings: &Settings, uns
 }
 
 /// What is known of a value, without the value.
-struct Value {
+struct Known {
     item_id: Option<String>,
     item_version: Option<u64>,
     kek: Option<String>,
@@ -189,16 +192,16 @@ struct Value {
     finding: Finding,
 }
 
-impl Value {
+impl Known {
     /// Whether the value can be unsealed, and under which key; without keys, only whether the key is listed.
     async fn of(
         field: Field,
         reference: &Reference,
         settings: &Settings,
         keys: Option<(&Keks<'_>, Deadline)>,
-    ) -> Value {
+    ) -> Known {
         let Field { value, item_id, version: item_version, earlier: _ } = field;
-        let found = |finding| Value { item_id, item_version, kek: None, kek_version: None, finding };
+        let found = |finding| Known { item_id, item_version, kek: None, kek_version: None, finding };
         if settings.deliver.plaintext == Permission::Allow && !is_sealed(&value) {
             return found(Finding::ok("seal", "none: the settings allow a value that is not sealed".into()));
         }
@@ -224,7 +227,7 @@ impl Value {
                 Err(error) => problem(error),
             },
         };
-        Value { kek: Some(kek), kek_version, ..found(finding) }
+        Known { kek: Some(kek), kek_version, ..found(finding) }
     }
 }
 
@@ -280,7 +283,7 @@ impl Explained {
     }
 
     /// Where the value is, and whether it can be unsealed.
-    fn value(&mut self, Value { item_id, item_version, kek, kek_version, finding }: Value) {
+    fn value(&mut self, Known { item_id, item_version, kek, kek_version, finding }: Known) {
         let found = match (&item_id, item_version) {
             (Some(id), Some(version)) => format!(" ({id}, version {version})"),
             _ => String::new(),
@@ -300,6 +303,14 @@ impl Explained {
             }
             _ => Finding::problem("source", &error),
         });
+    }
+
+    /// Whether a start would be refused because it was revoked.
+    fn revoked(&mut self, revocations: &[Revocation]) {
+        let (reference, item) = (self.reference.as_str(), self.item_id.as_deref());
+        let value = Value { reference, item, version: self.item_version, is_of_source: true };
+        let found = revocations.iter().find(|revocation| revocation.covers(value)).map(RevokedError::from);
+        self.findings.extend(found.map(|error| Finding::problem("revoked", &error)));
     }
 
     /// What the file will be, if nothing is in its way.

@@ -1,0 +1,363 @@
+//! What the operator has revoked: references, and containers. Starts and updates get nothing of it.
+//!
+//! The list is a file of root, so that it survives a restart and a reboot. It is read for each start. A list that others could have
+//! written, or that cannot be read, refuses all starts.
+
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use super::blocking::blocking;
+use crate::errno::Errno;
+use crate::excerpt::Excerpt;
+use crate::fault::{Class, Fault};
+use crate::reference::Reference;
+use crate::resolve::Resolved;
+use crate::settings::Settings;
+use crate::settings::file::{self, FileError, Kind};
+use crate::whole_file::{self, Existing};
+
+/// The largest list.
+const LIST_BYTES_MAX: usize = 4 << 20;
+
+/// The most revocations, so that no list becomes too large.
+const REVOCATIONS_MAX: usize = 1000;
+
+/// What is revoked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Revoked {
+    /// A reference, in all containers.
+    Reference(String),
+    /// All files of the container with this id.
+    Container(String),
+}
+
+/// One revocation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Revocation {
+    /// What is revoked.
+    pub revoked: Revoked,
+    /// Since when.
+    pub since: Timestamp,
+    /// Why, in the operator's words.
+    pub reason: String,
+    /// The item of the reference, if the source says.
+    pub item: Option<String>,
+    /// The last version of the item that is revoked; all, if absent.
+    pub version: Option<u64>,
+}
+
+/// A value that was read, or that a container has.
+#[derive(Clone, Copy, Debug)]
+pub struct Value<'a> {
+    /// The reference by which it was requested.
+    pub reference: &'a str,
+    /// The item that it was read from.
+    pub item: Option<&'a str>,
+    /// The version of that.
+    pub version: Option<u64>,
+    /// Whether the source returned it, and no outage or emergency.
+    pub is_of_source: bool,
+}
+
+impl<'a> Value<'a> {
+    /// A value that was resolved.
+    pub fn of(resolved: &'a Resolved<'_>) -> Value<'a> {
+        let is_of_source = !resolved.kept && !resolved.earlier.as_ref().is_some_and(|earlier| earlier.outage);
+        let (reference, item) = (resolved.request.reference.as_str(), resolved.item_id.as_deref());
+        Value { reference, item, version: resolved.item_version, is_of_source }
+    }
+}
+
+impl Revocation {
+    /// Whether it withdraws this value.
+    pub fn covers(&self, value: Value<'_>) -> bool {
+        let Revoked::Reference(revoked) = &self.revoked else { return false };
+        let is_of_item = self.item.is_some() && value.item == self.item.as_deref();
+        let is_newer = is_of_item && value.is_of_source && self.version.is_some() && value.version > self.version;
+        (is_same(revoked, value.reference) || (is_of_item && has_same_field(revoked, value.reference))) && !is_newer
+    }
+
+    /// Whether it is of this reference, as it is spelled.
+    pub fn names(&self, reference: &str) -> bool {
+        matches!(&self.revoked, Revoked::Reference(revoked) if is_same(revoked, reference))
+    }
+
+    /// Whether it is of the container with this id.
+    pub fn is_of_container(&self, id: &str) -> bool {
+        matches!(&self.revoked, Revoked::Container(revoked) if revoked == id)
+    }
+}
+
+impl std::fmt::Display for Revoked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Revoked::Reference(reference) => f.write_str(reference),
+            Revoked::Container(id) => write!(f, "container {id}"),
+        }
+    }
+}
+
+/// Whether two references are the same, whatever they ask of the field beyond its value.
+fn is_same(one: &str, other: &str) -> bool {
+    let path = |text: &str| text.split('?').next().map(str::to_owned);
+    path(one) == path(other)
+}
+
+/// Whether two references to one item can mean the same field: a section may be left out.
+fn has_same_field(one: &str, other: &str) -> bool {
+    let (Ok(one), Ok(other)) = (one.parse::<Reference>(), other.parse::<Reference>()) else { return false };
+    let is_same_section = one.section().zip(other.section()).is_none_or(|(one, other)| one == other);
+    is_same_section && one.field() == other.field()
+}
+
+/// All revocations.
+#[derive(Debug, Default)]
+pub struct Revocations(Vec<Revocation>);
+
+impl Revocations {
+    /// Reads the list. There is none before the first revocation.
+    ///
+    /// # Errors
+    /// Others could have written it, or it is no list.
+    pub fn read(path: &Path) -> Result<Revocations, ListError> {
+        match file::read(path, Kind::Plain, LIST_BYTES_MAX) {
+            Err(error) if error.is_missing() => Ok(Revocations::default()),
+            Err(source) => Err(ListError::File { source }),
+            Ok(text) => match serde_json::from_slice(&text) {
+                Ok(list) => Ok(Revocations(list)),
+                Err(_) => Err(ListError::Form { path: path.to_owned() }),
+            },
+        }
+    }
+
+    /// The same on another thread.
+    ///
+    /// # Errors
+    /// As for [`Revocations::read`].
+    pub async fn load(settings: &Settings) -> Result<Revocations, ListError> {
+        let path = settings.updates.revoked.to_path_buf();
+        blocking(move || Revocations::read(&path)).await
+    }
+
+    /// A list of one.
+    pub fn of_one(revocation: Revocation) -> Revocations {
+        Revocations(vec![revocation])
+    }
+
+    /// Changes the list, while no other broker does.
+    ///
+    /// # Errors
+    /// It cannot be read or written, or becomes too long.
+    pub fn change<T>(path: &Path, change: impl FnOnce(&mut Vec<Revocation>) -> T) -> Result<T, ListError> {
+        let failed = |error: io::Error| ListError::Write { path: path.to_owned(), errno: error.into() };
+        let directory = whole_file::directory(path);
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
+        let lock = File::open(directory).map_err(failed)?;
+        flock(&lock, FlockOperation::LockExclusive).map_err(|errno| failed(errno.into()))?;
+        let Revocations(mut list) = Revocations::read(path)?;
+        let outcome = change(&mut list);
+        if list.len() > REVOCATIONS_MAX {
+            return Err(ListError::TooMany);
+        }
+        let text = serde_json::to_vec_pretty(&list).map_err(|error| failed(error.into()))?;
+        whole_file::write(path, &text, Existing::Replace, |_| Ok(())).map_err(failed)?;
+        Ok(outcome)
+    }
+
+    /// Each of them.
+    pub fn iter(&self) -> std::slice::Iter<'_, Revocation> {
+        self.0.iter()
+    }
+
+    /// The first that withdraws this value.
+    pub fn of(&self, value: Value<'_>) -> Option<&Revocation> {
+        self.iter().find(|revocation| revocation.covers(value))
+    }
+
+    /// Whether one of these references is revoked, as it is spelled.
+    pub fn name_any<'a>(&self, mut references: impl Iterator<Item = &'a str>) -> bool {
+        references.any(|reference| self.iter().any(|revocation| revocation.names(reference)))
+    }
+
+    /// Refuses a container that is revoked.
+    ///
+    /// # Errors
+    /// It is.
+    pub fn check_container(&self, id: &str) -> Result<(), RevokedError> {
+        self.iter().find(|revocation| revocation.is_of_container(id)).map_or(Ok(()), |found| Err(found.into()))
+    }
+
+    /// Refuses a value that is revoked.
+    ///
+    /// # Errors
+    /// It is.
+    pub fn check(&self, value: Value<'_>) -> Result<(), RevokedError> {
+        let refused = |found| RevokedError { reference: Some(value.reference.to_owned()), ..RevokedError::from(found) };
+        self.of(value).map_or(Ok(()), |found| Err(refused(found)))
+    }
+}
+
+/// A start that is refused because what it requests is revoked.
+#[derive(Debug, thiserror::Error)]
+#[error("refusing to deliver {}: it was revoked at {since:.0}: {}", self.what(), Excerpt(.reason))]
+pub struct RevokedError {
+    revoked: Revoked,
+    /// How the container spells it.
+    reference: Option<String>,
+    since: Timestamp,
+    reason: String,
+    version: Option<u64>,
+}
+
+impl RevokedError {
+    fn what(&self) -> String {
+        match &self.reference {
+            Some(reference) => reference.clone(),
+            None => format!("to {}", self.revoked),
+        }
+    }
+}
+
+impl From<&Revocation> for RevokedError {
+    fn from(Revocation { revoked, since, reason, version, .. }: &Revocation) -> RevokedError {
+        let (revoked, reason) = (revoked.clone(), reason.clone());
+        RevokedError { revoked, reference: None, since: *since, reason, version: *version }
+    }
+}
+
+impl Fault for RevokedError {
+    fn class(&self) -> Class {
+        Class::NotPermitted
+    }
+
+    fn hint(&self) -> Option<String> {
+        let end = match &self.revoked {
+            Revoked::Reference(reference) => format!("`oci-secrets revoke --end {reference}` allows it again"),
+            Revoked::Container(id) => format!("`oci-secrets revoke --end --container {id}` allows it again"),
+        };
+        let change = |version| format!("a version of the item after {version} is delivered: change it in 1Password; ");
+        Some(format!("{}{end}", self.version.map(change).unwrap_or_default()))
+    }
+}
+
+/// Why the list cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are named for what they hold")]
+pub enum ListError {
+    /// It cannot be read, or others could have written it.
+    #[error("cannot read what is revoked")]
+    File { source: FileError },
+    /// It is something else.
+    #[error("cannot read what is revoked: {} is not a list of revocations", path.display())]
+    Form { path: PathBuf },
+    /// It cannot be written.
+    #[error("cannot write what is revoked to {}", path.display())]
+    Write {
+        path: PathBuf,
+        #[source]
+        errno: Errno,
+    },
+    /// There are more than an operator keeps track of.
+    #[error("cannot revoke more than {REVOCATIONS_MAX} references and containers")]
+    TooMany,
+}
+
+impl Fault for ListError {
+    fn class(&self) -> Class {
+        match self {
+            ListError::File { source } => source.class(),
+            ListError::Form { .. } => Class::Settings,
+            ListError::Write { .. } => Class::Kernel,
+            ListError::TooMany => Class::Data,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            ListError::File { source } => source.hint(),
+            ListError::Form { .. } => {
+                Some("restore it from a backup: without it, what was revoked is delivered".into())
+            }
+            ListError::TooMany => Some("`oci-secrets revoke --end` removes those whose items have new versions".into()),
+            ListError::Write { .. } => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn revocation(version: Option<u64>) -> Revocation {
+        Revocation {
+            revoked: Revoked::Reference("op://v/db/password".into()),
+            since: Timestamp::UNIX_EPOCH,
+            reason: "leaked".into(),
+            item: Some("i".into()),
+            version,
+        }
+    }
+
+    fn value(reference: &str, item: Option<&'static str>, version: u64) -> bool {
+        let value = Value { reference, item, version: Some(version), is_of_source: true };
+        revocation(Some(3)).covers(value)
+    }
+
+    #[test]
+    fn a_newer_version_of_the_item_ends_it_and_nothing_else() {
+        assert!(value("op://v/db/password", Some("i"), 3) && !value("op://v/db/password", Some("i"), 4));
+        assert!(value("op://v/db/password", Some("j"), 4), "another item");
+        assert!(value("op://v/db/password", None, 4), "an unknown item");
+        let newer = Value { reference: "op://v/db/password", item: Some("i"), version: Some(4), is_of_source: true };
+        assert!(revocation(None).covers(newer), "an unknown version");
+        assert!(revocation(Some(3)).covers(Value { is_of_source: false, ..newer }), "of an outage");
+        assert!(revocation(Some(3)).covers(Value { version: None, ..newer }), "without a version");
+    }
+
+    #[test]
+    fn covers_other_spellings_of_the_field() {
+        for covered in ["op://v/db/password?attribute=otp", "op://id/i/password", "op://v/db/section/password"] {
+            assert!(value(covered, Some("i"), 3), "{covered}");
+        }
+        assert!(!value("op://v/db/user", Some("i"), 3) && !value("op://v/other/password", Some("j"), 3));
+        let of_section = Revocation { revoked: Revoked::Reference("op://v/db/a/x".into()), ..revocation(Some(3)) };
+        let value = |reference| Value { reference, item: Some("i"), version: Some(3), is_of_source: true };
+        assert!(of_section.covers(value("op://v/i/x")) && !of_section.covers(value("op://v/i/b/x")));
+    }
+
+    #[test]
+    fn a_list_that_others_could_have_written_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("deep/revoked.json");
+        assert_eq!(Revocations::read(&path).unwrap().iter().count(), 0);
+        Revocations::change(&path, |list| list.push(revocation(None))).unwrap();
+        assert_eq!(Revocations::read(&path).unwrap().0, [revocation(None)]);
+        let mode = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        mode(0o622);
+        assert!(matches!(Revocations::read(&path), Err(ListError::File { .. })));
+        mode(0o600);
+        std::fs::write(&path, "[{}]").unwrap();
+        assert!(matches!(Revocations::read(&path), Err(ListError::Form { .. })));
+        assert!(matches!(Revocations::change(&path, |_| ()), Err(ListError::Form { .. })));
+    }
+
+    #[test]
+    fn a_list_that_is_too_long_is_not_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("revoked.json");
+        let many = |count| vec![revocation(None); count];
+        Revocations::change(&path, |list| *list = many(REVOCATIONS_MAX)).unwrap();
+        assert!(matches!(Revocations::change(&path, |list| list.push(revocation(None))), Err(ListError::TooMany)));
+        assert_eq!(Revocations::read(&path).unwrap().iter().count(), REVOCATIONS_MAX);
+    }
+}
