@@ -340,7 +340,10 @@ fn brokers_that_overlap_take_turns_and_the_new_one_continues() {
     follows(4);
     let records = scene.world.records();
     assert!(records.iter().all(|record| record["decision"] != "not-updated"), "{records:?}");
-    assert!(scene.refresh(&new).1.contains("generation 5"), "{:?}", scene.refresh(&new));
+    // More than five, if a broker looked between the changes of the two fields.
+    let listed = scene.refresh(&new).1;
+    let generation = listed.split_once("generation ").and_then(|(_, rest)| rest.split_once(',')?.0.parse::<u32>().ok());
+    assert!(generation >= Some(5), "{listed}");
     let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", container.pid())).unwrap();
     assert_eq!(mounts.matches(" oci-secrets ").count(), 1, "{mounts}");
 }

@@ -78,6 +78,8 @@ fn a_certificate_that_expires_is_an_outage() {
     let directory = site.directory.path().display().to_string();
     let tls = StandIn::start(&["--tls", "--dir", &directory]);
     let port = tls.connect().rsplit_once(':').unwrap().1.to_owned();
+    // A stand-in knows the tokens of its own start only.
+    site.write_token(tls.token());
     tls.create_item(super::AGENT_VAULT, "db", &[("", "password", &sealed(1))]);
     let connect = format!(
         "[connect]\nurl = {:?}\ntoken-file = {:?}\nca-file = {:?}\n",

@@ -15,7 +15,7 @@ use oci_secrets::seal::kek::KekError;
 use tempfile::TempDir;
 
 use crate::support::{skip, with_mode};
-use crate::{Case, Failure, Fixture, REFERENCE, seal, unwrap, uri, with_keks, wrapped};
+use crate::{Case, DEADLINE, Failure, Fixture, REFERENCE, seal, unwrap, uri, with_keks, with_keks_within, wrapped};
 
 const PIN: &str = "hunter2-pin";
 const WRONG_PIN: &str = "hunter2-no-pin";
@@ -187,7 +187,9 @@ fn reports_how_the_helper_ended() {
 fn leaves_no_process_behind(fixture: &dyn Fixture) {
     let mark = fixture.settings();
     seal(fixture, &fixture.keks()[0], REFERENCE);
-    unwrap(&fixture.failure(Failure::Slow).0, KEK, b"x").unwrap_err();
+    let slow = fixture.failure(Failure::Slow).0;
+    let answer = with_keks_within(DEADLINE, &slow, async |keks, deadline| keks.unwrap(&uri(KEK), b"x", deadline).await);
+    answer.err().unwrap();
     // Concurrent tests also run helpers, but for a shorter time than the one that hangs.
     let deadline = Instant::now() + Duration::from_secs(20);
     let mut helpers = helpers();
