@@ -177,13 +177,14 @@ async fn deliver(
         Err(error) => Err(error),
     };
     start.record.phase_ends("deliver");
+    let has_hook_refused = matches!(report, Ok(Report::Refused(_)));
     let (outcome, refused) = match report {
         Ok(Report::Attached) if !connection.is_over() => (Ok(()), "refused"),
         Ok(Report::Refused(refusal)) => (Err(refusal.into()), "refused"),
         Ok(Report::Attached) => (Err(RequestFault::HookEnded.into()), "lost"),
         Err(error) => (Err(RequestFault::of(&error).into()), "lost"),
     };
-    let (is_attached, id) = (outcome.is_ok(), start.record.start.clone());
+    let id = start.record.start.clone();
     let outcome = match outcome {
         Ok(()) => live.register(filled.state, &filled.process, Arc::clone(&filled.hold), loaded.settings).await,
         refused => refused,
@@ -197,7 +198,11 @@ async fn deliver(
             live.forget(&id);
             // If this fails, what holds them ends with the container, which does not start.
             let _ = filled.hold.destroy();
-            let receipt = if is_attached { Receipt::Refused(refusal(peer, id, &*error)) } else { Receipt::Recorded };
+            // A hook may have attached them without its report arriving. It must not take the record of a refusal for that of a success.
+            let receipt = match has_hook_refused {
+                true => Receipt::Recorded,
+                false => Receipt::Refused(refusal(peer, id, &*error)),
+            };
             let _ = connection.send(&receipt, None).await;
             refused
         }
