@@ -195,6 +195,11 @@ pub fn is_sealed(text: &str) -> bool {
     text.trim_ascii_start().starts_with(MARK)
 }
 
+fn is_version(text: &str) -> bool {
+    let version = text.strip_prefix(MARK);
+    version.is_some_and(|version| version.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'/'))
+}
+
 impl FromStr for SealedValue {
     type Err = SealError;
 
@@ -204,9 +209,11 @@ impl FromStr for SealedValue {
         let is_direct = match parts.next() {
             Some(VERSION) => false,
             Some(VERSION_DIRECT) => true,
-            Some(version) if version.starts_with(MARK) => {
+            Some(version) if is_version(version) => {
                 return Err(SealError::Version { found: version.to_owned() });
             }
+            // Another character than a space after the version: the rest, which may have a PIN, is not quoted.
+            Some(version) if version.starts_with(MARK) => return Err(SealError::Form),
             _ => return Err(SealError::Plaintext),
         };
         let (Some(kek), Some(body), None) = (parts.next(), parts.next(), parts.next()) else {
@@ -338,6 +345,13 @@ mod tests {
         assert!(matches!(refusal("sealed:v1/other local-kek:x AAAA"), SealError::Version { .. }));
         assert!(is_sealed(" sealed:v9"));
         assert!(!is_sealed("Sealed:v1"));
+    }
+
+    #[test]
+    fn quotes_nothing_but_a_version() {
+        for odd in ["sealed:v1\u{a0}pkcs11:token=t?pin-value=1234", "sealed:v1\tlocal-kek:x", "sealed:v1,canary"] {
+            assert!(matches!(refusal(odd), SealError::Form), "{odd}");
+        }
     }
 
     #[test]
