@@ -123,9 +123,10 @@ impl Chain {
     fn append_locked(&mut self, record: &impl Serialize, until: Instant) -> Result<Vec<String>, AuditError> {
         let End { tail, is_whole } = End::of(&self.file).map_err(self.cannot_read())?;
         let (mark, mut next) = match tail {
-            Tail::Chained { sequence, hash, over } => {
-                (over.map(|over| (What::Resumes, Some(over))), Link { sequence: sequence + 1, previous: Some(hash) })
-            }
+            Tail::Chained { sequence, hash, over } => (
+                over.map(|over| (What::Resumes, Some(over))),
+                Link { sequence: sequence.saturating_add(1), previous: Some(hash) },
+            ),
             Tail::Foreign { over } => (Some((What::Begins, Some(over))), Link { sequence: 1, previous: None }),
             Tail::Empty => (Some((What::Begins, None)), Link { sequence: 1, previous: self.last_of_before(until) }),
         };
@@ -176,7 +177,7 @@ impl Chain {
 fn line(record: &impl Serialize, next: &mut Link) -> Result<String, AuditError> {
     let linked = Linked { record, chain: next.clone() };
     let line = serde_json::to_string(&linked).map_err(|source| AuditError::Encode { source })?;
-    *next = Link { sequence: next.sequence + 1, previous: Some(Hash::of(line.as_bytes())) };
+    *next = Link { sequence: next.sequence.saturating_add(1), previous: Some(Hash::of(line.as_bytes())) };
     Ok(line)
 }
 
@@ -216,6 +217,13 @@ mod tests {
 
     fn value(line: &str) -> Value {
         serde_json::from_str(line).unwrap()
+    }
+
+    #[test]
+    fn continues_a_line_with_the_highest_sequence_number() {
+        let (_directory, path) = audit_file();
+        fs::write(&path, format!("{{\"chain\":{{\"sequence\":{}}}}}\n", u64::MAX)).unwrap();
+        assert_eq!(value(&append(&path, 1)[0])["chain"]["sequence"], u64::MAX);
     }
 
     #[test]
