@@ -181,23 +181,13 @@ impl Connection {
         max: usize,
         moment: Moment,
     ) -> Result<(), BrokerError> {
-        // A broker that refuses the connection closes it at once; what it has said can still be received.
-        match self.send_whole(message, descriptor, max, moment) {
-            Err(BrokerError::Ended { .. }) => Ok(()),
-            sent => sent,
-        }
-    }
-
-    fn send_whole(
-        &self,
-        message: &impl Serialize,
-        descriptor: Option<BorrowedFd<'_>>,
-        max: usize,
-        moment: Moment,
-    ) -> Result<(), BrokerError> {
         let outgoing = Outgoing::new(message, descriptor, max);
         let mut outgoing = outgoing.map_err(|source| BrokerError::Request { path: self.path.clone(), source })?;
-        self.wait(PollFlags::OUT, moment, |socket| outgoing.send(socket))
+        // A broker that refuses the connection closes it at once; what it has said can still be received.
+        match self.wait(PollFlags::OUT, moment, |socket| outgoing.send(socket)) {
+            Err(BrokerError::Ended { moment: Moment::Answer, .. }) => Ok(()),
+            sent => sent,
+        }
     }
 
     fn receive<T: DeserializeOwned>(&self, moment: Moment) -> Result<(T, Option<Descriptor>), BrokerError> {
@@ -257,7 +247,7 @@ impl Pending {
     /// The broker does not confirm it.
     pub fn report(self, refused: Option<Refusal>) -> Result<Result<(), Refusal>, BrokerError> {
         let report = refused.map_or(Report::Attached, Report::Refused);
-        let sent = self.0.send_whole(&report, None, MESSAGE_BYTES_MAX, Moment::Receipt);
+        let sent = self.0.send(&report, None, MESSAGE_BYTES_MAX, Moment::Receipt);
         let (receipt, _) = self.0.receive(Moment::Receipt)?;
         match receipt {
             // A report that was not sent is not what was recorded.
