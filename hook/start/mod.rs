@@ -69,11 +69,7 @@ impl Start {
         deadline: Duration,
     ) -> Result<Vec<Resolved<'r>>, BreakGlassError> {
         let resolved = break_glass::resolve(requests, source, keks, settings, deadline, &mut self.record).await;
-        self.record_static_token(source, settings);
-        let resolved = resolved?;
-        self.record.resolved(&resolved);
-        self.warn_of_trial_keks(&resolved);
-        Ok(resolved)
+        self.note(resolved, source, settings)
     }
 
     /// The same for an update of a running container, which gets nothing from an emergency.
@@ -106,6 +102,15 @@ impl Start {
         deadline: Duration,
     ) -> Result<Vec<Resolved<'r>>, ResolveError> {
         let resolved = resolve(requests, source, keks, settings.deliver.plaintext, Deadline::after(deadline)).await;
+        self.note(resolved, source, settings)
+    }
+
+    fn note<'r, E>(
+        &mut self,
+        resolved: Result<Vec<Resolved<'r>>, E>,
+        source: &dyn Source,
+        settings: &Settings,
+    ) -> Result<Vec<Resolved<'r>>, E> {
         self.record_static_token(source, settings);
         let resolved = resolved?;
         self.record.resolved(&resolved);
