@@ -23,7 +23,6 @@ use crate::run_directory::TMPFS_MAGIC;
 #[derive(Debug)]
 pub struct Frozen {
     pub(super) mount: OwnedFd,
-    pub(super) noswap: bool,
 }
 
 impl Frozen {
@@ -48,13 +47,12 @@ impl Frozen {
             }
             copy => copy.map_err(failed(COPY))?,
         };
-        let noswap = self.noswap;
-        Ok((self, Hold { view, noswap }))
+        Ok((self, Hold { view }))
     }
 
     /// The same for a tmpfs that is mounted in the mount namespace of this thread.
     pub(super) fn hold_mounted(&self) -> Result<Hold, SyscallError> {
-        Ok(Hold { view: self.copy().map_err(failed(COPY))?, noswap: self.noswap })
+        Ok(Hold { view: self.copy().map_err(failed(COPY))? })
     }
 
     /// Two copies of the mount, which is mounted for that in a mount namespace that ends with this call.
@@ -88,7 +86,6 @@ const COPY: &str = "open_tree(tmpfs)";
 #[derive(Debug)]
 pub struct Hold {
     pub(super) view: OwnedFd,
-    pub(super) noswap: bool,
 }
 
 impl Hold {
@@ -98,8 +95,7 @@ impl Hold {
     /// # Errors
     /// When the kernel refuses; files may then be left.
     pub fn destroy(&self) -> Result<(), SyscallError> {
-        // A hook does not know which the broker has set.
-        self.thaw(self.noswap).or_else(|_| self.thaw(!self.noswap))?;
+        self.reconfigure("rw")?;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
         let open = |name: &CStr, flags| openat2(&self.view, name, flags | OFlags::CLOEXEC, Mode::empty(), resolve);
         let directory = open(c".", OFlags::RDONLY | OFlags::DIRECTORY).and_then(Dir::new);
@@ -112,10 +108,14 @@ impl Hold {
         Ok(())
     }
 
-    fn thaw(&self, noswap: bool) -> Result<(), SyscallError> {
-        let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
-        let context = fspick(&self.view, "", flags).map_err(failed("fspick(tmpfs)"))?;
-        reconfigure(&context, "rw", noswap)
+    /// Makes the superblock read-only or writable. A kernel may want to hear of `noswap` again; whether the tmpfs has it, only an error says.
+    pub(super) fn reconfigure(&self, flag: &str) -> Result<(), SyscallError> {
+        let reconfigured = |noswap| {
+            let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
+            let context = fspick(&self.view, "", flags).map_err(failed("fspick(tmpfs)"))?;
+            reconfigure(&context, flag, noswap)
+        };
+        reconfigured(true).or_else(|_| reconfigured(false))
     }
 }
 
@@ -156,12 +156,12 @@ mod tests {
         let container = Container::start(NOTHING, "true");
         let mounts = || read_to_string("/proc/self/mountinfo").unwrap();
         let (first, before) = (frozen(), mounts());
-        let ([mount, view], noswap) = (first.copies_of_mounted().unwrap(), first.noswap);
+        let [mount, view] = first.copies_of_mounted().unwrap();
         drop(first);
-        Frozen { mount, noswap }.attach(&Carried::default(), &container.process(), &container.spec()).unwrap();
+        Frozen { mount }.attach(&Carried::default(), &container.process(), &container.spec()).unwrap();
         assert_eq!(read_to_string(container.inside("/run/secrets/db")).unwrap(), "hunter2");
         assert_eq!(mounts(), before, "a mount on the host");
-        Hold { view, noswap: !noswap }.destroy().unwrap();
+        Hold { view }.destroy().unwrap();
         assert_eq!(read_dir(container.inside("/run/secrets")).unwrap().count(), 0);
     }
 }

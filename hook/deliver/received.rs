@@ -36,7 +36,7 @@ impl Frozen {
             return Err(ReceivedError::NotDetached);
         }
         require_content(&mount, files, owner, placeholders)?;
-        Ok(Frozen { mount, noswap: false })
+        Ok(Frozen { mount })
     }
 }
 

@@ -11,10 +11,10 @@ use rustix::fs::{
     Gid, Mode, OFlags, RenameFlags, ResolveFlags, Uid, fchmod, fchown, ftruncate, openat2, renameat_with,
 };
 use rustix::io::Errno;
-use rustix::mount::{FsPickFlags, OpenTreeFlags, fspick};
+use rustix::mount::OpenTreeFlags;
 
 use super::current::{DeliveryId, SwapError, clone, open_current};
-use super::frozen::{Hold, reconfigure};
+use super::frozen::Hold;
 use super::site::inside_running;
 use crate::container::{FileName, Process};
 use crate::errno::{SyscallError, failed};
@@ -35,7 +35,7 @@ impl Hold {
     pub fn find(id: DeliveryId, container: &Process) -> Result<Hold, SwapError> {
         inside_running(container, |procfs| {
             let (found, _) = open_current(procfs, id)?;
-            Ok(Hold { view: clone(&found, OpenTreeFlags::empty())?, noswap: true })
+            Ok(Hold { view: clone(&found, OpenTreeFlags::empty())? })
         })
     }
 
@@ -46,7 +46,7 @@ impl Hold {
     /// # Errors
     /// When the kernel refuses. Files may then be left, or the tmpfs is not read-only.
     pub fn remove(&self, files: &[FileName]) -> Result<(), SwapError> {
-        self.make_writable()?;
+        self.reconfigure("rw")?;
         let removed = files.iter().try_for_each(|file| self.remove_one(file));
         self.freeze().map_err(|source| SwapError::Thawed { source })?;
         Ok(removed?)
@@ -73,13 +73,8 @@ impl Hold {
         renamed.unwrap_or(Err(Errno::EXIST)).map_err(failed(call("renameat2")))
     }
 
-    /// Makes the superblock writable. Whether a kernel wants to hear of `noswap` again, it says by an error.
-    fn make_writable(&self) -> Result<(), SyscallError> {
-        self.reconfigure("rw", self.noswap).or_else(|_| self.reconfigure("rw", !self.noswap))
-    }
-
     fn freeze(&self) -> Result<(), SyscallError> {
-        let freeze = || self.reconfigure("ro", self.noswap).or_else(|_| self.reconfigure("ro", !self.noswap));
+        let freeze = || self.reconfigure("ro");
         let mut outcome = freeze();
         for _ in 0..FREEZES_MAX {
             if outcome.is_ok() {
@@ -89,12 +84,6 @@ impl Hold {
             outcome = freeze();
         }
         outcome
-    }
-
-    fn reconfigure(&self, flag: &str, noswap: bool) -> Result<(), SyscallError> {
-        let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
-        let context = fspick(&self.view, "", flags).map_err(failed("fspick(tmpfs)"))?;
-        reconfigure(&context, flag, noswap)
     }
 }
 
@@ -168,7 +157,7 @@ mod tests {
             return;
         }
         let (frozen, hold) = frozen().hold().unwrap();
-        hold.make_writable().unwrap();
+        hold.reconfigure("rw").unwrap();
         let write = rustix::fs::openat(frozen.mount(), "db", OFlags::WRONLY, Mode::empty()).unwrap();
         let error = hold.remove(&[db()]).unwrap_err();
         assert!(matches!(error, SwapError::Thawed { .. }), "{error:?}");

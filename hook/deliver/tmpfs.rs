@@ -133,7 +133,7 @@ impl Tmpfs {
         if !is_frozen(&self.mount)? {
             return Err(TmpfsError::NotFrozen);
         }
-        Ok(Frozen { mount: self.mount, noswap: self.noswap })
+        Ok(Frozen { mount: self.mount })
     }
 }
 
