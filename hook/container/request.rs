@@ -17,22 +17,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
-
 use super::annotations::CONTAINER_NAME_KEYS;
 use super::key::{self, Key, KeyError, ON_UPDATE, OPTIONAL, OWNER, UPDATE, WITHDRAW};
+use super::misplaced::is_reference;
 use super::update::{Update, UpdateError};
 use super::{Annotations, Contradiction, FileName, withdraw};
 use crate::excerpt::Excerpt;
 use crate::fault::{Class, Fault};
-use crate::json;
 use crate::reference::{Reference, ReferenceError};
 use crate::template::{Template, TemplateError};
 
 /// The most files that one container may request.
 pub const FILES_MAX: usize = 1024;
-
-const SCHEME: &str = "op://";
 
 /// Everything that one container asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -113,38 +109,6 @@ impl Requests {
 pub fn refuse_misplaced(annotations: &Annotations) -> Result<(), RequestError> {
     let mut others = annotations.values().iter().filter(|(key, value)| !key::is_ours(key) && is_reference(value));
     others.next().map_or(Ok(()), |(key, _)| Err(RequestError::Misplaced { key: key.clone() }))
-}
-
-/// Whether a text was meant to be a reference, or a template with one.
-pub fn is_reference(text: &str) -> bool {
-    begins_with_scheme(text) || (has_placeholder(text) && !is_copy(text))
-}
-
-fn begins_with_scheme(text: &str) -> bool {
-    let begin = text.trim_start().get(..SCHEME.len());
-    begin.is_some_and(|scheme| scheme.eq_ignore_ascii_case(SCHEME))
-}
-
-fn has_placeholder(text: &str) -> bool {
-    text.split("{{").skip(1).any(begins_with_scheme)
-}
-
-/// Whether a text is a JSON object that repeats annotations, as that of `kubectl apply` does: its templates are under keys of ours.
-fn is_copy(text: &str) -> bool {
-    json::from_str::<Map<String, Value>>(text).is_ok_and(|members| has_copies_only(&members))
-}
-
-fn has_copies_only(members: &Map<String, Value>) -> bool {
-    members.iter().all(|(key, value)| key::is_ours(key) || (!has_placeholder(key) && is_copied(value)))
-}
-
-fn is_copied(value: &Value) -> bool {
-    match value {
-        Value::String(text) => !has_placeholder(text) || is_copy(text),
-        Value::Array(values) => values.iter().all(is_copied),
-        Value::Object(members) => has_copies_only(members),
-        Value::Null | Value::Bool(_) | Value::Number(_) => true,
-    }
 }
 
 /// What a file is made of.
@@ -397,27 +361,6 @@ mod tests {
         }
         let ours = Annotations::new([("run.secrets/a".to_owned(), "op://v/i/f".to_owned())].into());
         assert_eq!(refuse_misplaced(&ours), Ok(()));
-    }
-
-    #[test]
-    fn a_copy_of_annotations_is_no_request_and_a_template_of_json_is_one() {
-        let annotations = r#"{"run.secrets/a":"{{ op://v/i/f }}","app.run.secrets/b":"op://v/i/f","x":null}"#;
-        let applied = format!(r#"{{"kind":"Pod","spec":[{{"x":1}}],"metadata":{{"annotations":{annotations}}}}}"#);
-        let nested = serde_json::json!({ "last-applied-configuration": applied }).to_string();
-        for copy in [annotations, &applied, &nested, &format!(" {applied}\n")] {
-            assert_eq!(requests(&[("kubectl.kubernetes.io/last-applied-configuration", copy)]), Ok(None), "{copy}");
-        }
-        for template in [
-            r#"{"password":"{{ op://v/i/f }}"}"#,
-            r#"{"a":[{"b":"x {{op://v/i/f}}"}],"run.secrets/a":"{{ op://v/i/f }}"}"#,
-            r#"{"a":"{{ op://v/i/f }}","a":""}"#,
-            r#"{"{{ op://v/i/f }}":1}"#,
-            r#"{"a":{{ op://v/i/f }}}"#,
-            r#"["{{ op://v/i/f }}"]"#,
-            &nested.replace("run.secrets/a", "run.secret/a"),
-        ] {
-            assert_eq!(refusal(&[("db", template)]), RequestError::Misplaced { key: "db".to_owned() }, "{template}");
-        }
     }
 
     #[test]
