@@ -9,6 +9,7 @@ mod log;
 mod memory;
 mod places;
 mod podman;
+mod podman_pods;
 mod refusal;
 mod rootless;
 mod rotation;
@@ -112,9 +113,9 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         podman::an_image_cannot_request_secrets
         podman::a_transient_store_delivers_secrets
         podman::a_reference_or_template_under_another_key_is_refused
-        podman::a_pod_gives_each_container_its_own
-        podman::a_pod_may_have_a_user_namespace
-        podman::a_pod_of_kube_play_gives_its_annotations_to_all
+        podman_pods::a_pod_gives_each_container_its_own
+        podman_pods::a_pod_may_have_a_user_namespace
+        podman_pods::a_pod_of_kube_play_gives_its_annotations_to_all
         podman::exec_is_given_what_the_container_has
         podman::what_is_made_of_a_container_holds_no_secret
         podman::secrets_of_podmans_own_stay_beside_ours
