@@ -197,6 +197,34 @@ fn oversized_annotations_are_refused() {
 }
 
 #[test]
+fn a_second_delivery_to_a_process_leaves_it_the_files_that_it_has_mounted() {
+    let Some(world) = World::begin() else { return };
+    let broker = Broker::start(&world.host);
+    let container = Container::create();
+    assert_eq!(code_and_lines(&broker.hook(&state(&container))), (0, vec![]));
+    let pidfd = pidfd_open(Pid::from_raw(container.pid().cast_signed()).unwrap(), PidfdFlags::empty()).unwrap();
+    let deliver = || {
+        let socket = connect(&broker);
+        send(&socket, &request(), Some(pidfd.as_fd()));
+        let (_, mount) = receive(&socket).unwrap();
+        send(&socket, &json!("attached"), None);
+        assert_eq!(receive(&socket).unwrap().0, json!("recorded"));
+        let flags = rustix::fs::OFlags::RDONLY;
+        File::from(rustix::fs::openat(mount.unwrap(), "db", flags, rustix::fs::Mode::empty()).unwrap())
+    };
+    let read = |mut file: &File| {
+        let mut content = String::new();
+        file.read_to_string(&mut content).unwrap();
+        content
+    };
+    let unmounted = deliver();
+    assert_eq!(container.secret("db"), world.canary.as_bytes());
+    let last = deliver();
+    assert_eq!(container.secret("db"), world.canary.as_bytes());
+    assert_eq!((read(&unmounted), read(&last)), (String::new(), world.canary.clone()));
+}
+
+#[test]
 fn a_thousand_connections_keep_no_start_waiting() {
     let Some(world) = World::begin() else { return };
     let broker = Broker::start(&world.host);

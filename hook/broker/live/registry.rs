@@ -20,7 +20,7 @@ use super::error::LiveError;
 use super::running::Running;
 use super::state::{Directory, State};
 use crate::container::Process;
-use crate::deliver::Hold;
+use crate::deliver::{Hold, SwapError};
 use crate::fault::AnyFault;
 use crate::report;
 use crate::settings::Settings;
@@ -124,23 +124,27 @@ impl Live {
     ) -> Result<(), AnyFault> {
         let running = Running::new(state.clone(), process, hold)?;
         self.directory.write(&running.state())?;
-        self.destroy_earlier(&state);
         self.add(running);
+        self.destroy_unmounted(&state).await?;
         Ok(state.check(&Revocations::load(settings).await?)?)
     }
 
-    /// Destroys what the same process got before: the hook delivers a second time only if the container has unmounted it. Otherwise one
-    /// process could make the broker keep any number of deliveries.
-    fn destroy_earlier(&self, state: &State) {
+    /// Destroys what the same process got before and has unmounted, so that it cannot make the broker keep any number of deliveries. What
+    /// it still has stays: two hooks of one container may run at the same time, and either files may be those on top.
+    async fn destroy_unmounted(&self, state: &State) -> Result<(), LiveError> {
         let is_same = |one: &State| (one.pid, &one.start_time) == (state.pid, &state.start_time);
         let mut earlier = self.select(&Selection::default());
         earlier.retain(|running| is_same(&running.state()) && running.state().start != state.start);
         for running in earlier {
-            let destroyed = running.hold().map(|hold| hold.destroy());
+            let (delivery, process) = (running.state().delivery, running.process()?);
+            let found = blocking(move || Hold::find(delivery, &process)).await;
+            let destroyed =
+                running.hold().filter(|_| matches!(found, Err(SwapError::Absent))).map(|hold| hold.destroy());
             if destroyed.is_some_and(|destroyed| destroyed.is_ok()) {
                 self.forget(&running.state().start.clone());
             }
         }
+        Ok(())
     }
 
     /// Forgets a container.
