@@ -219,9 +219,9 @@ pub struct RevokedError {
 
 impl RevokedError {
     fn what(&self) -> String {
-        match &self.reference {
-            Some(reference) => reference.clone(),
-            None => format!("to {}", self.revoked),
+        match (&self.reference, &self.revoked) {
+            (Some(reference), _) | (None, Revoked::Reference(reference)) => reference.clone(),
+            (None, container) => format!("to {container}"),
         }
     }
 }
@@ -333,6 +333,19 @@ mod tests {
         let of_section = Revocation { revoked: Revoked::Reference("op://v/db/a/x".into()), ..revocation(Some(3)) };
         let value = |reference| Value { reference, item: Some("i"), version: Some(3), is_of_source: true };
         assert!(of_section.covers(value("op://v/i/x")) && !of_section.covers(value("op://v/i/b/x")));
+    }
+
+    #[test]
+    fn an_error_says_what_is_revoked_as_the_container_spells_it() {
+        let text = |error: &RevokedError| error.to_string().split(": it was").next().unwrap().to_owned();
+        let of_reference = revocation(Some(3));
+        assert_eq!(text(&RevokedError::from(&of_reference)), "refusing to deliver op://v/db/password");
+        let value = Value { reference: "op://v/i/password", item: Some("i"), version: Some(3), is_of_source: true };
+        let refused = Revocations::of_one(of_reference).check(value).unwrap_err();
+        assert_eq!(text(&refused), "refusing to deliver op://v/i/password");
+        let of_container = Revocation { revoked: Revoked::Container("c1".into()), ..revocation(None) };
+        let refused = Revocations::of_one(of_container).check_container("c1").unwrap_err();
+        assert_eq!(text(&refused), "refusing to deliver to container c1");
     }
 
     #[test]
