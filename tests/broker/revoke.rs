@@ -273,7 +273,8 @@ fn all_files_go_when_their_time_is_over_also_after_a_restart() {
     let (code, text) = scene.refresh(&broker);
     assert!(code == 0 && text.contains("no running container is updated"), "{code}: {text}");
     assert!(files(&short).is_empty());
-    wait_until("the records", || records(&scene, "withdrawn").len() == 2);
+    // The first broker may have been killed between a record and the state: then the next one records it again.
+    wait_until("the records", || records(&scene, "withdrawn").len() >= 2);
     assert_eq!(records(&scene, "withdrawn")[0]["withdrawal"], json!({ "cause": "time" }));
     validate(&scene);
 }

@@ -73,11 +73,13 @@ pub(super) async fn remove(running: &Running, directory: &Directory, cause: Caus
     if let Some(update) = &mut record.update {
         update.generation = running.state().generation;
     }
+    record.withdrawn();
+    let recorded = write_record(record, settings).await;
+    // Only then: a broker that is killed before that leaves it to the next one to remove what is left, and to record it.
     write(running, directory);
     let signal = running.state().signal();
     signal.into_iter().for_each(|signal| running.signal(signal));
-    record.withdrawn();
-    match write_record(record, settings).await {
+    match recorded {
         Ok(()) => Outcome::Removed(count),
         Err(error) => {
             let text = format!("removed, and not recorded: {}", report::chain(&error));
