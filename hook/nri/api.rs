@@ -15,8 +15,12 @@ pub const PLUGIN_SERVICE: &str = "nri.pkg.api.v1alpha1.Plugin";
 /// What a plugin is called for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
+    /// A pod was removed.
+    RemovePodSandbox = 3,
     /// A container is about to be created: a plugin may adjust it.
     CreateContainer = 4,
+    /// A container was removed.
+    RemoveContainer = 11,
     /// All adjustments are known: a plugin may refuse them. Runtimes with NRI before 0.10 refuse a plugin that subscribes to it.
     ValidateContainerAdjustment = 14,
 }
@@ -83,9 +87,9 @@ pub struct SynchronizeResponse {
     pub more: bool,
 }
 
-/// The request of [`Event::CreateContainer`].
+/// A pod, and a container of it: the request of most events.
 #[derive(Clone, PartialEq, Message)]
-pub struct CreateContainerRequest {
+pub struct ContainerRequest {
     /// The pod.
     #[prost(message, optional, tag = "1")]
     pub pod: Option<PodSandbox>,
@@ -100,6 +104,20 @@ pub struct CreateContainerResponse {
     /// What is to be changed.
     #[prost(message, optional, tag = "1")]
     pub adjust: Option<ContainerAdjustment>,
+}
+
+/// An event without a method of its own.
+#[derive(Clone, PartialEq, Message)]
+pub struct StateChangeEvent {
+    /// The number of the event.
+    #[prost(int32, tag = "1")]
+    pub event: i32,
+    /// The pod.
+    #[prost(message, optional, tag = "2")]
+    pub pod: Option<PodSandbox>,
+    /// The container.
+    #[prost(message, optional, tag = "3")]
+    pub container: Option<Container>,
 }
 
 /// The request of [`Event::ValidateContainerAdjustment`].
@@ -127,7 +145,7 @@ pub struct ValidateContainerAdjustmentResponse {
     pub reason: String,
 }
 
-/// A pod.
+/// A pod. Only its labels and annotations are its author's choice, next to its name.
 #[derive(Clone, PartialEq, Message)]
 pub struct PodSandbox {
     /// The id.
@@ -136,9 +154,15 @@ pub struct PodSandbox {
     /// The name.
     #[prost(string, tag = "2")]
     pub name: String,
+    /// The uid that Kubernetes gave it.
+    #[prost(string, tag = "3")]
+    pub uid: String,
     /// The namespace.
     #[prost(string, tag = "4")]
     pub namespace: String,
+    /// The labels.
+    #[prost(btree_map = "string, string", tag = "5")]
+    pub labels: BTreeMap<String, String>,
     /// The annotations.
     #[prost(btree_map = "string, string", tag = "6")]
     pub annotations: BTreeMap<String, String>,

@@ -3,22 +3,22 @@
 use prost::{DecodeError, Message};
 
 use super::api::{
-    ConfigureRequest, ConfigureResponse, Container, ContainerAdjustment, CreateContainerRequest,
-    CreateContainerResponse, PLUGIN_SERVICE, PodSandbox, SynchronizeRequest, SynchronizeResponse,
+    ConfigureRequest, ConfigureResponse, Container, ContainerAdjustment, ContainerRequest, CreateContainerResponse,
+    Event, PLUGIN_SERVICE, PodSandbox, StateChangeEvent, SynchronizeRequest, SynchronizeResponse,
     ValidateContainerAdjustmentRequest, ValidateContainerAdjustmentResponse,
 };
 use super::ttrpc::{Code, Request, Response};
 
 /// What a runtime calls.
 pub trait Plugin {
-    /// The runtime introduces itself. Returns the events to subscribe to, a mask of [`Event::bit`](super::api::Event::bit).
+    /// The runtime introduces itself. Returns the events to subscribe to, a mask of [`Event::bit`].
     fn configure(&mut self, runtime: ConfigureRequest) -> i32;
 
     /// All pods and containers that exist. From now on, events arrive.
-    fn synchronize(&mut self, pods: &[PodSandbox], containers: &[Container]);
+    fn synchronize(&mut self, pods: Vec<PodSandbox>, containers: Vec<Container>);
 
     /// A container is about to be created. Returns what to change.
-    fn create_container(&mut self, pod: &PodSandbox, container: &Container) -> Option<ContainerAdjustment>;
+    fn create_container(&mut self, pod: PodSandbox, container: Container) -> Option<ContainerAdjustment>;
 
     /// All changes to a container are known.
     ///
@@ -30,6 +30,12 @@ pub trait Plugin {
         container: &Container,
         adjustment: Option<&ContainerAdjustment>,
     ) -> Result<(), String>;
+
+    /// A container was removed.
+    fn container_removed(&mut self, container: &str);
+
+    /// A pod was removed.
+    fn pod_removed(&mut self, pod: &str);
 }
 
 /// The calls of one connection.
@@ -61,8 +67,12 @@ impl Calls {
         match method {
             "Configure" => Ok(configure(ConfigureRequest::decode(payload)?, plugin)),
             "Synchronize" => Ok(self.synchronize(SynchronizeRequest::decode(payload)?, plugin)),
-            "CreateContainer" => create(CreateContainerRequest::decode(payload)?, plugin),
+            "CreateContainer" => create(ContainerRequest::decode(payload)?, plugin),
             "ValidateContainerAdjustment" => validate(ValidateContainerAdjustmentRequest::decode(payload)?, plugin),
+            "RemoveContainer" => Ok(changed(Event::RemoveContainer, ContainerRequest::decode(payload)?, plugin)),
+            "RemovePodSandbox" => Ok(changed(Event::RemovePodSandbox, ContainerRequest::decode(payload)?, plugin)),
+            // Older runtimes report the last two by this one.
+            "StateChange" => Ok(state_changed(StateChangeEvent::decode(payload)?, plugin)),
             "Shutdown" => Ok(Vec::new()),
             _ => Err(CallError::Method { method: method.to_owned() }),
         }
@@ -74,7 +84,7 @@ impl Calls {
         self.existing.containers.extend(part.containers);
         if !more {
             let SynchronizeRequest { pods, containers, .. } = std::mem::take(&mut self.existing);
-            plugin.synchronize(&pods, &containers);
+            plugin.synchronize(pods, containers);
             self.is_synchronized = true;
         }
         SynchronizeResponse { more }.encode_to_vec()
@@ -85,9 +95,9 @@ fn configure(runtime: ConfigureRequest, plugin: &mut impl Plugin) -> Vec<u8> {
     ConfigureResponse { events: plugin.configure(runtime) }.encode_to_vec()
 }
 
-fn create(request: CreateContainerRequest, plugin: &mut impl Plugin) -> Result<Vec<u8>, CallError> {
+fn create(request: ContainerRequest, plugin: &mut impl Plugin) -> Result<Vec<u8>, CallError> {
     let (pod, container) = both(request.pod, request.container)?;
-    Ok(CreateContainerResponse { adjust: plugin.create_container(&pod, &container) }.encode_to_vec())
+    Ok(CreateContainerResponse { adjust: plugin.create_container(pod, container) }.encode_to_vec())
 }
 
 fn validate(request: ValidateContainerAdjustmentRequest, plugin: &mut impl Plugin) -> Result<Vec<u8>, CallError> {
@@ -95,6 +105,25 @@ fn validate(request: ValidateContainerAdjustmentRequest, plugin: &mut impl Plugi
     let reason = plugin.validate(&pod, &container, request.adjust.as_ref()).err();
     let answer = ValidateContainerAdjustmentResponse { reject: reason.is_some(), reason: reason.unwrap_or_default() };
     Ok(answer.encode_to_vec())
+}
+
+fn state_changed(StateChangeEvent { event, pod, container }: StateChangeEvent, plugin: &mut impl Plugin) -> Vec<u8> {
+    let events = [Event::RemoveContainer, Event::RemovePodSandbox];
+    match events.into_iter().find(|known| *known as i32 == event) {
+        Some(event) => changed(event, ContainerRequest { pod, container }, plugin),
+        None => Vec::new(),
+    }
+}
+
+fn changed(event: Event, request: ContainerRequest, plugin: &mut impl Plugin) -> Vec<u8> {
+    match (event, request) {
+        (Event::RemoveContainer, ContainerRequest { container: Some(container), .. }) => {
+            plugin.container_removed(&container.id);
+        }
+        (Event::RemovePodSandbox, ContainerRequest { pod: Some(pod), .. }) => plugin.pod_removed(&pod.id),
+        _ => {}
+    }
+    Vec::new()
 }
 
 /// Nothing can be decided about a container without a pod.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! runtime ── a socket ──► trunk ──► ttrpc ──► calls ──► plugin ──► injection: the hook and the requests for a container
-//!                         connection          api
+//!                         connection          api             └──► pods: which container belongs to which pod
 //! ```
 //!
 //! [`trunk`], [`ttrpc`], [`api`], [`calls`] and [`connection`] are NRI itself, and know nothing of secrets. Start reading at
@@ -17,10 +17,12 @@ pub mod connection;
 pub mod error;
 pub mod injection;
 mod plugin;
+pub mod pods;
 pub mod service;
 pub mod state;
 pub mod trunk;
 pub mod ttrpc;
 
+pub use self::pods::{Placed, Pod, Pods};
 pub use self::service::start;
 pub use self::state::{Runtime, Snapshot, State};

@@ -1,4 +1,4 @@
-//! The plugin: the hook and the requests for each container that needs them.
+//! The plugin: the hook and the requests for each container that needs them, and what this host knows of its pods.
 
 use std::sync::Arc;
 
@@ -36,23 +36,26 @@ impl Plugin for Injector {
     fn configure(&mut self, runtime: ConfigureRequest) -> i32 {
         let validates = validates(&runtime.nri_version);
         self.runtime = Runtime { name: runtime.runtime_name, version: runtime.runtime_version, validates };
-        let validation = if validates { Event::ValidateContainerAdjustment.bit() } else { 0 };
-        Event::CreateContainer.bit() | validation
+        let events = [Event::CreateContainer, Event::RemoveContainer, Event::RemovePodSandbox];
+        let validation = validates.then_some(Event::ValidateContainerAdjustment);
+        events.into_iter().chain(validation).fold(0, |events, event| events | event.bit())
     }
 
-    fn synchronize(&mut self, pods: &[PodSandbox], containers: &[Container]) {
-        let started_without = injection::started_without(pods, containers);
+    fn synchronize(&mut self, pods: Vec<PodSandbox>, containers: Vec<Container>) {
+        let started_without = injection::started_without(&pods, &containers);
         if !started_without.is_empty() {
             report::warn(self.program, &warning(&started_without));
         }
+        self.state.pods.replace(pods, &containers);
         self.state.registered(self.runtime.clone(), started_without.len());
     }
 
-    fn create_container(&mut self, pod: &PodSandbox, container: &Container) -> Option<ContainerAdjustment> {
-        let adjustment = self.injection.adjustment(pod, container);
+    fn create_container(&mut self, pod: PodSandbox, container: Container) -> Option<ContainerAdjustment> {
+        let adjustment = self.injection.adjustment(&pod, &container);
         if adjustment.is_some() {
             self.state.adjusted();
         }
+        self.state.pods.add(pod, &container);
         adjustment
     }
 
@@ -66,6 +69,14 @@ impl Plugin for Injector {
             self.state.refused();
             error.to_string()
         })
+    }
+
+    fn container_removed(&mut self, container: &str) {
+        self.state.pods.remove_container(container);
+    }
+
+    fn pod_removed(&mut self, pod: &str) {
+        self.state.pods.remove_pod(pod);
     }
 }
 

@@ -6,9 +6,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use super::pods::Pods;
+
 /// The state of the plugin, shared by threads.
 #[derive(Debug, Default)]
 pub struct State {
+    /// The pods of the host.
+    pub pods: Pods,
     socket: PathBuf,
     connection: Mutex<Connection>,
     registrations: AtomicU64,

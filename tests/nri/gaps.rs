@@ -106,11 +106,11 @@ impl Plugin for Fake {
         Event::CreateContainer.bit()
     }
 
-    fn synchronize(&mut self, _: &[PodSandbox], _: &[Container]) {
+    fn synchronize(&mut self, _: Vec<PodSandbox>, _: Vec<Container>) {
         self.synchronized.send(()).unwrap();
     }
 
-    fn create_container(&mut self, _: &PodSandbox, _: &Container) -> Option<ContainerAdjustment> {
+    fn create_container(&mut self, _: PodSandbox, _: Container) -> Option<ContainerAdjustment> {
         match self.failure {
             // The socket is closed, as at the end of a process.
             Failure::End => resume_unwind(Box::new("the end")),
@@ -122,4 +122,8 @@ impl Plugin for Fake {
     fn validate(&mut self, _: &PodSandbox, _: &Container, _: Option<&ContainerAdjustment>) -> Result<(), String> {
         Ok(())
     }
+
+    fn container_removed(&mut self, _: &str) {}
+
+    fn pod_removed(&mut self, _: &str) {}
 }

@@ -20,8 +20,9 @@ use std::time::{Duration, Instant};
 use oci_secrets::broker::client::Connection;
 use oci_secrets::nri::Snapshot;
 use oci_secrets::nri::api::{
-    Container, ContainerAdjustment, CreateContainerRequest, CreateContainerResponse, Hook, Hooks, PodSandbox,
-    SynchronizeRequest, SynchronizeResponse, ValidateContainerAdjustmentRequest, ValidateContainerAdjustmentResponse,
+    Container, ContainerAdjustment, ContainerRequest, CreateContainerResponse, Hook, Hooks, PodSandbox,
+    StateChangeEvent, SynchronizeRequest, SynchronizeResponse, ValidateContainerAdjustmentRequest,
+    ValidateContainerAdjustmentResponse,
 };
 use oci_secrets::nri::trunk::PLUGIN;
 use oci_secrets::nri::ttrpc::{Code, MESSAGE_BYTES_MAX};
@@ -33,8 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 const HOOK: &str = "/opt/oci-secrets/oci-secrets-hook";
 
-/// CreateContainer.
-const EVENTS: i32 = 0x8;
+/// CreateContainer, RemoveContainer and RemovePodSandbox.
+const EVENTS: i32 = 0x8 | 0x400 | 0x4;
 const VALIDATE: i32 = 0x2000;
 
 /// Where a runtime and brokers meet. `None` without root, which the broker needs.
@@ -96,6 +97,7 @@ fn pod() -> PodSandbox {
         name: "billing".into(),
         namespace: "agents".into(),
         annotations: texts(&[("run.secrets/db", "op://a/b/c"), ("app.run.secrets/x", "op://a/b/d"), ("team", "red")]),
+        ..PodSandbox::default()
     }
 }
 
@@ -103,8 +105,8 @@ fn container(name: &str) -> Container {
     Container { id: name.into(), pod_sandbox_id: "pod".into(), name: name.into(), ..Container::default() }
 }
 
-fn request(pod: PodSandbox, container: Container) -> CreateContainerRequest {
-    CreateContainerRequest { pod: Some(pod), container: Some(container) }
+fn request(pod: PodSandbox, container: Container) -> ContainerRequest {
+    ContainerRequest { pod: Some(pod), container: Some(container) }
 }
 
 /// The hooks of a container, by path.
@@ -285,11 +287,17 @@ fn a_frame_that_breaks_the_protocol_ends_the_connection_and_not_the_broker() {
 }
 
 #[test]
-fn a_shutdown_is_acknowledged() {
+fn changes_without_a_method_of_their_own_and_a_shutdown_are_acknowledged() {
     let Some(site) = Site::new() else { return };
     let (runtime, _broker) = (site.runtime(), site.broker("broker"));
     let mut plugin = runtime.admit();
-    let shutdown = request(pod(), container("app"));
-    assert_eq!(plugin.call::<CreateContainerResponse>("Shutdown", &shutdown), Ok(Default::default()));
+    for event in [3, 11, 1, 99, -1] {
+        let change = StateChangeEvent { event, pod: Some(pod()), container: Some(container("app")) };
+        assert_eq!(plugin.call::<CreateContainerResponse>("StateChange", &change), Ok(Default::default()));
+    }
+    for method in ["RemoveContainer", "RemovePodSandbox", "Shutdown"] {
+        let change = request(pod(), container("app"));
+        assert_eq!(plugin.call::<CreateContainerResponse>(method, &change), Ok(Default::default()));
+    }
     is_served(&mut plugin);
 }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use oci_secrets::nri::api::{
-    ConfigureRequest, ConfigureResponse, Container, CreateContainerRequest, CreateContainerResponse, Hooks,
-    PLUGIN_SERVICE, PodSandbox, RUNTIME_SERVICE, RegisterPluginRequest, SynchronizeRequest, SynchronizeResponse,
+    ConfigureRequest, ConfigureResponse, Container, ContainerRequest, CreateContainerResponse, Hooks, PLUGIN_SERVICE,
+    PodSandbox, RUNTIME_SERVICE, RegisterPluginRequest, SynchronizeRequest, SynchronizeResponse,
 };
 use oci_secrets::nri::trunk::{PLUGIN, RUNTIME};
 use oci_secrets::nri::ttrpc::{self, Content, Decoder, Request, Response, Status};
@@ -174,7 +174,7 @@ pub(crate) fn create(plugins: &mut [Plugin], pod: &PodSandbox, container: &Conta
     let mut container = container.clone();
     let mut owners: BTreeMap<String, String> = BTreeMap::new();
     for plugin in plugins {
-        let request = CreateContainerRequest { pod: Some(pod.clone()), container: Some(container.clone()) };
+        let request = ContainerRequest { pod: Some(pod.clone()), container: Some(container.clone()) };
         let answer: CreateContainerResponse = plugin.call("CreateContainer", &request).map_err(|s| s.message)?;
         let adjust = answer.adjust.unwrap_or_default();
         for (key, value) in adjust.annotations {
