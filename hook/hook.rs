@@ -15,6 +15,7 @@ use crate::container::{Annotations, ImageError, Request, Requests, State};
 use crate::deliver::{DeliveryOptions, Frozen};
 use crate::fault::AnyFault;
 use crate::resolve::{Files, Resolved};
+use crate::retry::Deadline;
 use crate::seal::kek::Keks;
 use crate::settings::{Caller, Settings};
 use crate::start::Start;
@@ -94,7 +95,7 @@ fn deliver(
     start.trail = Trail::open(&settings.audit, settings.deliver.deadline)?;
     state.id()?;
     start.record.bundle = state.bundle()?.to_owned();
-    let requests = start.decide(annotations, image.map(AnyFault::from), settings, Caller::Root)?;
+    let requests = start.decide(annotations, image.map(AnyFault::from), settings, Caller::Root, None)?;
     let Some(requests) = requests else { return Ok(Done::Nothing) };
     if requests.update.is_some() {
         return Err(HookError::NoBroker.into());
@@ -126,7 +127,7 @@ fn resolve<'a>(requests: &'a [Request], settings: &Settings, start: &mut Start) 
     let keks = Keks::new(settings);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| HookError::Runtime { errno: error.into() })?;
-    let deadline = settings.deliver.deadline;
+    let deadline = Deadline::after(settings.deliver.deadline);
     let resolved = runtime.block_on(start.resolve(requests, &*source, &keks, settings, deadline));
     // Work that is still in progress must not delay the container.
     runtime.shutdown_background();

@@ -42,6 +42,7 @@ pub mod hex;
 pub mod hook;
 pub mod http_client;
 pub mod json;
+pub mod kubernetes;
 pub mod monitoring;
 pub mod nearest;
 pub mod nri;

@@ -34,6 +34,11 @@ impl Deadline {
         Deadline { end: Instant::now() + total, total }
     }
 
+    /// Half of it: the rest of the time is for something else.
+    pub fn half(self) -> Deadline {
+        Deadline { end: Instant::now() + self.remaining() / 2, total: self.total / 2 }
+    }
+
     /// Calls `attempt` until it succeeds, fails for good, has reached the server [`TRIES_MAX`] times, or the deadline has come.
     ///
     /// # Errors

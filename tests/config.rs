@@ -8,8 +8,8 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use oci_secrets::gateway::settings as gateway;
 use oci_secrets::settings::{
-    Audit, AwsIdentity, AwsKms, Broker, Caller, DEADLINE, Deliver, LocalKek, Nri, Op, OpUnlock, Outage, Pkcs11,
-    Settings, SourceName, Updates, parse,
+    Audit, AwsIdentity, AwsKms, Broker, Caller, DEADLINE, Deliver, Kubernetes, LocalKek, Nri, Op, OpUnlock, Outage,
+    Pkcs11, Settings, SourceName, Updates, parse,
 };
 use regex::Regex;
 use serde_json::Value;
@@ -79,6 +79,8 @@ fn optional_keys_show_their_defaults() {
     assert!(full.broker.max_age.is_some() && full.broker.requests_per_hour.is_some());
     assert_eq!((&full.nri.hook, &written.nri), (&Nri::default().hook, &Nri::default()));
     assert!(full.nri.socket.is_some() && full.nri.hook_settings.is_some());
+    assert!(full.kubernetes.url.is_some() && written.kubernetes == Kubernetes::default());
+    assert_eq!(Kubernetes { url: None, ..full.kubernetes }, Kubernetes::default());
     assert_eq!(full.outage.directory, Outage::default().directory);
     assert!(full.outage.sealed_values_for.is_some() && written.outage == Outage::default());
     assert!(full.updates == Updates::default() && written.updates == Updates::default());
@@ -107,6 +109,7 @@ fn the_settings_show_every_key_that_the_code_knows() {
         ("nri", "[nri]\nno-such-key = 1"),
         ("outage", "[outage]\nno-such-key = 1"),
         ("updates", "[updates]\nno-such-key = 1"),
+        ("kubernetes", "[kubernetes]\nno-such-key = 1"),
     ] {
         for key in keys_expected_instead_of(unknown) {
             assert!(shows(section, &key), "config/settings.reference.toml lacks [{section}] {key}");
@@ -114,7 +117,7 @@ fn the_settings_show_every_key_that_the_code_knows() {
         }
     }
     let keys = keys_expected_instead_of("[[grant]]\nreferences = []\nto = { no-such-key = 1 }");
-    assert_eq!(keys, ["user", "namespace", "annotations"]);
+    assert_eq!(keys, ["user", "namespace", "service-account", "labels", "annotations"]);
     assert!(
         keys.iter()
             .all(|key| SETTINGS.lines().map(self::shown).any(|line| line.starts_with(&format!("to = {{ {key} = "))))

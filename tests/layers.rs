@@ -20,7 +20,7 @@ const LAYERS: &[&[&str]] = &[
     &["container", "run_directory"],
     &["envrc", "refusals", "settings"],
     &["pkcs11", "token"],
-    &["source", "seal", "deliver", "engine"],
+    &["kubernetes", "source", "seal", "deliver", "engine"],
     &["resolve"],
     &["audit"],
     &["break_glass"],

@@ -105,6 +105,12 @@ fn issues_identity_tokens_that_pyjwt_verifies() {
     drive("issuer_client.py", &StandIn::start(&[]));
 }
 
+#[test]
+fn is_compatible_with_the_kubernetes_client() {
+    let dir = tempfile::tempdir().unwrap();
+    drive("kubernetes_client.py", &StandIn::start(&["--tls", "--dir", dir.path().to_str().unwrap()]));
+}
+
 #[tokio::test]
 async fn is_compatible_with_the_google_rust_client() {
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::AuditError;
 use super::recorded::Recorded;
-use crate::container::Request;
+use crate::container::{Pod, Request};
 use crate::fault::Fault;
 use crate::report;
 use crate::resolve::Resolved;
@@ -46,6 +46,9 @@ pub struct Record {
     pub bundle: PathBuf,
     /// The annotations that the grants depended on.
     pub annotations: BTreeMap<String, String>,
+    /// The pod of the container, if it is known otherwise than from annotations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Pod>,
     /// The emergency, if some secrets came from one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub emergency: Option<String>,
@@ -160,6 +163,7 @@ impl Record {
             container: String::new(),
             bundle: PathBuf::new(),
             annotations: BTreeMap::new(),
+            pod: None,
             emergency: None,
             update: None,
             withdrawal: None,
@@ -254,7 +258,7 @@ impl Record {
         self.refusal = Some(Refusal { code, message });
         if matches!(self.line(), Err(AuditError::TooLarge { .. })) {
             self.omitted = Some(self.secrets.len());
-            (self.secrets, self.annotations) = (Vec::new(), BTreeMap::new());
+            (self.secrets, self.annotations, self.pod) = (Vec::new(), BTreeMap::new(), None);
             self.bundle = PathBuf::new();
         }
     }

@@ -4,8 +4,6 @@
 //! any other failure is returned. Without an emergency and with an empty ledger this is [`resolve`](crate::resolve::resolve) and two `open`
 //! calls that fail.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 
 use super::channel::Event;
@@ -29,7 +27,7 @@ use crate::source::{Source, Standing};
 /// A request that the source or the KMS did not answer, and the failure.
 type Unanswered<'a> = (&'a Request, ResolveError);
 
-/// Resolves all requests within this time, and adds to the record which secrets came from an emergency.
+/// Resolves all requests until this deadline, and adds to the record which secrets came from an emergency.
 ///
 /// # Errors
 /// The first failure; or the failure of the emergency; or that a secret with an overdue rotation is refused.
@@ -38,7 +36,7 @@ pub async fn resolve<'a>(
     source: &dyn Source,
     keks: &Keks<'_>,
     settings: &Settings,
-    deadline: Duration,
+    deadline: Deadline,
     record: &mut Record,
 ) -> Result<Vec<Resolved<'a>>, BreakGlassError> {
     // A damaged emergency must not prevent normal container starts.
@@ -48,11 +46,9 @@ pub async fn resolve<'a>(
     });
     let plaintext = settings.deliver.plaintext;
     let (mut secrets, unanswered) = match emergency {
-        None => (resolve_all(requests, source, keks, plaintext, Deadline::after(deadline)).await?, Vec::new()),
-        Some(_) => {
-            let deadline = Deadline::after(normal_deadline(deadline));
-            partition(resolve_each(requests, source, keks, plaintext, deadline).await)?
-        }
+        None => (resolve_all(requests, source, keks, plaintext, deadline).await?, Vec::new()),
+        // The other half is for the emergency.
+        Some(_) => partition(resolve_each(requests, source, keks, plaintext, deadline.half()).await)?,
     };
     let findings = rotation::check(&secrets, settings.break_glass.rotation.then, settings).await?;
     log(&findings, record);
@@ -60,11 +56,6 @@ pub async fn resolve<'a>(
         secrets.extend(Session::begin(settings).await?.take(unanswered, record).await?);
     }
     Ok(secrets)
-}
-
-/// The part of the deadline for the source and the KMS while an emergency is open: the rest is for the emergency.
-fn normal_deadline(deadline: Duration) -> Duration {
-    deadline / 2
 }
 
 /// Separates the secrets from the requests without an answer. Any other failure is returned.

@@ -21,7 +21,7 @@ use super::protocol::{
 };
 use super::revoked::Revocation;
 use super::wire::{Descriptor, Incoming, Outgoing, WireError};
-use crate::container::FileName;
+use crate::container::{FileName, Pod};
 use crate::errno::Errno;
 use crate::fault::{AnyFault, Class, Fault};
 use crate::harden;
@@ -107,6 +107,19 @@ impl Connection {
             },
             _ => return Err(self.not_as_documented()),
         })
+    }
+
+    /// Asks for the pod of a container, which the broker tells root alone.
+    ///
+    /// # Errors
+    /// The broker does not answer, or not as it should.
+    pub fn pod(self, container: &str) -> Result<(Option<Pod>, Option<Refusal>), BrokerError> {
+        let request = Request::Pod { container: container.to_owned() };
+        self.send(&request, None, REQUEST_BYTES_MAX, Moment::Answer)?;
+        match self.receive(Moment::Answer)? {
+            (Answer::Pod { pod, unknown }, _) => Ok((pod.map(|pod| *pod), unknown)),
+            _ => Err(self.not_as_documented()),
+        }
     }
 
     /// Asks for the state of the broker, which it tells root alone.

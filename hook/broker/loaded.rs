@@ -2,10 +2,15 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
+use super::identity::{Identities, Identity};
 use super::source::{Payer, Sample, Shared, Snapshot};
 use super::users::Users;
+use crate::container::{Annotations, Pod};
 use crate::fault::{Class, Fault};
+use crate::nri;
+use crate::retry::Deadline;
 use crate::seal::kek::Keks;
 use crate::settings::{Caller, Settings};
 use crate::source::SourceError;
@@ -81,14 +86,17 @@ pub struct Loaded<'s> {
     pub users: Users,
     /// The source.
     pub source: Rc<SourceCell>,
+    /// The pods of the host.
+    pub identities: Identities<'s>,
     keks: RefCell<Keks<'s>>,
 }
 
 impl<'s> Loaded<'s> {
     /// Knows the settings; what they name is opened by the first start that needs it.
-    pub fn new(settings: &'s Settings, source: Rc<SourceCell>) -> Loaded<'s> {
+    pub fn new(settings: &'s Settings, source: Rc<SourceCell>, nri: Option<Arc<nri::State>>) -> Loaded<'s> {
         let users = Users::of(&settings.grants);
-        Loaded { settings, users, source, keks: RefCell::new(Keks::new(settings)) }
+        let identities = Identities::new(nri, settings);
+        Loaded { settings, users, source, identities, keks: RefCell::new(Keks::new(settings)) }
     }
 
     /// Who pays for the requests of a start: nobody, if it is root's.
@@ -96,10 +104,25 @@ impl<'s> Loaded<'s> {
         (uid != 0).then(|| Payer { uid, parts: self.users.count() + 1 })
     }
 
-    /// Who asks, for grants.
-    pub fn caller(&self, uid: u32) -> Caller<'_> {
+    /// What is known of the pod of a container that this user has started.
+    pub async fn identity(&self, uid: u32, container: &str, annotations: &Annotations, deadline: Deadline) -> Identity {
         match uid {
-            0 => Caller::Root,
+            0 => self.identities.of(container, annotations, self.settings, deadline).await,
+            // Any other user could name the container of a pod as its own.
+            _ => Identity::default(),
+        }
+    }
+
+    /// The same, as far as it is known without a question to the API server.
+    pub fn known_identity(&self, uid: u32, container: &str) -> Identity {
+        if uid == 0 { self.identities.known(container) } else { Identity::default() }
+    }
+
+    /// Who asks, for grants.
+    pub fn caller<'c>(&'c self, uid: u32, pod: Option<&'c Pod>) -> Caller<'c> {
+        match (uid, pod) {
+            (0, Some(pod)) => Caller::Pod(pod),
+            (0, None) => Caller::Root,
             _ => Caller::User { uid, names: self.users.names(uid) },
         }
     }

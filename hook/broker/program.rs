@@ -11,11 +11,12 @@ use tokio::task::LocalSet;
 use super::blocking::THREADS_MAX;
 use super::client::Connection;
 use super::error::{PROGRAM, ProgramError};
+use super::listen::socket_path;
 use super::server;
 use super::source::Shared;
 use crate::settings::{SETTINGS_PATH, Settings};
 use crate::whole_file::Existing;
-use crate::{harden, report, systemd, tls};
+use crate::{harden, kubernetes, report, systemd, tls};
 
 /// How long a probe waits. The orchestrator's own time is longer, so that the reason is shown.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(4);
@@ -66,7 +67,7 @@ fn check(settings: &Path) -> Result<(), ProgramError> {
 
 fn run_probe(settings: &Path, socket: Option<&Path>, probe: Probe) -> Result<(), ProgramError> {
     let settings = Settings::load(settings)?;
-    let status = Connection::open(server::socket_path(socket, &settings), PROBE_TIMEOUT)?.status()?;
+    let status = Connection::open(socket_path(socket, &settings), PROBE_TIMEOUT)?.status()?;
     match status.nri {
         Some(plugin) if probe == Probe::Ready && plugin.runtime.is_none() => {
             Err(ProgramError::NotRegistered { socket: plugin.socket })
@@ -76,7 +77,8 @@ fn run_probe(settings: &Path, socket: Option<&Path>, probe: Probe) -> Result<(),
 }
 
 fn serve(settings: &Path, socket: Option<&Path>, existing: Existing) -> Result<(), ProgramError> {
-    harden::harden_but_keep(systemd::VARIABLES).map_err(|source| ProgramError::Environment { source })?;
+    harden::harden_but_keep(&[systemd::VARIABLES, kubernetes::VARIABLES].concat())
+        .map_err(|source| ProgramError::Environment { source })?;
     if !harden::is_root_of_the_host() {
         return Err(ProgramError::NotRoot);
     }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::live::summary::Summary;
 use super::revoked::{Revocation, Revoked};
 use super::source::Snapshot;
-use crate::container::{Annotations, FileName, Owner};
+use crate::container::{Annotations, FileName, Owner, Pod};
 use crate::deliver::{Placeholders, PlaceholdersError};
 use crate::fault::{AnyFault, Class, Fault};
 use crate::nri;
@@ -69,6 +69,11 @@ pub enum Request {
     Revoke(Order),
     /// That something is allowed again, for root alone.
     EndRevocation(Order),
+    /// The pod of a container, for root alone.
+    Pod {
+        /// The container's id.
+        container: String,
+    },
 }
 
 /// What an operator revokes, or allows again.
@@ -254,6 +259,13 @@ pub enum Answer {
     },
     /// What became of a revocation.
     Withdrawn(Box<Withdrawn>),
+    /// The pod of a container.
+    Pod {
+        /// What is known of it.
+        pod: Option<Box<Pod>>,
+        /// Why not more is known.
+        unknown: Option<Refusal>,
+    },
 }
 
 /// What became of a revocation.

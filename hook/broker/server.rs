@@ -7,7 +7,6 @@ use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::pending;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::rc::{Rc, Weak};
@@ -16,7 +15,6 @@ use std::time::Duration;
 
 use futures_util::future::{Either, join_all, join3, select, select_all};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use rustix::io::Errno;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
@@ -26,19 +24,22 @@ use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::connection::Connection;
 use super::error::{PROGRAM, ProgramError};
+use super::identity::Identity;
 use super::limits::{Limits, close};
+use super::listen::{bind, listen, socket_path};
 use super::live::{self, Live};
 use super::loaded::{Loaded, SourceCell};
 use super::metrics::Metrics;
 use super::nri_metrics;
 use super::peer::Peer;
-use super::protocol::{Answer, REQUEST_BYTES_MAX, Refusal, Request, SOCKET, Selection, Status, USER_REQUEST_BYTES_MAX};
+use super::protocol::{Answer, REQUEST_BYTES_MAX, Refusal, Request, Selection, Status, USER_REQUEST_BYTES_MAX};
 use super::start;
 use crate::fault::{AnyFault, Fault as _};
 use crate::nri;
+use crate::retry::Deadline;
 use crate::settings::{MetricsAddress, Settings};
 use crate::whole_file::Existing;
-use crate::{monitoring, report, run_directory, systemd};
+use crate::{monitoring, report, systemd};
 
 /// The longest time until a request is complete.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -53,15 +54,21 @@ struct Accepted {
     peer: Peer,
 }
 
-/// What all versions of the settings share.
-struct Server {
-    path: PathBuf,
-    limits: Arc<Limits>,
-    metrics: Metrics,
+/// What all versions of the settings serve with.
+#[derive(Clone)]
+struct Shared {
     source: Rc<SourceCell>,
     /// The plugin that adds the hook to containers, if the settings have one.
     nri: Option<Arc<nri::State>>,
     live: Rc<Live>,
+}
+
+/// What accepts connections, and gives each to the current version of the settings.
+struct Server {
+    path: PathBuf,
+    limits: Arc<Limits>,
+    metrics: Metrics,
+    shared: Shared,
     current: RefCell<Generation>,
     /// Earlier versions that still serve.
     ending: RefCell<Vec<JoinHandle<()>>>,
@@ -75,6 +82,14 @@ struct Generation {
     task: JoinHandle<()>,
 }
 
+impl Generation {
+    fn begin(settings: Rc<Settings>, shared: Shared, server: Weak<Server>) -> Generation {
+        let (accepted, receiver) = unbounded_channel();
+        let task = spawn_local(serve_generation(Rc::clone(&settings), shared, receiver, server));
+        Generation { settings, accepted, task }
+    }
+}
+
 /// Serves until SIGTERM or SIGINT, and then ends the starts in progress.
 ///
 /// # Errors
@@ -85,30 +100,17 @@ pub async fn serve(path: &Path, socket: Option<&Path>, existing: Existing) -> Re
     let (mut terminate, mut interrupt) = (signal_of(SignalKind::terminate())?, signal_of(SignalKind::interrupt())?);
     let reload = signal_of(SignalKind::hangup())?;
     let listeners = listen(socket_path(socket, &settings), existing)?;
-    let source = Rc::<SourceCell>::default();
     let plugin = settings.nri.socket.as_deref().map(|socket| nri::start(PROGRAM, socket, &settings.nri)).transpose();
     let plugin = plugin.map_err(|error| ProgramError::Runtime { errno: error.into() })?;
-    let live = Live::new(&settings.updates.directory);
-    let server = Rc::new_cyclic(|server| {
-        let (accepted, receiver) = unbounded_channel();
-        let (source, live) = (Rc::clone(&source), Rc::clone(&live));
-        let task = spawn_local(serve_generation(
-            Rc::clone(&settings),
-            (Rc::clone(&source), Rc::clone(&live)),
-            receiver,
-            server.clone(),
-        ));
-        Server {
-            path: path.to_owned(),
-            limits: Arc::default(),
-            metrics: Metrics::default(),
-            source,
-            live,
-            nri: plugin,
-            current: RefCell::new(Generation { settings: Rc::clone(&settings), accepted, task }),
-            ending: RefCell::default(),
-            is_draining: Cell::new(false),
-        }
+    let shared = Shared { source: Rc::default(), nri: plugin, live: Live::new(&settings.updates.directory) };
+    let server = Rc::new_cyclic(|server| Server {
+        path: path.to_owned(),
+        limits: Arc::default(),
+        metrics: Metrics::default(),
+        shared: shared.clone(),
+        current: RefCell::new(Generation::begin(Rc::clone(&settings), shared, server.clone())),
+        ending: RefCell::default(),
+        is_draining: Cell::new(false),
     });
     if let Some(address) = &settings.broker.metrics {
         server.serve_metrics(address)?;
@@ -157,7 +159,7 @@ impl Server {
         match connection.receive_request(max, Instant::now() + REQUEST_TIMEOUT).await {
             Ok((Request::Start(request), process, _share)) => {
                 let began = Instant::now();
-                let outcome = start::serve(&connection, &peer, *request, process, loaded, &self.live).await;
+                let outcome = start::serve(&connection, &peer, *request, process, loaded, &self.shared.live).await;
                 self.metrics.start(outcome, began.elapsed().as_secs_f64());
             }
             Ok((Request::Status, ..)) if peer.is_root() => {
@@ -165,25 +167,28 @@ impl Server {
                 let _ = connection.send(&Answer::Status(Box::new(self.status(loaded))), None).await;
             }
             Ok((Request::Forget, ..)) if peer.is_root() => {
-                self.source.forget();
+                self.shared.source.forget();
                 let _ = connection.send(&Answer::Nothing, None).await;
             }
             Ok((Request::Running(selection), ..)) if peer.is_root() => {
-                let _ = connection.send(&self.live.list(&selection, loaded), None).await;
+                let _ = connection.send(&self.shared.live.list(&selection, loaded), None).await;
             }
             Ok((Request::Refresh(selection), ..)) if peer.is_root() => {
                 let selection = Selection { live: true, ..selection };
-                self.live.refresh(&selection, loaded).await;
-                let _ = connection.send(&self.live.list(&selection, loaded), None).await;
+                self.shared.live.refresh(&selection, loaded).await;
+                let _ = connection.send(&self.shared.live.list(&selection, loaded), None).await;
             }
             Ok((Request::Revocations, ..)) if peer.is_root() => {
                 let _ = connection.send(&or_refusal(live::revocations(loaded.settings).await), None).await;
             }
             Ok((Request::Revoke(order), ..)) if peer.is_root() => {
-                let _ = connection.send(&or_refusal(self.live.revoke(order, loaded).await), None).await;
+                let _ = connection.send(&or_refusal(self.shared.live.revoke(order, loaded).await), None).await;
             }
             Ok((Request::EndRevocation(order), ..)) if peer.is_root() => {
-                let _ = connection.send(&or_refusal(self.live.end_revocation(order, loaded).await), None).await;
+                let _ = connection.send(&or_refusal(self.shared.live.end_revocation(order, loaded).await), None).await;
+            }
+            Ok((Request::Pod { container }, ..)) if peer.is_root() => {
+                let _ = connection.send(&pod_of(&container, loaded).await, None).await;
             }
             // For root alone.
             Ok(_) => {}
@@ -197,8 +202,8 @@ impl Server {
             settings: self.path.clone(),
             grants: loaded.settings.grants.iter().count(),
             connections: self.limits.connections(),
-            source: self.source.snapshot(),
-            nri: self.nri.as_deref().map(nri::State::snapshot),
+            source: self.shared.source.snapshot(),
+            nri: self.shared.nri.as_deref().map(nri::State::snapshot),
         }
     }
 
@@ -211,7 +216,7 @@ impl Server {
             match loaded {
                 Ok(settings) => {
                     self.note_unchanged(&settings);
-                    self.source.reload(&settings);
+                    self.shared.source.reload(&settings);
                     self.replace(Rc::new(settings));
                     report::note(PROGRAM, "loaded the settings again");
                 }
@@ -241,10 +246,8 @@ impl Server {
         if self.is_draining.get() {
             return;
         }
-        let (accepted, receiver) = unbounded_channel();
-        let shared = (Rc::clone(&self.source), Rc::clone(&self.live));
-        let task = spawn_local(serve_generation(Rc::clone(&settings), shared, receiver, Rc::downgrade(self)));
-        let old = self.current.replace(Generation { settings, accepted, task });
+        let new = Generation::begin(settings, self.shared.clone(), Rc::downgrade(self));
+        let old = self.current.replace(new);
         let mut ending = self.ending.borrow_mut();
         ending.retain(|task| !task.is_finished());
         ending.push(old.task);
@@ -266,13 +269,14 @@ impl Server {
     fn serve_metrics(self: &Rc<Server>, address: &MetricsAddress) -> Result<(), ProgramError> {
         let server = Rc::clone(self);
         let text = move || {
-            let plugin = server.nri.as_deref().map(|state| nri_metrics::samples(&state.snapshot()));
+            let plugin = server.shared.nri.as_deref().map(|state| nri_metrics::samples(&state.snapshot()));
             let samples = server
+                .shared
                 .source
                 .metrics()
                 .into_iter()
                 .chain(plugin.unwrap_or_default())
-                .chain(server.live.metrics())
+                .chain(server.shared.live.metrics())
                 .collect();
             server.metrics.to_text(server.limits.connections(), samples)
         };
@@ -301,14 +305,21 @@ fn or_refusal(answer: Result<Answer, AnyFault>) -> Answer {
     answer.unwrap_or_else(|error| Answer::Refused(Refusal::of(&*error)))
 }
 
+/// All that can be known of the pod of a container.
+async fn pod_of(container: &str, loaded: &Loaded<'_>) -> Answer {
+    let deadline = Deadline::after(loaded.settings.deliver.deadline);
+    let Identity { pod, unknown } = loaded.identities.all_of(container, deadline).await;
+    Answer::Pod { pod: pod.map(Box::new), unknown: unknown.map(|error| Refusal::of(&*error)) }
+}
+
 /// Serves connections with one version of the settings, until there will be no more.
 async fn serve_generation(
     settings: Rc<Settings>,
-    (source, live): (Rc<SourceCell>, Rc<Live>),
+    Shared { source, nri, live }: Shared,
     accepted: UnboundedReceiver<Accepted>,
     server: Weak<Server>,
 ) {
-    let (loaded, is_over) = (Loaded::new(&settings, source), [Notify::new(), Notify::new()]);
+    let (loaded, is_over) = (Loaded::new(&settings, source, nri), [Notify::new(), Notify::new()]);
     join3(
         serve_connections(&loaded, accepted, server, &is_over),
         live.update_periodically(&loaded, &is_over[0]),
@@ -352,46 +363,6 @@ async fn serve_connections(
             }
         }
     }
-}
-
-/// Where the broker listens without systemd.
-pub fn socket_path<'a>(argument: Option<&'a Path>, settings: &'a Settings) -> &'a Path {
-    argument.or(settings.broker.socket.as_deref()).unwrap_or(Path::new(SOCKET))
-}
-
-/// The sockets that systemd passed, or one at this path.
-fn listen(path: &Path, existing: Existing) -> Result<Vec<UnixListener>, ProgramError> {
-    let passed = systemd::unix_sockets().map_err(|reason| ProgramError::Passed { reason })?;
-    if passed.is_empty() {
-        return Ok(vec![bind(path, 0o600, existing)?]);
-    }
-    let listener = |socket: std::os::unix::net::UnixListener| {
-        socket.set_nonblocking(true)?;
-        UnixListener::from_std(socket)
-    };
-    passed.into_iter().map(listener).collect::<io::Result<_>>().map_err(|reason| ProgramError::Passed { reason })
-}
-
-/// Listens at a path. The socket appears there when it has its mode and accepts connections, and takes the place of one on which nothing
-/// listens any more, or of any other: connections that were made to that one stay with it.
-fn bind(path: &Path, mode: u32, existing: Existing) -> Result<UnixListener, ProgramError> {
-    let failed = |error: io::Error| ProgramError::Listen { path: path.to_owned(), errno: error.into() };
-    if path.starts_with(run_directory::DIRECTORY) {
-        run_directory::make_private().map_err(|errno| failed(errno.into()))?;
-    }
-    if existing == Existing::Keep && std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(failed(io::Error::from_raw_os_error(Errno::ADDRINUSE.raw_os_error())));
-    }
-    let mut new = path.as_os_str().to_owned();
-    new.push(".new");
-    let bound = || {
-        let _ = std::fs::remove_file(&new);
-        let listener = UnixListener::bind(&new)?;
-        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(mode))?;
-        std::fs::rename(&new, path)?;
-        Ok(listener)
-    };
-    bound().map_err(failed)
 }
 
 async fn notify_watchdog(period: Duration) {

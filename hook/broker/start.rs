@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::blocking::blocking;
 use super::connection::Connection;
+use super::identity::Identity;
 use super::live::{self, Asked, Live, State};
 use super::loaded::Loaded;
 use super::peer::Peer;
@@ -20,6 +21,7 @@ use crate::deliver::{DeliveryOptions, Frozen, Hold};
 use crate::errno::SyscallError;
 use crate::fault::{AnyFault, Class, Fault};
 use crate::resolve::{Files, Resolved};
+use crate::retry::Deadline;
 use crate::seal::kek::Keks;
 use crate::start::Start;
 
@@ -103,8 +105,10 @@ async fn fill(
     start.record.bundle = request.bundle;
     let asked = (request.annotations.clone(), request.image.clone());
     let (annotations, image) = request.image.of(request.annotations);
-    let caller = loaded.caller(peer.uid);
-    let Some(requests) = start.decide(annotations, image, settings, caller)? else { return Ok(None) };
+    let deadline = Deadline::after(deadline.min(patience.saturating_sub((patience / MARGIN).min(MARGIN_MAX))));
+    let Identity { pod, unknown } = loaded.identity(peer.uid, &request.container, &annotations, deadline).await;
+    let caller = loaded.caller(peer.uid, pod.as_ref());
+    let Some(requests) = start.decide(annotations, image, settings, caller, unknown)? else { return Ok(None) };
     if requests.update.is_some() {
         live::require(settings, !request.places.is_empty())?;
     }
@@ -120,7 +124,6 @@ async fn fill(
     start.record.phase_ends("read");
 
     let keks = loaded.keks();
-    let deadline = settings.deliver.deadline.min(patience.saturating_sub((patience / MARGIN).min(MARGIN_MAX)));
     let secrets = resolve(start, &requests.files, &revocations, (loaded, &keks, peer.uid), deadline).await;
     let secrets = secrets.inspect_err(|error| loaded.failed(&**error))?;
     secrets.iter().try_for_each(|one| revocations.check(Value::of(one)))?;
@@ -148,7 +151,7 @@ async fn resolve<'r>(
     requests: &'r [Request],
     revocations: &Revocations,
     (loaded, keks, uid): (&Loaded<'_>, &Keks<'_>, u32),
-    deadline: Duration,
+    deadline: Deadline,
 ) -> Result<Vec<Resolved<'r>>, AnyFault> {
     let (settings, id) = (loaded.settings, start.record.start.clone());
     if revocations.name_any(requests.iter().map(|request| request.reference.as_str())) {

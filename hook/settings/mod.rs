@@ -15,6 +15,7 @@ mod error;
 pub mod file;
 mod gcp;
 mod grant;
+mod kubernetes;
 mod local_kek;
 mod nri;
 mod op;
@@ -47,7 +48,10 @@ pub use self::duration::{DEADLINE, duration};
 pub use self::error::{Documents, SettingsError};
 pub use self::file::{FileError, trust_as_in_user_namespace};
 pub use self::gcp::{Federation, GcpKms};
-pub use self::grant::{Caller, Found, Grant, GrantError, Grants, ReferencePattern, ReferencePatternError};
+pub use self::grant::{
+    Caller, Found, Grant, GrantError, Grants, MissingIdentity, ReferencePattern, ReferencePatternError,
+};
+pub use self::kubernetes::Kubernetes;
 pub use self::local_kek::LocalKek;
 pub use self::nri::Nri;
 pub use self::op::{Op, OpUnlock};
@@ -106,6 +110,8 @@ pub struct Settings {
     pub broker: Broker,
     /// `[nri]`: the plugin by which containerd and CRI-O call the hook.
     pub nri: Nri,
+    /// `[kubernetes]`: the API server, which knows the service accounts of pods.
+    pub kubernetes: Kubernetes,
     /// `[outage]`: whether the broker uses sealed values that it fetched earlier while the source does not answer.
     pub outage: Outage,
     /// `[updates]`: how the broker updates the files of running containers.

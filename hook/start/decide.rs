@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::container::{Annotations, ImageError, NAMESPACE_KEYS, Requests, is_ours, is_reference};
 use crate::fault::AnyFault;
-use crate::settings::{Caller, Grants, Permission};
+use crate::settings::{Caller, GrantError, Grants, Permission};
 
 /// The requests of a container. None of them may come from its image, unless the settings allow it.
 pub(super) fn requests(
@@ -30,7 +30,7 @@ pub(super) fn granted(
     requests: &Requests,
     annotations: &Annotations,
     caller: Caller<'_>,
-) -> Result<BTreeMap<String, String>, AnyFault> {
+) -> Result<BTreeMap<String, String>, GrantError> {
     let mut used = BTreeMap::new();
     for request in &requests.files {
         let grant = grants.decide(&request.reference, annotations, requests.owner.is_some(), caller)?;

@@ -1,12 +1,11 @@
 //! The steps of one container start that the hook and the broker have in common: decide, resolve, record.
 
 mod decide;
-
-use std::time::Duration;
+mod unidentified;
 
 use crate::audit::{Record, Trail};
 use crate::break_glass::{self, BreakGlassError};
-use crate::container::{Annotations, Request, Requests};
+use crate::container::{Annotations, Pod, Request, Requests};
 use crate::fault::AnyFault;
 use crate::report;
 use crate::resolve::{ResolveError, Resolved, resolve};
@@ -15,6 +14,8 @@ use crate::seal::kek::Keks;
 use crate::settings::{Caller, Settings};
 use crate::source::Source;
 use crate::token::static_token::Use;
+
+pub use self::unidentified::Unidentified;
 
 /// One start of a container that requests secrets. Its record is filled on the way, so that the record of a refusal shows how far the
 /// start came.
@@ -35,7 +36,7 @@ impl Start {
 
     /// The requests that the container's grants allow; `None` if there is none for this container.
     ///
-    /// `image`: why the annotations of its image are not known.
+    /// `image`: why the annotations of its image are not known. `unknown`: why its pod, or the service account of its pod, is not.
     ///
     /// # Errors
     /// An annotation cannot be used, or a request is not granted.
@@ -45,15 +46,31 @@ impl Start {
         image: Option<AnyFault>,
         settings: &Settings,
         caller: Caller<'_>,
+        unknown: Option<AnyFault>,
     ) -> Result<Option<Requests>, AnyFault> {
+        if let Caller::Pod(pod) = caller {
+            self.record.pod = Some(pod.clone());
+        }
         if let Ok(Some(requested)) = Requests::from_annotations(&annotations) {
             self.record.requests(&requested.files);
         }
         let (annotations, requests) = decide::requests(annotations, image, settings.deliver.image_annotations)?;
         let Some(requests) = requests else { return Ok(None) };
         self.record.requests(&requests.files);
-        self.record.annotations = decide::granted(&settings.grants, &requests, &annotations, caller)?;
+        let granted = decide::granted(&settings.grants, &requests, &annotations, caller);
+        self.record.annotations = granted.map_err(|error| Unidentified::explain(error, unknown))?;
         Ok(Some(requests))
+    }
+
+    /// Whether a request depends on the service account of this pod alone, which is not known yet.
+    pub fn needs_service_account(annotations: &Annotations, settings: &Settings, pod: &Pod) -> bool {
+        let requested = decide::requests(annotations.clone(), None, settings.deliver.image_annotations);
+        let Ok((annotations, Some(requests))) = requested else { return false };
+        let wants_owner = requests.owner.is_some();
+        requests.files.iter().any(|request| {
+            let decision = settings.grants.decide(&request.reference, &annotations, wants_owner, Caller::Pod(pod));
+            decision.is_err_and(|refusal| refusal.needs_service_account())
+        })
     }
 
     /// Fetches and unseals the secrets of all requests.
@@ -66,7 +83,7 @@ impl Start {
         source: &dyn Source,
         keks: &Keks<'_>,
         settings: &Settings,
-        deadline: Duration,
+        deadline: Deadline,
     ) -> Result<Vec<Resolved<'r>>, BreakGlassError> {
         let resolved = break_glass::resolve(requests, source, keks, settings, deadline, &mut self.record).await;
         self.note(resolved, source, settings)
@@ -82,8 +99,8 @@ impl Start {
         source: &dyn Source,
         keks: &Keks<'_>,
         settings: &Settings,
+        deadline: Deadline,
     ) -> Result<Vec<Resolved<'r>>, ResolveError> {
-        let deadline = Deadline::after(settings.deliver.deadline);
         let resolved = resolve(requests, source, keks, settings.deliver.plaintext, deadline).await?;
         self.record.resolved(&resolved);
         Ok(resolved)
@@ -99,9 +116,9 @@ impl Start {
         source: &dyn Source,
         keks: &Keks<'_>,
         settings: &Settings,
-        deadline: Duration,
+        deadline: Deadline,
     ) -> Result<Vec<Resolved<'r>>, ResolveError> {
-        let resolved = resolve(requests, source, keks, settings.deliver.plaintext, Deadline::after(deadline)).await;
+        let resolved = resolve(requests, source, keks, settings.deliver.plaintext, deadline).await;
         self.note(resolved, source, settings)
     }
 
@@ -173,5 +190,43 @@ impl Start {
 
     fn warn(&self, text: &str) {
         report::warn(self.record.program, &format!("container {}: {text}", self.record.container));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// As the decision itself, it counts annotations of an image only if the settings do.
+    #[test]
+    fn the_service_account_is_needed_only_where_it_decides() {
+        let texts = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
+        };
+        let to = "{ namespace = 'agents', service-account = 'billing', annotations = { team = 'a' } }";
+        let settings = |permission| -> Settings {
+            let text = format!(
+                "[deliver]\nimage-annotations = '{permission}'\n[[grant]]\nreferences = ['op://Agents/*']\nto = {to}"
+            );
+            text.parse().unwrap()
+        };
+        let request = ("run.secrets/x", "op://Agents/db/password");
+        let own = Annotations::new(texts(&[request, ("team", "a")]));
+        let of_image = own.clone().with_image(texts(&[("team", "a")]));
+        let other = Annotations::new(texts(&[request, ("team", "b")]));
+        let pod = Pod { namespace: "agents".into(), ..Pod::default() };
+        let elsewhere = Pod { namespace: "web".into(), ..Pod::default() };
+        for (annotations, permission, pod, expected) in [
+            (&own, "refuse", &pod, true),
+            (&own, "refuse", &elsewhere, false),
+            (&other, "refuse", &pod, false),
+            (&of_image, "refuse", &pod, false),
+            (&of_image, "allow", &pod, true),
+        ] {
+            let needed = Start::needs_service_account(annotations, &settings(permission), pod);
+            assert_eq!(needed, expected, "{annotations:?} {permission} {pod}");
+        }
     }
 }

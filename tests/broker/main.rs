@@ -9,14 +9,19 @@
     reason = "a test fails by panicking, its helpers too"
 )]
 
+#[allow(dead_code, reason = "each test uses a part of it")]
+#[path = "../nri_protocol/runtime.rs"]
+mod nri_runtime;
 #[path = "../support/mod.rs"]
 mod support;
 
 mod attacks;
+mod cluster;
 mod deaths;
 mod descriptors;
 mod fakes;
 mod fuse;
+mod identity;
 mod live;
 mod live_failures;
 mod outage;

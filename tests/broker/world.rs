@@ -40,6 +40,12 @@ impl World {
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
+    /// How many values or items Connect was asked for.
+    pub(crate) fn connect_reads(&self) -> usize {
+        let requests = self.stand_in.requests();
+        requests.iter().filter(|request| request["service"] == "connect" && request["method"] == "GET").count()
+    }
+
     /// The decisions of all starts so far. A mark of a chain is no start.
     pub(crate) fn decisions(&self) -> Vec<String> {
         let records = self.records().into_iter().filter(|record| record.get("mark").is_none());

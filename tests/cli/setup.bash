@@ -115,6 +115,23 @@ state() {
           annotations: ($ARGS.positional | map(capture("(?<key>[^=]*)=(?<value>.*)"; "s")) | from_entries)}' --args -- "$@"
 }
 
+# Runs the hook with the state on standard input, through a broker that has the settings and these lines: ask_broker_with LINES...
+ask_broker_with() {
+    local broker code
+    rm -f b
+    cp settings.toml broker.toml
+    printf '%s\n' "$@" >>broker.toml
+    printf '[broker]\nsocket = "%s"\n' "$DIR/b" >hook.toml
+    oci-secrets-broker --settings "$DIR/broker.toml" --socket "$DIR/b" 2>/dev/null &
+    broker=$!
+    until [ -S b ]; do sleep 0.01; done
+    oci-secrets-hook --settings "$DIR/hook.toml"
+    code=$?
+    kill $broker
+    wait $broker 2>/dev/null
+    return $code
+}
+
 # The program that stands where the hook was, after a removal of the package.
 removed() { "$SOURCES/packaging/hook/removed"; }
 

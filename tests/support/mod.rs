@@ -126,6 +126,24 @@ impl StandIn {
         self.request_at(self.member("issuers"), "POST", &format!("/stand-in/issuers/{issuer}/{action}"), body)
     }
 
+    /// The URL of the API server of Kubernetes.
+    pub(crate) fn kubernetes(&self) -> &str {
+        self.member("kubernetes")
+    }
+
+    /// The token with which a broker may get pods.
+    pub(crate) fn kubernetes_token(&self) -> &str {
+        self.member("kubernetes_token")
+    }
+
+    /// Creates a pod and returns its uid.
+    pub(crate) fn create_pod(&self, namespace: &str, name: &str, service_account: &str) -> String {
+        let pod = json!({ "metadata": { "name": name }, "spec": { "serviceAccountName": service_account } });
+        let (path, token) = (format!("/api/v1/namespaces/{namespace}/pods"), self.member("kubernetes_admin_token"));
+        let created = self.request_with(token, self.kubernetes(), "POST", &path, &pod);
+        created["metadata"]["uid"].as_str().expect("the stand-in refused the pod").to_owned()
+    }
+
     /// The CA certificate of its servers, if they use https.
     pub(crate) fn ca_file(&self) -> Option<PathBuf> {
         self.connect().starts_with("https").then(|| PathBuf::from(self.member("dir")).join("ca.pem"))
@@ -190,8 +208,12 @@ impl StandIn {
     }
 
     fn request_at(&self, url: &str, method: &str, path: &str, body: &Value) -> Value {
+        self.request_with(self.token(), url, method, path, body)
+    }
+
+    fn request_with(&self, token: &str, url: &str, method: &str, path: &str, body: &Value) -> Value {
         let (scheme, host) = url.split_once("://").unwrap();
-        let (token, body) = (self.token(), body.to_string());
+        let body = body.to_string();
         let head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n");
         let framing = format!("Connection: close\r\nContent-Length: {}\r\n\r\n", body.len());
         let request = [head, framing, body].concat();

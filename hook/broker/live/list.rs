@@ -1,12 +1,14 @@
 //! What is said of the running containers.
 
 use super::super::error::PROGRAM;
+use super::super::identity::Identity;
 use super::super::loaded::Loaded;
 use super::super::protocol::{Answer, RUNNING_MAX, Selection};
 use super::super::source::Sample;
 use super::registry::Live;
 use super::running::Running;
 use super::summary::{Summary, shortened};
+use crate::fault::Class;
 use crate::report;
 use crate::start::Start;
 
@@ -57,8 +59,12 @@ fn summary(running: &Running, loaded: &Loaded<'_>) -> Summary {
     if has_files {
         let (annotations, image) = state.asked.image.clone().of(state.asked.annotations.clone());
         let mut start = Start::begin(PROGRAM, &state.container);
-        let decided = start.decide(annotations, image, loaded.settings, loaded.caller(state.asked.uid));
-        summary.ungranted = decided.err().map(|error| shortened(report::chain(&*error)));
+        let Identity { pod, unknown } = loaded.known_identity(state.asked.uid, &state.container);
+        let caller = loaded.caller(state.asked.uid, pod.as_ref());
+        let decided = start.decide(annotations, image, loaded.settings, caller, unknown);
+        // A grant that depends on what is not known now was not removed.
+        let refusal = decided.err().filter(|error| error.class() != Class::Unavailable);
+        summary.ungranted = refusal.map(|error| shortened(report::chain(&*error)));
     }
     summary.error = summary.error.map(shortened);
     summary

@@ -7,6 +7,7 @@ use rustix::process::Signal;
 
 use super::super::blocking::blocking;
 use super::super::error::PROGRAM;
+use super::super::identity::Identity;
 use super::super::loaded::Loaded;
 use super::super::revoked::{Revocations, Value};
 use super::running::Running;
@@ -17,6 +18,7 @@ use crate::deliver::{Current, DeliveryOptions, Frozen, Hold, SwapError};
 use crate::fault::{AnyFault, Class, Fault};
 use crate::report;
 use crate::resolve::{Files, Resolved};
+use crate::retry::Deadline;
 use crate::start::Start;
 
 /// What an update came to.
@@ -121,7 +123,10 @@ async fn prepare(running: &Running, loaded: &Loaded<'_>, start: &mut Start) -> R
     let (audit, deadline) = (settings.audit.clone(), settings.deliver.deadline);
     start.trail = blocking(move || Trail::open(&audit, deadline)).await?;
     let (annotations, image) = state.asked.image.of(state.asked.annotations);
-    let requests = start.decide(annotations, image, settings, loaded.caller(state.asked.uid))?;
+    let deadline = Deadline::after(deadline);
+    let Identity { pod, unknown } = loaded.identity(state.asked.uid, &state.container, &annotations, deadline).await;
+    let caller = loaded.caller(state.asked.uid, pod.as_ref());
+    let requests = start.decide(annotations, image, settings, caller, unknown)?;
     let mut requests = requests.ok_or(UpdateFault::NoRequests)?;
     let revocations = Revocations::load(settings).await?;
     let is_revoked = revocations.check_container(&state.container).is_err();
@@ -139,7 +144,7 @@ async fn prepare(running: &Running, loaded: &Loaded<'_>, start: &mut Start) -> R
 
     let source = loaded.source.for_update(settings, &start.record.start)?.paid_by(loaded.payer(state.asked.uid));
     let keks = loaded.keks();
-    let resolved = start.resolve_for_update(&requests.files, &source, &keks, settings).await;
+    let resolved = start.resolve_for_update(&requests.files, &source, &keks, settings, deadline).await;
     let mut secrets = resolved.inspect_err(|error| loaded.failed(error))?;
     start.record.phase_ends("resolve");
 

@@ -10,7 +10,20 @@ use crate::settings::{Grant, Settings};
 /// Names of pods and containers are such annotations too: only the namespace is not the author's choice.
 pub(super) fn findings(settings: &Settings, engines: &[Engine], host: &Host) -> Vec<Finding> {
     let grants = (1..).zip(settings.grants.iter());
-    grants.filter_map(|(position, grant)| finding(position, grant, engines, host)).collect()
+    let of_grant = |(position, grant): (usize, &Grant)| {
+        let unknown = unknown(position, grant, settings);
+        unknown.or_else(|| finding(position, grant, engines, host))
+    };
+    grants.filter_map(of_grant).collect()
+}
+
+/// A grant by identity, of which nothing is known: it gives nothing.
+fn unknown(position: usize, grant: &Grant, settings: &Settings) -> Option<Finding> {
+    let is_unknown = grant.is_identity() && settings.nri.socket.is_none();
+    is_unknown.then(|| {
+        let detail = format!("grant {position} is for pods by `service-account` or `labels`, and gives nothing");
+        Finding::warning("grants", detail, "set `socket` under [nri] in the settings of the broker".into())
+    })
 }
 
 fn finding(position: usize, grant: &Grant, engines: &[Engine], host: &Host) -> Option<Finding> {
@@ -96,6 +109,14 @@ mod tests {
         // An annotation that does not count: the grant gives nothing.
         let ignored = found("{ annotations = { 'io.kubernetes.cri.sandbox-name' = 'a' } }", &[Engine::Crio]);
         assert!(ignored.is_empty(), "{ignored:?}");
+    }
+
+    #[test]
+    fn warns_of_identities_that_no_runtime_reports() {
+        let to = "{ namespace = 'agents', service-account = 'billing' }";
+        let [warning] = &found(to, &[Engine::Containerd])[..] else { panic!() };
+        assert!(warning.contains("grant 2 is for pods by `service-account`") && warning.contains("[nri]"), "{warning}");
+        assert!(found(&format!("{to}\n[nri]\nsocket = '/n'"), &[Engine::Containerd]).is_empty());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! It does what a start does, but continues after a problem, and shows all of them. Values are unsealed and dropped, never shown.
 
 mod last;
+mod pod;
 mod subject;
 
 use std::path::Path;
@@ -17,7 +18,7 @@ use super::table::Table;
 use super::{block_on, check, load, source, write_json, write_table};
 use crate::broker::revoked::{Revocation, RevokedError, Value};
 use crate::cli::error::CliError;
-use crate::container::{Annotations, FILES_MAX, FileName};
+use crate::container::{Annotations, FILES_MAX, FileName, Pod};
 use crate::fault::AnyFault;
 use crate::reference::Reference;
 use crate::resolve::is_missing;
@@ -65,6 +66,8 @@ Example: why did this container not start, and would it start now
 #[derive(Serialize)]
 struct Explanation {
     target: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod: Option<Pod>,
     findings: Vec<Finding>,
     requests: Vec<Explained>,
 }
@@ -122,6 +125,7 @@ pub(super) fn run(arguments: &Arguments, settings_path: &Path) -> Result<ExitCod
 fn explain(subject: Subject, settings: Result<Settings, AnyFault>, choice: &Choice, unseal: bool) -> Explanation {
     let mut requests: Vec<Explained> = subject.requests.iter().map(|one| Explained::of(one, &subject)).collect();
     let Subject { name, id, annotations, requests: wanted, wants_owner, mut findings, .. } = subject;
+    let mut pod = None;
     if wanted.is_empty() && findings.is_empty() {
         findings.push(Finding::ok("hook", "nothing is asked for, and the container starts without us".into()));
     }
@@ -131,13 +135,20 @@ fn explain(subject: Subject, settings: Result<Settings, AnyFault>, choice: &Choi
             if !wanted.is_empty() {
                 findings.extend(check::broker::findings(&settings));
             }
+            let (id, socket) = (id.as_deref(), settings.broker.socket.clone());
             findings.extend(id.iter().flat_map(|id| check::broker::running(id, &settings)));
             let revocations = check::broker::revocations(&settings);
             let (deciding, finding) = Deciding::of(settings, choice);
             findings.extend(finding);
             if let Some(settings) = deciding.settings() {
+                let references: Vec<&Reference> = wanted.iter().map(|one| &one.reference).collect();
+                let found = id.zip(socket).and_then(|(id, socket)| pod::of(id, &socket, &references, settings));
+                if let Some((known, finding)) = found {
+                    pod = known;
+                    findings.push(finding);
+                }
                 for (explained, one) in requests.iter_mut().zip(&wanted) {
-                    explained.grant(&one.reference, annotations.as_ref(), wants_owner, settings);
+                    explained.grant(&one.reference, annotations.as_ref(), wants_owner, settings, pod.as_ref());
                 }
                 if let Err(error) = fetch(&mut requests, &wanted, settings, unseal) {
                     findings.push(Finding::problem("source", &*error));
@@ -149,7 +160,7 @@ fn explain(subject: Subject, settings: Result<Settings, AnyFault>, choice: &Choi
     if findings.iter().all(|finding| finding.class().is_none()) {
         requests.iter_mut().for_each(Explained::file);
     }
-    Explanation { target: name, findings, requests }
+    Explanation { target: name, pod, findings, requests }
 }
 
 /// Fetches every reference, and unseals each value when it arrives, as a start does.
@@ -260,10 +271,12 @@ impl Explained {
         annotations: Option<&Annotations>,
         wants_owner: bool,
         settings: &Settings,
+        pod: Option<&Pod>,
     ) {
         let naming = || (1..).zip(settings.grants.iter()).filter(|(_, grant)| grant.names(reference));
         let none = Annotations::default();
-        let decision = settings.grants.decide(reference, annotations.unwrap_or(&none), wants_owner, Caller::Root);
+        let caller = pod.map_or(Caller::Root, Caller::Pod);
+        let decision = settings.grants.decide(reference, annotations.unwrap_or(&none), wants_owner, caller);
         match (decision, annotations) {
             (Ok(given), _) => {
                 let position = naming().find(|(_, grant)| std::ptr::eq(*grant, given)).map(|(position, _)| position);
@@ -329,8 +342,10 @@ fn describe(position: usize, grant: &Grant) -> String {
     let list = |words: Vec<String>| words.join(", ");
     let references = list(grant.references().map(|pattern| format!("\"{pattern}\"")).collect());
     let namespace = grant.namespace().map(|pattern| format!("namespace = \"{pattern}\""));
+    let account = grant.service_account().map(|pattern| format!("service-account = \"{pattern}\""));
+    let labels = grant.labels().map(|(key, pattern)| format!("label {key} = \"{pattern}\""));
     let annotations = grant.annotations().map(|(key, pattern)| format!("{key} = \"{pattern}\""));
-    let annotations = list(namespace.into_iter().chain(annotations).collect());
+    let annotations = list(namespace.into_iter().chain(account).chain(labels).chain(annotations).collect());
     match annotations.as_str() {
         "" => format!("{position}: {references} to every container"),
         annotations => format!("{position}: {references} to containers with {annotations}"),

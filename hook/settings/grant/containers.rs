@@ -6,37 +6,64 @@ use serde::Deserialize;
 
 use crate::settings::Pattern;
 
-/// The containers of a grant: all of root's, or those of a user, of a namespace and with all of these annotations.
+/// The containers of a grant: all of root's, or those of a user, of a namespace and with all of these annotations, or those of pods with
+/// this identity.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Restriction")]
 pub(super) struct Containers {
     pub(super) user: Option<String>,
     pub(super) namespace: Option<Pattern>,
+    pub(super) service_account: Option<Pattern>,
+    pub(super) labels: BTreeMap<String, Pattern>,
     pub(super) annotations: BTreeMap<String, Pattern>,
 }
 
+impl Containers {
+    /// Whether the pod must be known from the runtime, and its annotations do not count as its namespace.
+    pub(super) fn is_identity(&self) -> bool {
+        self.service_account.is_some() || !self.labels.is_empty()
+    }
+}
+
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Restriction {
     user: Option<String>,
     namespace: Option<Pattern>,
+    service_account: Option<Pattern>,
+    #[serde(default)]
+    labels: BTreeMap<String, Pattern>,
     #[serde(default)]
     annotations: BTreeMap<String, Pattern>,
 }
 
-/// An empty `to` looks like a restriction and would be none.
 impl TryFrom<Restriction> for Containers {
-    type Error = NoRestriction;
+    type Error = RestrictionError;
 
-    fn try_from(Restriction { user, namespace, annotations }: Restriction) -> Result<Containers, NoRestriction> {
-        match user.is_none() && namespace.is_none() && annotations.is_empty() {
-            true => Err(NoRestriction),
-            false => Ok(Containers { user, namespace, annotations }),
+    fn try_from(restriction: Restriction) -> Result<Containers, RestrictionError> {
+        let Restriction { user, namespace, service_account, labels, annotations } = restriction;
+        let containers = Containers { user, namespace, service_account, labels, annotations };
+        match &containers {
+            empty if *empty == Containers::default() => Err(RestrictionError::Empty),
+            identity if identity.is_identity() && identity.namespace.is_none() => Err(RestrictionError::NoNamespace),
+            identity if identity.is_identity() && identity.user.is_some() => Err(RestrictionError::User),
+            _ => Ok(containers),
         }
     }
 }
 
-/// A `to` without any condition.
+/// A `to` that does not say which containers a grant is for.
 #[derive(Debug, thiserror::Error)]
-#[error("\"to\" has neither `user` nor `namespace` nor `annotations`; a grant to every container has no \"to\"")]
-pub(super) struct NoRestriction;
+pub(super) enum RestrictionError {
+    /// It looks like a restriction, and would be none.
+    #[error(
+        "\"to\" has none of `user`, `namespace`, `service-account`, `labels` and `annotations`; a grant to every container has no \"to\""
+    )]
+    Empty,
+    /// Anyone can choose the name of a service account, or labels, in a namespace of their own.
+    #[error("`service-account` and `labels` in \"to\" need `namespace` next to them")]
+    NoNamespace,
+    /// A user other than root chooses the id of a container, by which the pod is found.
+    #[error("`service-account` and `labels` in \"to\" are for pods, which are not those of a `user`")]
+    User,
+}

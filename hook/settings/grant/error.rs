@@ -49,6 +49,15 @@ pub enum GrantError {
     /// A grant names it, but for pods of another namespace.
     #[error("refusing to grant {reference}: expected namespace \"{expected}\", found {found}")]
     Namespace { reference: Reference, expected: Pattern, found: Found },
+    /// A grant names it, but for pods of another service account.
+    #[error("refusing to grant {reference}: expected service account \"{expected}\", found {found}")]
+    ServiceAccount { reference: Reference, expected: Pattern, found: Found },
+    /// A grant names it, but for pods with another label.
+    #[error("refusing to grant {reference}: expected label {key} = \"{expected}\", found {found}")]
+    Label { reference: Reference, key: String, expected: Pattern, found: Found },
+    /// A grant names it for pods with an identity, and that of this one is not known.
+    #[error("refusing to grant {reference}: the identity of its pod is not known")]
+    Unidentified { reference: Reference, missing: MissingIdentity },
     /// A grant names it for pods of a namespace, and the container's annotations name several.
     #[error("refusing to grant {reference}")]
     Contradiction { reference: Reference, source: Contradiction },
@@ -58,6 +67,32 @@ pub enum GrantError {
     /// A grant gives it to this container, but only to its own user.
     #[error("refusing to grant {reference}: its grant does not allow run.secrets.owner")]
     Owner { reference: Reference },
+}
+
+/// What is not known of the pod of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MissingIdentity {
+    /// Which one it is.
+    Pod,
+    /// Its service account, on which alone a grant depends.
+    ServiceAccount,
+}
+
+impl GrantError {
+    /// Whether a grant depends on the pod's service account alone, which is not known.
+    pub fn needs_service_account(&self) -> bool {
+        matches!(self, GrantError::Unidentified { missing: MissingIdentity::ServiceAccount, .. })
+    }
+
+    /// How close a grant came; what is not known may give it. Of equal refusals, the last is reported.
+    pub(super) fn closeness(&self) -> u8 {
+        match self {
+            GrantError::NoGrant { .. } => 0,
+            GrantError::Owner { .. } => 2,
+            GrantError::Unidentified { .. } => 3,
+            _ => 1,
+        }
+    }
 }
 
 impl Fault for GrantError {
@@ -84,7 +119,14 @@ impl Fault for GrantError {
                 "a grant with `user` is for hooks of that user that ask the broker; see its `to` in the settings"
                     .into(),
             ),
-            GrantError::Annotation { .. } | GrantError::Namespace { .. } => {
+            GrantError::Unidentified { .. } => Some(
+                "grants with `service-account` or `labels` need a broker with [nri] in its settings, and `socket` under [broker] in those of the hook"
+                    .into(),
+            ),
+            GrantError::Annotation { .. }
+            | GrantError::Namespace { .. }
+            | GrantError::ServiceAccount { .. }
+            | GrantError::Label { .. } => {
                 Some("the grant is for other containers; see its `to` in the settings".into())
             }
             GrantError::Contradiction { .. } => None,

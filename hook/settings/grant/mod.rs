@@ -10,10 +10,10 @@ use serde::Deserialize;
 
 use self::containers::Containers;
 use super::{Pattern, Permission};
-use crate::container::{Annotations, Value};
+use crate::container::{Annotations, Pod, Value};
 use crate::reference::Reference;
 
-pub use self::error::{Found, GrantError};
+pub use self::error::{Found, GrantError, MissingIdentity};
 pub use self::reference_pattern::{ReferencePattern, ReferencePatternError};
 
 /// All grants of the settings. Without one that matches, a request is refused.
@@ -26,6 +26,8 @@ pub struct Grants(Vec<Grant>);
 pub enum Caller<'a> {
     /// The hook that reads these settings itself, or one of root's.
     Root,
+    /// The same, for a container of a pod that is known otherwise than from its annotations.
+    Pod(&'a Pod),
     /// A hook of another user, who can set every annotation.
     User {
         /// The user.
@@ -44,7 +46,7 @@ impl Caller<'_> {
     /// The user as messages name it: by number, if no grant names this user.
     fn user(self) -> Option<String> {
         match self {
-            Caller::Root => None,
+            Caller::Root | Caller::Pod(_) => None,
             Caller::User { uid, names } => Some(names.first().cloned().unwrap_or_else(|| uid.to_string())),
         }
     }
@@ -81,11 +83,11 @@ impl Grants {
         for grant in self.0.iter().filter(|grant| grant.may_be_known_to(caller) && grant.names(reference)) {
             match grant.admit(reference, annotations, wants_owner, caller) {
                 Ok(()) => return Ok(grant),
-                Err(closer) if !matches!(refusal, GrantError::Owner { .. }) => refusal = closer,
+                Err(closer) if closer.closeness() >= refusal.closeness() => refusal = closer,
                 Err(_) => {}
             }
         }
-        if let (GrantError::NoGrant { meant, .. }, Caller::Root) = (&mut refusal, caller) {
+        if let (GrantError::NoGrant { meant, .. }, Caller::Root | Caller::Pod(_)) = (&mut refusal, caller) {
             *meant = self.nearest(reference);
         }
         Err(refusal)
@@ -145,6 +147,21 @@ impl Grant {
         self.to.namespace.as_ref()
     }
 
+    /// The service account of the pod that it requires.
+    pub fn service_account(&self) -> Option<&Pattern> {
+        self.to.service_account.as_ref()
+    }
+
+    /// The labels of the pod that it requires.
+    pub fn labels(&self) -> impl Iterator<Item = (&str, &Pattern)> {
+        self.to.labels.iter().map(|(key, pattern)| (key.as_str(), pattern))
+    }
+
+    /// Whether it is for pods that are known from the runtime alone.
+    pub fn is_identity(&self) -> bool {
+        self.to.is_identity()
+    }
+
     /// The user for whose containers alone it is.
     pub fn user(&self) -> Option<&str> {
         self.to.user.as_deref()
@@ -162,7 +179,7 @@ impl Grant {
 
     /// Whether a refusal may be about this grant: a user must not learn which grants others have.
     fn may_be_known_to(&self, caller: Caller<'_>) -> bool {
-        caller == Caller::Root || self.user().is_some_and(|user| caller.is(user))
+        !matches!(caller, Caller::User { .. }) || self.user().is_some_and(|user| caller.is(user))
     }
 
     /// Gives a reference that it names to a container with these annotations.
@@ -177,9 +194,9 @@ impl Grant {
         caller: Caller<'_>,
     ) -> Result<(), GrantError> {
         match (self.user(), caller) {
-            (None, Caller::Root) => {}
+            (None, Caller::Root | Caller::Pod(_)) => {}
             (Some(user), _) if caller.is(user) => {}
-            (Some(user), Caller::Root) => {
+            (Some(user), Caller::Root | Caller::Pod(_)) => {
                 return Err(GrantError::User { reference: reference.clone(), expected: user.to_owned() });
             }
             (_, Caller::User { .. }) => {
@@ -187,14 +204,12 @@ impl Grant {
                 return Err(GrantError::NoGrant { reference, meant: None, user });
             }
         }
-        if let Some(expected) = &self.to.namespace {
-            let contradiction = |source| GrantError::Contradiction { reference: reference.clone(), source };
-            let found = annotations.namespace().map_err(contradiction)?;
-            if !found.is_some_and(|namespace| expected.matches(namespace)) {
-                let found = Found::of(found.map_or(Value::Absent, Value::Counts));
-                return Err(GrantError::Namespace { reference: reference.clone(), expected: expected.clone(), found });
-            }
-        }
+        let pod = match caller {
+            Caller::Pod(pod) => Some(pod),
+            Caller::Root | Caller::User { .. } => None,
+        };
+        self.admit_namespace(reference, annotations, pod)?;
+        self.admit_labels(reference, pod)?;
         for (key, expected) in &self.to.annotations {
             let found = annotations.value(key);
             if !matches!(found, Value::Counts(value) if expected.matches(value)) {
@@ -209,8 +224,69 @@ impl Grant {
         if wants_owner && self.owner == Permission::Refuse {
             return Err(GrantError::Owner { reference: reference.clone() });
         }
+        self.admit_service_account(reference, pod)
+    }
+
+    /// By annotations, or for a grant by identity by what is known of the pod. What is known of it never contradicts a grant by annotations.
+    fn admit_namespace(
+        &self,
+        reference: &Reference,
+        annotations: &Annotations,
+        pod: Option<&Pod>,
+    ) -> Result<(), GrantError> {
+        let Some(expected) = &self.to.namespace else { return Ok(()) };
+        let require = |found: Option<&str>| match found.is_some_and(|namespace| expected.matches(namespace)) {
+            true => Ok(()),
+            false => Err(GrantError::Namespace {
+                reference: reference.clone(),
+                expected: expected.clone(),
+                found: Found::of(found.map_or(Value::Absent, Value::Counts)),
+            }),
+        };
+        match pod {
+            None if self.is_identity() => return Err(unidentified(reference, MissingIdentity::Pod)),
+            None => {}
+            Some(pod) => require(Some(&pod.namespace))?,
+        }
+        if self.is_identity() {
+            return Ok(());
+        }
+        let contradiction = |source| GrantError::Contradiction { reference: reference.clone(), source };
+        require(annotations.namespace().map_err(contradiction)?)
+    }
+
+    fn admit_labels(&self, reference: &Reference, pod: Option<&Pod>) -> Result<(), GrantError> {
+        for (key, expected) in &self.to.labels {
+            let found = pod.and_then(|pod| pod.labels.get(key)).map(String::as_str);
+            if !found.is_some_and(|value| expected.matches(value)) {
+                return Err(GrantError::Label {
+                    reference: reference.clone(),
+                    key: key.clone(),
+                    expected: expected.clone(),
+                    found: Found::of(found.map_or(Value::Absent, Value::Counts)),
+                });
+            }
+        }
         Ok(())
     }
+
+    /// The last condition: the API server is asked for it only if it decides.
+    fn admit_service_account(&self, reference: &Reference, pod: Option<&Pod>) -> Result<(), GrantError> {
+        let Some(expected) = &self.to.service_account else { return Ok(()) };
+        match pod.and_then(|pod| pod.service_account.as_deref()) {
+            None => Err(unidentified(reference, MissingIdentity::ServiceAccount)),
+            Some(found) if expected.matches(found) => Ok(()),
+            Some(found) => Err(GrantError::ServiceAccount {
+                reference: reference.clone(),
+                expected: expected.clone(),
+                found: Found::of(Value::Counts(found)),
+            }),
+        }
+    }
+}
+
+fn unidentified(reference: &Reference, missing: MissingIdentity) -> GrantError {
+    GrantError::Unidentified { reference: reference.clone(), missing }
 }
 
 /// Two grants of one name, of which a command could mean either.
@@ -373,11 +449,129 @@ mod tests {
         };
         for nothing in ["{ annotations = {} }", "{}"] {
             assert!(
-                refusal(nothing).contains("\"to\" has neither `user` nor `namespace` nor `annotations`"),
+                refusal(nothing).contains("\"to\" has none of `user`, `namespace`, `service-account`"),
                 "{nothing}"
             );
         }
         assert!(refusal("{ namespaces = 'a' }").contains("unknown field"));
+        for alone in ["{ service-account = 'billing' }", "{ labels = { app = 'billing' } }"] {
+            assert!(refusal(alone).contains("need `namespace` next to them"), "{alone}");
+        }
+        let user = "{ user = 'alice', namespace = 'agents', service-account = 'billing' }";
+        assert!(refusal(user).contains("not those of a `user`"));
+    }
+
+    fn pod(namespace: &str, account: Option<&str>, labels: &[(&str, &str)]) -> Pod {
+        Pod {
+            namespace: namespace.to_owned(),
+            name: "billing-0".to_owned(),
+            uid: "7c1e".to_owned(),
+            service_account: account.map(str::to_owned),
+            labels: labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+        }
+    }
+
+    /// Every grant for pods, by what is known of a pod. `?`: the API server must be asked.
+    #[test]
+    fn a_grant_by_identity_is_for_pods_with_all_of_it() {
+        let app = [("app", "billing")];
+        let pods = [
+            ("unknown", None),
+            ("billing", Some(pod("agents", Some("billing"), &app))),
+            ("not asked", Some(pod("agents", None, &app))),
+            ("other account", Some(pod("agents", Some("default"), &app))),
+            ("no label", Some(pod("agents", Some("billing"), &[]))),
+            ("other label", Some(pod("agents", Some("billing"), &[("app", "web")]))),
+            ("other namespace", Some(pod("web", Some("billing"), &app))),
+        ];
+        // An author of pods who can set every annotation.
+        let forged = [(NAMESPACE, "agents"), ("service-account", "billing"), ("app", "billing")];
+        for (to, expected) in [
+            ("{ namespace = 'agents', service-account = 'billing', labels = { app = 'billing' } }", "-+?----"),
+            ("{ namespace = 'agents', service-account = 'billing' }", "-+?-++-"),
+            ("{ namespace = 'agents', labels = { app = 'billing' } }", "-+++---"),
+            ("{ namespace = '*', labels = { app = '*' } }", "-+++-++"),
+            ("{ namespace = '*', service-account = '*' }", "-+?++++"),
+            ("{ namespace = 'agents', service-account = 'billing', annotations = { team = 'a' } }", "-------"),
+            // By the annotations of containerd, and what is known of the pod may only forbid it.
+            ("{ namespace = 'agents' }", "++++++-"),
+        ] {
+            let grants = grants(&format!("[[grant]]\nreferences = ['op://Agents/*']\nto = {to}"));
+            let database = reference("op://Agents/database/password");
+            let decide = |annotations: &Annotations, pod: &Option<Pod>| {
+                let caller = pod.as_ref().map_or(Caller::Root, Caller::Pod);
+                match grants.decide(&database, annotations, false, caller) {
+                    Ok(_) => '+',
+                    Err(refusal) if refusal.needs_service_account() => '?',
+                    Err(_) => '-',
+                }
+            };
+            let (none, forged) = (annotations(&[]), annotations(&forged));
+            let found: String = pods.iter().map(|(_, pod)| decide(&forged, pod)).collect();
+            assert_eq!(found, expected, "{to}");
+            if grants.iter().all(Grant::is_identity) {
+                let without: String = pods.iter().map(|(_, pod)| decide(&none, pod)).collect();
+                assert_eq!(without, expected, "annotations change nothing: {to}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_known_of_a_pod_gives_nothing_to_users() {
+        let grants = grants(
+            "[[grant]]\nreferences = ['op://Agents/*']\nto = { namespace = 'agents', labels = { app = 'billing' } }",
+        );
+        let caller = Caller::User { uid: 1001, names: &[] };
+        let refusal =
+            grants.decide(&reference("op://Agents/db/password"), &annotations(&[]), false, caller).unwrap_err();
+        assert!(matches!(refusal, GrantError::NoGrant { .. }), "{refusal}");
+    }
+
+    #[test]
+    fn a_refusal_by_identity_says_what_is_missing() {
+        let grants = grants(
+            "[[grant]]\nreferences = ['op://Agents/*']\nto = { namespace = 'agents', service-account = 'billing', labels = { app = 'billing' } }",
+        );
+        let refusal = |caller: Caller<'_>| {
+            let database = reference("op://Agents/database/password");
+            grants.decide(&database, &annotations(&[]), false, caller).unwrap_err().to_string()
+        };
+        let app = [("app", "billing")];
+        for (pod, expected) in [
+            (pod("web", Some("billing"), &app), "expected namespace \"agents\", found \"web\""),
+            (pod("agents", Some("billing"), &[]), "expected label app = \"billing\", found none"),
+            (pod("agents", Some("default"), &app), "expected service account \"billing\", found \"default\""),
+            (pod("agents", None, &app), "the identity of its pod is not known"),
+        ] {
+            assert_eq!(
+                refusal(Caller::Pod(&pod)),
+                format!("refusing to grant op://Agents/database/password: {expected}")
+            );
+        }
+        assert!(refusal(Caller::Root).ends_with("the identity of its pod is not known"));
+    }
+
+    /// The API server must be asked wherever its answer can decide, whatever other grants refuse; and a grant that depends on a pod that is not
+    /// known yet was not removed.
+    #[test]
+    fn another_refusal_does_not_hide_that_the_identity_decides() {
+        let by_account = "[[grant]]\nreferences = ['op://Agents/*']\nowner = 'allow'\nto = { namespace = 'agents', service-account = 'billing' }\n";
+        let all = "[[grant]]\nreferences = ['op://Agents/*']\n";
+        let other = "[[grant]]\nreferences = ['op://Agents/*']\nto = { namespace = 'web' }\n";
+        let pod = pod("agents", None, &[]);
+        for text in [
+            format!("{by_account}{all}{other}"),
+            format!("{all}{by_account}{other}"),
+            format!("{other}{all}{by_account}"),
+        ] {
+            let grants = grants(&text);
+            let decided =
+                grants.decide(&reference("op://Agents/db/p"), &annotations(&[]), true, Caller::Pod(&pod)).unwrap_err();
+            assert!(decided.needs_service_account(), "{text}");
+            let decided =
+                grants.decide(&reference("op://Agents/db/p"), &annotations(&[]), true, Caller::Root).unwrap_err();
+            assert!(matches!(decided, GrantError::Unidentified { missing: MissingIdentity::Pod, .. }), "{text}");
+        }
     }
 
     #[test]

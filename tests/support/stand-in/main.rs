@@ -1,5 +1,6 @@
 //! A stand-in on loopback for the services that tests cannot use: 1Password Connect, Google Cloud KMS, the errors of AWS KMS, Google's
-//! identity endpoints and its metadata server, and the issuers of identity tokens of GitHub, GitLab and Kubernetes.
+//! identity endpoints and its metadata server, the issuers of identity tokens of GitHub, GitLab and Kubernetes, and the API server of
+//! Kubernetes.
 //!
 //! It prints one line of JSON with its addresses and Connect tokens when it is ready, and ends with its standard input, so that it
 //! cannot outlive the process that started it. It keeps everything in memory and starts with the same [`connect::world`] every time.
@@ -24,6 +25,7 @@ mod google;
 mod http;
 mod identity;
 mod kms;
+mod kubernetes;
 mod requests;
 mod services;
 mod tls;
@@ -92,6 +94,7 @@ async fn main() -> io::Result<()> {
     let kms = TcpListener::bind(loopback(arguments.kms_port)).await?;
     let identity = TcpListener::bind(loopback(arguments.identity_port)).await?;
     let issuers = TcpListener::bind(loopback(arguments.issuers_port)).await?;
+    let kubernetes_api = TcpListener::bind(loopback(0)).await?;
     let metadata = TcpListener::bind(arguments.metadata).await?;
 
     let tls = match &arguments.dir {
@@ -106,6 +109,9 @@ async fn main() -> io::Result<()> {
         "identity": url(&identity)?,
         "issuers": url(&issuers)?,
         "id_token_request_token": issuer::REQUEST_TOKEN,
+        "kubernetes": url(&kubernetes_api)?,
+        "kubernetes_token": kubernetes::BROKER,
+        "kubernetes_admin_token": kubernetes::ADMIN,
         "metadata": format!("http://{}", metadata.local_addr()?),
         "dir": arguments.dir,
         "token": token::GOOD.encode(),
@@ -124,7 +130,8 @@ async fn main() -> io::Result<()> {
         (connect, tls.clone(), Service::Connect),
         (kms, tls.clone(), Service::Kms),
         (identity, tls.clone(), Service::Identity),
-        (issuers, tls, Service::Issuers),
+        (issuers, tls.clone(), Service::Issuers),
+        (kubernetes_api, tls, Service::Kubernetes),
         (metadata, None, Service::Metadata),
     ] {
         tokio::spawn(http::serve(listener, tls, service, Arc::clone(&stand_in)));

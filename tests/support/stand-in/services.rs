@@ -15,6 +15,7 @@ use crate::http::{self, Request, Reset, Response};
 use crate::identity::issuer::Issuers;
 use crate::identity::{self, Identity};
 use crate::kms::{self, Kms};
+use crate::kubernetes::{self, Kubernetes};
 use crate::requests::Requests;
 use crate::tls::Renewal;
 
@@ -26,6 +27,7 @@ pub(crate) enum Service {
     Identity,
     Metadata,
     Issuers,
+    Kubernetes,
 }
 
 /// All services. They share one log, which shows the order of all requests.
@@ -40,6 +42,7 @@ pub(crate) struct StandIn {
     pub(crate) kms: Kms,
     pub(crate) identity: Identity,
     pub(crate) issuers: Issuers,
+    pub(crate) kubernetes: Kubernetes,
     pub(crate) requests: Requests,
     pub(crate) faults: Faults,
     /// Of the certificate of Connect.
@@ -84,6 +87,7 @@ impl StandIn {
                 self.kms.reset();
                 self.identity.reset();
                 self.issuers.reset();
+                self.kubernetes.reset();
                 Some(http::empty(204))
             }
             ("POST", "authority") => Some(http::json(200, &json!({ "authority": self.renewal().prepare() }))),
@@ -108,6 +112,7 @@ impl StandIn {
             Service::Identity => identity::name_asked_for(request),
             Service::Metadata => self.metadata_fault.clone(),
             Service::Issuers => self.issuers.fault(request),
+            Service::Kubernetes => kubernetes::name_asked_for(request),
         }
     }
 
@@ -122,6 +127,7 @@ impl StandIn {
             Service::Identity => self.identity.answer(request, &self.issuers),
             Service::Metadata => self.identity.answer_metadata(request, self.metadata_fault.as_deref()),
             Service::Issuers => self.issuers.answer(request),
+            Service::Kubernetes => self.kubernetes.answer(request),
         }
     }
 }
@@ -133,6 +139,7 @@ impl Service {
             Service::Connect => connect::error(status, message).into(),
             Service::Kms => Refusal::new(status, message).into(),
             Service::Identity => identity::error(status, "server_error", message),
+            Service::Kubernetes => kubernetes::error(status, message),
             Service::Metadata | Service::Issuers => http::content(status, "text/html", message),
         }
     }
