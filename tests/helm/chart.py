@@ -33,6 +33,8 @@ DATA = {
     "connect-ca": {"bundle.pem": CERTIFICATES},
     "gateway-ca": {"ca.pem": CERTIFICATES},
     "keks": {"trial": "x"},
+    "kube-root-ca.crt": {"ca.crt": CERTIFICATES},
+    "tokens": {},
 }
 
 
@@ -85,6 +87,9 @@ HOSTILE = [
     ("settings/broker", {"socket": "/tmp/broker.sock"}),
     ("settings/broker", {"requests-per-hour": 1000000}),
     ("settings/broker", {"connections": 1.5}),
+    ("settings/kubernetes", {"token-file": "/etc/shadow"}),
+    ("settings/kubernetes", {"ca-file": "/etc/x.pem"}),
+    ("settings/updates", {"directory": "/tmp/x"}),
     ("settings/op", {}),
     ("settings/pkcs11", {"module": "/x.so"}),
     ("connect/tokenSecret/name", ""),
@@ -252,8 +257,36 @@ def test_privileges_are_those_of_the_unit():
             assert set(security["capabilities"]["add"]) == allowed, (container["name"], security)
             assert "privileged" not in security
         assert spec["automountServiceAccountToken"] is False
-    for kind in ["ClusterRole", "Role"]:
-        assert kubelet.by_name(documents, kind) == {}
+
+
+BY_ACCOUNT = [{"references": ["op://A/*"]}, {"references": ["op://B/*"], "to": {"namespace": "a", "service-account": "b"}}]
+BY_LABEL = [{"references": ["op://B/*"], "to": {"namespace": "a", "labels": {"app": "b"}}}]
+
+
+def test_only_grants_by_service_account_give_access_to_the_api_server():
+    for setting, value, is_needed in [
+        ("grant", BY_ACCOUNT, True),
+        ("kubernetes", {}, True),
+        ("grant", BY_LABEL, False),
+        ("grant", [], False),
+    ]:
+        documents = render(merged(CASES["default"], f"settings/{setting}", value))
+        roles = kubelet.by_name(documents, "ClusterRole")
+        rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]
+        assert {name: role["rules"] for name, role in roles.items()} == ({"oci-secrets-get-pods": rules} if is_needed else {})
+        subjects = [binding["subjects"] for binding in kubelet.by_name(documents, "ClusterRoleBinding").values()]
+        account = {"kind": "ServiceAccount", "name": "oci-secrets", "namespace": "oci-secrets"}
+        assert subjects == ([[account]] if is_needed else []), subjects
+        assert kubelet.by_name(documents, "Role") == {} and kubelet.by_name(documents, "RoleBinding") == {}
+        for daemon_set in ["oci-secrets", "oci-secrets-guard"]:
+            spec = pod_spec(documents, daemon_set)
+            mounting = {
+                container["name"]
+                for container in spec["containers"] + spec["initContainers"]
+                for mount in container["volumeMounts"]
+                if mount["mountPath"].startswith("/var/run/secrets/kubernetes.io")
+            }
+            assert mounting == ({"broker"} if is_needed and daemon_set == "oci-secrets" else set()), (value, mounting)
 
 
 def pod(annotations=None, **spec):

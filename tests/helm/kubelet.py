@@ -20,7 +20,13 @@ def files(volume, documents, data):
         items = {item["path"]: item["key"] for item in source.get("items", [])} or {key: key for key in values}
         return {path: values[key].encode() for path, key in items.items()}, source.get("defaultMode", 0o644)
     if source := volume.get("projected"):
-        return {item["serviceAccountToken"]["path"]: b"token" for item in source["sources"]}, source["defaultMode"]
+        contents = {}
+        for item in source["sources"]:
+            if token := item.get("serviceAccountToken"):
+                contents[token["path"]] = data["tokens"].get(token.get("audience"), "token").encode()
+            else:
+                contents |= files(item, documents, data)[0]
+        return contents, source["defaultMode"]
     assert "hostPath" in volume or "emptyDir" in volume, volume
     return None, None
 

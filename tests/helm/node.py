@@ -3,16 +3,18 @@
 Runs as root in a Debian system of its own. Usage: node.py IMAGE PROGRAMS, with the objects of the release on standard input. PROGRAMS is a
 directory with `oci-secrets` and the stand-in.
 
-What differs from a real node: pods have the network of the node, and the kubelet's service account token is not there.
+What differs from a real node: pods have the network of the node, and the API server is a stand-in that knows pods alone.
 """
 
 import contextlib
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import grpc
@@ -47,10 +49,12 @@ class Pod:
 
     count = 0
     running = []
+    # Where each container finds the API server.
+    api_server = {}
 
-    def __init__(self, name, namespace, annotations, spec, documents=(), data=None):
+    def __init__(self, name, namespace, annotations, spec, documents=(), data=None, uid=None):
         Pod.count += 1
-        self.spec, self.uid = spec, f"uid-{Pod.count}"
+        self.spec, self.uid = spec, uid or f"uid-{Pod.count}"
         self.directory = Path("/var/lib/kubelet/pods") / self.uid
         self.volumes = {volume["name"]: self.volume(volume, documents, data) for volume in spec.get("volumes", [])}
         (self.directory / "logs").mkdir(parents=True)
@@ -93,6 +97,7 @@ class Pod:
             "metadata": {"name": container["name"]},
             "image": {"image": container["image"]},
             "command": container["command"],
+            "envs": pairs(self.api_server),
             "mounts": [
                 {
                     "container_path": mount["mountPath"],
@@ -223,8 +228,40 @@ tar -cf - config.json manifest.json layer.tar | ctr --namespace k8s.io images im
 """
 
 
+class ApiServer:
+    """The API server, which knows the service accounts of pods."""
+
+    def __init__(self, programs):
+        self.files = Path("/tmp/api-server")
+        self.files.mkdir()
+        self.process, ready = start_stand_in(programs, "--tls", "--dir", self.files)
+        self.url, self.admin, self.token = ready["kubernetes"], ready["kubernetes_admin_token"], ready["kubernetes_token"]
+        self.ca = (self.files / "ca.pem").read_text()
+        host, port = self.url.removeprefix("https://").split(":")
+        Pod.api_server = {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}
+
+    def create_pod(self, namespace, name, service_account):
+        """Creates a pod, and returns its uid."""
+        pod = {"metadata": {"name": name}, "spec": {"serviceAccountName": service_account}}
+        request = urllib.request.Request(
+            f"{self.url}/api/v1/namespaces/{namespace}/pods",
+            data=json.dumps(pod).encode(),
+            headers={"Authorization": f"Bearer {self.admin}"},
+        )
+        context = ssl.create_default_context(cafile=self.files / "ca.pem")
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
+        with opener.open(request) as answer:
+            return json.load(answer)["metadata"]["uid"]
+
+
+def start_stand_in(programs, *arguments):
+    """Starts a stand-in, and returns it and its addresses."""
+    process = subprocess.Popen([programs / "examples/stand-in", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    return process, json.loads(process.stdout.readline())
+
+
 def store_secret(programs, ready):
-    """Seals a secret and stores it in Connect, as an operator does."""
+    """Seals a secret and stores it in Connect under each reference, as an operator does."""
     secret = f"canary-{os.urandom(8).hex()}"
     Path("/tmp/token").write_text(ready["token"])
     Path("/tmp/token").chmod(0o600)
@@ -237,20 +274,22 @@ token-file = "/tmp/token"
 endpoint = "{ready["kms"]}"
 """)
     settings.chmod(0o600)
-    command = [programs / "oci-secrets", "--settings", settings, "seal", "--kek", KEK, "--for", REFERENCE, "--write"]
-    subprocess.run(command, input=secret.encode(), check=True, capture_output=True)
+    for reference in [REFERENCE, BY_ACCOUNT]:
+        command = [programs / "oci-secrets", "--settings", settings, "seal", "--kek", KEK, "--for", reference, "--write"]
+        subprocess.run(command, input=secret.encode(), check=True, capture_output=True)
     return secret
 
 
 KEK = "gcp-kms://projects/acme/locations/europe/keyRings/agents/cryptoKeys/prod"
 REFERENCE = "op://AgentVault/database/password"
+BY_ACCOUNT = "op://AgentVault/billing/password"
 REQUEST = {"run.secrets/db": REFERENCE, "required-plugins.noderesource.dev": '["oci-secrets"]'}
 CAT = {"name": "app", "image": BUSYBOX, "command": ["sh", "-c", "cat /run/secrets/db 2>/dev/null || echo no secret"]}
 
 
-def app(annotations, namespace="agents"):
+def app(annotations, namespace="agents", uid=None):
     """Runs a pod of a user, and returns what it printed, or why it did not start."""
-    pod = Pod("app", namespace, annotations, {})
+    pod = Pod("app", namespace, annotations, {}, uid=uid)
     try:
         return pod.run(CAT).strip()
     except Failed as failed:
@@ -262,8 +301,8 @@ def app(annotations, namespace="agents"):
 def main():
     archive, programs = sys.argv[1], Path(sys.argv[2])
     documents = json.load(sys.stdin)
-    stand_in = subprocess.Popen([programs / "examples/stand-in"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    ready = json.loads(stand_in.stdout.readline())
+    stand_in, ready = start_stand_in(programs)
+    api_server = ApiServer(programs)
     containerd = start_containerd()
     try:
         import_images(archive)
@@ -271,7 +310,12 @@ def main():
         # The addresses of this place, in the settings of the release.
         settings = kubelet.by_name(documents, "ConfigMap")["oci-secrets"]["data"]
         settings["settings.toml"] = settings["settings.toml"].replace("http://127.0.0.1:1", ready["connect"]).replace("http://127.0.0.1:2", ready["kms"])
-        story(documents, {"connect-token": {"token": ready["token"]}}, secret)
+        data = {
+            "connect-token": {"token": ready["token"]},
+            "kube-root-ca.crt": {"ca.crt": api_server.ca},
+            "tokens": {None: api_server.token},
+        }
+        story(documents, data, api_server, secret)
     finally:
         for pod in list(Pod.running):
             pod.stop()
@@ -279,7 +323,7 @@ def main():
         containerd.wait()
 
 
-def story(documents, data, secret):
+def story(documents, data, api_server, secret):
     """What happens to pods before the release is installed, while it is updated, and after it is uninstalled."""
 
     def daemon(name):
@@ -296,6 +340,14 @@ def story(documents, data, secret):
     expect("installed, without a request", app({}), "no secret")
     text = app(REQUEST, "others")
     assert 'expected namespace "agents", found "others"' in text, text
+
+    # What the API server says of a pod decides, and not what the pod says of itself.
+    request = REQUEST | {"run.secrets/db": BY_ACCOUNT, "service-account": "billing"}
+    expect("a pod of the service account", app(request, uid=api_server.create_pod("agents", "app", "billing")), secret)
+    text = app(request, uid=api_server.create_pod("agents", "app", "other"))
+    assert 'expected service account "billing", found "other"' in text, text
+    assert "the identity of its pod is not known" in (text := app(request)), text
+    print("ok  other pods do not start")
 
     # NRI creates a container without a plugin that does not answer. The guard still does, and its hook waits for the broker in vain.
     with stopped(broker.container_id):

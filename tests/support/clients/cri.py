@@ -23,7 +23,7 @@ MESSAGES = {
     "Security": "1 Capabilities capabilities, 3 Namespaces namespace_options, 5 Number run_as_user, 7 bool readonly_rootfs, "
     "12 Number run_as_group, 15 Profile seccomp, 16 Profile apparmor",
     "LinuxContainer": "2 Security security_context",
-    "Container": "1 ContainerMetadata metadata, 2 Image image, 3 string* command, 7 Mount* mounts, 9 Pair* labels, "
+    "Container": "1 ContainerMetadata metadata, 2 Image image, 3 string* command, 6 Pair* envs, 7 Mount* mounts, 9 Pair* labels, "
     "11 string log_path, 15 LinuxContainer linux",
     "Status": "3 int32 state, 7 int32 exit_code",
     "RunPodSandboxRequest": "1 Pod config, 2 string runtime_handler",

@@ -116,6 +116,12 @@ securityContext:
 {{- end }}
 {{- end }}
 
+{{/* Not empty if the broker asks the API server for the service accounts of pods. */}}
+{{- define "oci-secrets.asks-api-server" -}}
+{{- if hasKey .Values.settings "kubernetes" }}yes{{ end -}}
+{{- range .Values.settings.grant }}{{ if hasKey (.to | default dict) "service-account" }}yes{{ end }}{{ end -}}
+{{- end }}
+
 {{/* Not empty if the settings keep something on disk. */}}
 {{- define "oci-secrets.has-state" -}}
 {{- if or (hasKey .Values.settings "outage") (hasKey .Values.settings "break-glass") }}yes{{ end }}
