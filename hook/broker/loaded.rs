@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::identity::{Identities, Identity};
-use super::source::{Payer, Sample, Shared, Snapshot};
+use super::source::{Fetches, Payer, Sample, Shared, Snapshot};
 use super::users::Users;
 use crate::container::{Annotations, Pod};
 use crate::fault::{Class, Fault};
@@ -28,12 +28,12 @@ impl SourceCell {
         self.with(settings, |source| source.for_start(start))
     }
 
-    /// The source for an update of a running container.
+    /// The source for an update of a running container: nothing will do that was fetched before these fetches began.
     ///
     /// # Errors
     /// As for [`SourceCell::for_start`].
-    pub fn for_update(&self, settings: &Settings, start: &str) -> Result<Shared, SourceError> {
-        self.with(settings, |source| source.for_update(start))
+    pub fn for_update(&self, settings: &Settings, start: &str, fetches: &Arc<Fetches>) -> Result<Shared, SourceError> {
+        self.with(settings, |source| source.for_update(start, fetches))
     }
 
     /// The source for what no start needs.
@@ -133,9 +133,12 @@ impl<'s> Loaded<'s> {
     }
 
     /// Makes new clients for the next starts, after a failure that a connection, a token or a child process may be the reason of.
-    pub fn failed(&self, error: &dyn Fault) {
-        if !matches!(error.class(), Class::NotFound | Class::Data) {
+    /// Returns whether it has.
+    pub fn failed(&self, error: &dyn Fault) -> bool {
+        let may_help = !matches!(error.class(), Class::NotFound | Class::Data);
+        if may_help {
             *self.keks.borrow_mut() = Keks::new(self.settings);
         }
+        may_help
     }
 }

@@ -14,6 +14,7 @@ use super::loaded::Loaded;
 use super::peer::Peer;
 use super::protocol::{Answer, Place, Receipt, Refusal, Report, Stage, StartRequest, Unready, is_start_id};
 use super::revoked::{Revocations, Value};
+use super::source::Fetches;
 use super::wire::Descriptor;
 use crate::audit::Trail;
 use crate::container::{HOOK_NAME, Owner, Process, Request};
@@ -125,7 +126,7 @@ async fn fill(
 
     let keks = loaded.keks();
     let secrets = resolve(start, &requests.files, &revocations, (loaded, &keks, peer.uid), deadline).await;
-    let secrets = secrets.inspect_err(|error| loaded.failed(&**error))?;
+    let secrets = secrets.inspect_err(|error| _ = loaded.failed(&**error))?;
     secrets.iter().try_for_each(|one| revocations.check(Value::of(one)))?;
     start.record.phase_ends("resolve");
 
@@ -155,7 +156,7 @@ async fn resolve<'r>(
 ) -> Result<Vec<Resolved<'r>>, AnyFault> {
     let (settings, id) = (loaded.settings, start.record.start.clone());
     if revocations.name_any(requests.iter().map(|request| request.reference.as_str())) {
-        let source = loaded.source.for_update(settings, &id)?.paid_by(loaded.payer(uid));
+        let source = loaded.source.for_update(settings, &id, &Fetches::begin())?.paid_by(loaded.payer(uid));
         return Ok(start.resolve_of_source(requests, &source, keks, settings, deadline).await?);
     }
     let source = loaded.source.for_start(settings, &id)?.paid_by(loaded.payer(uid));

@@ -109,7 +109,7 @@ impl SealedValue {
             Body::Direct(ciphertext) => {
                 let decrypted = keks.decrypt(&self.kek, ciphertext, &associated_data, deadline).await;
                 let decrypted = decrypted.map_err(kek_error)?;
-                Ok((decrypted.secret, decrypted.version))
+                Ok((Secret::new(decrypted.secret.expose().to_vec()), decrypted.version.clone()))
             }
         }
     }

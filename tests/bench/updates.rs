@@ -40,6 +40,11 @@ pub(crate) fn run() {
     setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
     let stand_in = StandIn::start(&[]);
     let host = Host::new(&stand_in, "");
+    // Where the states of containers are by default: in memory.
+    let states = tempfile::Builder::new().prefix("bench").tempdir_in("/run").unwrap();
+    let settings = fs::read_to_string(host.settings()).unwrap();
+    let in_memory = settings.replace(host.path("containers").to_str().unwrap(), states.path().to_str().unwrap());
+    host.write("settings.toml", in_memory.as_bytes(), 0o644);
     let items: Vec<String> = (0..ITEMS).map(|item| store(&stand_in, &host, item)).collect();
     let broker = Broker::start(&host);
     let containers: Vec<Container> = (0..CONTAINERS).map(|_| Container::create()).collect();
@@ -76,10 +81,10 @@ pub(crate) fn run() {
         let value = json!([{ "op": "replace", "path": "/fields/0/value", "value": sealed(&host, number, "new") }]);
         stand_in.request("PATCH", &format!("/v1/vaults/{AGENT_VAULT}/items/{item}"), &value);
     }
-    let begin = Instant::now();
+    let (processor, begin) = (seconds(broker.pid()), Instant::now());
     let mut refresh = Command::new(program("oci-secrets"));
     let output = refresh.arg("--settings").arg(broker.hook_settings()).arg("refresh").output().unwrap();
-    let took = begin.elapsed();
+    let (took, processor) = (begin.elapsed(), seconds(broker.pid()) - processor);
     assert!(output.status.success(), "{output:?}");
     assert!(containers.iter().all(|container| container.secret("file-0") == b"new"), "not all have changed");
     let sent = stand_in.requests().len() - requests - ITEMS;
@@ -90,6 +95,7 @@ pub(crate) fn run() {
         ALL_MOST.as_secs(),
         verdict(took < ALL_MOST)
     );
+    println!("  {:46} {processor:8.2} s", "processor time of the broker for that");
     println!("  {:46} {sent:8}", "requests for that");
 }
 

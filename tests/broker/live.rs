@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use crate::support::broker::Broker;
 use crate::support::container::{Container, ID};
-use crate::support::front::Mode;
-use crate::support::host::LOCAL_KEK;
+use crate::support::front::{Front, Mode};
+use crate::support::host::{KEY_RING, LOCAL_KEK};
 use crate::support::{AGENT_VAULT, program};
 use crate::world::World;
 
@@ -31,15 +31,25 @@ const ROUNDS: u32 = 24;
 pub(crate) struct Scene {
     pub(crate) world: World,
     items: Vec<String>,
+    kek: String,
 }
 
 impl Scene {
     pub(crate) fn begin() -> Option<Scene> {
-        let world = World::begin()?;
-        let mut scene = Scene { world, items: Vec::new() };
+        Some(Scene::of(World::begin()?, LOCAL_KEK))
+    }
+
+    /// The same with secrets that a KMS opens, and the server in front of that, which can fail.
+    pub(crate) fn with_kms() -> Option<(Scene, Front)> {
+        let (world, kms) = World::with_kms()?;
+        Some((Scene::of(world, &format!("{KEY_RING}/prod")), kms))
+    }
+
+    fn of(world: World, kek: &str) -> Scene {
+        let mut scene = Scene { world, items: Vec::new(), kek: kek.to_owned() };
         scene.items = ITEMS.iter().map(|item| scene.store(item, 0)).collect();
         scene.settings("24h");
-        Some(scene)
+        scene
     }
 
     /// Writes settings with this period.
@@ -55,7 +65,7 @@ impl Scene {
     fn sealed(&self, item: &str, number: u32) -> String {
         let reference = format!("op://AgentVault/{item}/password");
         let secret = self.secret(number);
-        let sealed = self.world.host.oci_secrets(&["seal", "--kek", LOCAL_KEK, "--for", &reference], secret.as_bytes());
+        let sealed = self.world.host.oci_secrets(&["seal", "--kek", &self.kek, "--for", &reference], secret.as_bytes());
         assert!(sealed.status.success(), "{sealed:?}");
         String::from_utf8(sealed.stdout).unwrap().trim().to_owned()
     }

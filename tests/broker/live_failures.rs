@@ -1,6 +1,8 @@
 //! Containers that are in the way of their own update, and keys that are.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -10,10 +12,32 @@ use crate::live::{ITEMS, Scene, pair, target, wait_until};
 use crate::support::broker::Broker;
 use crate::support::container::{Container, ID};
 use crate::support::front::Mode;
-use crate::support::with_mode;
+use crate::support::{program, with_mode};
 
 fn signal(container: &Container, signal: Signal) {
     kill_process_group(Pid::from_raw(container.pid().cast_signed()).unwrap(), signal).unwrap();
+}
+
+/// What `explain` says of the container, which an engine knows.
+fn explained(scene: &Scene, broker: &Broker) -> String {
+    let described = json!([{ "Id": ID, "OCIConfigPath": "", "Config": { "Annotations": {} } }]);
+    let podman = format!("#!/bin/sh\necho '{described}'\n");
+    with_mode(&scene.world.host.path("podman"), podman.as_bytes(), 0o755);
+    let mut command = Command::new(program("oci-secrets"));
+    command.env("PATH", format!("{}:/usr/bin:/bin", scene.world.host.path("").display()));
+    command.arg("--settings").arg(broker.hook_settings()).args(["explain", "--engine", "podman", "agent"]);
+    String::from_utf8(command.output().unwrap().stdout).unwrap()
+}
+
+/// A metric of the broker.
+fn metric(scene: &Scene, name: &str) -> u64 {
+    let mut socket = UnixStream::connect(scene.world.host.path("metrics.sock")).unwrap();
+    socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: broker\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    socket.read_to_string(&mut text).unwrap();
+    let name = format!("oci_secrets_broker_{name} ");
+    let line = text.lines().find_map(|line| line.strip_prefix(&name)).unwrap_or_else(|| panic!("no {name}: {text}"));
+    line.trim().parse().unwrap()
 }
 
 #[test]
@@ -77,6 +101,42 @@ fn a_key_that_cannot_be_used_keeps_the_old_files_until_it_can() {
     assert_eq!(pair(&container), [scene.secret(1), scene.secret(1)]);
 }
 
+/// It is away for longer than the deadline of an update.
+#[test]
+fn a_kms_that_is_away_keeps_the_old_files_until_it_is_back() {
+    let Some((scene, kms)) = Scene::with_kms() else { return };
+    let settings = fs::read_to_string(scene.world.host.settings()).unwrap();
+    let metrics = format!("[broker]\nmetrics = {:?}\n", scene.world.host.path("metrics.sock"));
+    scene.world.host.write("settings.toml", (settings + &metrics).as_bytes(), 0o644);
+    let broker = Broker::start(&scene.world.host);
+    let container = Container::create();
+    scene.start(&broker, &container, &[]);
+    for (round, mode) in [(1, Mode::Close), (2, Mode::Silent), (3, Mode::Status("503 Service Unavailable"))] {
+        let old = pair(&container);
+        scene.rotate(round);
+        kms.set(mode);
+        let (code, text) = scene.refresh(&broker);
+        assert!(code == 71 && text.contains("it keeps them: cannot unseal"), "{mode:?}: {code}: {text}");
+        assert_eq!(pair(&container), old, "{mode:?}");
+        let record = scene.last_update();
+        assert_eq!(
+            (&record["decision"], &record["update"]["generation"], &record["refusal"]["code"]),
+            (&json!("not-updated"), &json!(round), &json!(69))
+        );
+        assert_eq!(metric(&scene, "live_failing"), 1);
+        let cause = record["refusal"]["message"].as_str().unwrap();
+        assert!(explained(&scene, &broker).contains(cause), "{}", explained(&scene, &broker));
+        // The next turn delivers, whatever it was.
+        kms.set(Mode::Forward);
+        let (code, text) = scene.refresh(&broker);
+        assert_eq!(code, 0, "{mode:?}: {text}");
+        assert_eq!(pair(&container), [scene.secret(round), scene.secret(round)]);
+        assert_eq!(metric(&scene, "live_failing"), 0);
+        assert!(!explained(&scene, &broker).contains("keeps them"));
+    }
+    assert_eq!(metric(&scene, "updates_failed_total"), 3);
+}
+
 #[test]
 fn check_lists_containers_whose_grant_was_removed_and_a_revocation_removes_their_files() {
     let Some(scene) = Scene::begin() else { return };
@@ -110,15 +170,7 @@ fn explain_shows_processes_that_hold_files_of_earlier_generations() {
     let mut holder = nsenter.args([&namespace, "sh", "-c", "exec sleep 600 <\"$0\""]).arg(&file).spawn().unwrap();
     let opened = format!("/proc/{}/fd/0", holder.id());
     wait_until("the open file", || fs::read_link(&opened).is_ok_and(|path| path.ends_with(ITEMS[0])));
-    let described = json!([{ "Id": ID, "OCIConfigPath": "", "Config": { "Annotations": {} } }]);
-    let podman = format!("#!/bin/sh\necho '{described}'\n");
-    with_mode(&scene.world.host.path("podman"), podman.as_bytes(), 0o755);
-    let explained = || {
-        let mut command = Command::new(crate::support::program("oci-secrets"));
-        command.env("PATH", format!("{}:/usr/bin:/bin", scene.world.host.path("").display()));
-        command.arg("--settings").arg(broker.hook_settings()).args(["explain", "--engine", "podman", "agent"]);
-        String::from_utf8(command.output().unwrap().stdout).unwrap()
-    };
+    let explained = || explained(&scene, &broker);
     let shown = format!("files of earlier generations are open in process {}", holder.id());
     assert!(!explained().contains(&shown), "{}", explained());
     scene.rotate(1);

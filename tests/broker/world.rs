@@ -3,8 +3,10 @@
 use std::process::Output;
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::support::container::Container;
+use crate::support::front::Front;
 use crate::support::host::{Host, LOCAL_KEK};
 use crate::support::{AGENT_VAULT, StandIn};
 
@@ -15,6 +17,9 @@ pub(crate) struct World {
     pub(crate) stand_in: StandIn,
     pub(crate) host: Host,
     pub(crate) canary: String,
+    /// Of a KMS.
+    #[expect(dead_code, reason = "the programs read its files")]
+    credentials: Option<TempDir>,
 }
 
 impl World {
@@ -26,12 +31,30 @@ impl World {
         }
         let stand_in = StandIn::start(&[]);
         let host = Host::new(&stand_in, "");
+        Some(World::of(stand_in, host))
+    }
+
+    /// The same with Cloud KMS as one more KEK, behind a server that can fail.
+    pub(crate) fn with_kms() -> Option<(World, Front)> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: not root");
+            return None;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let stand_in = StandIn::start(&["--dir", directory.path().to_str().unwrap(), "--service-account"]);
+        let key = directory.path().join("service-account.json");
+        let kms = Front::to(stand_in.kms());
+        let host = Host::new(&stand_in, &format!("credentials-file = {key:?}\nendpoint = {:?}", kms.url()));
+        Some((World { credentials: Some(directory), ..World::of(stand_in, host) }, kms))
+    }
+
+    fn of(stand_in: StandIn, host: Host) -> World {
         let canary = format!("canary-{:016x}", fastrand::u64(..));
         let sealed = host.oci_secrets(&["seal", "--kek", LOCAL_KEK, "--for", REFERENCE], canary.as_bytes());
         assert!(sealed.status.success(), "{sealed:?}");
         let sealed = String::from_utf8(sealed.stdout).unwrap();
         stand_in.create_item(AGENT_VAULT, "db", &[("", "password", sealed.trim())]);
-        Some(World { stand_in, host, canary })
+        World { stand_in, host, canary, credentials: None }
     }
 
     /// The records of all starts so far.

@@ -16,6 +16,7 @@ mod killed;
 mod known;
 mod op;
 mod outage;
+mod sharing;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -7,6 +7,7 @@ use super::super::error::PROGRAM;
 use super::super::loaded::Loaded;
 use super::super::protocol::Order;
 use super::super::revoked::{ListError, Revocation, Revocations, Revoked};
+use super::super::source::Fetches;
 use super::state::State;
 use crate::audit::{AuditError, Event, RevocationRecord, Trail};
 use crate::fault::{Class, Fault};
@@ -92,7 +93,7 @@ pub(super) async fn item(
 async fn item_of_source(reference: &str, loaded: &Loaded<'_>) -> Option<(String, u64)> {
     let reference: Reference = reference.parse().ok()?;
     let id = format!("{:016x}", fastrand::u64(..));
-    let source = loaded.source.for_update(loaded.settings, &id).ok()?;
+    let source = loaded.source.for_update(loaded.settings, &id, &Fetches::begin()).ok()?;
     let references = [&reference];
     let fetched = source.fetch(&references, Deadline::after(loaded.settings.deliver.deadline)).next().await;
     let field = fetched?.outcome.ok()?;

@@ -1,6 +1,8 @@
 //! The story of one update: decide, resolve, fill, record, replace, signal.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use rustix::process::Signal;
@@ -10,6 +12,7 @@ use super::super::error::PROGRAM;
 use super::super::identity::Identity;
 use super::super::loaded::Loaded;
 use super::super::revoked::{Revocations, Value};
+use super::super::source::Fetches;
 use super::running::Running;
 use super::state::{Directory, Next, readings};
 use crate::audit::{Trail, Update};
@@ -19,6 +22,7 @@ use crate::fault::{AnyFault, Class, Fault};
 use crate::report;
 use crate::resolve::{Files, Resolved};
 use crate::retry::Deadline;
+use crate::seal::kek::Keks;
 use crate::start::Start;
 
 /// What an update came to.
@@ -42,8 +46,38 @@ struct Prepared {
     signal: Option<Signal>,
 }
 
+/// What updates share that began at the same time: each item is fetched once, and each data key is unwrapped once. What each container
+/// may have is decided for each. All of it is zeroed when this is dropped.
+pub(super) struct Sharing<'s> {
+    fetches: Arc<Fetches>,
+    keks: RefCell<Rc<Keks<'s>>>,
+}
+
+impl<'s> Sharing<'s> {
+    /// Of updates that begin now.
+    pub(super) fn begin(loaded: &Loaded<'s>) -> Sharing<'s> {
+        Sharing { fetches: Fetches::begin(), keks: RefCell::new(Rc::new(loaded.keks())) }
+    }
+
+    fn keks(&self) -> Rc<Keks<'s>> {
+        Rc::clone(&self.keks.borrow())
+    }
+
+    /// Makes new clients, if they may be the reason of a failure.
+    fn failed(&self, error: &dyn Fault, loaded: &Loaded<'s>) {
+        if loaded.failed(error) {
+            self.keks.replace(Rc::new(loaded.keks()));
+        }
+    }
+}
+
 /// Updates one container, or leaves it as it is.
-pub(super) async fn update(running: &Running, directory: &Directory, loaded: &Loaded<'_>) -> Outcome {
+pub(super) async fn update<'s>(
+    running: &Running,
+    directory: &Directory,
+    loaded: &Loaded<'s>,
+    sharing: &Sharing<'s>,
+) -> Outcome {
     let _busy = running.busy.lock().await;
     let mut start = {
         let state = running.state();
@@ -58,7 +92,7 @@ pub(super) async fn update(running: &Running, directory: &Directory, loaded: &Lo
         start.record.update = Some(Update { of: state.start.clone(), generation: state.generation });
         start
     };
-    let prepared = prepare(running, loaded, &mut start).await;
+    let prepared = prepare(running, (loaded, sharing), &mut start).await;
     let (start, recorded) = record(start, prepared).await;
     let outcome = match recorded {
         Ok(Some(prepared)) => replace(prepared, running, directory).await.map(|()| Outcome::Updated),
@@ -70,13 +104,15 @@ pub(super) async fn update(running: &Running, directory: &Directory, loaded: &Lo
         Err(error) => fail(running, start, error).await,
     };
     match outcome {
-        Outcome::Updated | Outcome::Unchanged => {
+        // What has replaced the files has written the state.
+        Outcome::Updated => running.is_current(),
+        Outcome::Unchanged => {
             running.change(|state| state.error = None);
             running.is_current();
+            write(running, directory);
         }
-        Outcome::Failed | Outcome::Ended => {}
+        Outcome::Failed | Outcome::Ended => write(running, directory),
     }
-    write(running, directory);
     outcome
 }
 
@@ -118,7 +154,11 @@ async fn fail(running: &Running, mut start: Start, error: AnyFault) -> Outcome {
 }
 
 /// Fills a tmpfs with the files that the container should have; `None` if it has them.
-async fn prepare(running: &Running, loaded: &Loaded<'_>, start: &mut Start) -> Result<Option<Prepared>, AnyFault> {
+async fn prepare<'s>(
+    running: &Running,
+    (loaded, sharing): (&Loaded<'s>, &Sharing<'s>),
+    start: &mut Start,
+) -> Result<Option<Prepared>, AnyFault> {
     let (settings, state) = (loaded.settings, running.state().clone());
     let (audit, deadline) = (settings.audit.clone(), settings.deliver.deadline);
     start.trail = blocking(move || Trail::open(&audit, deadline)).await?;
@@ -142,10 +182,10 @@ async fn prepare(running: &Running, loaded: &Loaded<'_>, start: &mut Start) -> R
     .await?;
     start.record.phase_ends("read");
 
-    let source = loaded.source.for_update(settings, &start.record.start)?.paid_by(loaded.payer(state.asked.uid));
-    let keks = loaded.keks();
+    let source = loaded.source.for_update(settings, &start.record.start, &sharing.fetches)?;
+    let (source, keks) = (source.paid_by(loaded.payer(state.asked.uid)), sharing.keks());
     let resolved = start.resolve_for_update(&requests.files, &source, &keks, settings, deadline).await;
-    let mut secrets = resolved.inspect_err(|error| loaded.failed(error))?;
+    let mut secrets = resolved.inspect_err(|error| sharing.failed(error, loaded))?;
     start.record.phase_ends("resolve");
 
     let readings = readings(&requests.files, &secrets);

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 use super::counters::{Counters, count};
+use super::fetches::{Answers, Fetches, join};
 use super::flights::{Flight, Pilot};
 use super::opened::Client;
 use super::state::{FieldAnswer, ItemAnswer, ItemKey, Payer, State};
@@ -57,8 +58,8 @@ pub(super) struct Call {
     pub(super) payer: Option<Payer>,
     pub(super) asked: Instant,
     pub(super) deadline: Deadline,
-    /// Whether nothing will do that was fetched before.
-    pub(super) fresh: bool,
+    /// If nothing will do that was fetched before: what was fetched since.
+    pub(super) fetches: Option<Arc<Fetches>>,
 }
 
 impl Calls {
@@ -83,20 +84,20 @@ impl Calls {
         let mut begun = Vec::with_capacity(references.len());
         for &reference in references {
             count(&self.counters.fetches);
-            if let Some(field) = state.known.sealed(reference, max_age, now).filter(|_| !call.fresh) {
+            if let Some(field) = state.known.sealed(reference, max_age, now).filter(|_| call.fetches.is_none()) {
                 count(&self.counters.fresh);
                 begun.push(Begun::Done(Ok(field)));
                 continue;
             }
-            if let Some(missing) = state.known.missing(reference, now).filter(|_| !call.fresh) {
+            if let Some(missing) = state.known.missing(reference, now).filter(|_| call.fetches.is_none()) {
                 count(&self.counters.missing);
                 begun.push(Begun::Done(Err(missing)));
                 continue;
             }
             let key = (reference.vault().to_owned(), reference.item().to_owned());
             let joined = match &state.opened.client {
-                Client::Connect(_) => state.items.join(&key).map(Begun::Item),
-                Client::Op(_) => state.fields.join(reference).map(Begun::Field),
+                Client::Connect(_) => join(call.items(), &state.items, &key).map(Begun::Item),
+                Client::Op(_) => join(call.fields(), &state.fields, reference).map(Begun::Field),
             };
             if let Some(joined) = joined {
                 if joined.is_of_another_start(now) {
@@ -122,11 +123,13 @@ impl Calls {
                 Client::Connect(connect) => {
                     let connect = connect.clone();
                     let (flight, pilot) = state.items.begin(key.clone(), now, call.start.clone());
+                    call.items().iter().for_each(|answers| answers.keep(&key, &flight));
                     self.ask_connect(connect, reference.clone(), key, pilot, is_probe, call.clone());
                     Begun::Item(flight)
                 }
                 Client::Op(_) => {
                     let (flight, pilot) = state.fields.begin(reference.clone(), now, call.start.clone());
+                    call.fields().iter().for_each(|answers| answers.keep(reference, &flight));
                     batch.push((reference.clone(), pilot));
                     Begun::Field(flight)
                 }
@@ -194,12 +197,13 @@ impl Calls {
         call: &Call,
     ) -> Option<Flight<FieldAnswer>> {
         let mut state = self.state();
-        if let Some(flight) = state.fields.join(reference) {
+        if let Some(flight) = join(call.fields(), &state.fields, reference) {
             return Some(flight);
         }
         let Client::Connect(connect) = &state.opened.client else { return None };
         let connect = connect.clone();
         let (flight, pilot) = state.fields.begin(reference.clone(), call.asked, call.start.clone());
+        call.fields().iter().for_each(|answers| answers.keep(reference, &flight));
         let (calls, reference, call) = (self.clone(), reference.clone(), call.clone());
         self.worker.run(move || async move {
             let outcome = for_start(connect, &call).field(&item.item, &reference, call.deadline).await;
@@ -249,21 +253,27 @@ impl Calls {
         });
     }
 
-    /// Notes the answer for a reference: for other starts, and for an outage.
-    pub(super) fn learn(self: &Arc<Calls>, reference: &Reference, arrived: &Arrived, start: Option<&Arc<str>>) {
+    /// Notes the answer for a reference to a request of this time: for other starts, and for an outage.
+    pub(super) fn learn(
+        self: &Arc<Calls>,
+        reference: &Reference,
+        arrived: &Arrived,
+        began: Instant,
+        start: Option<&Arc<str>>,
+    ) {
         let mut state = self.state();
         let (sealed, max_age) = (state.sealed.clone(), state.config.max_age);
         match arrived {
             Ok((field, at, fetched)) => {
                 state.known.remember(reference, field, (*at, *fetched), start.cloned(), max_age);
             }
-            Err(refusal) => state.known.refused(reference, refusal, Instant::now()),
+            Err(refusal) => state.known.refused(reference, refusal, began),
         }
         drop(state);
         let Some(sealed) = sealed else { return };
         match arrived {
-            Ok((field, _, fetched)) => {
-                if let Some(change) = sealed.change(reference, field, *fetched, start.map(AsRef::as_ref)) {
+            Ok((field, at, fetched)) => {
+                if let Some(change) = sealed.change(reference, field, (*at, *fetched), start.map(AsRef::as_ref)) {
                     self.worker.run(move || async move {
                         // In the order in which they were begun.
                         let _ = tokio::task::spawn_blocking(move || sealed.write(&change)).await;
@@ -272,6 +282,16 @@ impl Calls {
             }
             Err(refusal) => sealed.refused(reference, refusal),
         }
+    }
+}
+
+impl Call {
+    fn items(&self) -> Option<&Answers<ItemKey, ItemAnswer>> {
+        self.fetches.as_deref().map(|fetches| &fetches.items)
+    }
+
+    fn fields(&self) -> Option<&Answers<Reference, FieldAnswer>> {
+        self.fetches.as_deref().map(|fetches| &fetches.fields)
     }
 }
 

@@ -51,7 +51,8 @@ impl Fields {
         })
     }
 
-    /// Remembers a value, if it is one that may be kept: ciphertext, and not computed for a query.
+    /// Remembers a value, if it is one that may be kept: ciphertext, and not computed for a query. It does not replace what was asked for
+    /// after it.
     pub(super) fn remember(
         &mut self,
         reference: &Reference,
@@ -61,6 +62,9 @@ impl Fields {
         max_age: Duration,
     ) {
         if max_age.is_zero() || !may_be_kept(reference, &field.value) || field.value.len() > VALUE_BYTES_MAX {
+            return;
+        }
+        if self.sealed.get(reference).is_some_and(|known| known.at > at) {
             return;
         }
         if self.sealed.len() >= REFERENCES_MAX {
@@ -173,6 +177,17 @@ mod tests {
         let other = reference("op://v/j/f");
         fields.refused(&other, &forbidden, at);
         assert!(fields.missing(&other, at).is_none(), "a permission can be granted at any moment");
+    }
+
+    #[test]
+    fn an_older_answer_does_not_replace_a_newer_one() {
+        let (mut fields, at, max_age) = (Fields::default(), Instant::now(), Duration::from_secs(60));
+        let asked = reference("op://v/i/f");
+        for (value, after) in [(SEALED, 2), ("sealed:v1 older", 1)] {
+            let at = at + Duration::from_secs(after);
+            fields.remember(&asked, &field(value), (at, Timestamp::now()), None, max_age);
+        }
+        assert_eq!(**fields.sealed(&asked, max_age, at).unwrap().value, *SEALED);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `shared` | the story of one start: known, joined or asked, and what happens in an outage |
 //! | `calls` | asks the source on the thread of `worker`, for all that wait (`flights`) |
+//! | `fetches` | what updates that began at the same time have fetched |
 //! | `state` | what is shared: the client (`opened`), `breaker`, `budget`, `fields` |
 //! | [`sealed_values`], [`sealed_files`] | sealed values on disk for an outage |
 
@@ -12,6 +13,7 @@ mod breaker;
 mod budget;
 mod calls;
 mod counters;
+mod fetches;
 mod fields;
 mod flights;
 mod log;
@@ -24,6 +26,7 @@ mod state;
 mod worker;
 
 pub use self::counters::Sample;
+pub use self::fetches::Fetches;
 pub use self::shared::Shared;
 pub use self::snapshot::{BreakerState, SealedSummary, Snapshot};
 pub use self::state::Payer;

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use ring::digest::{SHA256, digest};
@@ -51,6 +51,8 @@ pub struct SealedValues {
 #[derive(Clone)]
 struct Stored {
     fetched: Timestamp,
+    /// When it was asked for, by this process.
+    at: Option<Instant>,
     version: Option<u64>,
     digest: [u8; 32],
     bytes: usize,
@@ -84,7 +86,7 @@ impl SealedValues {
         match values.files.remove_incomplete().and_then(|()| values.files.list()) {
             Ok(files) => {
                 let ours = files.into_iter().filter(|file| file.source == source && is_sealed(&file.value));
-                let stored = ours.filter_map(|file| Some((file.reference.parse().ok()?, Stored::of(&file, 0))));
+                let stored = ours.filter_map(|file| Some((file.reference.parse().ok()?, Stored::of(&file, None, 0))));
                 lock(&values.index).extend(stored);
                 values.remove_expired();
             }
@@ -121,13 +123,13 @@ impl SealedValues {
         })
     }
 
-    /// What has to be written after the source has returned this value; none if that is on disk. A value that may not be kept removes the
-    /// one before.
+    /// What has to be written after the source has returned this value; none if that is on disk, or if it was asked for earlier than that. A
+    /// value that may not be kept removes the one before.
     pub fn change(
         &self,
         reference: &Reference,
         field: &Field,
-        fetched: Timestamp,
+        (at, fetched): (Instant, Timestamp),
         start: Option<&str>,
     ) -> Option<Change> {
         if reference.query().is_some() {
@@ -142,13 +144,13 @@ impl SealedValues {
         (file.item, file.item_version) = (field.item_id.clone(), field.version);
         file.fetched_for = start.map(str::to_owned);
         let number = self.number.fetch_add(1, Ordering::Relaxed);
-        let new = Stored::of(&file, number);
+        let new = Stored::of(&file, Some(at), number);
         let mut index = lock(&self.index);
         let is_current = |old: &Stored| {
             (old.digest, old.version) == (new.digest, new.version)
                 && fetched.duration_since(old.fetched) < WRITE_AGAIN_AFTER
         };
-        if index.get(reference).is_some_and(is_current) {
+        if index.get(reference).is_some_and(|old| old.at > Some(at) || is_current(old)) {
             return None;
         }
         let has_changed = index.get(reference).is_some_and(|old| old.digest != new.digest);
@@ -257,11 +259,11 @@ impl SealedValues {
 }
 
 impl Stored {
-    fn of(file: &SealedFile, change: u64) -> Stored {
+    fn of(file: &SealedFile, at: Option<Instant>, change: u64) -> Stored {
         let mut hash = [0; 32];
         hash.copy_from_slice(digest(&SHA256, file.value.as_bytes()).as_ref());
         let (fetched, version, bytes) = (file.fetched, file.item_version, file.value.len());
-        Stored { fetched, version, digest: hash, bytes, change }
+        Stored { fetched, at, version, digest: hash, bytes, change }
     }
 }
 
@@ -334,7 +336,7 @@ mod tests {
     }
 
     fn store(values: &SealedValues, text: &str, field: &Field, fetched: Timestamp) -> bool {
-        let change = values.change(&reference(text), field, fetched, Some("0123"));
+        let change = values.change(&reference(text), field, (Instant::now(), fetched), Some("0123"));
         change.iter().for_each(|change| values.write(change));
         change.is_some()
     }
@@ -411,11 +413,20 @@ mod tests {
     }
 
     #[test]
+    fn an_older_answer_does_not_replace_a_newer_one() {
+        let site = Site::new();
+        let (values, early) = (site.open(), Instant::now());
+        store(&values, DB, &field(&sealed(2), 2), ago(0));
+        assert!(values.change(&reference(DB), &field(&sealed(1), 1), (early, ago(0)), None).is_none());
+        assert_eq!(found(&values, DB), Some(sealed(2)));
+    }
+
+    #[test]
     fn a_replaced_value_is_gone_before_the_new_one_is_written() {
         let site = Site::new();
         let values = site.open();
         store(&values, DB, &field(&sealed(1), 1), ago(0));
-        let change = values.change(&reference(DB), &field(&sealed(2), 2), ago(0), None).unwrap();
+        let change = values.change(&reference(DB), &field(&sealed(2), 2), (Instant::now(), ago(0)), None).unwrap();
         // As if the process were killed here.
         assert_eq!(found(&site.open(), DB), None);
         values.write(&change);
@@ -428,7 +439,8 @@ mod tests {
         let values = site.open();
         store(&values, DB, &field(&sealed(1), 1), ago(0));
         store(&values, "op://w/db/password", &field(&sealed(1), 1), ago(0));
-        let late = values.change(&reference("op://v/db/user"), &field(&sealed(2), 1), ago(0), None).unwrap();
+        let asked = (Instant::now(), ago(0));
+        let late = values.change(&reference("op://v/db/user"), &field(&sealed(2), 1), asked, None).unwrap();
         let forbidden = SourceError::Forbidden { what: "v".into(), origin: Origin::Static("/t".into()) };
         values.refused(&reference(DB), &forbidden);
         values.write(&late);
@@ -446,7 +458,7 @@ mod tests {
         let file = |value: &str, age: i64| {
             let mut file = SealedFile::new(SOURCE, DB, value);
             file.fetched = now - SignedDuration::from_secs(age);
-            Stored::of(&file, 0)
+            Stored::of(&file, None, 0)
         };
         let name = |number: usize| reference(&format!("op://v/{number}/f"));
         for number in 0..=VALUES_MAX {

@@ -11,6 +11,7 @@ use tokio::time::{sleep, timeout};
 use super::breaker::Breaker;
 use super::calls::{Arrived, Begun, Call, Calls};
 use super::counters::{Sample, count};
+use super::fetches::Fetches;
 use super::fields::Fields;
 use super::flights::{Flight, Outcome};
 use super::log;
@@ -43,8 +44,8 @@ pub struct Shared {
     calls: Arc<Calls>,
     start: Option<Arc<str>>,
     payer: Option<Payer>,
-    /// Whether nothing will do that was fetched before.
-    fresh: bool,
+    /// If nothing will do that was fetched before: what was fetched since.
+    fetches: Option<Arc<Fetches>>,
     /// Whether the use of stored values was logged in this outage.
     has_logged: Arc<AtomicBool>,
 }
@@ -59,7 +60,7 @@ impl Shared {
         let calls = Arc::new(Calls::new(State::open(settings)?, worker));
         let weak = Arc::downgrade(&calls);
         calls.worker().run(move || remove_expired(weak));
-        Ok(Shared { calls, start: None, payer: None, fresh: false, has_logged: Arc::default() })
+        Ok(Shared { calls, start: None, payer: None, fetches: None, has_logged: Arc::default() })
     }
 
     /// The source for one container's start, whose id goes with the requests that it causes.
@@ -74,10 +75,10 @@ impl Shared {
         Shared { payer, ..self }
     }
 
-    /// The same for an update of a running container, which gets nothing that was fetched before.
+    /// The same for an update of a running container, which gets nothing that was fetched before these fetches began.
     #[must_use]
-    pub fn for_update(&self, start: &str) -> Shared {
-        Shared { fresh: true, ..self.for_start(start) }
+    pub fn for_update(&self, start: &str, fetches: &Arc<Fetches>) -> Shared {
+        Shared { fetches: Some(Arc::clone(fetches)), ..self.for_start(start) }
     }
 
     /// The items of a vault.
@@ -89,7 +90,8 @@ impl Shared {
     }
 
     fn call(&self, deadline: Deadline) -> Call {
-        Call { start: self.start.clone(), payer: self.payer, asked: Instant::now(), deadline, fresh: self.fresh }
+        let (start, fetches) = (self.start.clone(), self.fetches.clone());
+        Call { start, payer: self.payer, asked: Instant::now(), deadline, fetches }
     }
 
     /// Uses other settings from now on. Ids, values, the budget and the state of the circuit breaker are kept if it is the same source.
@@ -210,7 +212,7 @@ impl Shared {
                 }
             }
         };
-        self.calls.learn(reference, &arrived, start.as_ref());
+        self.calls.learn(reference, &arrived, began, start.as_ref());
         let (field, _, fetched) = arrived?;
         let start = start.map(|start| start.to_string());
         let earlier = (began < call.asked).then_some(Earlier { fetched, start, outage: false });
@@ -250,7 +252,7 @@ impl Source for Shared {
     }
 
     fn fetch<'a>(&'a self, references: &'a [&'a Reference], deadline: Deadline) -> LocalBoxStream<'a, Fetched> {
-        let sealed = self.calls.state().sealed.clone().filter(|_| !self.fresh);
+        let sealed = self.calls.state().sealed.clone().filter(|_| self.fetches.is_none());
         let has_all = |sealed: &Arc<SealedValues>| references.iter().all(|reference| sealed.has(reference));
         let deadline = match sealed.as_ref().is_some_and(has_all) {
             true => Deadline::after(deadline.remaining() / SHARE_WITH_SEALED_VALUES),

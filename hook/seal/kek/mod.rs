@@ -86,8 +86,8 @@ impl fmt::Display for KekUri {
     }
 }
 
-/// A data key that is unwrapped once, for all callers that wait for it.
-type Once = Rc<OnceCell<Rc<Unwrapped>>>;
+/// What is opened once, for all callers that wait for it: by KEK, ciphertext, and what that is bound to.
+type Opened<T> = RefCell<BTreeMap<(String, Vec<u8>, String), Rc<OnceCell<Rc<T>>>>>;
 
 /// The client for one kind.
 type Client<'a> = (&'static KekKind, OnceCell<Box<dyn Kek + 'a>>);
@@ -96,20 +96,26 @@ type Client<'a> = (&'static KekKind, OnceCell<Box<dyn Kek + 'a>>);
 pub struct Keks<'a> {
     settings: &'a Settings,
     clients: Rc<[Client<'a>; KINDS.len()]>,
-    /// Data keys that were unwrapped, or are being, by KEK and wrapped key: a value that is asked for twice costs one call.
-    unwrapped: RefCell<BTreeMap<(String, Vec<u8>), Once>>,
+    /// Data keys that were unwrapped, or are being: a value that is asked for twice costs one call.
+    unwrapped: Opened<Unwrapped>,
+    /// The same for values of the KMS's own form.
+    decrypted: Opened<Decrypted>,
 }
 
 impl<'a> Keks<'a> {
     /// Knows the settings, and does nothing yet.
     pub fn new(settings: &'a Settings) -> Keks<'a> {
-        Keks { settings, clients: Rc::new(KINDS.map(|kind| (kind, OnceCell::new()))), unwrapped: RefCell::default() }
+        Keks::with(settings, Rc::new(KINDS.map(|kind| (kind, OnceCell::new()))))
     }
 
     /// The same clients, with their connections and access tokens, for another start: it shares no data key with any other.
     #[must_use]
     pub fn for_another_start(&self) -> Keks<'a> {
-        Keks { settings: self.settings, clients: Rc::clone(&self.clients), unwrapped: RefCell::default() }
+        Keks::with(self.settings, Rc::clone(&self.clients))
+    }
+
+    fn with(settings: &'a Settings, clients: Rc<[Client<'a>; KINDS.len()]>) -> Keks<'a> {
+        Keks { settings, clients, unwrapped: RefCell::default(), decrypted: RefCell::default() }
     }
 
     /// Makes ready what the KEKs that are listed will need: clients, and access tokens. It can go on while 1Password is being asked.
@@ -143,13 +149,13 @@ impl<'a> Keks<'a> {
     /// If the KEK is not listed in the settings, or the KMS does not unwrap.
     pub async fn unwrap(&self, kek: &KekUri, wrapped: &[u8], deadline: Deadline) -> Result<Rc<Unwrapped>, KekError> {
         let client = self.listed(kek, deadline).await?;
-        let key = (kek.to_string(), wrapped.to_vec());
+        let key = (kek.to_string(), wrapped.to_vec(), String::new());
         let cell = self.unwrapped.borrow_mut().entry(key).or_default().clone();
         let unwrap = async || client.unwrap(kek.name(), wrapped, deadline).await.map(Rc::new);
         cell.get_or_try_init(unwrap).await.cloned()
     }
 
-    /// Decrypts what the KMS's own tool encrypted.
+    /// Decrypts what the KMS's own tool encrypted, once.
     ///
     /// # Errors
     /// If the KEK is not listed in the settings, its kind has no such tool, or the KMS does not decrypt.
@@ -159,8 +165,12 @@ impl<'a> Keks<'a> {
         ciphertext: &[u8],
         associated_data: &str,
         deadline: Deadline,
-    ) -> Result<Decrypted, KekError> {
-        self.listed(kek, deadline).await?.decrypt(kek.name(), ciphertext, associated_data, deadline).await
+    ) -> Result<Rc<Decrypted>, KekError> {
+        let client = self.listed(kek, deadline).await?;
+        let key = (kek.to_string(), ciphertext.to_vec(), associated_data.to_owned());
+        let cell = self.decrypted.borrow_mut().entry(key).or_default().clone();
+        let decrypt = async || client.decrypt(kek.name(), ciphertext, associated_data, deadline).await.map(Rc::new);
+        cell.get_or_try_init(decrypt).await.cloned()
     }
 
     /// Returns what the host's identity may do with a KEK.

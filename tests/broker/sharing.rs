@@ -1,0 +1,67 @@
+//! Containers that share items.
+
+use std::fs;
+
+use rustix::process::Signal;
+
+use crate::live::{Scene, pair, wait_until};
+use crate::support::broker::Broker;
+use crate::support::container::Container;
+
+const CONTAINERS: usize = 5;
+
+/// How many requests of the broker were sent to a service, with this in their path.
+fn sent(scene: &Scene, service: &str, part: &str) -> usize {
+    let requests = scene.world.stand_in.requests();
+    let is_one = |request: &&serde_json::Value| {
+        request["service"] == service
+            && request["method"] != "PATCH"
+            && request["path"].as_str().is_some_and(|path| path.contains(part))
+    };
+    requests.iter().filter(is_one).count()
+}
+
+#[test]
+fn an_update_of_all_costs_one_request_for_each_item_and_one_call_of_the_kms_for_each_key() {
+    let Some((scene, _kms)) = Scene::with_kms() else { return };
+    let broker = Broker::start(&scene.world.host);
+    let containers: Vec<Container> = (0..CONTAINERS).map(|_| Container::create()).collect();
+    containers.iter().for_each(|container| scene.start(&broker, container, &[]));
+    for number in 1..=2 {
+        scene.rotate(number);
+        let before = (sent(&scene, "connect", "/items/"), sent(&scene, "kms", ":decrypt"));
+        let (code, text) = scene.refresh(&broker);
+        assert_eq!(code, 0, "{text}");
+        let after = (sent(&scene, "connect", "/items/"), sent(&scene, "kms", ":decrypt"));
+        assert_eq!((after.0 - before.0, after.1 - before.1), (2, 2));
+        for container in &containers {
+            assert_eq!(pair(container), [scene.secret(number), scene.secret(number)]);
+        }
+    }
+    // Each record says for which update a value was fetched that another one shares.
+    let updates: Vec<_> = scene.world.records().into_iter().filter(|one| one["decision"] == "updated").collect();
+    assert_eq!(updates.len(), 2 * CONTAINERS);
+    let first = updates.iter().find(|one| one["secrets"][0].get("fetched_for").is_none()).unwrap();
+    assert!(updates.iter().any(|one| one["secrets"][0]["fetched_for"] == first["start"]), "{updates:?}");
+}
+
+/// What is decided for each container is shared with none.
+#[test]
+fn an_update_shares_nothing_with_a_container_without_a_grant() {
+    let Some(scene) = Scene::begin() else { return };
+    let broker = Broker::start(&scene.world.host);
+    let (granted, other) = (Container::create(), Container::create());
+    scene.start(&broker, &granted, &[("team", "a")]);
+    scene.start(&broker, &other, &[("team", "b")]);
+    let settings = fs::read_to_string(scene.world.host.settings()).unwrap();
+    let narrow = settings.replace("[[grant]]\n", "[[grant]]\nto = { annotations = { team = \"a\" } }\n");
+    assert_ne!(narrow, settings);
+    scene.world.host.write("settings.toml", narrow.as_bytes(), 0o644);
+    broker.signal(Signal::HUP);
+    wait_until("the reload", || scene.refresh(&broker).0 == 71);
+    scene.rotate(1);
+    let (code, text) = scene.refresh(&broker);
+    assert!(code == 71 && text.contains("generation 2") && text.contains("it keeps them: refusing"), "{code}: {text}");
+    assert_eq!(pair(&granted), [scene.secret(1), scene.secret(1)]);
+    assert_eq!(pair(&other), [scene.secret(0), scene.secret(0)]);
+}
