@@ -28,6 +28,8 @@ pub struct Resolved<'a> {
     pub secret: Secret,
     /// The item's id, if the source reports it.
     pub item_id: Option<String>,
+    /// The field's id, if the source reports it.
+    pub field_id: Option<String>,
     /// The item's version, if the source reports it.
     pub item_version: Option<u64>,
     /// The KEK that unsealed it. A plain value has none.
@@ -197,13 +199,14 @@ async fn open<'a>(
     plaintext: Permission,
     deadline: Deadline,
 ) -> Result<Resolved<'a>, ResolveError> {
-    let Field { value, item_id, version: item_version, earlier } = field;
+    let Field { value, item_id, field_id, version: item_version, earlier } = field;
     if plaintext == Permission::Allow && !is_sealed(&value) {
         let secret = Secret::new(value.as_bytes().to_vec());
         return Ok(Resolved {
             request,
             secret,
             item_id,
+            field_id,
             item_version,
             kek: None,
             kek_version: None,
@@ -214,7 +217,8 @@ async fn open<'a>(
     let unseal = async { value.parse::<SealedValue>()?.unseal(&request.reference, keks, deadline).await };
     let unsealed = unseal.await.map_err(|source| ResolveError::unseal(request, source))?;
     let (kek, kek_version) = (Some(unsealed.kek), unsealed.kek_version.name);
-    Ok(Resolved { request, secret: unsealed.secret, item_id, item_version, kek, kek_version, kept: false, earlier })
+    let secret = unsealed.secret;
+    Ok(Resolved { request, secret, item_id, field_id, item_version, kek, kek_version, kept: false, earlier })
 }
 
 /// Whether the item or its field does not exist. A missing vault is a mistake in the reference instead.

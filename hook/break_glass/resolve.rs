@@ -125,6 +125,7 @@ impl Session<'_> {
                 request,
                 secret,
                 item_id,
+                field_id: None,
                 item_version,
                 kek: None,
                 kek_version: None,

@@ -50,6 +50,9 @@ pub struct Revocation {
     pub reason: String,
     /// The item of the reference, if the source says.
     pub item: Option<String>,
+    /// The field of that, if the source says.
+    #[serde(default)]
+    pub field: Option<String>,
     /// The last version of the item that is revoked; all, if absent.
     pub version: Option<u64>,
 }
@@ -61,7 +64,9 @@ pub struct Value<'a> {
     pub reference: &'a str,
     /// The item that it was read from.
     pub item: Option<&'a str>,
-    /// The version of that.
+    /// The field of that.
+    pub field: Option<&'a str>,
+    /// The version of the item.
     pub version: Option<u64>,
     /// Whether the source returned it, and no outage or emergency.
     pub is_of_source: bool,
@@ -71,8 +76,13 @@ impl<'a> Value<'a> {
     /// A value that was resolved.
     pub fn of(resolved: &'a Resolved<'_>) -> Value<'a> {
         let is_of_source = !resolved.kept && !resolved.earlier.as_ref().is_some_and(|earlier| earlier.outage);
-        let (reference, item) = (resolved.request.reference.as_str(), resolved.item_id.as_deref());
-        Value { reference, item, version: resolved.item_version, is_of_source }
+        Value {
+            reference: resolved.request.reference.as_str(),
+            item: resolved.item_id.as_deref(),
+            field: resolved.field_id.as_deref(),
+            version: resolved.item_version,
+            is_of_source,
+        }
     }
 }
 
@@ -82,7 +92,23 @@ impl Revocation {
         let Revoked::Reference(revoked) = &self.revoked else { return false };
         let is_of_item = self.item.is_some() && value.item == self.item.as_deref();
         let is_newer = is_of_item && value.is_of_source && self.version.is_some() && value.version > self.version;
-        (is_same(revoked, value.reference) || (is_of_item && has_same_field(revoked, value.reference))) && !is_newer
+        (is_same(revoked, value.reference) || (is_of_item && self.is_of_field(revoked, value))) && !is_newer
+    }
+
+    /// Whether a value of the item can be that of the field, which has an id and a label. Of a value from an emergency only the item is known.
+    fn is_of_field(&self, revoked: &str, value: Value<'_>) -> bool {
+        match (self.field.as_deref(), value.field) {
+            (Some(_), None) => true,
+            (field, of_value) => (field.is_some() && field == of_value) || has_same_field(revoked, value.reference),
+        }
+    }
+
+    /// The reference, unless it is of a container.
+    pub fn reference(&self) -> Option<&str> {
+        match &self.revoked {
+            Revoked::Reference(reference) => Some(reference),
+            Revoked::Container(_) => None,
+        }
     }
 
     /// Whether it is of this reference, as it is spelled.
@@ -304,12 +330,13 @@ mod tests {
             since: Timestamp::UNIX_EPOCH,
             reason: "leaked".into(),
             item: Some("i".into()),
+            field: Some("f".into()),
             version,
         }
     }
 
     fn value(reference: &str, item: Option<&'static str>, version: u64) -> bool {
-        let value = Value { reference, item, version: Some(version), is_of_source: true };
+        let value = Value { reference, item, field: Some("g"), version: Some(version), is_of_source: true };
         revocation(Some(3)).covers(value)
     }
 
@@ -318,7 +345,13 @@ mod tests {
         assert!(value("op://v/db/password", Some("i"), 3) && !value("op://v/db/password", Some("i"), 4));
         assert!(value("op://v/db/password", Some("j"), 4), "another item");
         assert!(value("op://v/db/password", None, 4), "an unknown item");
-        let newer = Value { reference: "op://v/db/password", item: Some("i"), version: Some(4), is_of_source: true };
+        let newer = Value {
+            reference: "op://v/db/password",
+            item: Some("i"),
+            field: Some("f"),
+            version: Some(4),
+            is_of_source: true,
+        };
         assert!(revocation(None).covers(newer), "an unknown version");
         assert!(revocation(Some(3)).covers(Value { is_of_source: false, ..newer }), "of an outage");
         assert!(revocation(Some(3)).covers(Value { version: None, ..newer }), "without a version");
@@ -330,8 +363,15 @@ mod tests {
             assert!(value(covered, Some("i"), 3), "{covered}");
         }
         assert!(!value("op://v/db/user", Some("i"), 3) && !value("op://v/other/password", Some("j"), 3));
+        let by_id =
+            |field| Value { reference: "op://v/db/f", item: Some("i"), field, version: Some(3), is_of_source: true };
+        assert!(revocation(Some(3)).covers(by_id(Some("f"))), "the id of the field that has this label");
+        assert!(!revocation(Some(3)).covers(by_id(Some("g"))), "the id of another one");
+        assert!(revocation(Some(3)).covers(by_id(None)), "of an emergency, which does not say which field");
+        assert!(!revocation(Some(3)).covers(Value { version: Some(4), ..by_id(Some("f")) }), "a newer version");
         let of_section = Revocation { revoked: Revoked::Reference("op://v/db/a/x".into()), ..revocation(Some(3)) };
-        let value = |reference| Value { reference, item: Some("i"), version: Some(3), is_of_source: true };
+        let value =
+            |reference| Value { reference, item: Some("i"), field: Some("g"), version: Some(3), is_of_source: true };
         assert!(of_section.covers(value("op://v/i/x")) && !of_section.covers(value("op://v/i/b/x")));
     }
 
@@ -340,7 +380,13 @@ mod tests {
         let text = |error: &RevokedError| error.to_string().split(": it was").next().unwrap().to_owned();
         let of_reference = revocation(Some(3));
         assert_eq!(text(&RevokedError::from(&of_reference)), "refusing to deliver op://v/db/password");
-        let value = Value { reference: "op://v/i/password", item: Some("i"), version: Some(3), is_of_source: true };
+        let value = Value {
+            reference: "op://v/i/password",
+            item: Some("i"),
+            field: Some("f"),
+            version: Some(3),
+            is_of_source: true,
+        };
         let refused = Revocations::of_one(of_reference).check(value).unwrap_err();
         assert_eq!(text(&refused), "refusing to deliver op://v/i/password");
         let of_container = Revocation { revoked: Revoked::Container("c1".into()), ..revocation(None) };

@@ -92,6 +92,11 @@ fn table(Withdrawn { revocation, containers, count, .. }: &Withdrawn) -> Table {
         table.line("no running container has it");
     }
     table.line(describe(revocation));
+    if revocation.reference().is_some() && revocation.item.is_none() {
+        table.line(
+            "the source did not say which field that is: containers that name it in another way keep it until it does",
+        );
+    }
     table
 }
 

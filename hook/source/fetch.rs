@@ -44,6 +44,8 @@ pub struct Field {
     pub value: Zeroizing<String>,
     /// The item's id, whatever the reference called it; `op` does not return it.
     pub item_id: Option<String>,
+    /// The field's id, whatever the reference called it; `op` does not return it.
+    pub field_id: Option<String>,
     /// The item's version, which grows with every edit; `op` does not return it.
     pub version: Option<u64>,
     /// When and for whom it was fetched, if not for the caller; see [`Earlier`].

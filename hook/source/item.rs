@@ -50,7 +50,12 @@ pub(super) fn usable<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserialize
 /// What a reference's field segment turned out to name.
 pub enum Named {
     /// A field's value.
-    Value(Zeroizing<String>),
+    Value {
+        /// The field's id, which is empty if it has none.
+        id: String,
+        /// The value.
+        value: Zeroizing<String>,
+    },
     /// A file, whose content is fetched by this id.
     File(String),
 }
@@ -163,7 +168,7 @@ impl Item {
     /// What is stored where the reference points.
     pub fn select(&self, reference: &Reference) -> Result<Named, SourceError> {
         match self.find(reference)? {
-            Found::Field(field) => field.read(reference).map(Named::Value),
+            Found::Field(field) => Ok(Named::Value { id: field.id.clone(), value: field.read(reference)? }),
             Found::File(file) => Ok(Named::File(file.id.clone())),
         }
     }
@@ -283,7 +288,7 @@ mod tests {
         )
         .unwrap();
         item.select(&reference.parse().unwrap()).map(|named| match named {
-            Named::Value(value) => value.to_string(),
+            Named::Value { value, .. } => value.to_string(),
             Named::File(id) => format!("file {id}"),
         })
     }
@@ -348,7 +353,7 @@ mod tests {
         )
         .unwrap();
         let found = item.select(&"op://v/i/password".parse().unwrap());
-        assert!(matches!(found, Ok(Named::Value(value)) if *value == "found"));
+        assert!(matches!(found, Ok(Named::Value { value, id }) if *value == "found" && id == "b"));
     }
 
     #[test]

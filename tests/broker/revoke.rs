@@ -15,7 +15,7 @@ use crate::live::{ITEMS, Scene, pair, target, wait_until};
 use crate::support::broker::Broker;
 use crate::support::container::{Container, ID};
 use crate::support::front::Mode;
-use crate::support::python;
+use crate::support::{AGENT_VAULT, python};
 use crate::world::code_and_lines;
 
 const FIRST: &str = "op://AgentVault/pair-a/password";
@@ -181,6 +181,101 @@ fn what_is_revoked_comes_from_no_outage_and_does_not_hold_up_other_files() {
     scene.rotate_one(1, 1);
     wait_until("the update", || scene.refresh(&broker).0 == 0);
     assert_eq!(fs::read_to_string(target(&live).join(ITEMS[1])).unwrap(), scene.secret(1));
+}
+
+/// An item with two fields, whose values are not sealed: a sealed value opens only by one spelling of its reference.
+struct Plain {
+    item: String,
+    field: String,
+}
+
+impl Plain {
+    fn store(scene: &Scene) -> Plain {
+        let fields = [("", "password", "plain"), ("", "user", "plain")];
+        let item = scene.world.stand_in.create_item(AGENT_VAULT, "plain", &fields);
+        let stored = scene.world.stand_in.request("GET", &Plain::path(&item), &Value::Null);
+        let settings = fs::read_to_string(scene.world.host.settings()).unwrap();
+        let grant = "references = [\"op://AgentVault/*\", \"op://agentvault0000000000000000/*\"]";
+        let settings = settings.replace("[deliver]\n", "[deliver]\nplaintext = \"allow\"\n");
+        let settings = settings.replace("references = [\"op://AgentVault/*\"]", grant);
+        scene.world.host.write("settings.toml", settings.as_bytes(), 0o644);
+        Plain { item, field: stored["fields"][0]["id"].as_str().unwrap().to_owned() }
+    }
+
+    fn path(item: &str) -> String {
+        format!("/v1/vaults/{AGENT_VAULT}/items/{item}")
+    }
+
+    /// The field by its label, by its id, and by nothing but ids; and the other field.
+    fn references(&self) -> [String; 4] {
+        let Plain { item, field } = self;
+        [
+            "op://AgentVault/plain/password".to_owned(),
+            format!("op://AgentVault/plain/{field}"),
+            format!("op://{AGENT_VAULT}/{item}/{field}"),
+            "op://AgentVault/plain/user".to_owned(),
+        ]
+    }
+
+    fn start(broker: &Broker, reference: &str) -> (Container, i32) {
+        let container = Container::create();
+        let output = broker.hook(&container.state([("run.secrets/plain".to_owned(), reference.to_owned())]));
+        let code = output.status.code().unwrap();
+        (container, code)
+    }
+}
+
+#[test]
+fn a_field_is_revoked_by_whichever_of_its_names() {
+    let Some(scene) = Scene::begin() else { return };
+    let plain = Plain::store(&scene);
+    let broker = Broker::start(&scene.world.host);
+    let references = plain.references();
+    let starts = |broker: &Broker| references.each_ref().map(|reference| Plain::start(broker, reference).1);
+    for revoked in [&references[0], &references[1], &references[2]] {
+        let containers = references.each_ref().map(|reference| Plain::start(&broker, reference));
+        assert!(containers.iter().all(|(_, code)| *code == 0));
+        let (code, text) = revoke(&scene, &broker, &[revoked]);
+        assert!(code == 0 && text.matches("1 file removed").count() == 3, "{code}: {text}");
+        let left = containers.each_ref().map(|(container, _)| files(container).len());
+        assert_eq!(left, [0, 0, 0, 1], "{revoked}");
+        assert_eq!(starts(&broker), [77, 77, 77, 0], "{revoked}");
+        let causes = records(&scene, "withdrawn");
+        assert!(causes.iter().all(|one| one["withdrawal"]["reason"] == "leaked in a log"), "{causes:?}");
+        assert_eq!(scene.command(&broker, &["revoke", "--end", revoked]).0, 0);
+        assert_eq!(starts(&broker), [0; 4], "{revoked}");
+    }
+    // A newer version is delivered by each of them.
+    assert_eq!(revoke(&scene, &broker, &[&references[1]]).0, 0);
+    let change = json!([{ "op": "replace", "path": "/fields/0/value", "value": "newer" }]);
+    scene.world.stand_in.request("PATCH", &Plain::path(&plain.item), &change);
+    assert_eq!(starts(&broker), [0; 4]);
+}
+
+/// As soon as 1Password says which field it is.
+#[test]
+fn a_field_is_revoked_by_its_other_names_after_an_outage() {
+    let Some(scene) = Scene::begin() else { return };
+    let front = crate::outage::prepare(&scene.world);
+    let plain = Plain::store(&scene);
+    scene.settings("1s");
+    let broker = Broker::start(&scene.world.host);
+    let [label, id, _, other] = plain.references();
+    let (by_id, by_other) = (Plain::start(&broker, &id).0, Plain::start(&broker, &other).0);
+    front.set(Mode::Close);
+    let (code, text) = revoke(&scene, &broker, &[&label]);
+    assert!(
+        code == 0 && text.contains("no running container has it") && text.contains("did not say which field"),
+        "{text}"
+    );
+    assert_eq!(files(&by_id).len(), 1);
+    front.set(Mode::Forward);
+    wait_until("the removal", || files(&by_id).is_empty());
+    assert_eq!(files(&by_other).len(), 1);
+    assert_eq!([&label, &id, &other].map(|reference| Plain::start(&broker, reference).1), [77, 77, 0]);
+    // Whatever version it has.
+    let (_, text) = scene.command(&broker, &["check"]);
+    assert!(text.contains("until `--end`: leaked in a log"), "{text}");
 }
 
 /// It has neither been seen by the revocation, nor has it seen that when its files were resolved.

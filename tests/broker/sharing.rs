@@ -3,10 +3,12 @@
 use std::fs;
 
 use rustix::process::Signal;
+use serde_json::json;
 
-use crate::live::{Scene, pair, wait_until};
+use crate::live::{ITEMS, Scene, pair, wait_until};
 use crate::support::broker::Broker;
 use crate::support::container::Container;
+use crate::support::host::KEY_RING;
 
 const CONTAINERS: usize = 5;
 
@@ -43,6 +45,28 @@ fn an_update_of_all_costs_one_request_for_each_item_and_one_call_of_the_kms_for_
     assert_eq!(updates.len(), 2 * CONTAINERS);
     let first = updates.iter().find(|one| one["secrets"][0].get("fetched_for").is_none()).unwrap();
     assert!(updates.iter().any(|one| one["secrets"][0]["fetched_for"] == first["start"]), "{updates:?}");
+}
+
+/// One that the KMS itself opens.
+#[test]
+fn a_value_of_the_kms_own_form_is_decrypted_once_for_all() {
+    let Some((scene, _kms)) = Scene::with_kms() else { return };
+    let broker = Broker::start(&scene.world.host);
+    let containers: Vec<Container> = (0..CONTAINERS).map(|_| Container::create()).collect();
+    containers.iter().for_each(|container| scene.start(&broker, container, &[]));
+    let encode = |text: &str| base64::Engine::encode(&base64::prelude::BASE64_STANDARD, text);
+    let kek = format!("{KEY_RING}/prod");
+    let name = kek.strip_prefix("gcp-kms://").unwrap();
+    for (at, item) in ITEMS.iter().enumerate() {
+        let bound = format!("sealed:v1 {kek} op://AgentVault/{item}/password");
+        let plain = json!({ "plaintext": encode(&scene.secret(7)), "additionalAuthenticatedData": encode(&bound) });
+        let answer = scene.world.stand_in.request_kms("POST", &format!("/v1/{name}:encrypt"), &plain);
+        scene.replace(at, &format!("sealed:v1/direct {kek} {}", answer["ciphertext"].as_str().unwrap()));
+    }
+    let before = sent(&scene, "kms", ":decrypt");
+    assert_eq!(scene.refresh(&broker).0, 0);
+    assert_eq!(sent(&scene, "kms", ":decrypt") - before, 2);
+    assert!(containers.iter().all(|container| pair(container) == [scene.secret(7), scene.secret(7)]));
 }
 
 /// What is decided for each container is shared with none.

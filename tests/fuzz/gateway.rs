@@ -295,7 +295,7 @@ fn objects<'a>(item: &'a Map<String, Value>, member: &str) -> impl Iterator<Item
 /// What a reference resolves to: the value of a field, or the id of a file.
 fn select(item: &Map<String, Value>, reference: &Reference) -> Option<Result<String, String>> {
     match parse(item)?.select(reference).ok()? {
-        Named::Value(value) => Some(Ok(value.to_string())),
+        Named::Value { value, .. } => Some(Ok(value.to_string())),
         Named::File(id) => Some(Err(id)),
     }
 }

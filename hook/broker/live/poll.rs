@@ -105,7 +105,12 @@ mod tests {
 
     #[test]
     fn another_version_another_item_or_none_is_a_change() {
-        let reading = Reading { reference: "op://v/db/f".into(), item: Some("a".into()), version: Some(3) };
+        let reading = Reading {
+            reference: "op://v/db/f".into(),
+            item: Some("a".into()),
+            field: Some("f".into()),
+            version: Some(3),
+        };
         assert!(is_read_from(&reading, &[item("a", "db", 3)]));
         for found in [vec![item("a", "db", 4)], vec![item("b", "db", 3)], vec![], vec![item("a", "db", 3); 2]] {
             assert!(!is_read_from(&reading, &found), "{found:?}");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::super::blocking::blocking;
 use super::super::error::PROGRAM;
-use super::super::revoked::Revocations;
+use super::super::revoked::{Revocation, Revocations};
 use super::running::Running;
 use super::state::{Directory, State};
 use super::update::write;
@@ -111,11 +111,11 @@ impl Plan {
 
 /// The reason of the first revocation.
 fn reason(state: &State, references: &BTreeSet<String>, revocations: &Revocations) -> String {
-    let is_cause = |revocation: &&super::super::revoked::Revocation| {
-        let names = |reference: &String| revocation.names(reference);
-        revocation.is_of_container(&state.container) || references.iter().any(names)
+    let is_cause = |revocation: &&Revocation| {
+        let removed = state.readings.iter().filter(|reading| references.contains(&reading.reference));
+        revocation.is_of_container(&state.container) || removed.into_iter().any(|one| revocation.covers(one.value()))
     };
-    let found = revocations.iter().find(is_cause).or_else(|| revocations.iter().next());
+    let found = revocations.iter().find(is_cause);
     found.map(|revocation| revocation.reason.clone()).unwrap_or_default()
 }
 

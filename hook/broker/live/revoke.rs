@@ -1,6 +1,8 @@
 //! What an operator revokes: which item that is, and what is recorded of it.
 
+use futures_util::future::join_all;
 use futures_util::stream::StreamExt as _;
+use jiff::{SignedDuration, Timestamp};
 
 use super::super::blocking::blocking;
 use super::super::error::PROGRAM;
@@ -13,14 +15,17 @@ use crate::audit::{AuditError, Event, RevocationRecord, Trail};
 use crate::fault::{Class, Fault};
 use crate::reference::Reference;
 use crate::retry::Deadline;
-use crate::settings::Settings;
-use crate::source::Source as _;
+use crate::settings::{Settings, SourceName};
+use crate::source::{self, Source as _};
 
 /// The longest reason, in bytes, so that records and answers stay small.
 const REASON_BYTES_MAX: usize = 1024;
 
 /// The longest id of a container, in bytes.
 const ID_BYTES_MAX: usize = 1024;
+
+/// How long after a revocation the source is asked in each period which field that is. One that does not exist is asked for in vain.
+const IDENTIFIED_WITHIN: SignedDuration = SignedDuration::from_hours(24);
 
 /// A revocation of now, of any version.
 pub(super) fn begin(order: &Order) -> Result<Revocation, RevokeError> {
@@ -32,9 +37,10 @@ pub(super) fn begin(order: &Order) -> Result<Revocation, RevokeError> {
     check(&order.revoked)?;
     Ok(Revocation {
         revoked: order.revoked.clone(),
-        since: jiff::Timestamp::now(),
+        since: Timestamp::now(),
         reason: reason.to_owned(),
         item: None,
+        field: None,
         version: None,
     })
 }
@@ -76,34 +82,78 @@ pub(super) fn is_meant(revocation: &Revocation, revoked: &Revoked) -> bool {
     }
 }
 
-/// The item of a reference, and its version: what the source says, else what containers have.
-pub(super) async fn item(
-    reference: &str,
-    of_containers: Vec<(String, u64)>,
-    loaded: &Loaded<'_>,
-) -> Option<(String, u64)> {
-    let of_source = item_of_source(reference, loaded).await;
-    let newest = || of_containers.iter().max_by_key(|(_, version)| *version).cloned();
-    let (item, version) = of_source.or_else(newest)?;
-    let of_item = of_containers.iter().filter(|(other, _)| *other == item).map(|(_, version)| *version);
-    let newest = of_item.fold(version, u64::max);
-    Some((item, newest))
+/// Which field a reference is, and the version of its item.
+#[derive(Clone)]
+pub(super) struct Identified {
+    item: String,
+    field: Option<String>,
+    version: u64,
 }
 
-async fn item_of_source(reference: &str, loaded: &Loaded<'_>) -> Option<(String, u64)> {
-    let reference: Reference = reference.parse().ok()?;
-    let id = format!("{:016x}", fastrand::u64(..));
-    let source = loaded.source.for_update(loaded.settings, &id, &Fetches::begin()).ok()?;
-    let references = [&reference];
-    let fetched = source.fetch(&references, Deadline::after(loaded.settings.deliver.deadline)).next().await;
-    let field = fetched?.outcome.ok()?;
-    field.item_id.zip(field.version)
+impl Identified {
+    /// What the source says, else what containers have.
+    pub(super) async fn find(
+        reference: &str,
+        of_containers: Vec<Identified>,
+        loaded: &Loaded<'_>,
+    ) -> Option<Identified> {
+        let of_source = Identified::of_source(reference, loaded).await;
+        let newest = || of_containers.iter().max_by_key(|one| one.version).cloned();
+        let found = of_source.or_else(newest)?;
+        let of_item = of_containers.iter().filter(|one| one.item == found.item).map(|one| one.version);
+        let version = of_item.fold(found.version, u64::max);
+        Some(Identified { version, ..found })
+    }
+
+    async fn of_source(reference: &str, loaded: &Loaded<'_>) -> Option<Identified> {
+        let reference: Reference = reference.parse().ok()?;
+        let id = format!("{:016x}", fastrand::u64(..));
+        let source = loaded.source.for_update(loaded.settings, &id, &Fetches::begin()).ok()?;
+        let references = [&reference];
+        let fetched = source.fetch(&references, Deadline::after(loaded.settings.deliver.deadline)).next().await;
+        let field = fetched?.outcome.ok()?;
+        Some(Identified { item: field.item_id?, field: field.field_id, version: field.version? })
+    }
+
+    /// What a container has for a reference.
+    pub(super) fn of_container(reference: &str, state: &State) -> Option<Identified> {
+        let reading = state.readings.iter().find(|reading| reading.reference == reference)?;
+        Some(Identified { item: reading.item.clone()?, field: reading.field.clone(), version: reading.version? })
+    }
+
+    /// Notes which field is revoked, and until which version.
+    pub(super) fn complete(self, revocation: &mut Revocation) {
+        let Identified { item, field, version } = self;
+        (revocation.item, revocation.field, revocation.version) = (Some(item), field, Some(version));
+    }
 }
 
-/// The item and version that a container has for a reference.
-pub(super) fn item_of_container(reference: &str, state: &State) -> Option<(String, u64)> {
-    let reading = state.readings.iter().find(|reading| reading.reference == reference)?;
-    reading.item.clone().zip(reading.version)
+/// Asks the source which fields those revocations are of that were made while it did not answer: containers may name them in another way.
+/// Whatever version they have then is revoked until an end. Returns whether it has said so of any.
+pub(super) async fn identify(revocations: &Revocations, loaded: &Loaded<'_>) -> Result<bool, ListError> {
+    let is_recent = |one: &&Revocation| Timestamp::now().duration_since(one.since) < IDENTIFIED_WITHIN;
+    let recent = revocations.iter().filter(|one| one.item.is_none()).filter(is_recent);
+    let references: Vec<&str> = recent.filter_map(Revocation::reference).collect();
+    if references.is_empty() || !source::chosen(loaded.settings).is_ok_and(|name| name == SourceName::Connect) {
+        return Ok(false);
+    }
+    let asked =
+        references.iter().map(async |reference| Some((*reference, Identified::of_source(reference, loaded).await?)));
+    let found: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
+    let found: Vec<_> = found.into_iter().map(|(reference, one)| (reference.to_owned(), one)).collect();
+    let (path, has_found) = (loaded.settings.updates.revoked.to_path_buf(), !found.is_empty());
+    let note = move |list: &mut Vec<Revocation>| {
+        for one in list.iter_mut().filter(|one| one.item.is_none()) {
+            let same = found.iter().find(|(reference, _)| one.reference() == Some(reference));
+            if let Some((_, Identified { item, field, .. })) = same {
+                (one.item, one.field) = (Some(item.clone()), field.clone());
+            }
+        }
+    };
+    if has_found {
+        blocking(move || Revocations::change(&path, note)).await?;
+    }
+    Ok(has_found)
 }
 
 /// Records what was done.

@@ -89,12 +89,14 @@ pub struct Asked {
     pub label: Option<String>,
 }
 
-/// One reference, and which item it was read from. A missing optional one has no item.
+/// One reference, and which field of which item it was read from. A missing optional one has no item.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reading {
     pub(super) reference: String,
     pub(super) item: Option<String>,
+    #[serde(default)]
+    pub(super) field: Option<String>,
     pub(super) version: Option<u64>,
 }
 
@@ -204,9 +206,15 @@ impl Reading {
         self.reference.parse().ok()
     }
 
-    fn value(&self) -> Value<'_> {
-        let (reference, item) = (self.reference.as_str(), self.item.as_deref());
-        Value { reference, item, version: self.version, is_of_source: true }
+    /// The value that it was, to a revocation.
+    pub(super) fn value(&self) -> Value<'_> {
+        Value {
+            reference: &self.reference,
+            item: self.item.as_deref(),
+            field: self.field.as_deref(),
+            version: self.version,
+            is_of_source: true,
+        }
     }
 }
 
@@ -216,8 +224,13 @@ pub fn readings(requests: &[Request], resolved: &[Resolved<'_>]) -> Vec<Reading>
     for request in requests {
         let reference = request.reference.as_str();
         let found = resolved.iter().find(|resolved| resolved.request.reference == request.reference);
-        let (item, version) = (found.and_then(|one| one.item_id.clone()), found.and_then(|one| one.item_version));
-        readings.insert(reference, Reading { reference: reference.to_owned(), item, version });
+        let reading = Reading {
+            reference: reference.to_owned(),
+            item: found.and_then(|one| one.item_id.clone()),
+            field: found.and_then(|one| one.field_id.clone()),
+            version: found.and_then(|one| one.item_version),
+        };
+        readings.insert(reference, reading);
     }
     readings.into_values().collect()
 }

@@ -172,7 +172,8 @@ async fn prepare<'s>(
     let is_revoked = revocations.check_container(&state.container).is_err();
     // An item that was removed from 1Password because it was revoked must not stop the other files.
     for request in &mut requests.files {
-        request.optional |= revocations.name_any([request.reference.as_str()].into_iter());
+        let reference = request.reference.as_str();
+        request.optional |= revocations.name_any([reference].into_iter()) || state.removed.contains(reference);
     }
     let process = running.process()?;
     let (process, current) = blocking(move || {

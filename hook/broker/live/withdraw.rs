@@ -1,5 +1,6 @@
 //! What is removed from running containers: what an operator revokes, and all files of a container when their time is over.
 
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,16 +13,19 @@ use tokio::time::sleep;
 use super::super::error::PROGRAM;
 use super::super::loaded::Loaded;
 use super::super::protocol::{Answer, Order, RUNNING_MAX, Selection, Withdrawal, Withdrawn};
-use super::super::revoked::{Revocation, Revocations, Revoked};
+use super::super::revoked::{ListError, Revocation, Revocations, Revoked};
 use super::registry::Live;
 use super::remove::{self, Cause};
-use super::revoke::{self, RevokeError};
+use super::revoke::{self, Identified, RevokeError};
 use super::running::Running;
 use super::summary::shortened;
 use crate::audit::Event;
 use crate::fault::AnyFault;
 use crate::report;
 use crate::settings::Settings;
+
+/// What became of containers, by the ids of their starts.
+type Withdrawals = BTreeMap<String, Withdrawal>;
 
 /// How many containers lose files at the same time.
 const REMOVALS_MAX: usize = 8;
@@ -50,16 +54,26 @@ impl Live {
 
     /// Removes what is revoked from the containers that have it.
     pub(super) async fn remove_revoked(&self, loaded: &Loaded<'_>) {
-        match Revocations::load(loaded.settings).await {
-            Ok(revocations) => {
-                let running = self.select(&Selection::default());
-                self.remove(running, Cause::Revoked(&revocations), loaded).await;
+        let removed = async {
+            let revocations = self.remove_listed(loaded).await?;
+            // The same fields by other names, if the source says only now which fields those are.
+            if revoke::identify(&revocations, loaded).await? {
+                self.remove_listed(loaded).await?;
             }
-            Err(error) => report::warn(PROGRAM, &report::chain(&error)),
-        }
+            Ok::<_, ListError>(())
+        };
+        removed.await.unwrap_or_else(|error| report::warn(PROGRAM, &report::chain(&error)));
     }
 
-    async fn remove(&self, running: Vec<Rc<Running>>, cause: Cause<'_>, loaded: &Loaded<'_>) -> Vec<Withdrawal> {
+    async fn remove_listed(&self, loaded: &Loaded<'_>) -> Result<Revocations, ListError> {
+        let revocations = Revocations::load(loaded.settings).await?;
+        let running = self.select(&Selection::default());
+        self.remove(running, Cause::Revoked(&revocations), loaded).await;
+        Ok(revocations)
+    }
+
+    /// Returns what became of those that had something to remove, by the ids of their starts.
+    async fn remove(&self, running: Vec<Rc<Running>>, cause: Cause<'_>, loaded: &Loaded<'_>) -> Withdrawals {
         let remove = async |running: Rc<Running>| {
             let outcome = remove::remove(&running, &self.directory, cause, loaded.settings).await;
             let (files, error) = match outcome {
@@ -69,7 +83,8 @@ impl Live {
             };
             let count = if error.is_some() { &self.removals[1] } else { &self.removals[0] };
             count.set(count.get() + 1);
-            Some(Withdrawal { container: running.state().container.clone(), files, error })
+            let state = running.state();
+            Some((state.start.clone(), Withdrawal { container: state.container.clone(), files, error }))
         };
         let outcomes = iter(running).map(remove).buffer_unordered(REMOVALS_MAX);
         outcomes.filter_map(async |outcome| outcome).collect().await
@@ -98,22 +113,20 @@ impl Live {
             None => self.share_turn().await?,
         };
         let running = self.select(&Selection::default());
-        let mut containers = if let Revoked::Reference(reference) = revocation.revoked.clone() {
-            let had = running.iter().filter_map(|one| revoke::item_of_container(&reference, &one.state())).collect();
-            // Files go at once; only then is the source asked which version they have.
+        let containers = if let Revoked::Reference(reference) = revocation.revoked.clone() {
+            let had = running.iter().filter_map(|one| Identified::of_container(&reference, &one.state())).collect();
+            // Files go at once; only then is the source asked which field that is, and which version it has.
             let first = self.remove_these(running.clone(), &revocation, loaded).await;
-            if let Some((item, version)) = revoke::item(&reference, had, loaded).await {
-                (revocation.item, revocation.version) = (Some(item), Some(version));
+            if let Some(identified) = Identified::find(&reference, had, loaded).await {
+                identified.complete(&mut revocation);
                 revoke::add(&revocation, loaded.settings).await?;
             }
-            // The same field by another name, which the item shows.
-            let more = self.remove_these(running, &revocation, loaded).await;
-            let more = more.into_iter().filter(|one| first.iter().all(|other| other.container != one.container));
-            let more: Vec<_> = more.collect();
-            first.into_iter().chain(more).collect()
+            // The same field by other names.
+            with_later(first, self.remove_these(running, &revocation, loaded).await)
         } else {
             self.remove_these(running, &revocation, loaded).await
         };
+        let mut containers: Vec<Withdrawal> = containers.into_values().collect();
         containers.sort_by_key(|one| one.error.is_none());
         let (count, failed) = (containers.len(), containers.iter().filter(|one| one.error.is_some()).count());
         containers.truncate(RUNNING_MAX);
@@ -126,7 +139,7 @@ impl Live {
         running: Vec<Rc<Running>>,
         revocation: &Revocation,
         loaded: &Loaded<'_>,
-    ) -> Vec<Withdrawal> {
+    ) -> Withdrawals {
         let revocations = Revocations::of_one(revocation.clone());
         self.remove(running, Cause::Revoked(&revocations), loaded).await
     }
@@ -171,6 +184,16 @@ impl Live {
     }
 }
 
+/// What became of each container after a second removal: another file of it may have gone, and one that could not be removed is tried again.
+fn with_later(mut first: Withdrawals, later: Withdrawals) -> Withdrawals {
+    for (start, mut one) in later {
+        let before = first.get(&start).filter(|before| before.error.is_none() && one.error.is_none());
+        one.files += before.map_or(0, |before| before.files);
+        first.insert(start, one);
+    }
+    first
+}
+
 /// What is revoked, as an answer.
 ///
 /// # Errors
@@ -184,4 +207,25 @@ pub async fn revocations(settings: &Settings) -> Result<Answer, AnyFault> {
 fn first(mut revocations: Vec<Revocation>) -> Vec<Revocation> {
     revocations.truncate(RUNNING_MAX);
     revocations
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_that_keeps_a_file_by_another_name_is_not_reported_as_done() {
+        let of = |files, error: Option<&str>| {
+            let one = Withdrawal { container: "c1".into(), files, error: error.map(str::to_owned) };
+            Withdrawals::from([("s1".to_owned(), one)])
+        };
+        let merged = |first, later| {
+            let one = with_later(first, later).remove("s1").unwrap();
+            (one.files, one.error)
+        };
+        assert_eq!(merged(of(1, None), of(2, None)), (3, None));
+        assert_eq!(merged(of(1, None), of(2, Some("busy"))), (2, Some("busy".into())));
+        assert_eq!(merged(of(1, Some("busy")), of(2, None)), (2, None));
+        assert_eq!(merged(of(1, None), Withdrawals::new()), (1, None));
+    }
 }

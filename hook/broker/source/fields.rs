@@ -32,6 +32,7 @@ pub(super) struct Fields {
 struct Sealed {
     value: Zeroizing<String>,
     item_id: Option<String>,
+    field_id: Option<String>,
     version: Option<u64>,
     at: Instant,
     fetched: Timestamp,
@@ -46,6 +47,7 @@ impl Fields {
         Some(Field {
             value: sealed.value.clone(),
             item_id: sealed.item_id.clone(),
+            field_id: sealed.field_id.clone(),
             version: sealed.version,
             earlier: Some(Earlier { fetched: sealed.fetched, start, outage: false }),
         })
@@ -71,8 +73,10 @@ impl Fields {
             self.sealed.retain(|_, sealed| at.saturating_duration_since(sealed.at) < max_age);
         }
         if self.sealed.len() < REFERENCES_MAX {
-            let (value, item_id, version) = (field.value.clone(), field.item_id.clone(), field.version);
-            self.sealed.insert(reference.clone(), Sealed { value, item_id, version, at, fetched, start });
+            let Field { value, item_id, field_id, version, earlier: _ } = field;
+            let (value, item_id, field_id) = (value.clone(), item_id.clone(), field_id.clone());
+            let sealed = Sealed { value, item_id, field_id, version: *version, at, fetched, start };
+            self.sealed.insert(reference.clone(), sealed);
         }
     }
 
@@ -144,7 +148,13 @@ mod tests {
     }
 
     fn field(value: &str) -> Field {
-        Field { value: Zeroizing::new(value.to_owned()), item_id: None, version: Some(1), earlier: None }
+        Field {
+            value: Zeroizing::new(value.to_owned()),
+            item_id: None,
+            field_id: None,
+            version: Some(1),
+            earlier: None,
+        }
     }
 
     #[test]

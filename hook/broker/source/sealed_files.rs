@@ -43,6 +43,9 @@ pub struct SealedFile {
     pub reference: String,
     /// The item's id, if the source reports it.
     pub item: Option<String>,
+    /// The field's id, if the source reports it.
+    #[serde(default)]
+    pub field: Option<String>,
     /// The item's version, if the source reports it.
     pub item_version: Option<u64>,
     /// When it was fetched.
@@ -63,6 +66,7 @@ impl SealedFile {
             source,
             reference,
             item: None,
+            field: None,
             item_version: None,
             fetched,
             fetched_for: None,

@@ -118,6 +118,7 @@ impl SealedValues {
         is_usable.then(|| Field {
             value: Zeroizing::new(file.value),
             item_id: file.item,
+            field_id: file.field,
             version: file.item_version,
             earlier: Some(Earlier { fetched: file.fetched, start: file.fetched_for, outage: true }),
         })
@@ -141,7 +142,7 @@ impl SealedValues {
         }
         let mut file = SealedFile::new(&self.source, reference.as_str(), &field.value);
         file.fetched = fetched;
-        (file.item, file.item_version) = (field.item_id.clone(), field.version);
+        (file.item, file.field, file.item_version) = (field.item_id.clone(), field.field_id.clone(), field.version);
         file.fetched_for = start.map(str::to_owned);
         let number = self.number.fetch_add(1, Ordering::Relaxed);
         let new = Stored::of(&file, Some(at), number);
@@ -328,7 +329,8 @@ mod tests {
 
     fn field(value: &str, version: u64) -> Field {
         let value = Zeroizing::new(value.to_owned());
-        Field { value, item_id: Some("i".into()), version: Some(version), earlier: None }
+        let (item_id, field_id) = (Some("i".into()), Some("f".into()));
+        Field { value, item_id, field_id, version: Some(version), earlier: None }
     }
 
     fn sealed(number: u32) -> String {
@@ -358,6 +360,7 @@ mod tests {
         let values = site.open();
         let read = values.read(&reference(DB)).unwrap();
         assert_eq!((&**read.value, read.item_id.as_deref(), read.version), (&*sealed(1), Some("i"), Some(3)));
+        assert_eq!(read.field_id.as_deref(), Some("f"));
         let earlier = read.earlier.unwrap();
         assert_eq!(earlier.start.as_deref(), Some("0123"));
         assert!(Timestamp::now().duration_since(earlier.fetched) >= SignedDuration::from_mins(10));

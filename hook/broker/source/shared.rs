@@ -272,8 +272,9 @@ fn is_outage(error: &SourceError) -> bool {
 }
 
 fn copy(field: &Field) -> Field {
-    let Field { value, item_id, version, .. } = field;
-    Field { value: value.clone(), item_id: item_id.clone(), version: *version, earlier: None }
+    let Field { value, item_id, field_id, version, earlier: _ } = field;
+    let (value, item_id, field_id) = (value.clone(), item_id.clone(), field_id.clone());
+    Field { value, item_id, field_id, version: *version, earlier: None }
 }
 
 /// Removes stored values when their time is over, until the source is dropped.

@@ -91,6 +91,8 @@ struct Explained {
     grant: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     item_id: Option<String>,
+    #[serde(skip)]
+    field_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     item_version: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -197,6 +199,7 @@ fn fetch(requests: &mut [Explained], wanted: &[Wanted], settings: &Settings, uns
 /// What is known of a value, without the value.
 struct Known {
     item_id: Option<String>,
+    field_id: Option<String>,
     item_version: Option<u64>,
     kek: Option<String>,
     kek_version: Option<String>,
@@ -211,8 +214,8 @@ impl Known {
         settings: &Settings,
         keys: Option<(&Keks<'_>, Deadline)>,
     ) -> Known {
-        let Field { value, item_id, version: item_version, earlier: _ } = field;
-        let found = |finding| Known { item_id, item_version, kek: None, kek_version: None, finding };
+        let Field { value, item_id, field_id, version: item_version, earlier: _ } = field;
+        let found = |finding| Known { item_id, field_id, item_version, kek: None, kek_version: None, finding };
         if settings.deliver.plaintext == Permission::Allow && !is_sealed(&value) {
             return found(Finding::ok("seal", "none: the settings allow a value that is not sealed".into()));
         }
@@ -256,6 +259,7 @@ impl Explained {
             owner: subject.owner.map(|owner| format!("{}:{}", owner.uid, owner.gid)),
             grant: None,
             item_id: None,
+            field_id: None,
             item_version: None,
             kek: None,
             kek_version: None,
@@ -296,7 +300,7 @@ impl Explained {
     }
 
     /// Where the value is, and whether it can be unsealed.
-    fn value(&mut self, Known { item_id, item_version, kek, kek_version, finding }: Known) {
+    fn value(&mut self, Known { item_id, field_id, item_version, kek, kek_version, finding }: Known) {
         let found = match (&item_id, item_version) {
             (Some(id), Some(version)) => format!(" ({id}, version {version})"),
             _ => String::new(),
@@ -305,7 +309,8 @@ impl Explained {
         let place =
             format!("vault \"{}\", item \"{}\"{found}, {section}field \"{}\"", self.vault, self.item, self.field);
         self.findings.extend([Finding::ok("source", place), finding]);
-        (self.item_id, self.item_version, self.kek, self.kek_version) = (item_id, item_version, kek, kek_version);
+        (self.item_id, self.field_id, self.item_version) = (item_id, field_id, item_version);
+        (self.kek, self.kek_version) = (kek, kek_version);
     }
 
     fn no_value(&mut self, error: SourceError, one: &Wanted) {
@@ -320,8 +325,13 @@ impl Explained {
 
     /// Whether a start would be refused because it was revoked.
     fn revoked(&mut self, revocations: &[Revocation]) {
-        let (reference, item) = (self.reference.as_str(), self.item_id.as_deref());
-        let value = Value { reference, item, version: self.item_version, is_of_source: true };
+        let value = Value {
+            reference: &self.reference,
+            item: self.item_id.as_deref(),
+            field: self.field_id.as_deref(),
+            version: self.item_version,
+            is_of_source: true,
+        };
         let found = revocations.iter().find(|revocation| revocation.covers(value)).map(RevokedError::from);
         self.findings.extend(found.map(|error| Finding::problem("revoked", &error)));
     }

@@ -171,7 +171,7 @@ impl Connect {
         deadline: Deadline,
     ) -> Result<bool, SourceError> {
         let item = self.item(vault_id, reference.vault(), reference.item(), deadline).await?;
-        Ok(matches!(item.select(reference)?, Named::Value(found) if *found == value))
+        Ok(matches!(item.select(reference)?, Named::Value { value: found, .. } if *found == value))
     }
 
     /// Stores a value in the field that a reference names, and waits until the reference leads to it; makes the field or the item where

@@ -49,8 +49,9 @@ pub struct FetchedItem {
 }
 
 impl FetchedItem {
-    fn field_of(&self, value: Zeroizing<String>) -> Field {
-        Field { value, item_id: Some(self.item.id.clone()), version: Some(self.item.version), earlier: None }
+    fn field_of(&self, id: String, value: Zeroizing<String>) -> Field {
+        let field_id = Some(id).filter(|id| !id.is_empty());
+        Field { value, item_id: Some(self.item.id.clone()), field_id, version: Some(self.item.version), earlier: None }
     }
 }
 
@@ -110,7 +111,7 @@ impl Connect {
     /// If there is no such field, or more than one.
     pub fn value(fetched: &FetchedItem, reference: &Reference) -> Result<Option<Field>, SourceError> {
         Ok(match fetched.item.select(reference)? {
-            Named::Value(value) => Some(fetched.field_of(value)),
+            Named::Value { id, value } => Some(fetched.field_of(id, value)),
             Named::File(_) => None,
         })
     }
@@ -125,11 +126,14 @@ impl Connect {
         reference: &Reference,
         deadline: Deadline,
     ) -> Result<Field, SourceError> {
-        let value = match fetched.item.select(reference)? {
-            Named::Value(value) => value,
-            Named::File(id) => self.file(&fetched.vault_id, &fetched.item.id, &id, reference, deadline).await?,
+        let (id, value) = match fetched.item.select(reference)? {
+            Named::Value { id, value } => (id, value),
+            Named::File(id) => {
+                let content = self.file(&fetched.vault_id, &fetched.item.id, &id, reference, deadline).await?;
+                (id, content)
+            }
         };
-        Ok(fetched.field_of(value))
+        Ok(fetched.field_of(id, value))
     }
 
     /// The number of items whose ids are remembered.

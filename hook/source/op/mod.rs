@@ -299,7 +299,13 @@ fn field(value: Zeroizing<Vec<u8>>, reference: &Reference) -> Result<Field, Sour
     let (field, item) = (reference.field().to_owned(), reference.item().to_owned());
     match str::from_utf8(&value) {
         Ok("") => Err(SourceError::NoValue { field, item }),
-        Ok(text) => Ok(Field { value: Zeroizing::new(text.to_owned()), item_id: None, version: None, earlier: None }),
+        Ok(text) => Ok(Field {
+            value: Zeroizing::new(text.to_owned()),
+            item_id: None,
+            field_id: None,
+            version: None,
+            earlier: None,
+        }),
         Err(_) => Err(SourceError::NotText { file: field, item }),
     }
 }
