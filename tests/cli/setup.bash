@@ -89,6 +89,34 @@ start() {
     return $code
 }
 
+# Writes settings with which the hook asks a broker at $DIR/sock, whose state is in $DIR.
+revoking() {
+    settings '[broker]' "socket = \"$DIR/sock\"" '[updates]' "directory = \"$DIR/containers\"" "revoked = \"$DIR/revoked.json\"" \
+        '[audit]' "file = \"$DIR/audit.jsonl\""
+}
+
+# Starts the broker of the settings, which goes on until $DIR/broker.pid is killed.
+broker() {
+    command oci-secrets-broker --settings "$DIR/settings.toml" </dev/null >"$DIR/log" 2>&1 &
+    echo $! >"$DIR/broker.pid"
+    until [ -S "$DIR/sock" ]; do sleep 0.01; done
+}
+
+# Runs the hook for a container with these annotations, which goes on until $DIR/kept.pid is killed: keep KEY=VALUE...
+keep() {
+    bundle_with_hook
+    mkdir -p "$DIR/bundle/rootfs"
+    # shellcheck disable=SC2016 # Another shell expands it.
+    unshare -m --propagation private sh -c 'mount --bind "$1" "$1" && : >"$2" && exec sleep 300' sh \
+        "$DIR/bundle/rootfs" "$DIR/kept" </dev/null >/dev/null 2>&1 &
+    echo $! >"$DIR/kept.pid"
+    until [ -e "$DIR/kept" ]; do sleep 0.01; done
+    state $! "$@" | hook
+}
+
+# The names of the files that this container has.
+kept() { nsenter --target "$(<"$DIR/kept.pid")" --mount ls "$DIR/bundle/rootfs/run/secrets"; }
+
 # Accepts one NRI plugin at $DIR/nri, sends it these bytes, and waits until $DIR/log has this text: nri_runtime HEX TEXT
 nri_runtime() {
     python3 -c "import os, socket, sys
@@ -196,7 +224,7 @@ blank() {
 
 # Blanks times, digests, ids of items and emergencies, and public keys, which differ from run to run.
 blank_times() {
-    sed -E 's/20[0-9-]{8} [0-9:]{5,8} UTC/…/g; s/"20[0-9-]{8}T[0-9:.]+Z"/"…"/; s/[0-9a-f]{64}/…/g; s/emergency [0-9a-f]{12}/emergency …/g; s/new[0-9]{23}/…/g; s/age1[0-9a-z]{58}/age1…/; s/(hosts    )"'"$(uname -n)"'"/\1"…"/; s/(ssh-ed25519) [A-Za-z0-9+\/]+/\1 …/g'
+    sed -E 's/20[0-9-]{8} [0-9:]{5,8} UTC/…/g; s/"20[0-9-]{8}T[0-9:.]+Z"/"…"/; s/[0-9a-f]{64}/…/g; s/emergency [0-9a-f]{12}/emergency …/g; s/new[0-9]{23}/…/g; s/20[0-9-]{8}T[0-9:]{8}Z/…/; s/age1[0-9a-z]{58}/age1…/; s/(hosts    )"'"$(uname -n)"'"/\1"…"/; s/(ssh-ed25519) [A-Za-z0-9+\/]+/\1 …/g'
 }
 
 # Creates $DIR/bundle with these annotations: bundle KEY=VALUE...
