@@ -23,7 +23,7 @@ pub(crate) const ITEMS: [&str; 2] = ["pair-a", "pair-b"];
 /// The longest wait for what must happen.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How many updates readers watch, and how many brokers are killed; the environment can ask for more.
+/// How many updates readers watch, and how many brokers are killed; the environment can ask for more, as it does for a release.
 const SWAPS: u32 = 60;
 const ROUNDS: u32 = 24;
 

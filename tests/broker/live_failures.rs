@@ -1,11 +1,14 @@
 //! Containers that are in the way of their own update, and keys that are.
 
-use std::fs;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process_group, prlimit};
 use serde_json::json;
 
 use crate::live::{ITEMS, Scene, pair, target, wait_until};
@@ -99,6 +102,81 @@ fn a_key_that_cannot_be_used_keeps_the_old_files_until_it_can() {
     fs::rename(&kept, &key).unwrap();
     assert_eq!(scene.refresh(&broker).0, 0);
     assert_eq!(pair(&container), [scene.secret(1), scene.secret(1)]);
+}
+
+/// Descriptors run out at one step after another.
+#[test]
+fn an_error_of_the_kernel_at_any_step_leaves_the_whole_old_or_the_whole_new_set() {
+    const STEPS: u32 = 24;
+    let Some(scene) = Scene::begin() else { return };
+    let broker = Broker::start(&scene.world.host);
+    let container = Container::create();
+    scene.start(&broker, &container, &[]);
+    let pid = Pid::from_raw(broker.pid().cast_signed());
+    // Of the broker as of this process.
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit = |current| prlimit(pid, Resource::Nofile, Rlimit { current, maximum }).unwrap();
+    let (mut failed, mut updated) = (0, 0);
+    for step in 1..=STEPS {
+        let (old, new) = (pair(&container), [scene.secret(step), scene.secret(step)]);
+        scene.rotate(step);
+        let open = fs::read_dir(format!("/proc/{}/fd", broker.pid())).unwrap();
+        let open: Vec<u64> = open.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok()).collect();
+        // So many that are free are below the limit.
+        let last = (0..).filter(|number| !open.contains(number)).nth(step as usize - 1).unwrap();
+        let (code, text) = std::thread::scope(|scope| {
+            let before = limit(Some(last + 1));
+            let refreshed = scope.spawn(|| scene.refresh(&broker));
+            // With too few of them it does not even accept the connection, until there are more again.
+            let begin = Instant::now();
+            while !refreshed.is_finished() && begin.elapsed() < Duration::from_millis(500) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            limit(before.current);
+            refreshed.join().unwrap()
+        });
+        let found = pair(&container);
+        match code {
+            0 => assert_eq!(found, new, "step {step}: {text}"),
+            _ => assert!(code == 71 && (found == old || found == new), "step {step}: {code}: {text}"),
+        }
+        *(if code == 0 { &mut updated } else { &mut failed }) += 1;
+        let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", container.pid())).unwrap();
+        assert_eq!(mounts.matches(" oci-secrets ").count(), 1, "step {step}: {mounts}");
+    }
+    assert!(failed > 0 && updated > 0, "{failed} failed, {updated} did not");
+    let causes: BTreeSet<String> = (scene.world.records().iter())
+        .filter_map(|record| Some(record["refusal"]["message"].as_str()?.to_owned()))
+        .collect();
+    assert!(causes.iter().any(|cause| cause.contains("Too many open files (EMFILE)")), "{causes:?}");
+    assert_eq!(scene.refresh(&broker).0, 0);
+    assert_eq!(pair(&container), [scene.secret(STEPS), scene.secret(STEPS)]);
+}
+
+/// The kernel says so to who watches a file: that its file system is gone.
+#[test]
+fn the_old_files_are_gone_when_the_last_descriptor_of_them_is_closed() {
+    let Some(scene) = Scene::begin() else { return };
+    let broker = Broker::start(&scene.world.host);
+    let container = Container::create();
+    scene.start(&broker, &container, &[]);
+    for number in 1..=2 {
+        let watch = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).unwrap();
+        inotify::add_watch(&watch, target(&container).join(ITEMS[0]), WatchFlags::DELETE_SELF).unwrap();
+        let open = File::open(target(&container).join(ITEMS[1])).unwrap();
+        scene.rotate(number);
+        assert_eq!(scene.refresh(&broker).0, 0);
+        let is_gone = || {
+            let mut buffer = [std::mem::MaybeUninit::uninit(); 512];
+            let mut events = inotify::Reader::new(&watch, &mut buffer);
+            std::iter::from_fn(|| events.next().ok().map(|event| event.events()))
+                .any(|one| one.contains(ReadFlags::UNMOUNT))
+        };
+        assert!(!is_gone(), "although a file is open");
+        assert_eq!(std::io::read_to_string(&open).unwrap(), scene.secret(number - 1));
+        drop(open);
+        wait_until("the end of the old files", is_gone);
+    }
 }
 
 /// It is away for longer than the deadline of an update.
