@@ -1,10 +1,12 @@
 //! The services with their state, and what is common to all of them: the log, the delay and the faults.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use hyper::Method;
 use serde_json::json;
+use tokio::task::spawn_blocking;
 
 use crate::aws_kms;
 use crate::connect;
@@ -57,7 +59,9 @@ impl StandIn {
         }
         let entry = self.requests.record(service, request);
         if !self.latency.is_zero() {
-            tokio::time::sleep(self.latency).await;
+            // A sleep of tokio's ends with a millisecond of its clock, up to one and a half too late.
+            let latency = self.latency;
+            spawn_blocking(move || thread::sleep(latency)).await.unwrap();
         }
         let response = match self.name_asked_for(service, request) {
             Some(name) => self.faults.serve(service, &name, request).await?,
