@@ -98,7 +98,9 @@ async fn fill(
 ) -> Result<Option<Filled>, AnyFault> {
     let settings = loaded.settings;
     let (audit, deadline) = (settings.audit.clone(), settings.deliver.deadline);
-    start.trail = blocking(move || Trail::open(&audit, deadline)).await?;
+    let revoked = settings.updates.revoked.to_path_buf();
+    let (trail, revocations) = blocking(move || (Trail::open(&audit, deadline), Revocations::read(&revoked))).await;
+    start.trail = trail?;
     start.record.start = valid_id(request.start)?;
     if let Some(Unready { stage: Stage::State, refusal }) = &request.unready {
         return Err(refusal.clone().into());
@@ -116,7 +118,7 @@ async fn fill(
     if let Some(Unready { refusal, .. }) = request.unready {
         return Err(refusal.into());
     }
-    let revocations = Revocations::load(settings).await?;
+    let revocations = revocations?;
     revocations.check_container(&start.record.container)?;
     let process = peer.container(process.ok_or(RequestFault::NoProcess)?)?;
     let owner = requests.owner.or(request.user.map(Owner::from)).ok_or(RequestFault::NoOwner)?;
