@@ -66,7 +66,6 @@ fn start(state: &State, settings: &Path) -> Result<(), AnyFault> {
     if annotations.is_sandbox() {
         return Ok(());
     }
-    harden::lock_memory();
     let mut start = Start::begin(PROGRAM, state.id().unwrap_or_default());
     let outcome = Settings::load(settings).map_err(AnyFault::from).and_then(|settings| match &settings.broker.socket {
         Some(socket) => by_broker::deliver(socket, state, annotations, image, &settings, &start),
@@ -84,7 +83,7 @@ fn start(state: &State, settings: &Path) -> Result<(), AnyFault> {
     }
 }
 
-/// Delivers the requests without a broker.
+/// Delivers the requests without a broker. With one, no secret is in the memory of this process.
 fn deliver(
     state: &State,
     annotations: Annotations,
@@ -92,6 +91,7 @@ fn deliver(
     settings: &Settings,
     start: &mut Start,
 ) -> Result<Done, AnyFault> {
+    harden::lock_memory();
     start.trail = Trail::open(&settings.audit, settings.deliver.deadline)?;
     state.id()?;
     start.record.bundle = state.bundle()?.to_owned();
