@@ -27,11 +27,15 @@ const WAIT_MAX: Duration = Duration::from_secs(5);
 const INTERVAL: Duration = Duration::from_millis(100);
 const AT_ONCE: u32 = 100;
 
+/// How many connections that are not admitted may take their time to close.
+const REFUSED_MAX: usize = 64;
+
 /// What users have taken.
 pub struct Limits {
     users: Mutex<HashMap<u32, Taken>>,
     root_memory: Arc<Semaphore>,
     users_memory: Arc<Semaphore>,
+    refused: Arc<Semaphore>,
 }
 
 /// What one user has taken.
@@ -62,7 +66,12 @@ pub type Share = Option<[OwnedSemaphorePermit; 2]>;
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { users: Mutex::default(), root_memory: memory(ROOT_BYTES), users_memory: memory(USERS_BYTES) }
+        Limits {
+            users: Mutex::default(),
+            root_memory: memory(ROOT_BYTES),
+            users_memory: memory(USERS_BYTES),
+            refused: Arc::new(Semaphore::new(REFUSED_MAX)),
+        }
     }
 }
 
@@ -91,6 +100,16 @@ impl Limits {
         let turn = if uid == 0 { now } else { taken.next_turn(now) };
         let memory = Arc::clone(&taken.memory);
         Some(Slot { count: Some(Count { limits: Arc::clone(self), uid }), turn, memory, closing: Mutex::default() })
+    }
+
+    /// Closes a connection of this user that is not admitted. While too many of them keep their threads waiting, this waits, and with it
+    /// the socket that users connect to; root has its own.
+    pub async fn refuse(&self, uid: u32, connection: impl Send + 'static) {
+        if uid != 0 {
+            let connection = ManuallyDrop::new(connection);
+            let place = Arc::clone(&self.refused).acquire_owned().await;
+            close(uid, (ManuallyDrop::into_inner(connection), place));
+        }
     }
 
     /// How many connections are open.
@@ -148,7 +167,7 @@ impl Drop for Slot {
 
 /// Closes what a user has sent. A file of a FUSE file system of the user's, or a socket that lingers, can keep whoever closes it waiting
 /// for ever, as can a connection in which such a descriptor is left: what is not of root is closed by a thread of its own.
-pub fn close(uid: u32, closing: impl Send + 'static) {
+fn close(uid: u32, closing: impl Send + 'static) {
     if uid == 0 {
         return;
     }
@@ -208,6 +227,33 @@ mod tests {
         assert!(limits.admit(1000, &settings).is_some());
         drop((bob, root));
         until(|| limits.connections() == 0);
+    }
+
+    #[test]
+    fn connections_that_cannot_be_closed_take_a_bounded_number_of_threads() {
+        /// Waits in `drop` until its sender is dropped, as a descriptor of a file system that does not answer.
+        struct Stuck(std::sync::mpsc::Receiver<()>);
+        impl Drop for Stuck {
+            fn drop(&mut self) {
+                let _ = self.0.recv();
+            }
+        }
+        in_paused_time(async {
+            let limits = Limits::default();
+            let (mut senders, mut stuck): (Vec<_>, Vec<_>) = (0..=REFUSED_MAX)
+                .map(|_| std::sync::mpsc::channel())
+                .map(|(sender, ends)| (sender, Stuck(ends)))
+                .unzip();
+            let last = stuck.pop().unwrap();
+            for connection in stuck {
+                limits.refuse(1000, connection).await;
+            }
+            limits.refuse(0, ()).await;
+            let mut waiting = std::pin::pin!(limits.refuse(1000, last));
+            assert!(timeout(WAIT_MAX, waiting.as_mut()).await.is_err(), "another thread");
+            senders.remove(0);
+            waiting.await;
+        });
     }
 
     #[test]

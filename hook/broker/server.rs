@@ -25,7 +25,7 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use super::connection::Connection;
 use super::error::{PROGRAM, ProgramError};
 use super::identity::Identity;
-use super::limits::{Limits, close};
+use super::limits::Limits;
 use super::listen::{bind, listen, socket_path};
 use super::live::{self, Live};
 use super::loaded::{Loaded, SourceCell};
@@ -47,6 +47,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// The pause after an accept fails for want of descriptors: connections that end free some.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The user of a peer that the kernel does not name: not root.
+const UNKNOWN: u32 = u32::MAX;
 
 /// A connection that was accepted.
 struct Accepted {
@@ -136,20 +139,24 @@ impl Server {
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             };
-            if !self.admit(socket) {
+            if let Err((uid, refused)) = self.admit(socket) {
                 self.metrics.connection_refused();
+                self.limits.refuse(uid, refused).await;
             }
         }
     }
 
-    fn admit(&self, socket: UnixStream) -> bool {
-        let Ok(peer) = Peer::of(&socket) else { return false };
+    /// Passes a connection on, or returns it with the user whose it is.
+    fn admit(&self, socket: UnixStream) -> Result<(), (u32, UnixStream)> {
+        let Ok(peer) = Peer::of(&socket) else { return Err((UNKNOWN, socket)) };
         let current = self.current.borrow();
         let Some(slot) = self.limits.admit(peer.uid, &current.settings.broker) else {
-            close(peer.uid, socket);
-            return false;
+            return Err((peer.uid, socket));
         };
-        current.accepted.send(Accepted { connection: Connection::new(socket, slot), peer }).is_ok()
+        if current.accepted.send(Accepted { connection: Connection::new(socket, slot), peer }).is_err() {
+            self.metrics.connection_refused();
+        }
+        Ok(())
     }
 
     /// Serves one connection: one request.
