@@ -266,9 +266,9 @@ impl Session {
         // `check` has lines for the engines that this host has.
         let total = Regex::new("of [0-9]+ checks found").unwrap();
         // How often a silent service was asked depends on the load of the host.
-        let tries = Regex::new(r"(within [0-9.]+ s) \([0-9]+ tries\)").unwrap();
+        let tries = Regex::new(r"(within [0-9.]+ s) \((?:[0-9]+|…) tries\)").unwrap();
         tries
-            .replace_all(&total.replace_all(text, "of … checks found"), "$1 (… tries)")
+            .replace_all(&total.replace_all(text, "of … checks found"), "$1")
             .replace(&self.directory.path().display().to_string(), "$DIR")
             .replace(self.stand_in.connect(), "$CONNECT")
             .replace(self.stand_in.connect().trim_start_matches("http://"), "${CONNECT#http://}")
