@@ -2,10 +2,12 @@
 
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener as StdListener;
 use std::path::Path;
 
-use rustix::io::Errno;
-use tokio::net::UnixListener;
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
+use tokio::net::{UnixListener, UnixStream};
 
 use super::error::ProgramError;
 use super::protocol::SOCKET;
@@ -18,17 +20,48 @@ pub(super) fn socket_path<'a>(argument: Option<&'a Path>, settings: &'a Settings
     argument.or(settings.broker.socket.as_deref()).unwrap_or(Path::new(SOCKET))
 }
 
-/// The sockets that systemd passed, or one at this path.
-pub(super) fn listen(path: &Path, existing: Existing) -> Result<Vec<UnixListener>, ProgramError> {
-    let passed = systemd::unix_sockets().map_err(|reason| ProgramError::Passed { reason })?;
-    if passed.is_empty() {
-        return Ok(vec![bind(path, 0o600, existing)?]);
+/// The sockets on which a broker listens.
+pub(super) struct Listeners {
+    /// All of them.
+    pub(super) sockets: Vec<UnixListener>,
+    /// Whether they are systemd's, which passes them to the next broker, with the connections that wait.
+    are_passed: bool,
+}
+
+impl Listeners {
+    /// Those that systemd passed, or one at this path.
+    pub(super) fn open(path: &Path, existing: Existing) -> Result<Listeners, ProgramError> {
+        let passed = systemd::unix_sockets().map_err(|reason| ProgramError::Passed { reason })?;
+        if passed.is_empty() {
+            return Ok(Listeners { sockets: vec![bind(path, 0o600, existing)?], are_passed: false });
+        }
+        let listener = |socket: StdListener| {
+            socket.set_nonblocking(true)?;
+            UnixListener::from_std(socket)
+        };
+        let sockets = passed.into_iter().map(listener).collect::<io::Result<_>>();
+        Ok(Listeners { sockets: sockets.map_err(|reason| ProgramError::Passed { reason })?, are_passed: true })
     }
-    let listener = |socket: std::os::unix::net::UnixListener| {
-        socket.set_nonblocking(true)?;
-        UnixListener::from_std(socket)
-    };
-    passed.into_iter().map(listener).collect::<io::Result<_>>().map_err(|reason| ProgramError::Passed { reason })
+
+    /// Stops listening, and returns the connections that nothing else will accept.
+    pub(super) fn close(self) -> Vec<UnixStream> {
+        if self.are_passed {
+            return Vec::new();
+        }
+        self.sockets
+            .into_iter()
+            .filter_map(|socket| socket.into_std().ok())
+            .flat_map(|socket| waiting(&socket))
+            .collect()
+    }
+}
+
+/// The connections that wait in a socket. The kernel refuses further ones from now on.
+fn waiting(socket: &StdListener) -> Vec<UnixStream> {
+    let _ = shutdown(socket, Shutdown::Read);
+    let accepted =
+        std::iter::from_fn(|| retry_on_intr(|| accept_with(socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)).ok());
+    accepted.filter_map(|socket| UnixStream::from_std(socket.into()).ok()).collect()
 }
 
 /// Listens at a path. The socket appears there when it has its mode and accepts connections, and takes the place of one on which nothing

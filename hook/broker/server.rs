@@ -26,7 +26,7 @@ use super::connection::Connection;
 use super::error::{PROGRAM, ProgramError};
 use super::identity::Identity;
 use super::limits::Limits;
-use super::listen::{bind, listen, socket_path};
+use super::listen::{Listeners, bind, socket_path};
 use super::live::{self, Live};
 use super::loaded::{Loaded, SourceCell};
 use super::metrics::Metrics;
@@ -102,7 +102,7 @@ pub async fn serve(path: &Path, socket: Option<&Path>, existing: Existing) -> Re
     let signal_of = |kind| signal(kind).map_err(|error| ProgramError::Signals { errno: error.into() });
     let (mut terminate, mut interrupt) = (signal_of(SignalKind::terminate())?, signal_of(SignalKind::interrupt())?);
     let reload = signal_of(SignalKind::hangup())?;
-    let listeners = listen(socket_path(socket, &settings), existing)?;
+    let listeners = Listeners::open(socket_path(socket, &settings), existing)?;
     let plugin = settings.nri.socket.as_deref().map(|socket| nri::start(PROGRAM, socket, &settings.nri)).transpose();
     let plugin = plugin.map_err(|error| ProgramError::Runtime { errno: error.into() })?;
     let shared = Shared { source: Rc::default(), nri: plugin, live: Live::new(&settings.updates.directory) };
@@ -123,12 +123,16 @@ pub async fn serve(path: &Path, socket: Option<&Path>, existing: Existing) -> Re
         spawn_local(notify_watchdog(period / 2));
     }
     systemd::notify("READY=1");
-    let accepting = join_all(listeners.iter().map(|listener| server.accept(listener)));
+    let accepting = join_all(listeners.sockets.iter().map(|listener| server.accept(listener)));
     select(pin!(accepting), pin!(select_all([Box::pin(terminate.recv()), Box::pin(interrupt.recv())]))).await;
     systemd::notify("STOPPING=1");
-    // Connections that wait in a socket of systemd's are the next broker's.
-    drop(listeners);
-    let _ = timeout(DRAIN_TIMEOUT, server.drain()).await;
+    let end = async {
+        for socket in listeners.close() {
+            server.take(socket).await;
+        }
+        server.drain().await;
+    };
+    let _ = timeout(DRAIN_TIMEOUT, end).await;
     Ok(())
 }
 
@@ -139,10 +143,14 @@ impl Server {
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             };
-            if let Err((uid, refused)) = self.admit(socket) {
-                self.metrics.connection_refused();
-                self.limits.refuse(uid, refused).await;
-            }
+            self.take(socket).await;
+        }
+    }
+
+    async fn take(&self, socket: UnixStream) {
+        if let Err((uid, refused)) = self.admit(socket) {
+            self.metrics.connection_refused();
+            self.limits.refuse(uid, refused).await;
         }
     }
 

@@ -1,16 +1,25 @@
 //! The broker and the hook, killed at any moment.
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use serde_json::json;
 
+use crate::attacks::{receive, send};
 use crate::support::broker::{Broker, hook};
 use crate::support::container::Container;
 use crate::world::{World, code_and_lines, state};
 
 const ROUNDS: u32 = 40;
+
+/// How often a broker ends while threads connect to it: every few dozen times, some connection waits just then.
+const ENDS: u32 = 120;
+const CLIENTS: u32 = 8;
 
 #[test]
 fn no_container_starts_when_the_broker_is_killed_at_any_moment() {
@@ -33,6 +42,39 @@ fn no_container_starts_when_the_broker_is_killed_at_any_moment() {
             69 => assert!(lines[0].contains(" the broker at "), "{lines:?}"),
             _ => panic!("{code}: {lines:?}"),
         }
+    }
+}
+
+/// The broker's own socket ends with it. What waits in one of systemd's is the next broker's: `systemd.rs`.
+#[test]
+fn a_broker_that_is_asked_to_end_answers_each_connection_that_was_made() {
+    let Some(world) = World::begin() else { return };
+    for _ in 0..ENDS {
+        let broker = Broker::start(&world.host);
+        let answered = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..CLIENTS {
+                scope.spawn(|| ask_until_refused(broker.socket(), &answered));
+            }
+            while answered.load(Ordering::Relaxed) < CLIENTS {
+                std::thread::yield_now();
+            }
+            broker.signal(Signal::TERM);
+        });
+        assert!(broker.terminate().success());
+    }
+}
+
+/// Connects again and again. Each connection that the kernel makes must get an answer.
+fn ask_until_refused(path: &Path, answered: &AtomicU32) {
+    loop {
+        let socket = match UnixStream::connect(path) {
+            Ok(socket) => socket,
+            Err(error) => return assert_eq!(error.kind(), ErrorKind::ConnectionRefused),
+        };
+        send(&socket, &json!("status"), None);
+        assert!(receive(&socket).is_some(), "a connection was closed without an answer");
+        answered.fetch_add(1, Ordering::Relaxed);
     }
 }
 
