@@ -27,6 +27,7 @@ mod call;
 mod created;
 mod done;
 mod error;
+mod in_pod;
 mod refusal;
 
 pub use self::call::{HELP, PROGRAM};

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::created::Created;
 use super::done::Done;
+use super::in_pod::describe;
 use crate::broker::client::{Connection, Reply};
 use crate::broker::protocol::{Image, Place, Refusal, Stage, StartRequest, Unready};
 use crate::container::{Annotations, FileName, ImageError, Requests, State};
@@ -28,10 +29,11 @@ pub(super) fn deliver(
         Ok(Some(created)) => Ok(created),
         Err(unready) => Err(unready),
     };
-    let connection = Connection::open(socket, settings.deliver.deadline)?;
+    let failed = |failure| describe(failure, &settings.broker);
+    let connection = Connection::open(socket, settings.deliver.deadline).map_err(failed)?;
     let request = request(state, &annotations, image, &created, start);
     let process = created.as_ref().ok().map(|created| created.process.pidfd());
-    let (delivery, created) = match (connection.ask(request, process)?, created) {
+    let (delivery, created) = match (connection.ask(request, process).map_err(failed)?, created) {
         (Reply::Nothing, _) => return Ok(Done::Nothing),
         (Reply::Refused(refusal), _) => return Ok(Done::Recorded(Err(refusal.into()))),
         (Reply::Delivery(delivery), Ok(created)) => (delivery, created),
@@ -46,7 +48,7 @@ pub(super) fn deliver(
         let _ = hold.destroy();
     }
     // Whatever became of the record: a delivery that failed is reported as such.
-    Ok(Done::Recorded(attached.map(drop).and(recorded?.map_err(AnyFault::from))))
+    Ok(Done::Recorded(attached.map(drop).and(recorded.map_err(failed)?.map_err(AnyFault::from))))
 }
 
 fn request(

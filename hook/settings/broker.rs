@@ -18,6 +18,8 @@ const MAX_AGE_MAX: Duration = Duration::from_secs(60 * 60);
 pub struct Broker {
     /// The broker's socket. With it the hook asks the broker, and needs no credentials.
     pub socket: Option<AbsolutePath>,
+    /// The namespace of Kubernetes in which the broker is a pod of each node; for hints.
+    pub kubernetes_namespace: Option<String>,
     /// Where metrics are served, if they are.
     pub metrics: Option<MetricsAddress>,
     /// How many connections are open at the same time.
@@ -35,6 +37,7 @@ impl Default for Broker {
     fn default() -> Broker {
         Broker {
             socket: None,
+            kubernetes_namespace: None,
             metrics: None,
             connections: NonZeroU32::MIN.saturating_add(1023),
             connections_per_user: NonZeroU32::MIN.saturating_add(63),

@@ -191,6 +191,7 @@ def test_the_programs_accept_what_the_chart_mounts(programs):
                     assert sorted(files) == ["oci-secrets-hook", "settings.toml"], files.keys()
                     assert files["oci-secrets-hook"] == HOOK
                     assert b'socket = "/run/oci-secrets/broker.sock"' in files["settings.toml"]
+                    assert b'kubernetes-namespace = "oci-secrets"' in files["settings.toml"]
             if daemon_set == "oci-secrets-guard":
                 # Its settings name no source, so they are only parsed: a probe reads them, and then finds no broker.
                 ended, _ = pod.run(spec["containers"][0] | {"command": probe(spec, "livenessProbe")})

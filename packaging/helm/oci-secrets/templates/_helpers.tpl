@@ -53,7 +53,7 @@ hook-settings: {{ .Values.node.hookDirectory }}/settings.toml
 {{- define "oci-secrets.hook-settings" -}}
 {{- $deliver := get .Values.settings "deliver" | default dict -}}
 {{- include "oci-secrets.toml" (dict
-  "broker" (dict "socket" "/run/oci-secrets/broker.sock")
+  "broker" (dict "socket" "/run/oci-secrets/broker.sock" "kubernetes-namespace" .Release.Namespace)
   "deliver" (pick $deliver "deadline")) -}}
 {{- end }}
 
