@@ -52,7 +52,7 @@ pub struct ConfigureRequest {
     /// Its version.
     #[prost(string, tag = "3")]
     pub runtime_version: String,
-    /// Its version of NRI; empty before NRI 0.10.
+    /// Its version of NRI; empty before NRI 0.12.
     #[prost(string, tag = "6")]
     pub nri_version: String,
 }

@@ -9,8 +9,10 @@ use super::state::{Runtime, State};
 use crate::report;
 use crate::settings;
 
-/// The oldest NRI that lets plugins validate what all of them have changed.
+/// The oldest version that lets plugins validate what all of them have changed: of NRI, and of the runtimes whose NRI does not report its own.
 const VALIDATION_SINCE: (u64, u64) = (0, 10);
+const CONTAINERD_VALIDATES_SINCE: (u64, u64) = (2, 2);
+const CRIO_VALIDATES_SINCE: (u64, u64) = (1, 34);
 
 /// The most containers that one warning names.
 const NAMED_MAX: usize = 5;
@@ -34,7 +36,7 @@ impl Injector {
 
 impl Plugin for Injector {
     fn configure(&mut self, runtime: ConfigureRequest) -> i32 {
-        let validates = validates(&runtime.nri_version);
+        let validates = validates(&runtime);
         self.runtime = Runtime { name: runtime.runtime_name, version: runtime.runtime_version, validates };
         let events = [Event::CreateContainer, Event::RemoveContainer, Event::RemovePodSandbox];
         let validation = validates.then_some(Event::ValidateContainerAdjustment);
@@ -80,10 +82,15 @@ impl Plugin for Injector {
     }
 }
 
-/// Whether a runtime with this version of NRI knows [`Event::ValidateContainerAdjustment`]: others refuse a plugin that subscribes to it.
-fn validates(nri_version: &str) -> bool {
-    let mut parts = nri_version.trim_start_matches('v').split('.').map(str::parse);
-    matches!((parts.next(), parts.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= VALIDATION_SINCE)
+/// Whether a runtime knows [`Event::ValidateContainerAdjustment`]: others refuse a plugin that subscribes to it.
+fn validates(ConfigureRequest { runtime_name, runtime_version, nri_version }: &ConfigureRequest) -> bool {
+    let (version, since) = match (nri_version.as_str(), runtime_name.as_str()) {
+        ("", "containerd") => (runtime_version, CONTAINERD_VALIDATES_SINCE),
+        ("", "cri-o") => (runtime_version, CRIO_VALIDATES_SINCE),
+        _ => (nri_version, VALIDATION_SINCE),
+    };
+    let mut parts = version.trim_start_matches('v').split('.').map(str::parse::<u64>);
+    matches!((parts.next(), parts.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= since)
 }
 
 fn warning(started_without: &[String]) -> String {

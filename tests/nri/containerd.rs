@@ -19,6 +19,9 @@ pub(crate) const WITH_BASE_SPEC: &str = "base";
 /// How long the runtime waits for a plugin: the default, which the settings make explicit.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The first containerd whose plugins can validate, with NRI 0.10.
+const VALIDATES_SINCE: (u32, u32) = (2, 2);
+
 /// A running containerd. It is killed when this is dropped; its containers run on, as they do after a crash.
 pub(crate) struct Containerd {
     process: Child,
@@ -105,9 +108,18 @@ pub(crate) fn version() -> Option<(u32, u32)> {
     numbers.next().zip(numbers.next())
 }
 
+/// Whether the installed containerd lets plugins, and its own validator, refuse containers.
+pub(crate) fn validates() -> bool {
+    version().unwrap() >= VALIDATES_SINCE
+}
+
 /// Nothing but NRI is changed, and what is special about this place.
 fn config(root: &Path) -> String {
     let root = root.display();
+    let validator = match validates() {
+        true => "[plugins.\"io.containerd.nri.v1.nri\".default_validator]\nenable = true",
+        false => "",
+    };
     format!(
         r#"
 version = 2
@@ -118,6 +130,7 @@ socket_path = "{root}/nri.sock"
 plugin_path = "{root}/plugins"
 plugin_config_path = "{root}/conf.d"
 plugin_request_timeout = "{REQUEST_TIMEOUT:?}"
+{validator}
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{image}"
 restrict_oom_score_adj = true

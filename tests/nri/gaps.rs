@@ -1,5 +1,7 @@
-//! Where NRI fails open, and where it does not: what `packaging/docs/kubernetes.md` lists. The validator, which closes the gaps, needs a
-//! newer containerd than these tests have; `tests/nri_protocol` shows the plugin's part of it.
+//! Where NRI fails open, and where it does not: what `packaging/docs/kubernetes.md` lists.
+//!
+//! The two validators, which close the gaps, need containerd 2.2: no suite of Debian has it yet, and older ones show the gaps.
+//! `tests/nri_protocol` shows the plugin's part of it.
 
 use std::panic::resume_unwind;
 use std::sync::mpsc::{Sender, channel};
@@ -12,26 +14,32 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
-use crate::containerd::{REQUEST_TIMEOUT, version};
+use crate::containerd::{REQUEST_TIMEOUT, validates};
 use crate::world::{LIST, NONE, PATIENCE, World, wait_until_registered};
 
-/// The first containerd whose plugins can validate.
-const VALIDATES_SINCE: (u32, u32) = (2, 2);
+/// The annotation by which a pod requires the plugin; older runtimes ignore it.
+const REQUIRED: &str = "required-plugins.noderesource.dev";
 
 fn requests(world: &World, title: &str) -> Value {
-    json!({ "run.secrets/db": world.store(title, "canary-gap") })
+    json!({ "run.secrets/db": world.store(title, "canary-gap"), REQUIRED: "[\"oci-secrets\"]" })
 }
 
-/// Shows that a container that requests secrets starts without them. A newer containerd would refuse it.
+/// Shows that a container that requests secrets starts without them, or where the runtime validates, that it does not start.
 fn starts_without(world: &World, name: &str, requests: &Value) {
-    if version().unwrap() >= VALIDATES_SINCE {
-        return println!("nri: {name}: not shown on a containerd that lets plugins validate");
+    let pod = world.run(name, requests, &[("app", NONE)]);
+    if !validates() {
+        assert_eq!(pod.printed("app").last(), Some(&"0"), "{name}");
+        return;
     }
-    assert_eq!(world.run(name, requests, &[("app", NONE)]).printed("app").last(), Some(&"0"), "{name}");
+    let error = pod.error("app");
+    let is_refused =
+        error.contains("required plugin \"oci-secrets\" not present") || error.contains("validator plugin");
+    assert!(is_refused, "{name}: {error}");
 }
 
 pub(crate) fn started_without(world: &mut World) {
-    let requests = requests(world, "without-db");
+    // Without the annotation, no validator refuses it.
+    let requests = json!({ "run.secrets/db": world.store("without-db", "canary-gap") });
     let stays = json!({ "annotations": requests, "stays": true });
     world.run_with("without", &[("app", "sleep 600"), ("other", "sleep 600")], stays);
     world.run_with("without-any", &[("app", "sleep 600")], json!({ "stays": true }));
@@ -65,7 +73,7 @@ pub(crate) fn ends_during_event(world: &mut World) {
         assert_eq!(plugin.join().is_ok(), matches!(failure, Failure::Late));
     }
     let log = world.containerd.log();
-    assert!(log.contains("closing plugin 20-fake, failed to handle CreateContainer request"), "{log}");
+    assert!(log.contains("closing plugin 20-oci-secrets, failed to handle CreateContainer request"), "{log}");
 }
 
 /// How a plugin fails while the runtime waits for its answer.
@@ -92,7 +100,7 @@ impl Fake {
             runtime.block_on(async {
                 let stream = UnixStream::connect(socket).await.unwrap();
                 let mut fake = Fake { failure, synchronized };
-                serve(stream, Name { index: "20", name: "fake" }, PATIENCE, &mut fake).await.unwrap_err();
+                serve(stream, Name { index: "20", name: "oci-secrets" }, PATIENCE, &mut fake).await.unwrap_err();
             });
         };
         let thread = thread::spawn(serve);
@@ -103,7 +111,8 @@ impl Fake {
 
 impl Plugin for Fake {
     fn configure(&mut self, _: ConfigureRequest) -> i32 {
-        Event::CreateContainer.bit()
+        let validation = if validates() { Event::ValidateContainerAdjustment.bit() } else { 0 };
+        Event::CreateContainer.bit() | validation
     }
 
     fn synchronize(&mut self, _: Vec<PodSandbox>, _: Vec<Container>) {

@@ -188,16 +188,26 @@ fn registers_again_with_a_runtime_that_was_restarted() {
 fn subscribes_to_validation_where_the_runtime_knows_it() {
     let Some(site) = Site::new() else { return };
     let (runtime, broker) = (site.runtime(), site.broker("broker"));
-    for (version, events) in [
-        ("", EVENTS),
-        ("unknown", EVENTS),
-        ("0.9.3", EVENTS),
-        ("0.10.0", EVENTS | VALIDATE),
-        ("v0.12.1", EVENTS | VALIDATE),
-        ("1.0.0", EVENTS | VALIDATE),
+    // containerd 2.2 and CRI-O 1.34 to 1.36 know it, and do not report the version of their NRI.
+    for (name, version, nri, events) in [
+        ("containerd", "1.7.24~ds1", "", EVENTS),
+        ("containerd", "2.1.9+ds1", "", EVENTS),
+        ("containerd", "unknown", "", EVENTS),
+        ("containerd", "v2.2.0", "", EVENTS | VALIDATE),
+        ("containerd", "2.2.7+ds1", "", EVENTS | VALIDATE),
+        ("containerd", "v2.3.4", "0.12.0", EVENTS | VALIDATE),
+        ("cri-o", "1.33.5", "", EVENTS),
+        ("cri-o", "1.34.0", "", EVENTS | VALIDATE),
+        ("other", "v9.9.9", "", EVENTS),
+        ("other", "v9.9.9", "unknown", EVENTS),
+        ("other", "v1", "0.9.3", EVENTS),
+        ("other", "v1", "0.10.0", EVENTS | VALIDATE),
+        ("other", "v1", "v0.12.1", EVENTS | VALIDATE),
+        ("containerd", "v9.0.0", "0.9.0", EVENTS),
+        ("other", "v1", "1.0.0", EVENTS | VALIDATE),
     ] {
         let mut plugin = runtime.accept();
-        assert_eq!(plugin.configure(version), events, "{version:?}");
+        assert_eq!(plugin.configure_as(name, version, nri), events, "{name} {version} {nri:?}");
         plugin.synchronize(&[], &[]);
         let validates = wait_until(&broker, |state| state.runtime.is_some()).runtime.unwrap().validates;
         assert_eq!(validates, events != EVENTS);

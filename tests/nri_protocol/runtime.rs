@@ -93,8 +93,12 @@ impl Plugin {
 
     /// The events that the plugin subscribes to, as a mask.
     pub(crate) fn configure(&mut self, nri_version: &str) -> i32 {
-        let (runtime_name, runtime_version) = ("stand-in".into(), "v1".into());
-        let nri_version = nri_version.into();
+        self.configure_as("stand-in", "v1", nri_version)
+    }
+
+    /// The same for the name and the version of a runtime.
+    pub(crate) fn configure_as(&mut self, name: &str, version: &str, nri_version: &str) -> i32 {
+        let [runtime_name, runtime_version, nri_version] = [name, version, nri_version].map(str::to_owned);
         let request = ConfigureRequest { runtime_name, runtime_version, nri_version };
         self.call::<ConfigureResponse>("Configure", &request).unwrap().events
     }
