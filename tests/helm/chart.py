@@ -243,6 +243,24 @@ def test_the_guard_survives_with_all_it_needs():
         assert kinds == {"configMap", "hostPath", "emptyDir"}, kinds
 
 
+def test_a_new_node_gets_both_daemon_sets_before_its_taint_is_removed():
+    page = (TOP / "packaging/docs/kubernetes.md").read_text()
+    key = re.search(r"^    (run\.secrets/[a-z-]+)=true:NoSchedule$", page, re.MULTILINE)[1]
+    assert f"kubectl taint node NAME {key}-" in page
+    components = re.search(r"'app.kubernetes.io/component in \(([a-z, ]+)\)'", page)[1].split(", ")
+    for values in CASES.values():
+        documents = render(values)
+        daemon_sets = kubelet.by_name(documents, "DaemonSet").values()
+        labels = [daemon_set["spec"]["template"]["metadata"]["labels"] for daemon_set in daemon_sets]
+        assert sorted(label["app.kubernetes.io/component"] for label in labels) == sorted(components)
+        if "tolerations" not in values:
+            for daemon_set in daemon_sets:
+                assert daemon_set["spec"]["template"]["spec"]["tolerations"] == [{"operator": "Exists"}]
+        # No pod of the chart may change nodes.
+        rules = [rule for role in kubelet.by_name(documents, "ClusterRole").values() for rule in role["rules"]]
+        assert not any("nodes" in rule["resources"] or "*" in rule["resources"] for rule in rules), rules
+
+
 def test_privileges_are_those_of_the_unit():
     unit = (TOP / "packaging/systemd/oci-secrets-broker.service").read_text()
     bounding = re.search(r"^CapabilityBoundingSet=(.*)$", unit, re.MULTILINE)[1].split()
