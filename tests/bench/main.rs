@@ -1,6 +1,6 @@
 //! Measures the duration of container starts with and without the hook: run it with `tests/bench/run`. With the arguments
 //! `gateway MINUTES` it measures the gateway instead, with `broker MINUTES` the broker at a steady rate, with `broker-memory STARTS` its
-//! memory, with `updates` running containers that follow changes.
+//! memory, with `nri` how long a runtime waits for its plugin, with `updates` running containers that follow changes.
 //!
 //! Figures are medians. Compared cases run in turn, so that other load affects both; figures of different runs are not comparable. The
 //! servers are the stand-in's, on loopback and over TLS. Both sides use the CA certificates of the system, and one more.
@@ -18,6 +18,10 @@ mod engine;
 mod gateway;
 mod load;
 mod measure;
+mod nri;
+#[allow(dead_code, reason = "a benchmark uses a part of it")]
+#[path = "../nri_protocol/runtime.rs"]
+mod nri_runtime;
 #[path = "../support/mod.rs"]
 mod support;
 mod updates;
@@ -49,11 +53,12 @@ fn main() {
         [] => container_starts(),
         [what] if what == "updates" => updates::run(),
         [what] if what == "broker" => broker(&Machine::enter().unwrap()),
+        [what] if what == "nri" => nri::events(&Machine::enter().unwrap()),
         [what, minutes] if what == "gateway" => gateway::steady_load(minutes.parse().unwrap()),
         [what, minutes] if what == "broker" => load::steady_load(minutes.parse().unwrap()),
         [what, starts] if what == "broker-memory" => broker::memory(starts.parse().unwrap()),
         [what, program, arguments @ ..] if what == "peak" => peak(program, arguments),
-        _ => panic!("expected no arguments, gateway MINUTES, broker MINUTES, broker-memory STARTS, or updates"),
+        _ => panic!("expected no arguments, gateway MINUTES, broker MINUTES, broker-memory STARTS, nri, or updates"),
     }
 }
 
