@@ -4,12 +4,12 @@ use std::io::{ErrorKind, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 
-use bolero::check;
 use oci_secrets::broker::protocol::{Answer, Receipt, Report, Request, VERSION};
 use oci_secrets::broker::wire::{Incoming, Outgoing};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::engine::check;
 use crate::generate::near;
 
 const BYTES_MAX: usize = 4096;
@@ -32,12 +32,12 @@ const WORDS: [&str; 10] =
 
 #[test]
 fn a_request_that_is_understood_is_sent_again_as_it_was() {
-    check!().with_iterations(6000).with_generator(near(&REQUESTS, &WORDS)).for_each(|body| is_stable::<Request>(body));
+    check!(12_000).with_generator(near(&REQUESTS, &WORDS)).for_each(|body| is_stable::<Request>(body));
 }
 
 #[test]
 fn an_answer_that_is_understood_is_sent_again_as_it_was() {
-    check!().with_iterations(6000).with_generator(near(&ANSWERS, &WORDS)).for_each(|body| {
+    check!(12_000).with_generator(near(&ANSWERS, &WORDS)).for_each(|body| {
         is_stable::<Answer>(body);
         is_stable::<Report>(body);
         is_stable::<Receipt>(body);
@@ -48,7 +48,7 @@ fn an_answer_that_is_understood_is_sent_again_as_it_was() {
 fn a_message_arrives_in_any_parts_and_ends_where_its_head_says() {
     let bodies: Vec<Vec<u8>> = REQUESTS.iter().map(|body| framed(body.as_bytes())).collect();
     let heads = ["OSB\u{1}", "OSB\u{2}", "\0\0\0\u{1}", "\0\0\u{10}\0", "OSC"];
-    check!().with_iterations(4000).with_generator((near(&bodies, &heads), 1_usize..600)).for_each(|(bytes, size)| {
+    check!(8000).with_generator((near(&bodies, &heads), 1_usize..600)).for_each(|(bytes, size)| {
         let whole = receive::<Request>(bytes, bytes.len().max(1));
         assert_eq!(receive::<Request>(bytes, *size), whole);
         assert!(whole.is_ok() || !bodies.contains(bytes));

@@ -2,8 +2,8 @@
 
 use std::cell::RefCell;
 
+use bolero::ValueGenerator;
 use bolero::generator::bolero_generator::driver::Driver;
-use bolero::{ValueGenerator, check};
 use oci_secrets::gateway::filter::Filter;
 use oci_secrets::gateway::list::List;
 use oci_secrets::gateway::query::Query;
@@ -14,6 +14,7 @@ use oci_secrets::source::item::{Item, Named};
 use serde_json::{Map, Value, json};
 
 use crate::CANARY;
+use crate::engine::check;
 use crate::generate::{list, near, near_text, odd, once_in, pick, set, up_to};
 
 /// Few words, so that names are often ambiguous, and ids are often the names of something else.
@@ -23,7 +24,7 @@ const ITEM: &str = "deploy";
 
 #[test]
 fn shows_only_what_the_rules_name() {
-    check!().with_iterations(6000).with_generator((Items, Rules)).for_each(|(item, rules)| {
+    check!(12_000).with_generator((Items, Rules)).for_each(|(item, rules)| {
         let Some(cut) = cut(item, rules) else { return };
         let allowed: Vec<String> = rules.iter().flat_map(|rule| resolved(item, rule)).collect();
         for shown in canaries(&cut) {
@@ -34,7 +35,7 @@ fn shows_only_what_the_rules_name() {
 
 #[test]
 fn shows_what_a_reference_resolves_to() {
-    check!().with_iterations(6000).with_generator((Items, OneReference)).for_each(|(item, reference)| {
+    check!(12_000).with_generator((Items, OneReference)).for_each(|(item, reference)| {
         let cut = cut(item, std::slice::from_ref(&reference.to_string())).unwrap();
         assert_eq!(select(&cut, reference), select(item, reference));
     });
@@ -42,7 +43,7 @@ fn shows_what_a_reference_resolves_to() {
 
 #[test]
 fn another_rule_hides_nothing() {
-    check!().with_iterations(6000).with_generator((Items, Rules, Rules)).for_each(|(item, rules, more)| {
+    check!(12_000).with_generator((Items, Rules, Rules)).for_each(|(item, rules, more)| {
         let Some(before) = cut(item, rules) else { return };
         let after = cut(item, &[rules.as_slice(), more].concat()).unwrap();
         let after = canaries(&after);
@@ -52,7 +53,7 @@ fn another_rule_hides_nothing() {
 
 #[test]
 fn hides_the_members_of_a_vault_that_only_items_of_are_shown() {
-    check!().with_iterations(2000).with_generator((Items, Rules)).for_each(|(object, rules)| {
+    check!(4000).with_generator((Items, Rules)).for_each(|(object, rules)| {
         let reaches = reaches(rules);
         let whole = rules.iter().any(|rule| [format!("op://{VAULT}/*"), "op://*".to_owned()].contains(rule));
         let Some(vault) = Scope::new(&reaches).of_vault("v", VAULT) else { return };
@@ -72,7 +73,7 @@ fn reads_a_list_in_parts_as_it_does_at_once() {
     ];
     let parts = near(&seeds, &["[", "]", "{", "}", ",", "\"", "\\", " ", "{}", "null"]);
     let sizes = (1_usize..9, 1_usize..9);
-    check!().with_iterations(8000).with_generator((parts, sizes)).for_each(|(text, (one, other))| {
+    check!(16_000).with_generator((parts, sizes)).for_each(|(text, (one, other))| {
         let found = RefCell::new(Vec::new());
         let keep = |entry| found.borrow_mut().push(entry);
         let mut list = List::default();
@@ -100,7 +101,7 @@ fn a_path_leads_only_where_its_ids_do() {
         format!("/v1/vaults/{V}/items/{V}/files/{V}/content"),
     ];
     let words = ["/", "..", "%2e%2e", "%2f", "?", "#", "//", "/files", "/items", "\\", V];
-    check!().with_iterations(10_000).with_generator(near_text(&seeds, &words)).for_each(|path| {
+    check!(20_000).with_generator(near_text(&seeds, &words)).for_each(|path| {
         let Ok(route) = Route::parse(path) else { return };
         let (v, i, f) = match &route {
             Route::Vaults => return assert_eq!(path.trim_end_matches('/'), "/v1/vaults"),
@@ -121,7 +122,7 @@ fn a_path_leads_only_where_its_ids_do() {
 fn the_filter_for_connect_means_what_the_request_said() {
     let seeds = [r#"title eq "deploy key""#, r#"name eq "CI""#, r#"tag eq "x""#, r#"title co "y""#];
     let words = ["\"", "\\", "'", " or ", " and ", " eq ", "\\\"", "title", "\n", "("];
-    check!().with_iterations(10_000).with_generator(near_text(&seeds, &words)).for_each(|text| {
+    check!(20_000).with_generator(near_text(&seeds, &words)).for_each(|text| {
         let Ok(filter) = Filter::parse(text) else { return };
         let Some(sent) = filter.for_connect("title") else { return };
         let again = Filter::parse(&sent).unwrap();
@@ -137,7 +138,7 @@ fn a_query_is_refused_or_has_one_filter() {
     let seeds =
         ["filter=title%20eq%20%22deploy%22&inline_files=true", "inline_files=false", "x=1&filter=tag+eq+%22a%22"];
     let words = ["&", "=", "%", "%22", "+", ";", "&filter=tag+eq+%22a%22", "inline_files=true"];
-    check!().with_iterations(5000).with_generator(near_text(&seeds, &words)).for_each(|text| {
+    check!(10_000).with_generator(near_text(&seeds, &words)).for_each(|text| {
         let Ok(query) = Query::parse(text) else { return };
         let names = text.split('&').map(|pair| pair.split('=').next().unwrap_or_default());
         assert!(names.filter(|name| *name == "filter").count() <= 1, "{text}");
@@ -148,7 +149,7 @@ fn a_query_is_refused_or_has_one_filter() {
 }
 
 /// An item of Connect, or something like it. Each value contains the canary and a number of its own.
-struct Items;
+pub(crate) struct Items;
 
 impl ValueGenerator for Items {
     type Output = Map<String, Value>;
@@ -219,7 +220,7 @@ impl ValueGenerator for Rules {
 }
 
 /// A reference to the item.
-struct OneReference;
+pub(crate) struct OneReference;
 
 impl ValueGenerator for OneReference {
     type Output = Reference;
@@ -288,12 +289,12 @@ fn resolved(item: &Map<String, Value>, rule: &str) -> Vec<String> {
     }
 }
 
-fn objects<'a>(item: &'a Map<String, Value>, member: &str) -> impl Iterator<Item = &'a Map<String, Value>> {
+pub(crate) fn objects<'a>(item: &'a Map<String, Value>, member: &str) -> impl Iterator<Item = &'a Map<String, Value>> {
     item.get(member).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_object)
 }
 
 /// What a reference resolves to: the value of a field, or the id of a file.
-fn select(item: &Map<String, Value>, reference: &Reference) -> Option<Result<String, String>> {
+pub(crate) fn select(item: &Map<String, Value>, reference: &Reference) -> Option<Result<String, String>> {
     match parse(item)?.select(reference).ok()? {
         Named::Value { value, .. } => Some(Ok(value.to_string())),
         Named::File(id) => Some(Err(id)),

@@ -45,8 +45,7 @@ impl ValueGenerator for Near {
 
 impl Near {
     fn edit<D: Driver>(&self, driver: &mut D, bytes: &mut Vec<u8>) -> Option<()> {
-        let begin = up_to(driver, bytes.len())?;
-        let end = begin + up_to(driver, (bytes.len() - begin).min(16))?;
+        let (begin, end) = span(driver, bytes)?;
         let replacement = match up_to(driver, 7)? {
             0 => Vec::new(),
             1 => vec![driver.produce()?],
@@ -64,6 +63,26 @@ impl Near {
         bytes.splice(begin..end, replacement);
         Some(())
     }
+}
+
+/// What an edit replaces: often nothing, so that it inserts, and often from and to where something ends, where parsers decide.
+fn span<D: Driver>(driver: &mut D, bytes: &[u8]) -> Option<(usize, usize)> {
+    let after_word = |from: usize| {
+        let word = bytes[from..].iter().take_while(|byte| byte.is_ascii_alphanumeric()).count();
+        (from + word + 1).min(bytes.len())
+    };
+    let anywhere = up_to(driver, bytes.len())?;
+    let begin = match up_to(driver, 7)? {
+        0 => bytes.len(),
+        1..4 => anywhere,
+        _ => after_word(anywhere),
+    };
+    let end = match up_to(driver, 3)? {
+        0 | 1 => begin,
+        2 => after_word(begin),
+        _ => begin + up_to(driver, (bytes.len() - begin).min(16))?,
+    };
+    Some((begin, end))
 }
 
 /// A number from 0 to this one.
@@ -123,4 +142,28 @@ pub(crate) fn set<D: Driver>(
     };
     object.insert(member.to_owned(), value);
     Some(())
+}
+
+/// How many names the objects of a document have.
+pub(crate) fn count_names(value: &Value) -> usize {
+    match value {
+        Value::Array(members) => members.iter().map(count_names).sum(),
+        Value::Object(members) => members.len() + members.values().map(count_names).sum::<usize>(),
+        _ => 0,
+    }
+}
+
+/// How many are written in its text: a colon outside of a string follows each.
+pub(crate) fn names_in(text: &[u8]) -> usize {
+    let (mut names, mut in_string, mut escaped) = (0, false, false);
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b':' if !in_string => names += 1,
+            _ => {}
+        }
+    }
+    names
 }

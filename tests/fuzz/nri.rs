@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use bolero::ValueGenerator;
 use bolero::generator::bolero_generator::driver::Driver;
-use bolero::{ValueGenerator, check};
 use futures_util::FutureExt as _;
 use oci_secrets::container::{Annotations, CHECK_ANNOTATIONS, Requests, is_identity};
 use oci_secrets::nri::api::{Container, ContainerAdjustment, Hook, Hooks, PodSandbox};
@@ -13,6 +13,7 @@ use oci_secrets::nri::trunk::Trunk;
 use oci_secrets::nri::ttrpc::{Content, Decoder, Received, Request, Response, request, response};
 use prost::Message as _;
 
+use crate::engine::check;
 use crate::generate::{list, near, once_in, pick, up_to};
 
 const WORDS: [&str; 7] =
@@ -28,7 +29,7 @@ fn messages_are_decoded_in_parts_as_they_are_at_once() {
         answer(1),
         [call(5, "x", b"y"), answer(7)].concat(),
     ];
-    check!().with_iterations(8000).with_generator((near(&seeds, &WORDS), 1_usize..40)).for_each(|(bytes, size)| {
+    check!(16_000).with_generator((near(&seeds, &WORDS), 1_usize..40)).for_each(|(bytes, size)| {
         let mut whole = Decoder::default();
         whole.push(bytes);
         let whole: Vec<Received> = std::iter::from_fn(|| whole.next_message()).collect();
@@ -43,7 +44,7 @@ fn messages_are_decoded_in_parts_as_they_are_at_once() {
 
 #[test]
 fn a_message_is_decoded_as_it_was_encoded() {
-    check!().with_iterations(4000).with_type().for_each(|(stream, method, payload): &(u32, String, Vec<u8>)| {
+    check!(8000).with_type().for_each(|(stream, method, payload): &(u32, String, Vec<u8>)| {
         let sent = Request { service: "s".into(), method: method.clone(), payload: payload.clone() };
         let mut decoder = Decoder::default();
         decoder.push(&request(*stream, &sent));
@@ -58,7 +59,7 @@ fn a_message_is_decoded_as_it_was_encoded() {
 #[test]
 fn a_call_that_cannot_be_decoded_is_answered() {
     let seeds = [call(9, "CreateContainer", b"\x0a\x02\x0a\x00")];
-    check!().with_iterations(6000).with_generator(near(&seeds, &WORDS)).for_each(|bytes| {
+    check!(12_000).with_generator(near(&seeds, &WORDS)).for_each(|bytes| {
         let mut decoder = Decoder::default();
         decoder.push(bytes);
         // The runtime creates the container if the plugin does not answer: every whole message of the kind of a call is one.
@@ -72,7 +73,7 @@ fn a_call_that_cannot_be_decoded_is_answered() {
 
 #[test]
 fn frames_carry_any_message() {
-    check!().with_iterations(2000).with_type().for_each(|(connection, message): &(u32, Vec<u8>)| {
+    check!(4000).with_type().for_each(|(connection, message): &(u32, Vec<u8>)| {
         let mut sent = std::io::Cursor::new(Vec::new());
         Trunk::new(&mut sent).send(*connection, message).now_or_never().unwrap().unwrap();
         sent.set_position(0);
@@ -89,7 +90,7 @@ fn frames_carry_any_message() {
 #[test]
 fn a_container_that_requests_secrets_has_the_hook_and_all_annotations() {
     let injection = Injection::new(Path::new("/usr/libexec/oci-secrets-hook"), None);
-    check!().with_iterations(6000).with_generator(PodAndContainer).for_each(|(pod, container)| {
+    check!(12_000).with_generator(PodAndContainer).for_each(|(pod, container)| {
         let adjustment = injection.adjustment(pod, container);
         assert_eq!(validate(pod, container, adjustment.as_ref()), Ok(()));
         let created = adjusted(container, adjustment.as_ref());
