@@ -1,7 +1,9 @@
 //! Sealed values that were fetched earlier bridge an outage, and nothing else.
 
-use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use jiff::{SignedDuration, Timestamp};
 use oci_secrets::broker::source::Shared;
@@ -228,4 +230,42 @@ fn no_plain_value_reaches_the_disk() {
     // That the search finds one.
     with_mode(&site.path("canary"), format!("{CANARY}-plain").as_bytes(), 0o600);
     assert!(needle.is_in(fs::read(site.path("canary")).unwrap()));
+}
+
+/// The settings name another source while a request to the first one is being made.
+#[test]
+fn what_the_source_before_a_reload_answers_is_not_kept_for_the_next_one() {
+    let (one, other) = (Site::new(), Site::new());
+    one.store("db", &sealed(1));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (arrived, has_arrived) = mpsc::channel();
+    let (open, is_open) = mpsc::channel::<()>();
+    let to = one.stand_in.connect().strip_prefix("http://").unwrap().to_owned();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let _ = arrived.send(());
+            // Once: then there is no other end.
+            let _ = is_open.recv();
+            let mut server = TcpStream::connect(&to).unwrap();
+            let (mut from, mut into) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            std::thread::spawn(move || io::copy(&mut from, &mut into));
+            std::thread::spawn(move || io::copy(&mut server, &mut client));
+        }
+    });
+    let (token, sealed_values) = (one.path("token"), other.path("sealed"));
+    let connect = format!("[connect]\nurl = {url:?}\ntoken-file = {token:?}\n");
+    let outage = format!("[outage]\n{ON}\ndirectory = {sealed_values:?}\n");
+    let shared = Shared::open(&format!("{connect}[broker]\nmax-age = '1h'\n{outage}").parse().unwrap()).unwrap();
+    let start = shared.for_start("first");
+    let fetched = std::thread::spawn(move || value(&start, DB));
+    has_arrived.recv_timeout(super::PATIENCE).unwrap();
+    shared.reload(&other.settings("max-age = '1h'", ON)).unwrap();
+    drop(open);
+    assert_eq!(fetched.join().unwrap(), sealed(1), "the start that asked it gets its answer");
+    assert_eq!(shared.snapshot().fresh, 0);
+    assert_eq!(class(&shared, DB), Class::NotFound);
+    other.front.set(Mode::Close);
+    assert_eq!(class(&shared, "op://AgentVault/db/user"), Class::Unavailable);
+    assert!(SealedFiles::new(&sealed_values).list().unwrap().is_empty());
 }

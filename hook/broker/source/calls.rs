@@ -157,9 +157,11 @@ impl Calls {
             let outcome = connect.fetch_item(&vault, &title, call.deadline).await;
             let sealed = {
                 let mut state = calls.state();
-                state.items.end(&pilot);
-                state.ended(outcome.as_ref().err(), is_probe, &calls.counters);
-                state.sealed.clone()
+                let is_of_source = state.items.end(&pilot);
+                if is_of_source {
+                    state.ended(outcome.as_ref().err(), is_probe, &calls.counters);
+                }
+                state.sealed.clone().filter(|_| is_of_source)
             };
             // Before anyone learns of the refusal, and even if nobody waits any more.
             if let (Err(refusal), Some(sealed)) = (&outcome, &sealed) {
@@ -208,8 +210,9 @@ impl Calls {
         self.worker.run(move || async move {
             let outcome = for_start(connect, &call).field(&item.item, &reference, call.deadline).await;
             let mut state = calls.state();
-            state.fields.end(&pilot);
-            state.ended(outcome.as_ref().err(), false, &calls.counters);
+            if state.fields.end(&pilot) {
+                state.ended(outcome.as_ref().err(), false, &calls.counters);
+            }
             drop(state);
             let (at, fetched) = (item.at, item.fetched);
             pilot.send(outcome.map(|field| Arc::new(FieldAnswer { field, at, fetched })));
@@ -238,12 +241,12 @@ impl Calls {
                 let (Some(pilot), Some(reference)) = (pilots.remove(&index), references.get(index)) else { continue };
                 let sealed = {
                     let mut state = calls.state();
-                    state.fields.end(&pilot);
+                    let is_of_source = state.fields.end(&pilot);
                     // One run counts as one request, however many references it was for.
-                    if outcome.is_ok() || !std::mem::replace(&mut has_failed, true) {
+                    if is_of_source && (outcome.is_ok() || !std::mem::replace(&mut has_failed, true)) {
                         state.ended(outcome.as_ref().err(), is_probe, &calls.counters);
                     }
-                    state.sealed.clone()
+                    state.sealed.clone().filter(|_| is_of_source)
                 };
                 if let (Err(refusal), Some(sealed)) = (&outcome, &sealed) {
                     sealed.refused(reference, refusal);
@@ -262,6 +265,10 @@ impl Calls {
         start: Option<&Arc<str>>,
     ) {
         let mut state = self.state();
+        // The settings may name another source by now.
+        if !state.has_asked(began) {
+            return;
+        }
         let (sealed, max_age) = (state.sealed.clone(), state.config.max_age);
         match arrived {
             Ok((field, at, fetched)) => {

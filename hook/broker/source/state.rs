@@ -58,6 +58,8 @@ pub(super) struct State {
     pub(super) fields: Flights<Reference, FieldAnswer>,
     pub(super) known: Fields,
     pub(super) breaker: Breaker<SourceError>,
+    /// When the first request to this source could be made. Earlier ones asked another source.
+    since: Instant,
     pub(super) budget: Budget,
     /// What users have spent of their shares of it.
     shares: HashMap<u32, Budget>,
@@ -75,6 +77,7 @@ impl State {
             fields: Flights::new(),
             known: Fields::default(),
             breaker: Breaker::new(),
+            since: Instant::now(),
             budget: Budget::new(config.requests_per_hour, Instant::now()),
             shares: HashMap::new(),
             counted: 0,
@@ -90,7 +93,9 @@ impl State {
         let opened = Opened::open(&config, is_same.then_some(&self.opened.client))?;
         if !is_same {
             (self.known, self.breaker, self.counted) = (Fields::default(), Breaker::new(), 0);
-            (self.items, self.fields) = (Flights::new(), Flights::new());
+            self.items.leave();
+            self.fields.leave();
+            self.since = Instant::now();
         }
         if !is_same || config.outage != self.config.outage {
             self.sealed = SealedValues::open(&config.outage, &config.server()).map(Arc::new);
@@ -147,6 +152,11 @@ impl State {
                 Err(SourceError::Paused { cause: Box::new(cause) })
             }
         }
+    }
+
+    /// Whether a request of this time was one to the source of these settings.
+    pub(super) fn has_asked(&self, began: Instant) -> bool {
+        began >= self.since
     }
 
     /// Notes whether the source has answered a request.
