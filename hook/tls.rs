@@ -156,9 +156,26 @@ impl From<&CertificateError> for TlsError {
             E::Revoked => TlsError::Revoked,
             // webpki has no variant of rustls for this one, which `openssl req -x509` makes by default.
             E::Other(other) if other.to_string() == "CaUsedAsEndEntity" => TlsError::Authority,
-            other => TlsError::Certificate { cause: other.to_string() },
+            other => TlsError::Certificate { cause: cause(other) },
         }
     }
+}
+
+/// What is wrong with a certificate or its chain. rustls passes some of webpki's errors on by their names alone.
+fn cause(error: &CertificateError) -> String {
+    use CertificateError as E;
+    let named = match error {
+        E::UnsupportedSignatureAlgorithmContext { .. } | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            Some("the algorithm of a signature is not secure enough")
+        }
+        E::Other(other) => match other.to_string().as_str() {
+            "UnsupportedCriticalExtension" => Some("it has an extension that must be understood, and is unknown"),
+            "UnsupportedCertVersion" => Some("it is of another version than 3"),
+            _ => None,
+        },
+        _ => None,
+    };
+    named.map_or_else(|| error.to_string(), str::to_owned)
 }
 
 impl Fault for TlsError {
