@@ -126,6 +126,81 @@ fn denies_and_records_each_insufficient_token() {
     assert!(site.stand_in.requests().iter().all(|request| request["service"] != "connect" || request["status"] == 200));
 }
 
+/// What other verifiers of tokens were made to accept: a key that the token brings or names, an algorithm that it chooses, a name of a key
+/// that leads to a file or into a query, and texts that are no token in this form. Forged signatures are in tests/vectors.rs.
+#[test]
+fn accepts_no_token_of_known_attacks() {
+    let site = Site::granting(&["op://AgentVault/ordinary/*"]);
+    let genuine = site.mint(Value::Null);
+    assert_eq!(site.gateway.get("/v1/vaults", &genuine).status, 200);
+    let mut own_key = site.stand_in.keys("github-other")["keys"][0].clone();
+    own_key["kid"] = "github-key-1".into();
+    let elsewhere = site.stand_in.issuer("github-other") + "/.well-known/jwks";
+    let forged = |member: &str, value: &Value| {
+        site.mint(json!({ "by": "github-other", "header": { "kid": "github-key-1", member: value } }))
+    };
+    let mut attacks: Vec<(String, String, &[&str])> = vec![
+        ("a key of its own".into(), forged("jwk", &own_key), &["signature"]),
+        ("an address of keys".into(), forged("jku", &json!(elsewhere)), &["signature"]),
+        ("an address of a certificate".into(), forged("x5u", &json!(elsewhere)), &["signature"]),
+        ("a certificate of its own".into(), forged("x5c", &json!(["MIIB"])), &["signature"]),
+    ];
+    for algorithm in ["RS384", "RS512", "PS256", "PS512", "ES384", "ES256K", "HS384", "HS512", "none ", "nOnE", "rs256"]
+    {
+        let token = site.mint(json!({ "header": { "alg": algorithm } }));
+        attacks.push((format!("the algorithm {algorithm}"), token, &["algorithm"]));
+    }
+    for algorithm in ["ES256", "EdDSA"] {
+        let token = site.mint(json!({ "header": { "alg": algorithm } }));
+        attacks.push((format!("the algorithm {algorithm} for an RSA key"), token, &["unknown-key", "key-pending"]));
+    }
+    for name in ["../../../../dev/null", "/dev/null", "' UNION SELECT 'x' --", "github-key-1\0", "github-key-1 ", "|id"]
+    {
+        let token = site.mint(json!({ "by": "github-other", "header": { "kid": name } }));
+        attacks.push((format!("a key named {name}"), token, &["unknown-key", "key-pending"]));
+    }
+    let parts: Vec<&str> = genuine.split('.').collect();
+    let [header, claims, signature] = parts[..] else { panic!("{genuine}") };
+    let more = site.mint(json!({ "claims": { "jti": "another" } }));
+    let other_signature = more.rsplit('.').next().unwrap();
+    for (name, token, reasons) in [
+        ("no signature", format!("{header}.{claims}."), &["signature"][..]),
+        ("the signature of another token", format!("{header}.{claims}.{other_signature}"), &["signature"]),
+        (
+            "a signature that is cut off",
+            format!("{header}.{claims}.{}", &signature[..signature.len() - 4]),
+            &["signature"],
+        ),
+        ("a padded signature", format!("{header}.{claims}.{signature}=="), &["signature"]),
+        (
+            "the parts of an encrypted token",
+            format!("{header}.{claims}.{signature}.{claims}.{signature}"),
+            &["not-a-token"],
+        ),
+        ("no claims", format!("{header}..{signature}"), &["not-a-token"]),
+        ("padded claims", format!("{header}.{claims}=.{signature}"), &["not-a-token"]),
+        ("two parts", format!("{header}.{claims}"), &["not-a-token"]),
+        (
+            "the JSON form",
+            json!({ "payload": claims, "protected": header, "signature": signature }).to_string(),
+            &["not-a-token"],
+        ),
+    ] {
+        attacks.push((name.to_owned(), token, reasons));
+    }
+    for (name, token, reasons) in attacks {
+        let answer = site.gateway.get("/v1/vaults", &token);
+        let record = site.last();
+        assert!(matches!(answer.status, 401 | 503), "{name}: {}", answer.status);
+        assert!(reasons.iter().any(|reason| record["reason"] == *reason), "{name}: {record}");
+    }
+    assert_eq!(site.gateway.get("/v1/vaults", &genuine).status, 200);
+    let requests = site.stand_in.requests();
+    let mut asked =
+        requests.iter().filter(|request| request["user_agent"].as_str().unwrap().starts_with("oci-secrets"));
+    assert!(asked.all(|request| !request["path"].as_str().unwrap().contains("github-other")), "{requests:?}");
+}
+
 #[test]
 fn records_invalid_http_requests() {
     let site = Site::granting(&["op://AgentVault/ordinary/*"]);

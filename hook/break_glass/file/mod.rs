@@ -24,6 +24,8 @@ mod age_files;
 mod ask;
 mod identity;
 mod recipient;
+#[cfg(test)]
+mod testkit;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
