@@ -152,3 +152,94 @@ impl Session<'_> {
         Ok(secrets)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::Request;
+    use crate::fault::{AnyFault, Fault};
+    use crate::seal::SealError;
+    use crate::seal::kek::KekError;
+    use crate::source::SourceError;
+    use crate::source::samples::failures;
+
+    /// A failure of a KMS.
+    #[derive(Debug, thiserror::Error)]
+    #[error("of the KMS")]
+    struct OfKms(Class);
+
+    impl Fault for OfKms {
+        fn class(&self) -> Class {
+            self.0
+        }
+    }
+
+    fn request() -> Request {
+        Request { file: "db".parse().unwrap(), reference: "op://v/i/f".parse().unwrap(), optional: false }
+    }
+
+    /// Whether a start with this failure beside a secret that was resolved takes a secret from the emergency.
+    fn is_bridged(failure: impl Fn(&Request) -> ResolveError) -> bool {
+        let (one, other) = (request(), request());
+        match partition(vec![(&one, Ok(None)), (&other, Err(failure(&other)))]) {
+            Ok((_, unanswered)) => {
+                assert_eq!(unanswered.len(), 1);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn of_source(source: &SourceError) -> impl Fn(&Request) -> ResolveError {
+        move |request| {
+            let (file, reference) = (request.file.clone(), request.reference.clone());
+            ResolveError::Fetch { file, reference, meant: None, source: source.clone() }
+        }
+    }
+
+    #[test]
+    fn no_refusal_of_the_source_opens_an_emergency() {
+        for failure in failures() {
+            let expected = matches!(failure.standing(), Standing::Outage | Standing::Unclear);
+            assert_eq!(is_bridged(of_source(&failure)), expected, "{failure:?}");
+            let is_answer = matches!(failure.class(), Class::NotFound | Class::Data | Class::NotPermitted);
+            assert!(!is_answer || !expected, "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn no_refusal_of_the_kms_opens_an_emergency() {
+        let unsealed = |source: fn() -> SealError| {
+            is_bridged(move |request: &Request| {
+                let (file, reference) = (request.file.clone(), request.reference.clone());
+                ResolveError::Unseal { file, reference, source: source() }
+            })
+        };
+        let of_kms = |class: Class| {
+            is_bridged(move |request: &Request| {
+                let (file, reference) = (request.file.clone(), request.reference.clone());
+                let source = SealError::Kek { source: KekError::OfKind(AnyFault::from(OfKms(class))) };
+                ResolveError::Unseal { file, reference, source }
+            })
+        };
+        for code in 0..=255 {
+            let Some(class) = Class::of_code(code) else { continue };
+            assert_eq!(of_kms(class), class == Class::Unavailable, "{class:?}");
+        }
+        for refusal in [
+            || SealError::Plaintext,
+            || SealError::Form,
+            || SealError::Base64,
+            || SealError::Empty,
+            || SealError::Kek { source: KekError::NotListed { kek: "k".into() } },
+            || SealError::Kek { source: KekError::EnvelopesOnly },
+        ] {
+            assert!(!unsealed(refusal), "{}", refusal());
+        }
+        let unanswered = |request: &Request| ResolveError::Unanswered {
+            file: request.file.clone(),
+            reference: request.reference.clone(),
+        };
+        assert!(!is_bridged(unanswered));
+    }
+}

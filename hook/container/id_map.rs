@@ -148,4 +148,60 @@ mod tests {
         assert!(map("0 0 4294967295").covers(&users));
         assert!(map("0 5 5\n5 10 5").covers(&map("0 7 6")));
     }
+
+    /// Every map of up to two lines of small, and of the largest, numbers; also those that the kernel does not accept.
+    fn small_maps(inside: &[u32], outside: &[u32], counts: &[u32]) -> Vec<IdMap> {
+        let lines: Vec<[u32; 3]> = inside
+            .iter()
+            .flat_map(|inside| outside.iter().map(|outside| [*inside, *outside]))
+            .flat_map(|[inside, outside]| counts.iter().map(move |count| [inside, outside, *count]))
+            .collect();
+        let pairs = lines.iter().flat_map(|one| lines.iter().map(|other| vec![*one, *other]));
+        let maps = [Vec::new()].into_iter().chain(lines.iter().map(|line| vec![*line])).chain(pairs);
+        maps.map(IdMap).collect()
+    }
+
+    #[test]
+    fn every_small_map_reads_as_its_lines_say() {
+        let numbers = [0, 1, 2, u32::MAX - 1, u32::MAX];
+        let ids = [0, 1, 2, 3, u32::MAX - 2, u32::MAX - 1, u32::MAX];
+        for map in small_maps(&numbers, &numbers, &[0, 1, 2, u32::MAX]) {
+            // Without the limits of 32 bits: an id, and the one that it is outside.
+            let pairs = |id: u32| {
+                let lines = map.0.iter().map(|line| line.map(u64::from));
+                let id = u64::from(id);
+                lines
+                    .filter(move |[inside, _, count]| (*inside..inside + count).contains(&id))
+                    .map(move |[inside, outside, _]| outside + (id - inside))
+            };
+            for id in ids {
+                let expected = pairs(id).find(|outside| *outside < u64::from(u32::MAX));
+                assert_eq!(map.outside(id).map(u64::from), expected, "{map:?} {id}");
+                let is_outside = map.0.iter().map(|line| line.map(u64::from));
+                let is_outside = is_outside.map(|[_, outside, count]| outside..outside + count);
+                let expected = is_outside.into_iter().any(|ids| ids.contains(&u64::from(id)));
+                assert_eq!(map.has_outside(id), expected, "{map:?} {id}");
+                assert!(map.outside(id).is_none_or(|outside| map.has_outside(outside)), "{map:?} {id}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_small_map_covers_those_whose_ids_it_has() {
+        let maps = small_maps(&[0], &[0, 1, 3, u32::MAX - 1], &[0, 1, 2, u32::MAX]);
+        let ranges = |map: &IdMap| -> Vec<std::ops::Range<u64>> {
+            let lines = map.0.iter().map(|line| line.map(u64::from));
+            lines.map(|[_, outside, count]| outside..outside + count).collect()
+        };
+        let all: Vec<_> = maps.iter().map(ranges).collect();
+        for (one, its) in maps.iter().zip(&all) {
+            for (other, others) in maps.iter().zip(&all) {
+                let has = |ranges: &[std::ops::Range<u64>], id: u64| ranges.iter().any(|ids| ids.contains(&id));
+                // Between these numbers nothing changes.
+                let mut ids = its.iter().chain(others).flat_map(|ids| [ids.start, ids.end]);
+                let expected = ids.all(|id| !has(others, id) || has(its, id));
+                assert_eq!(one.covers(other), expected, "{one:?} {other:?}");
+            }
+        }
+    }
 }

@@ -5,6 +5,8 @@ mod error;
 mod fetch;
 pub mod item;
 pub mod op;
+#[cfg(test)]
+pub(crate) mod samples;
 mod standing;
 
 use crate::settings::{self, Settings, SourceName};

@@ -100,7 +100,9 @@ fn of_op(error: &OpError) -> Standing {
 mod tests {
     use std::time::Duration;
 
+    use super::super::samples::failures;
     use super::*;
+    use crate::report;
     use crate::token::Origin;
 
     fn status(status: u16) -> SourceError {
@@ -176,5 +178,19 @@ mod tests {
         }
         assert_eq!(SourceError::OverBudget { server: "s".into(), limit: 1 }.standing(), Standing::Unclear);
         assert_eq!(SourceError::Op(OpError::Failed { said: "?".into() }).standing(), Standing::Unclear);
+    }
+
+    #[test]
+    fn the_standing_of_each_failure_agrees_with_its_exit_code() {
+        for failure in failures() {
+            let (standing, class) = (failure.standing(), failure.class());
+            let is_answer = matches!(class, Class::NotFound | Class::Data | Class::NotPermitted);
+            // What is refused, missing or unusable is no outage, whatever it is wrapped in; neither is anything wrong on this host, except
+            // that a certificate has expired.
+            assert!(!is_answer || matches!(standing, Standing::Refusal | Standing::Local), "{failure:?}");
+            let is_expired = report::chain(&failure).contains("certificate expired");
+            assert_eq!(standing == Standing::Outage && class != Class::Unavailable, is_expired, "{failure:?}");
+            assert!(standing != Standing::Local || class != Class::Unavailable, "{failure:?}");
+        }
     }
 }

@@ -139,6 +139,7 @@ pub(super) fn revokes(refusal: &SourceError, refused: &Reference, known: &Refere
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::samples::failures;
     use crate::token::Origin;
 
     const SEALED: &str = "sealed:v1 local-kek:trial AAAA";
@@ -228,5 +229,32 @@ mod tests {
         let silent = SourceError::NoAnswer { server, within: Duration::ZERO, tries: 1 };
         assert_eq!(revoked(&silent), [false; 4]);
         assert_eq!(revoked(&SourceError::Paused { cause: Box::new(silent) }), [false; 4]);
+    }
+
+    /// The values that a broker keeps are in two places: this one, and that for an outage. Both remove what `revokes` says.
+    #[test]
+    fn each_refusal_revokes_its_value_and_nothing_else_revokes_any() {
+        let references = ["op://v/i/f", "op://v/i/s/f", "op://v/i/g", "op://v/j/f", "op://w/i/f"].map(reference);
+        for failure in failures() {
+            let is_refusal = failure.standing() == Standing::Refusal;
+            for refused in &references {
+                assert_eq!(revokes(&failure, refused, refused), is_refusal, "{failure:?}");
+                for known in &references {
+                    assert!(is_refusal || !revokes(&failure, refused, known), "{failure:?}");
+                    // Only what is said of all values reaches another vault.
+                    let is_of_token =
+                        matches!(failure.class(), Class::NotPermitted) && known.vault() != refused.vault();
+                    assert!(
+                        known.vault() == refused.vault() || is_of_token || !revokes(&failure, refused, known),
+                        "{failure:?}"
+                    );
+                }
+            }
+            let (mut fields, at, max_age) = (Fields::default(), Instant::now(), Duration::from_secs(60));
+            fields.remember(&references[0], &field(SEALED), (at, Timestamp::now()), None, max_age);
+            fields.refused(&references[0], &failure, at);
+            assert_eq!(fields.sealed(&references[0], max_age, at).is_none(), is_refusal, "{failure:?}");
+            assert_eq!(fields.missing(&references[0], at).is_some(), is_refusal && failure.class() == Class::NotFound);
+        }
     }
 }
