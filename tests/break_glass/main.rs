@@ -11,6 +11,7 @@
 
 mod journal;
 mod killed;
+mod live;
 mod outage;
 mod plugin;
 mod servers;

@@ -23,6 +23,7 @@ use super::error::LiveError;
 use crate::audit::Record;
 use crate::container::{Annotations, Owner, Process, ProcessError, Procfs, Request, Requests, Update};
 use crate::deliver::DeliveryId;
+use crate::excerpt::printable;
 use crate::reference::Reference;
 use crate::resolve::Resolved;
 use crate::settings::file::{self, Kind};
@@ -320,10 +321,39 @@ fn read(path: &Path) -> Option<State> {
     let text = text.inspect_err(|error| report::warn(PROGRAM, &report::chain(error))).ok()?;
     let state = serde_json::from_slice(&text).ok().filter(|state: &State| state.start == name);
     if state.is_none() {
-        report::warn(PROGRAM, &format!("{} is not the state of a container", path.display()));
-        let _ = fs::remove_file(path);
+        match serde_json::from_slice::<OfAny>(&text) {
+            // Another version can continue with it.
+            Ok(other) if other.is_running() => report::warn(PROGRAM, &other.unknown()),
+            _ => {
+                report::warn(PROGRAM, &format!("{} is not the state of a container", path.display()));
+                let _ = fs::remove_file(path);
+            }
+        }
     }
     state
+}
+
+/// What the states of all versions have.
+#[derive(Deserialize)]
+struct OfAny {
+    container: String,
+    pid: i32,
+    start_time: String,
+}
+
+impl OfAny {
+    fn is_running(&self) -> bool {
+        self.pid > 0
+            && Procfs::open().is_ok_and(|procfs| start_time(&procfs, self.pid).as_ref() == Some(&self.start_time))
+    }
+
+    fn unknown(&self) -> String {
+        let container = printable(&self.container);
+        format!(
+            "container {container}: another version of the broker has written its state: this one neither updates it nor removes files from \
+             it; restart the container"
+        )
+    }
 }
 
 /// An owner, as its ids.
@@ -361,6 +391,41 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+
+    /// The first version had no removals.
+    #[test]
+    fn reads_the_state_that_an_earlier_version_has_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let name = "0123456789abcdef";
+        let state = r#"{"start":"0123456789abcdef","container":"c1","bundle":"/b","pid":1,"start_time":"7","generation":3,
+            "asked":{"annotations":{"run.secrets/db":"op://v/i/f"},"image":{"annotations":{}},"uid":0,
+                     "owner":{"uid":1,"gid":2},"root":null,"label":null},
+            "since":"2026-05-04T10:00:00Z","delivery":{"device":5,"mount":6},"next":null,"error":null,"is_stuck":false,
+            "readings":[{"reference":"op://v/i/f","item":"i","version":4}]}"#;
+        let path = directory.path().join(name);
+        fs::write(&path, state).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        let [read] = Directory::new(directory.path()).read().try_into().unwrap_or_else(|_| panic!("it is not read"));
+        assert_eq!((read.generation, read.readings[0].version, read.removed.len()), (3, Some(4), 0));
+    }
+
+    /// After a return to an earlier version, which must not forget what a later one can still remove.
+    #[test]
+    fn keeps_the_state_of_another_version_as_long_as_the_container_runs() {
+        let directory = tempfile::tempdir().unwrap();
+        let own = i32::try_from(std::process::id()).unwrap();
+        let began = start_time(&Procfs::open().unwrap(), own).unwrap();
+        for (name, start_time) in [("0123456789abcdef", began.as_str()), ("123456789abcdef0", "1")] {
+            let state =
+                serde_json::json!({ "start": name, "container": "c1", "pid": own, "start_time": start_time, "new": 1 });
+            let path = directory.path().join(name);
+            fs::write(&path, state.to_string()).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        assert!(Directory::new(directory.path()).read().is_empty());
+        let left: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["0123456789abcdef"]);
+    }
 
     #[test]
     fn removes_only_files_of_its_own() {
