@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
@@ -43,9 +44,17 @@ pub fn start(program: &'static str, socket: &Path, settings: &settings::Nri) -> 
     let state = Arc::new(State::new(socket.to_owned()));
     let plugin = Injector::new(program, settings, Arc::clone(&state));
     let (socket, shown) = (socket.to_owned(), Arc::clone(&state));
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    let keep = move || keep_registered(&runtime, program, &socket, plugin, &shown);
-    thread::Builder::new().name("nri".into()).stack_size(STACK_BYTES).spawn(keep)?;
+    let (report, built) = channel();
+    // The thread builds its runtime: if there can be no thread, a runtime would be dropped in an asynchronous context, which panics.
+    thread::Builder::new().name("nri".into()).stack_size(STACK_BYTES).spawn(move || {
+        let runtime = match Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return report.send(Err(error)).unwrap_or_default(),
+        };
+        let _ = report.send(Ok(()));
+        keep_registered(&runtime, program, &socket, plugin, &shown)
+    })?;
+    built.recv().unwrap_or_else(|ended| Err(io::Error::other(ended)))?;
     Ok(state)
 }
 

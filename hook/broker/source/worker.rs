@@ -5,6 +5,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::mpsc::channel;
 use std::thread;
 
 use tokio::runtime::Builder;
@@ -22,10 +23,16 @@ impl Worker {
     /// # Errors
     /// If the kernel has no resources for it.
     pub(super) fn start() -> io::Result<Worker> {
-        // One thread for files, which are written one after another.
-        let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(1).build()?;
         let (sender, mut jobs) = unbounded_channel::<Job>();
+        let (report, built) = channel();
+        // The thread builds its runtime: if there can be no thread, a runtime would be dropped in an asynchronous context, which panics.
         thread::Builder::new().name("source".into()).spawn(move || {
+            // One thread for files, which are written one after another.
+            let runtime = match Builder::new_current_thread().enable_all().max_blocking_threads(1).build() {
+                Ok(runtime) => runtime,
+                Err(error) => return report.send(Err(error)).unwrap_or_default(),
+            };
+            let _ = report.send(Ok(()));
             let all = async {
                 while let Some(job) = jobs.recv().await {
                     spawn_local(job());
@@ -34,6 +41,7 @@ impl Worker {
             LocalSet::new().block_on(&runtime, all);
             runtime.shutdown_background();
         })?;
+        built.recv().unwrap_or_else(|ended| Err(io::Error::other(ended)))?;
         Ok(Worker(sender))
     }
 
