@@ -266,6 +266,13 @@ fn mount(filled: Filled) -> Result<Emergency, StoreError> {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(failed(format!("mkdirat({STORE:?})"))(errno).into()),
     }
+    attach(&filled.mount).inspect_err(|_| {
+        let _ = unlinkat(CWD, STORE, AtFlags::REMOVEDIR);
+    })?;
+    Ok(filled.emergency)
+}
+
+fn attach(mount: &OwnedFd) -> Result<(), StoreError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let target = openat(CWD, STORE, flags, Mode::empty()).map_err(failed("openat(store)"))?;
     let metadata = fstat(&target).map_err(failed("fstat(store)"))?;
@@ -273,8 +280,7 @@ fn mount(filled: Filled) -> Result<Emergency, StoreError> {
         return Err(StoreError::NotOurs);
     }
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(&filled.mount, "", &target, "", flags).map_err(failed("move_mount(store)"))?;
-    Ok(filled.emergency)
+    Ok(move_mount(mount, "", &target, "", flags).map_err(failed("move_mount(store)"))?)
 }
 
 /// Seconds since boot, including suspend (`CLOCK_BOOTTIME`).
