@@ -79,7 +79,7 @@ impl Site {
     }
 }
 
-fn is_open() -> bool {
+pub(crate) fn is_open() -> bool {
     Path::new("/run/oci-secrets/break-glass/emergency").exists()
 }
 

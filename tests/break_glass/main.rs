@@ -9,6 +9,7 @@
     reason = "a test fails by panicking, its helpers too"
 )]
 
+mod faults;
 mod journal;
 mod killed;
 mod live;

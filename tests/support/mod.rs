@@ -15,6 +15,7 @@ pub(crate) mod cri;
 pub(crate) mod front;
 pub(crate) mod gateway;
 pub(crate) mod host;
+pub(crate) mod inject;
 pub(crate) mod journal;
 pub(crate) mod machine;
 pub(crate) mod moto;
