@@ -14,7 +14,6 @@
 )]
 
 mod broker;
-mod clock;
 mod hook;
 mod limits;
 #[path = "../support/mod.rs"]
