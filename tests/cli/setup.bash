@@ -104,6 +104,7 @@ broker() {
 
 # Runs the hook for a container with these annotations, which goes on until $DIR/kept.pid is killed: keep KEY=VALUE...
 keep() {
+    # shellcheck disable=SC2119 # The annotations are in the state that the hook gets.
     bundle_with_hook
     mkdir -p "$DIR/bundle/rootfs"
     # shellcheck disable=SC2016 # Another shell expands it.
@@ -285,6 +286,7 @@ left_behind() {
 }
 
 # Creates $DIR/bundle as an engine does, with a user, the hook and these annotations: bundle_with_hook KEY=VALUE...
+# shellcheck disable=SC2120 # Transcripts pass them.
 bundle_with_hook() {
     bundle "$@"
     jq '. + {process: {user: {uid: 1000, gid: 1001}}, root: {path: "rootfs"},
