@@ -67,3 +67,26 @@ pub(super) enum RestrictionError {
     #[error("`service-account` and `labels` in \"to\" are for pods, which are not those of a `user`")]
     User,
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn refuses_a_restriction_that_restricts_nothing() {
+        let refusal = |to: &str| {
+            let text = format!("[[grant]]\nreferences = ['op://Agents/*']\nto = {to}");
+            text.parse::<crate::settings::Settings>().unwrap_err().to_string()
+        };
+        for nothing in ["{ annotations = {} }", "{}"] {
+            assert!(
+                refusal(nothing).contains("\"to\" has none of `user`, `namespace`, `service-account`"),
+                "{nothing}"
+            );
+        }
+        assert!(refusal("{ namespaces = 'a' }").contains("unknown field"));
+        for alone in ["{ service-account = 'billing' }", "{ labels = { app = 'billing' } }"] {
+            assert!(refusal(alone).contains("need `namespace` next to them"), "{alone}");
+        }
+        let user = "{ user = 'alice', namespace = 'agents', service-account = 'billing' }";
+        assert!(refusal(user).contains("not those of a `user`"));
+    }
+}
