@@ -27,7 +27,6 @@ mod call;
 mod created;
 mod done;
 mod error;
-mod in_pod;
 mod refusal;
 
 pub use self::call::{HELP, PROGRAM};
@@ -68,10 +67,11 @@ fn start(state: &State, settings: &Path) -> Result<(), AnyFault> {
         return Ok(());
     }
     let mut start = Start::begin(PROGRAM, state.id().unwrap_or_default());
-    let outcome = Settings::load(settings).map_err(AnyFault::from).and_then(|settings| match &settings.broker.socket {
-        Some(socket) => by_broker::deliver(socket, state, annotations, image, &settings, &start),
-        None => deliver(state, annotations, image, &settings, &mut start),
-    });
+    let outcome =
+        Settings::load(settings).map_err(AnyFault::from).and_then(|settings| match settings.broker.address() {
+            Some(broker) => by_broker::deliver(broker, state, annotations, image, &settings, &start),
+            None => deliver(state, annotations, image, &settings, &mut start),
+        });
     match outcome {
         Ok(Done::Delivered(hold)) => start.end(Ok(())).inspect_err(|_| {
             // If this fails, what holds them ends with the container, which does not start.

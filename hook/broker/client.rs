@@ -2,7 +2,6 @@
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::getsockopt;
@@ -26,6 +25,7 @@ use crate::errno::Errno;
 use crate::fault::{AnyFault, Class, Fault};
 use crate::harden;
 use crate::retry::Seconds;
+use crate::settings::BrokerAddress;
 
 /// A user without an id in this user namespace, as the kernel shows it: in a namespace of its own, so does root of the host.
 const OVERFLOW_UID: u32 = 65534;
@@ -33,7 +33,7 @@ const OVERFLOW_UID: u32 = 65534;
 /// A connection to the broker.
 pub struct Connection {
     socket: OwnedFd,
-    path: PathBuf,
+    broker: BrokerAddress,
     deadline: Instant,
     within: Duration,
 }
@@ -66,13 +66,13 @@ impl Connection {
     ///
     /// # Errors
     /// There is none, it does not accept, or something that is not root's listens.
-    pub fn open(path: &Path, within: Duration) -> Result<Connection, BrokerError> {
-        let (owned, deadline) = (path.to_owned(), Instant::now() + within);
+    pub fn open(broker: impl Into<BrokerAddress>, within: Duration) -> Result<Connection, BrokerError> {
+        let (broker, deadline) = (broker.into(), Instant::now() + within);
         let failed = |errno: Raw| match errno {
-            Raw::AGAIN => BrokerError::Silent { path: path.to_owned(), within },
-            errno => BrokerError::Unreachable { path: path.to_owned(), errno: errno.into() },
+            Raw::AGAIN => BrokerError::Silent { broker: broker.clone(), within },
+            errno => BrokerError::Unreachable { broker: broker.clone(), errno: errno.into() },
         };
-        let address = SocketAddrUnix::new(path).map_err(failed)?;
+        let address = SocketAddrUnix::new(&broker.socket).map_err(failed)?;
         let socket =
             socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(failed)?;
         // It also ends a wait for a broker that accepts no connections.
@@ -80,12 +80,12 @@ impl Connection {
         connect(&socket, &address).map_err(failed)?;
         let credentials = getsockopt(&socket, PeerCredentials);
         let unknown =
-            |errno: nix::errno::Errno| BrokerError::Unreachable { path: path.to_owned(), errno: errno.into() };
+            |errno: nix::errno::Errno| BrokerError::Unreachable { broker: broker.clone(), errno: errno.into() };
         let uid = credentials.map_err(unknown)?.uid();
         if uid != 0 && (uid != OVERFLOW_UID || harden::is_initial_user_namespace()) {
-            return Err(BrokerError::NotRoot { path: owned, uid });
+            return Err(BrokerError::NotRoot { broker, uid });
         }
-        Ok(Connection { socket, path: owned, deadline, within })
+        Ok(Connection { socket, broker, deadline, within })
     }
 
     /// Sends the request of a start, and receives the answer.
@@ -195,7 +195,7 @@ impl Connection {
         moment: Moment,
     ) -> Result<(), BrokerError> {
         let outgoing = Outgoing::new(message, descriptor, max);
-        let mut outgoing = outgoing.map_err(|source| BrokerError::Request { path: self.path.clone(), source })?;
+        let mut outgoing = outgoing.map_err(|source| BrokerError::Request { broker: self.broker.clone(), source })?;
         // A broker that refuses the connection closes it at once; what it has said can still be received.
         match self.wait(PollFlags::OUT, moment, |socket| outgoing.send(socket)) {
             Err(BrokerError::Ended { moment: Moment::Answer, .. }) => Ok(()),
@@ -206,7 +206,7 @@ impl Connection {
     fn receive<T: DeserializeOwned>(&self, moment: Moment) -> Result<(T, Option<Descriptor>), BrokerError> {
         let mut incoming = Incoming::new(MESSAGE_BYTES_MAX);
         self.wait(PollFlags::IN, moment, |socket| incoming.receive(socket))?;
-        incoming.parse().map_err(|source| BrokerError::Answer { path: self.path.clone(), source })
+        incoming.parse().map_err(|source| BrokerError::Answer { broker: self.broker.clone(), source })
     }
 
     /// Calls `step` whenever the socket is ready, until it is done.
@@ -226,7 +226,7 @@ impl Connection {
             }
             let remaining = Timespec::try_from(self.remaining()).unwrap_or_default();
             match poll(&mut [PollFd::new(&self.socket, ready)], Some(&remaining)) {
-                Ok(0) => return Err(BrokerError::Silent { path: self.path.clone(), within: self.within }),
+                Ok(0) => return Err(BrokerError::Silent { broker: self.broker.clone(), within: self.within }),
                 Ok(_) | Err(Raw::INTR) => {}
                 Err(errno) => return Err(self.broken(&errno.into(), moment)),
             }
@@ -234,16 +234,16 @@ impl Connection {
     }
 
     fn broken(&self, error: &io::Error, moment: Moment) -> BrokerError {
-        let path = self.path.clone();
+        let broker = self.broker.clone();
         match WireError::of(error) {
-            Some(WireError::Version { found }) => BrokerError::Version { path, found: *found },
-            Some(source) => BrokerError::Answer { path, source: source.clone() },
-            None => BrokerError::Ended { path, moment },
+            Some(WireError::Version { found }) => BrokerError::Version { broker, found: *found },
+            Some(source) => BrokerError::Answer { broker, source: source.clone() },
+            None => BrokerError::Ended { broker, moment },
         }
     }
 
     fn not_as_documented(&self) -> BrokerError {
-        BrokerError::Answer { path: self.path.clone(), source: WireError::Form { line: 1, column: 1 } }
+        BrokerError::Answer { broker: self.broker.clone(), source: WireError::Form { line: 1, column: 1 } }
     }
 
     fn remaining(&self) -> Duration {
@@ -293,30 +293,30 @@ impl std::fmt::Display for Moment {
 #[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum BrokerError {
     /// There is no socket, or nothing listens on it.
-    #[error("cannot reach the broker at {}", path.display())]
+    #[error("cannot reach the broker at {}", broker.socket.display())]
     Unreachable {
-        path: PathBuf,
+        broker: BrokerAddress,
         #[source]
         errno: Errno,
     },
     /// It does not answer in time.
-    #[error("the broker at {} did not answer within {}", path.display(), Seconds(*within))]
-    Silent { path: PathBuf, within: Duration },
+    #[error("the broker at {} did not answer within {}", broker.socket.display(), Seconds(*within))]
+    Silent { broker: BrokerAddress, within: Duration },
     /// The connection broke.
-    #[error("the broker at {} closed the connection before it had {moment}", path.display())]
-    Ended { path: PathBuf, moment: Moment },
+    #[error("the broker at {} closed the connection before it had {moment}", broker.socket.display())]
+    Ended { broker: BrokerAddress, moment: Moment },
     /// It is of another release.
-    #[error("the broker at {} has version {found} of the protocol, expected {}", path.display(), super::protocol::VERSION)]
-    Version { path: PathBuf, found: u8 },
+    #[error("the broker at {} has version {found} of the protocol, expected {}", broker.socket.display(), super::protocol::VERSION)]
+    Version { broker: BrokerAddress, found: u8 },
     /// What answers is something else.
-    #[error("cannot read the answer of the broker at {}", path.display())]
-    Answer { path: PathBuf, source: WireError },
+    #[error("cannot read the answer of the broker at {}", broker.socket.display())]
+    Answer { broker: BrokerAddress, source: WireError },
     /// A request that no broker takes.
-    #[error("cannot send the request to the broker at {}", path.display())]
-    Request { path: PathBuf, source: WireError },
+    #[error("cannot send the request to the broker at {}", broker.socket.display())]
+    Request { broker: BrokerAddress, source: WireError },
     /// Another user's program listens.
-    #[error("refusing to ask the broker at {}: it runs as uid {uid}, expected root", path.display())]
-    NotRoot { path: PathBuf, uid: u32 },
+    #[error("refusing to ask the broker at {}: it runs as uid {uid}, expected root", broker.socket.display())]
+    NotRoot { broker: BrokerAddress, uid: u32 },
 }
 
 impl Fault for BrokerError {
@@ -330,18 +330,69 @@ impl Fault for BrokerError {
 
     fn hint(&self) -> Option<String> {
         let hint = match self {
-            BrokerError::Unreachable { .. } => {
-                "start it: `systemctl enable --now oci-secrets-broker.socket`; `socket` under [broker] in the settings names its socket"
-            }
-            BrokerError::Silent { .. } | BrokerError::Ended { .. } => "`journalctl -u oci-secrets-broker` shows why",
-            BrokerError::Version { .. } => {
-                "hook and broker must be of the same release: `systemctl restart oci-secrets-broker` after an update"
-            }
+            BrokerError::Unreachable { broker, .. } => match pods(broker) {
+                Some(pods) => return Some(format!("{pods} shows whether its pod on this node is ready")),
+                None => {
+                    "start it: `systemctl enable --now oci-secrets-broker.socket`; `socket` under [broker] in the settings names its socket"
+                }
+            },
+            BrokerError::Silent { broker, .. } | BrokerError::Ended { broker, .. } => match pods(broker) {
+                Some(pods) => {
+                    return Some(format!("the log of its pod on this node, which {pods} shows, has the reason"));
+                }
+                None => "`journalctl -u oci-secrets-broker` shows why",
+            },
+            BrokerError::Version { broker, .. } => match pods(broker) {
+                Some(pods) => {
+                    return Some(format!(
+                        "hook and broker must be of the same release: {pods} shows whether the update of this node is done"
+                    ));
+                }
+                None => {
+                    "hook and broker must be of the same release: `systemctl restart oci-secrets-broker` after an update"
+                }
+            },
             BrokerError::Answer { .. } | BrokerError::NotRoot { .. } => {
                 "`socket` under [broker] in the settings may name something else's socket"
             }
             BrokerError::Request { .. } => return None,
         };
         Some(hint.to_owned())
+    }
+}
+
+/// The command that lists the pods of a broker, if Kubernetes runs it.
+fn pods(broker: &BrokerAddress) -> Option<String> {
+    let namespace = broker.kubernetes_namespace.as_ref()?;
+    Some(format!("`kubectl --namespace {namespace} get pods --output wide`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_hint_is_for_what_runs_the_broker() {
+        let of_systemd = BrokerAddress::from(Path::new("/b"));
+        let in_pod = BrokerAddress { kubernetes_namespace: Some("secrets".into()), ..of_systemd.clone() };
+        let hints = |broker: &BrokerAddress| {
+            let failures = [
+                BrokerError::Unreachable { broker: broker.clone(), errno: Raw::NOENT.into() },
+                BrokerError::Silent { broker: broker.clone(), within: Duration::from_secs(1) },
+                BrokerError::Ended { broker: broker.clone(), moment: Moment::Answer },
+                BrokerError::Version { broker: broker.clone(), found: 2 },
+            ];
+            failures.map(|failure| failure.hint().unwrap())
+        };
+        for hint in hints(&of_systemd) {
+            assert!(hint.contains("systemctl") || hint.contains("journalctl"), "{hint}");
+            assert!(!hint.contains("kubectl"), "{hint}");
+        }
+        for hint in hints(&in_pod) {
+            assert!(hint.contains("`kubectl --namespace secrets get pods --output wide`"), "{hint}");
+            assert!(!hint.contains("systemctl") && !hint.contains("journalctl"), "{hint}");
+        }
     }
 }

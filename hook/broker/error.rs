@@ -103,6 +103,7 @@ impl Fault for ProgramError {
             }
             ProgramError::Settings(error) => error.hint(),
             ProgramError::Source(error) => error.hint(),
+            ProgramError::Broker(error) => error.hint(),
             _ => None,
         }
     }

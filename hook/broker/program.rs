@@ -14,7 +14,7 @@ use super::error::{PROGRAM, ProgramError};
 use super::listen::socket_path;
 use super::server;
 use super::source::Shared;
-use crate::settings::{SETTINGS_PATH, Settings};
+use crate::settings::{BrokerAddress, SETTINGS_PATH, Settings};
 use crate::whole_file::Existing;
 use crate::{harden, kubernetes, report, systemd, tls};
 
@@ -67,7 +67,9 @@ fn check(settings: &Path) -> Result<(), ProgramError> {
 
 fn run_probe(settings: &Path, socket: Option<&Path>, probe: Probe) -> Result<(), ProgramError> {
     let settings = Settings::load(settings)?;
-    let status = Connection::open(socket_path(socket, &settings), PROBE_TIMEOUT)?.status()?;
+    let kubernetes_namespace = settings.broker.kubernetes_namespace.clone();
+    let broker = BrokerAddress { socket: socket_path(socket, &settings).to_owned(), kubernetes_namespace };
+    let status = Connection::open(broker, PROBE_TIMEOUT)?.status()?;
     match status.nri {
         Some(plugin) if probe == Probe::Ready && plugin.runtime.is_none() => {
             Err(ProgramError::NotRegistered { socket: plugin.socket })

@@ -13,7 +13,7 @@ use crate::broker::client::{BrokerError, Connection};
 use crate::broker::protocol::SOCKET;
 use crate::broker::source::sealed_files::{SealedFile, SealedFiles};
 use crate::fault::AnyFault;
-use crate::settings::Settings;
+use crate::settings::{BrokerAddress, Settings};
 
 /// A broker that works answers at once.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -61,7 +61,7 @@ pub(super) fn run(verb: &Verb, settings: &Settings) -> Result<ExitCode, AnyFault
             }
         }
         Verb::Clear(ClearArguments {}) => {
-            forget(settings.broker.socket.as_deref().unwrap_or(Path::new(SOCKET)))?;
+            forget(settings.broker.address().unwrap_or_else(|| Path::new(SOCKET).into()))?;
             let removed = files.clear()?;
             let mut table = Table::default();
             table.line(format_args!("{removed} sealed values were removed"));
@@ -71,8 +71,8 @@ pub(super) fn run(verb: &Verb, settings: &Settings) -> Result<ExitCode, AnyFault
 }
 
 /// Makes the broker forget what it knows of the files, and the values in its memory, before the files are removed.
-fn forget(socket: &Path) -> Result<(), BrokerError> {
-    match Connection::open(socket, PATIENCE).and_then(Connection::forget) {
+fn forget(broker: BrokerAddress) -> Result<(), BrokerError> {
+    match Connection::open(broker, PATIENCE).and_then(Connection::forget) {
         // No broker runs.
         Err(BrokerError::Unreachable { .. }) => Ok(()),
         asked => asked,

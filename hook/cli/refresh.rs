@@ -42,13 +42,13 @@ Example: after a password was changed
 
 pub(super) fn run(arguments: &Arguments, settings: &Path) -> Result<ExitCode, AnyFault> {
     let settings = load(settings)?;
-    let socket = settings.broker.socket.as_deref().ok_or(CliError::NoBroker)?;
+    let broker = settings.broker.address().ok_or(CliError::NoBroker)?;
     let selection = Selection {
         container: arguments.container.clone(),
         reference: arguments.reference.as_ref().map(|reference| reference.as_str().to_owned()),
         live: true,
     };
-    let (containers, count) = Connection::open(socket, PATIENCE)?.running(selection, true)?;
+    let (containers, count) = Connection::open(broker, PATIENCE)?.running(selection, true)?;
     let mut table = Table::default();
     if containers.is_empty() {
         table.line("no running container is updated");

@@ -51,13 +51,13 @@ Example: after a password was leaked
 
 pub(super) fn run(arguments: &Arguments, settings: &Path) -> Result<ExitCode, AnyFault> {
     let settings = load(settings)?;
-    let socket = settings.broker.socket.as_deref().ok_or(CliError::NoBroker)?;
+    let broker = settings.broker.address().ok_or(CliError::NoBroker)?;
     let revoked = match (&arguments.reference, &arguments.container) {
         (Some(reference), _) => Revoked::Reference(reference.as_str().to_owned()),
         (None, container) => Revoked::Container(container.clone().unwrap_or_default()),
     };
     let order = Order { revoked, reason: arguments.reason.clone(), login_uid: login_uid() };
-    let connection = Connection::open(socket, PATIENCE)?;
+    let connection = Connection::open(broker, PATIENCE)?;
     if arguments.end {
         let (ended, _) = connection.revocations(Some(order))?;
         let mut table = Table::default();

@@ -5,19 +5,18 @@ use std::path::Path;
 
 use super::created::Created;
 use super::done::Done;
-use super::in_pod::describe;
 use crate::broker::client::{Connection, Reply};
 use crate::broker::protocol::{Image, Place, Refusal, Stage, StartRequest, Unready};
 use crate::container::{Annotations, FileName, ImageError, Requests, State};
 use crate::deliver::{Frozen, Hold};
 use crate::fault::AnyFault;
-use crate::settings::Settings;
+use crate::settings::{BrokerAddress, Settings};
 use crate::start::Start;
 
 /// Delivers the requests through the broker. What the hook itself finds wrong with the container is sent, too: the broker decides
 /// which of several reasons is reported, and records it.
 pub(super) fn deliver(
-    socket: &Path,
+    broker: BrokerAddress,
     state: &State,
     annotations: Annotations,
     image: Option<ImageError>,
@@ -29,11 +28,10 @@ pub(super) fn deliver(
         Ok(Some(created)) => Ok(created),
         Err(unready) => Err(unready),
     };
-    let failed = |failure| describe(failure, &settings.broker);
-    let connection = Connection::open(socket, settings.deliver.deadline).map_err(failed)?;
+    let connection = Connection::open(broker, settings.deliver.deadline)?;
     let request = request(state, &annotations, image, &created, start);
     let process = created.as_ref().ok().map(|created| created.process.pidfd());
-    let (delivery, created) = match (connection.ask(request, process).map_err(failed)?, created) {
+    let (delivery, created) = match (connection.ask(request, process)?, created) {
         (Reply::Nothing, _) => return Ok(Done::Nothing),
         (Reply::Refused(refusal), _) => return Ok(Done::Recorded(Err(refusal.into()))),
         (Reply::Delivery(delivery), Ok(created)) => (delivery, created),
@@ -48,7 +46,7 @@ pub(super) fn deliver(
         let _ = hold.destroy();
     }
     // Whatever became of the record: a delivery that failed is reported as such.
-    Ok(Done::Recorded(attached.map(drop).and(recorded.map_err(failed)?.map_err(AnyFault::from))))
+    Ok(Done::Recorded(attached.map(drop).and(recorded?.map_err(AnyFault::from))))
 }
 
 fn request(

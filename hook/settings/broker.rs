@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
@@ -44,6 +44,29 @@ impl Default for Broker {
             max_age: None,
             requests_per_hour: None,
         }
+    }
+}
+
+impl Broker {
+    /// The address of the broker, if the settings name one.
+    pub fn address(&self) -> Option<BrokerAddress> {
+        let kubernetes_namespace = self.kubernetes_namespace.clone();
+        self.socket.as_ref().map(|socket| BrokerAddress { socket: socket.to_path_buf(), kubernetes_namespace })
+    }
+}
+
+/// Where a broker listens, and what runs it.
+#[derive(Clone, Debug)]
+pub struct BrokerAddress {
+    /// The socket.
+    pub socket: PathBuf,
+    /// The namespace of Kubernetes in which the broker is a pod of each node; systemd runs it if absent.
+    pub kubernetes_namespace: Option<String>,
+}
+
+impl From<&Path> for BrokerAddress {
+    fn from(socket: &Path) -> BrokerAddress {
+        BrokerAddress { socket: socket.to_owned(), kubernetes_namespace: None }
     }
 }
 

@@ -41,7 +41,7 @@ use serde::de::DeserializeOwned;
 pub use self::audit::Audit;
 pub use self::aws::{AwsIdentity, AwsKms};
 pub use self::break_glass::{BreakGlass, Channel, ChannelCommand, Facility, NamespaceName, Overdue, Rotation};
-pub use self::broker::{Broker, MetricsAddress};
+pub use self::broker::{Broker, BrokerAddress, MetricsAddress};
 pub use self::connect::Connect;
 pub use self::deliver::{Deliver, Noswap};
 pub use self::duration::{DEADLINE, duration};

@@ -85,6 +85,7 @@ HOSTILE = [
     ("settings/connect/ca-file", "/etc/x.pem"),
     ("settings/nri", {"socket": "/x"}),
     ("settings/broker", {"socket": "/tmp/broker.sock"}),
+    ("settings/broker", {"kubernetes-namespace": "x"}),
     ("settings/broker", {"requests-per-hour": 1000000}),
     ("settings/broker", {"connections": 1.5}),
     ("settings/kubernetes", {"token-file": "/etc/shadow"}),
@@ -127,7 +128,8 @@ def test_text_of_values_stays_text():
     documents = render(merged(CASES["default"], "settings/grant", [{"references": [text]}]))
     settings = kubelet.by_name(documents, "ConfigMap")["oci-secrets"]["data"]["settings.toml"]
     parsed = tomllib.loads(settings)
-    assert parsed["grant"] == [{"references": [text]}] and parsed["broker"] == {"socket": "/run/oci-secrets/broker.sock"}
+    broker = {"socket": "/run/oci-secrets/broker.sock", "kubernetes-namespace": "oci-secrets"}
+    assert parsed["grant"] == [{"references": [text]}] and parsed["broker"] == broker
 
 
 # What the image has as the hook, which is installed and not run.
@@ -192,10 +194,13 @@ def test_the_programs_accept_what_the_chart_mounts(programs):
                     assert files["oci-secrets-hook"] == HOOK
                     assert b'socket = "/run/oci-secrets/broker.sock"' in files["settings.toml"]
                     assert b'kubernetes-namespace = "oci-secrets"' in files["settings.toml"]
+            settings = kubelet.by_name(documents, "ConfigMap")[daemon_set]["data"]["settings.toml"]
+            assert 'kubernetes-namespace = "oci-secrets"' in settings, settings
             if daemon_set == "oci-secrets-guard":
                 # Its settings name no source, so they are only parsed: a probe reads them, and then finds no broker.
                 ended, _ = pod.run(spec["containers"][0] | {"command": probe(spec, "livenessProbe")})
                 assert ended.returncode == 69 and "cannot reach the broker" in ended.stderr, ended.stderr
+                assert "`kubectl --namespace oci-secrets get pods" in ended.stderr, ended.stderr
 
 
 def probe(spec, kind):

@@ -27,12 +27,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whether the hook asks a broker, and what that says of itself and of its NRI plugin. Only root is told.
 pub(in crate::cli) fn findings(settings: &Settings) -> Vec<Finding> {
-    let Some(socket) = settings.broker.socket.as_deref() else { return Vec::new() };
-    let way = format!("the hook asks the one at {}", socket.display());
+    let Some(broker) = settings.broker.address() else { return Vec::new() };
+    let way = format!("the hook asks the one at {}", broker.socket.display());
     if !is_root() {
         return vec![Finding::note(SUBJECT, format!("{way}, which tells its state to root alone"))];
     }
-    match Connection::open(socket, PATIENCE).and_then(Connection::status) {
+    match Connection::open(broker, PATIENCE).and_then(Connection::status) {
         Ok(status) => [of_status(&way, &status)].into_iter().chain(status.nri.as_ref().map(nri::finding)).collect(),
         Err(error) => vec![Finding::problem(SUBJECT, &error)],
     }
@@ -51,7 +51,7 @@ pub(in crate::cli) enum Deciding {
 impl Deciding {
     /// The settings that decide, and what is to be said of them.
     pub(in crate::cli) fn of(settings: Settings, choice: &Choice) -> (Deciding, Option<Finding>) {
-        let Some(socket) = settings.broker.socket.as_deref() else { return (Deciding::Own(settings), None) };
+        let Some(broker) = settings.broker.address() else { return (Deciding::Own(settings), None) };
         if settings.connect.is_some() || settings.op.is_some() {
             return (Deciding::Own(settings), None);
         }
@@ -63,7 +63,7 @@ impl Deciding {
             return unknown("only root can read them");
         }
         // Why it does not answer is a finding of its own.
-        let Ok(status) = Connection::open(socket, PATIENCE).and_then(Connection::status) else {
+        let Ok(status) = Connection::open(broker, PATIENCE).and_then(Connection::status) else {
             return unknown("it does not answer");
         };
         match Settings::load(&status.settings) {
@@ -87,7 +87,7 @@ impl Deciding {
 
 /// Whether running containers can be updated, and which keep old files.
 pub(in crate::cli) fn updates(settings: &Settings) -> Option<Finding> {
-    let socket = settings.broker.socket.as_deref().filter(|_| is_root())?;
+    let broker = settings.broker.address().filter(|_| is_root())?;
     if let Err(error) = require_replace(false) {
         return Some(Finding::note(UPDATES, error.to_string()));
     }
@@ -98,7 +98,7 @@ pub(in crate::cli) fn updates(settings: &Settings) -> Option<Finding> {
     let can = format!("the kernel can update the files of running containers{mounts}");
     // Whether it answers is said above.
     let live = Selection { live: true, ..Selection::default() };
-    let listed = Connection::open(socket, PATIENCE).and_then(|broker| broker.running(live, false));
+    let listed = Connection::open(broker, PATIENCE).and_then(|broker| broker.running(live, false));
     let (containers, count) = listed.unwrap_or_default();
     let failing: Vec<&Summary> = containers.iter().filter(|container| container.error.is_some()).collect();
     let containers = counted(count, "running container");
@@ -113,16 +113,16 @@ pub(in crate::cli) fn updates(settings: &Settings) -> Option<Finding> {
 
 /// What is revoked, as root is told.
 pub(in crate::cli) fn revocations(settings: &Settings) -> Vec<Revocation> {
-    let socket = settings.broker.socket.as_deref().filter(|_| is_root());
-    let ask = |socket| Connection::open(socket, PATIENCE).ok()?.revocations(None).ok();
-    socket.and_then(ask).unwrap_or_default().0
+    let broker = settings.broker.address().filter(|_| is_root());
+    let ask = |broker| Connection::open(broker, PATIENCE).ok()?.revocations(None).ok();
+    broker.and_then(ask).unwrap_or_default().0
 }
 
 /// What is revoked, and which containers have files that should not be there.
 pub(in crate::cli) fn withdrawn(settings: &Settings) -> Vec<Finding> {
-    let Some(socket) = settings.broker.socket.as_deref().filter(|_| is_root()) else { return Vec::new() };
+    let Some(broker) = settings.broker.address().filter(|_| is_root()) else { return Vec::new() };
     // Whether it answers is said above.
-    let ask = || Connection::open(socket, PATIENCE);
+    let ask = || Connection::open(broker.clone(), PATIENCE);
     let revocations = match ask().map_err(AnyFault::from).and_then(|broker| broker.revocations(None)) {
         Ok((revocations, _)) => revocations.iter().map(|one| Finding::note(REVOKED, revoke::describe(one))).collect(),
         Err(error) if error.class() == Class::Unavailable => Vec::new(),
@@ -161,9 +161,9 @@ fn held(container: &Summary) -> Option<Finding> {
 }
 
 fn state_of(id: &str, settings: &Settings) -> Option<Summary> {
-    let socket = settings.broker.socket.as_deref().filter(|_| is_root())?;
+    let broker = settings.broker.address().filter(|_| is_root())?;
     let selection = Selection { container: Some(id.to_owned()), ..Selection::default() };
-    let listed = Connection::open(socket, PATIENCE).and_then(|broker| broker.running(selection, false));
+    let listed = Connection::open(broker, PATIENCE).and_then(|broker| broker.running(selection, false));
     listed.ok()?.0.pop()
 }
 

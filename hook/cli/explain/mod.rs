@@ -137,14 +137,14 @@ fn explain(subject: Subject, settings: Result<Settings, AnyFault>, choice: &Choi
             if !wanted.is_empty() {
                 findings.extend(check::broker::findings(&settings));
             }
-            let (id, socket) = (id.as_deref(), settings.broker.socket.clone());
+            let (id, broker) = (id.as_deref(), settings.broker.address());
             findings.extend(id.iter().flat_map(|id| check::broker::running(id, &settings)));
             let revocations = check::broker::revocations(&settings);
             let (deciding, finding) = Deciding::of(settings, choice);
             findings.extend(finding);
             if let Some(settings) = deciding.settings() {
                 let references: Vec<&Reference> = wanted.iter().map(|one| &one.reference).collect();
-                let found = id.zip(socket).and_then(|(id, socket)| pod::of(id, &socket, &references, settings));
+                let found = id.zip(broker).and_then(|(id, broker)| pod::of(id, broker, &references, settings));
                 if let Some((known, finding)) = found {
                     pod = known;
                     findings.push(finding);

@@ -1,6 +1,5 @@
 //! The pod of a container, as the broker knows it.
 
-use std::path::Path;
 use std::time::Duration;
 
 use crate::broker::client::Connection;
@@ -8,7 +7,7 @@ use crate::cli::finding::Finding;
 use crate::cli::is_root;
 use crate::container::Pod;
 use crate::reference::Reference;
-use crate::settings::Settings;
+use crate::settings::{BrokerAddress, Settings};
 
 const SUBJECT: &str = "pod";
 
@@ -18,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The pod of a container, and what is said about it, if a grant that names one of these references depends on the pod's identity.
 pub(super) fn of(
     container: &str,
-    broker: &Path,
+    broker: BrokerAddress,
     references: &[&Reference],
     settings: &Settings,
 ) -> Option<(Option<Pod>, Finding)> {

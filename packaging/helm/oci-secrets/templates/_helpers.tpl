@@ -31,10 +31,16 @@ hook: {{ .Values.node.hookDirectory }}/oci-secrets-hook
 hook-settings: {{ .Values.node.hookDirectory }}/settings.toml
 {{- end }}
 
+{{/* Where the broker is: for the hook, and for commands in its pod. */}}
+{{- define "oci-secrets.address" -}}
+socket: /run/oci-secrets/broker.sock
+kubernetes-namespace: {{ .Release.Namespace | quote }}
+{{- end }}
+
 {{/* The settings of the broker: those of the values, and those that depend on the mounts of the chart. */}}
 {{- define "oci-secrets.settings" -}}
 {{- $ours := dict
-  "broker" (dict "socket" "/run/oci-secrets/broker.sock")
+  "broker" (include "oci-secrets.address" . | fromYaml)
   "nri" (include "oci-secrets.nri" . | fromYaml) -}}
 {{- if .Values.metrics.enabled }}{{ $_ := set $ours.broker "metrics" "0.0.0.0:9465" }}{{ end -}}
 {{- $connect := dict -}}
@@ -53,7 +59,7 @@ hook-settings: {{ .Values.node.hookDirectory }}/settings.toml
 {{- define "oci-secrets.hook-settings" -}}
 {{- $deliver := get .Values.settings "deliver" | default dict -}}
 {{- include "oci-secrets.toml" (dict
-  "broker" (dict "socket" "/run/oci-secrets/broker.sock" "kubernetes-namespace" .Release.Namespace)
+  "broker" (include "oci-secrets.address" . | fromYaml)
   "deliver" (pick $deliver "deadline")) -}}
 {{- end }}
 
