@@ -74,6 +74,8 @@ fn delivers_to_the_pod_of_a_grant_and_asks_once_for_each_pod() {
     assert_eq!(record["pod"]["name"], "billing-0");
     assert_eq!(record["pod"]["uid"], pod.uid);
     assert_eq!(record["pod"]["service_account"], "billing");
+    // What the annotations claim decided nothing.
+    assert_eq!(record["annotations"], serde_json::json!({}));
 }
 
 #[test]
