@@ -296,6 +296,27 @@ fn a_frame_that_breaks_the_protocol_ends_the_connection_and_not_the_broker() {
     assert_eq!(state(&broker).registrations, 2);
 }
 
+/// Older runtimes report a removal as a change of state.
+#[test]
+fn a_container_has_a_pod_until_one_of_both_is_removed() {
+    let Some(site) = Site::new() else { return };
+    let (runtime, broker) = (site.runtime(), site.broker("broker"));
+    let mut plugin = runtime.admit();
+    let has_pod = || Connection::open(broker.socket(), PATIENCE).unwrap().pod("app").unwrap().0.is_some();
+    let change = |event| StateChangeEvent { event, pod: Some(pod()), container: Some(container("app")) };
+    for method in ["RemoveContainer", "RemovePodSandbox"] {
+        is_served(&mut plugin);
+        assert!(has_pod(), "{method}");
+        plugin.call::<CreateContainerResponse>(method, &request(pod(), container("app"))).unwrap();
+        assert!(!has_pod(), "{method}");
+    }
+    for (event, is_removed) in [(1, false), (11, true), (3, true)] {
+        is_served(&mut plugin);
+        plugin.call::<CreateContainerResponse>("StateChange", &change(event)).unwrap();
+        assert_eq!(has_pod(), !is_removed, "event {event}");
+    }
+}
+
 #[test]
 fn changes_without_a_method_of_their_own_and_a_shutdown_are_acknowledged() {
     let Some(site) = Site::new() else { return };
