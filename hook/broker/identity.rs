@@ -105,7 +105,7 @@ pub enum IdentityError {
     /// It has not reported this container.
     #[error("the runtime has reported no pod with this container")]
     NoPod,
-    /// The API server could tell.
+    /// Only the API server has it, and it was not asked.
     #[error("the API server was not asked for the service account of the pod")]
     NotAsked,
     /// The API server.

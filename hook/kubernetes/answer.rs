@@ -68,7 +68,7 @@ mod tests {
         let nameless = Pod { uid: String::new(), ..pod() };
         let text =
             r#"{"metadata":{"namespace":"agents","name":"billing-0","uid":""},"spec":{"serviceAccountName":"x"}}"#;
-        let nobody = serde_json::from_str::<Answer>(text).unwrap().service_account_of(&nameless);
-        assert!(matches!(nobody, Err(KubernetesError::OtherUid)));
+        let of_no_uid = serde_json::from_str::<Answer>(text).unwrap().service_account_of(&nameless);
+        assert!(matches!(of_no_uid, Err(KubernetesError::OtherUid)));
     }
 }

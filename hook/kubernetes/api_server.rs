@@ -15,7 +15,7 @@ use crate::token::{TOKEN_BYTES_MAX, Token};
 const HOST: &str = "KUBERNETES_SERVICE_HOST";
 const PORT: &str = "KUBERNETES_SERVICE_PORT";
 
-/// The variables by which Kubernetes tells a pod the address of the API server.
+/// The variables in which each pod has the address of the API server.
 pub const VARIABLES: &[&str] = &[HOST, PORT];
 
 /// The most that is read of an answer. A pod has at most 1.5 MiB in the store of Kubernetes.

@@ -31,10 +31,10 @@ pub enum KubernetesError {
     #[error("cannot connect to {server}: {cause}")]
     NoConnection { server: String, cause: String },
     /// It does not answer.
-    #[error("{server} does not answer within {}", Seconds(*.within))]
+    #[error("{server} did not answer within {}", Seconds(*.within))]
     NoAnswer { server: String, within: Duration },
     /// The connection broke.
-    #[error("the connection to {server} breaks: {cause}")]
+    #[error("lost the connection to {server}: {cause}")]
     Broken { server: String, cause: String },
     /// It answers that it cannot serve now.
     #[error("{server} answers with HTTP status {status}")]
@@ -46,7 +46,7 @@ pub enum KubernetesError {
     #[error("{server} does not accept the token (HTTP status 401)")]
     Unauthorized { server: String },
     /// 403.
-    #[error("{server} does not allow to get pods of namespace {namespace:?} (HTTP status 403)")]
+    #[error("{server} does not allow the token to get pods of namespace {namespace:?} (HTTP status 403)")]
     Forbidden { server: String, namespace: String },
     /// 404.
     #[error("{server} has no such pod (HTTP status 404)")]

@@ -14,7 +14,7 @@ const CA: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 pub struct Kubernetes {
     /// Its address; that of the environment if absent.
     pub url: Option<ServerUrl>,
-    /// The token by which it knows us; read for each request.
+    /// The token of the broker's service account; read for each request.
     pub token_file: AbsolutePath,
     /// Certificates, in PEM, to trust instead of the public roots; read for each request.
     pub ca_file: AbsolutePath,

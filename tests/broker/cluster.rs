@@ -46,7 +46,7 @@ impl Cluster {
         host.write("settings.toml", (base + &tables).as_bytes(), 0o644);
     }
 
-    /// Starts the broker, and tells it that the container is one of this pod.
+    /// Starts the broker, and reports the container to it as one of this pod.
     pub(crate) fn broker(&self, host: &Host, pod: &PodSandbox) -> (Broker, Plugin) {
         let broker = Broker::start(host);
         (broker, self.synchronize(Some(pod)))
@@ -59,7 +59,7 @@ impl Cluster {
         plugin
     }
 
-    /// Waits for the broker's plugin, and tells it that the container is one of this pod, or that there is none.
+    /// Waits for the broker's plugin, and reports the container to it as one of this pod, or that there is none.
     pub(crate) fn synchronize(&self, pod: Option<&PodSandbox>) -> Plugin {
         let mut plugin = self.configure();
         let container = |pod: &PodSandbox| Container {

@@ -129,8 +129,14 @@ fn an_api_server_that_refuses_or_does_not_answer_is_reported() {
     for (name, address, token, code, expected) in [
         ("status-503", &*server, "", 69, format!("{server} answers with HTTP status 503")),
         ("billing-0", closed, "", 69, format!("cannot connect to {closed}: Connection refused (ECONNREFUSED)")),
-        ("half-closed", &*server, "", 69, format!("the connection to {server} breaks")),
-        ("status-403", &*server, "", 77, format!("{server} does not allow to get pods of namespace \"agents\"")),
+        ("half-closed", &*server, "", 69, format!("lost the connection to {server}: ")),
+        (
+            "status-403",
+            &*server,
+            "",
+            77,
+            format!("{server} does not allow the token to get pods of namespace \"agents\""),
+        ),
         ("status-404", &*server, "", 77, format!("{server} has no such pod (HTTP status 404)")),
         ("huge", &*server, "", 78, format!("the answer of {server} is too large")),
         ("not-json", &*server, "", 78, format!("the answer of {server} is not a pod")),

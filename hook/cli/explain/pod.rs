@@ -24,7 +24,7 @@ pub(super) fn of(
     let mut grants = settings.grants.iter().filter(|grant| grant.is_identity());
     grants.find(|grant| references.iter().any(|reference| grant.names(reference)))?;
     if !is_root() {
-        return Some((None, Finding::note(SUBJECT, "the broker tells whose pod it is to root alone".into())));
+        return Some((None, Finding::note(SUBJECT, "only root can ask the broker for the pod".into())));
     }
     Some(match Connection::open(broker, PATIENCE).and_then(|connection| connection.pod(container)) {
         Ok((pod, Some(unknown))) => (pod, Finding::problem(SUBJECT, &unknown)),
