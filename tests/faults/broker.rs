@@ -88,6 +88,7 @@ fn a_start_is_whole_or_refused_whichever_call_of_the_broker_fails() {
         let wrong_end = broker.end(fault.is_of_memory());
         wrong.or(unwell).or(wrong_end)
     });
+    world.has_refused_starts();
     assert_eq!(world.files(), files);
     assert_eq!(world.processes("oci-secrets-broker"), [0; 0]);
 }

@@ -11,6 +11,7 @@ fn a_start_is_whole_or_refused_whichever_call_of_the_hook_fails() {
     assert!(world.start(&mut inject::logged(&hook, &log)).status.success());
     let files = world.files();
     for_each(inject::of_run(&log), |fault| wrong_start(&world, &mut fault.inject(&hook), fault.is_of_memory()));
+    world.has_refused_starts();
     assert_eq!(world.files(), files);
     assert_eq!(world.processes("oci-secrets-hook"), [0; 0]);
 }
@@ -23,6 +24,7 @@ fn a_start_is_whole_or_refused_whichever_call_of_a_hook_with_a_broker_fails() {
     assert!(world.start(&mut inject::logged(&hook, &log)).status.success());
     let files = world.files();
     for_each(inject::of_run(&log), |fault| wrong_start(&world, &mut fault.inject(&hook), fault.is_of_memory()));
+    world.has_refused_starts();
     assert_eq!(world.files(), files);
     assert!(broker.terminate().success());
 }
