@@ -7,7 +7,8 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | `state` | what outlives the broker: which container has which set of files, without a secret |
+//! | `state` | which container has which set of files, without a secret |
+//! | `directory` | the states on disk, which outlive the broker |
 //! | `running` | one container: its process, its state |
 //! | `registry` | all of them, and whose turn it is to change their files |
 //! | `updates`, `poll` | when they are updated: if they have other items than 1Password |
@@ -18,6 +19,7 @@
 //!
 //! The kernel's part is [`Frozen::replace`](crate::deliver::Frozen::replace) and [`Hold::remove`](crate::deliver::Hold::remove).
 
+mod directory;
 mod error;
 mod list;
 mod poll;
