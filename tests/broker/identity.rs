@@ -9,8 +9,8 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::cluster::Cluster;
-use crate::live;
 use crate::nri_runtime::Plugin;
+use crate::scene;
 use crate::support::broker::Broker;
 use crate::support::container::{Container, ID};
 use crate::world::{REFERENCE, World, code_and_lines};
@@ -181,7 +181,7 @@ fn explains_whose_pod_a_container_is() {
 /// What is not known is neither a removed grant nor a given one. Revocation needs no identity.
 #[test]
 fn a_grant_that_depends_on_an_unknown_pod_is_not_listed_as_removed() {
-    let Some(scene) = live::Scene::begin() else { return };
+    let Some(scene) = scene::Scene::begin() else { return };
     let host = &scene.world.host;
     let cluster = Cluster::begin(host, TO_BILLING);
     let pod = cluster.pod("billing-0", "billing", &[("app", "billing")]);
@@ -191,7 +191,7 @@ fn a_grant_that_depends_on_an_unknown_pod_is_not_listed_as_removed() {
         connection.running(Selection::default(), false).unwrap().0.pop()
     };
     let ungranted = |broker: &Broker| {
-        live::wait_until("the containers of the broker before", || running(broker).is_some());
+        scene::wait_until("the containers of the broker before", || running(broker).is_some());
         running(broker).unwrap().ungranted
     };
 
@@ -207,7 +207,7 @@ fn a_grant_that_depends_on_an_unknown_pod_is_not_listed_as_removed() {
     assert_eq!(ungranted(&broker), None);
     scene.rotate(1);
     assert_eq!(scene.refresh(&broker).0, 71);
-    assert_eq!(live::pair(&container), [scene.secret(0), scene.secret(0)]);
+    assert_eq!(scene::pair(&container), [scene.secret(0), scene.secret(0)]);
     plugin.synchronize(&[], &[]);
     let listed = ungranted(&broker).unwrap();
     assert!(listed.ends_with("the runtime has reported no pod with this container"), "{listed}");
@@ -226,19 +226,19 @@ fn a_grant_that_depends_on_an_unknown_pod_is_not_listed_as_removed() {
     let broker = Broker::start(host);
     let (code, text) = scene.command(&broker, &["revoke", "--container", &ID[..12], "--reason", "stolen"]);
     assert!(code == 0 && text.contains("2 files removed"), "{code}: {text}");
-    assert!(live::ITEMS.iter().all(|item| !live::target(&container).join(item).exists()));
+    assert!(scene::ITEMS.iter().all(|item| !scene::target(&container).join(item).exists()));
 }
 
 /// The kept answer of the API server is the old broker's; what the runtime has reported was, too.
 #[test]
 fn an_update_is_decided_by_the_identity_that_the_pod_has_then() {
-    let Some(scene) = live::Scene::begin() else { return };
+    let Some(scene) = scene::Scene::begin() else { return };
     let host = &scene.world.host;
     let cluster = Cluster::begin(host, TO_BILLING);
     let server = cluster.api.kubernetes().to_owned();
     let pod = cluster.pod("billing-0", "billing", &[("app", "billing")]);
     let container = Container::create();
-    let has = |number: u32| assert_eq!(live::pair(&container), [scene.secret(number), scene.secret(number)]);
+    let has = |number: u32| assert_eq!(scene::pair(&container), [scene.secret(number), scene.secret(number)]);
     let keeps = |broker: &Broker, expected: &str| {
         let (code, text) = scene.refresh(broker);
         assert!(code == 71 && text.contains("it keeps them") && text.contains(expected), "{code}: {text}");
@@ -269,7 +269,7 @@ fn an_update_is_decided_by_the_identity_that_the_pod_has_then() {
     let reloads = |to: &str, expected: &str| {
         cluster.set(host, to, &server);
         broker.signal(Signal::HUP);
-        live::wait_until("the reload", || scene.refresh(&broker).1.contains(expected));
+        scene::wait_until("the reload", || scene.refresh(&broker).1.contains(expected));
     };
     let other = TO_BILLING.replace(r#"service-account = "billing""#, r#"service-account = "other""#);
     reloads(&other, "expected service account \"other\", found \"billing\"");

@@ -11,7 +11,7 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process_group, prlimit};
 use serde_json::json;
 
-use crate::live::{ITEMS, Scene, pair, target, wait_until};
+use crate::scene::{ITEMS, Scene, pair, target, wait_until};
 use crate::support::broker::Broker;
 use crate::support::container::{Container, ID};
 use crate::support::front::Mode;

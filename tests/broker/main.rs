@@ -28,6 +28,7 @@ mod outage;
 mod peers;
 mod records;
 mod revoke;
+mod scene;
 mod sharing;
 mod spared;
 mod starts;

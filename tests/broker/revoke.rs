@@ -11,7 +11,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use serde_json::{Value, json};
 
 use crate::attacks::{connect, receive, request, send};
-use crate::live::{ITEMS, Scene, pair, target, wait_until};
+use crate::scene::{ITEMS, Scene, pair, target, wait_until};
 use crate::support::broker::Broker;
 use crate::support::container::{Container, ID};
 use crate::support::front::Mode;

@@ -5,7 +5,7 @@ use std::fs;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::live::{ITEMS, Scene, pair, wait_until};
+use crate::scene::{ITEMS, Scene, pair, wait_until};
 use crate::support::broker::Broker;
 use crate::support::container::Container;
 use crate::support::host::KEY_RING;

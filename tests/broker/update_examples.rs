@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::live::{ITEMS, Scene, wait_until};
+use crate::scene::{ITEMS, Scene, wait_until};
 use crate::support::broker::Broker;
 use crate::support::container::Container;
 
