@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::ops::Deref;
+use std::sync::Arc;
 
 /// An exit code, as `sysexits.h` numbers them: what has to change before another attempt can succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +45,7 @@ impl Class {
 }
 
 /// An error that a program can end with.
-pub trait Fault: Error + Send {
+pub trait Fault: Error + Send + Sync {
     /// The class, which is the exit code.
     fn class(&self) -> Class;
 
@@ -61,11 +62,12 @@ pub trait Fault: Error + Send {
 }
 
 /// An error of any module, as programs pass it up to where it is reported.
-pub struct AnyFault(Box<dyn Fault>);
+#[derive(Clone)]
+pub struct AnyFault(Arc<dyn Fault>);
 
 impl<F: Fault + 'static> From<F> for AnyFault {
     fn from(fault: F) -> AnyFault {
-        AnyFault(Box::new(fault))
+        AnyFault(Arc::new(fault))
     }
 }
 

@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::scene::{ITEMS, Scene, pair, wait_until};
 use crate::support::broker::Broker;
 use crate::support::container::Container;
+use crate::support::front::Mode;
 use crate::support::host::KEY_RING;
 
 const CONTAINERS: usize = 5;
@@ -45,6 +46,30 @@ fn an_update_of_all_costs_one_request_for_each_item_and_one_call_of_the_kms_for_
     assert_eq!(updates.len(), 2 * CONTAINERS);
     let first = updates.iter().find(|one| one["secrets"][0].get("fetched_for").is_none()).unwrap();
     assert!(updates.iter().any(|one| one["secrets"][0]["fetched_for"] == first["start"]), "{updates:?}");
+}
+
+/// Updates are made eight at a time.
+#[test]
+fn a_kms_that_does_not_answer_one_update_is_not_asked_by_the_next_ones() {
+    const MANY: usize = 20;
+    /// Both keys of the first container, each until its deadline.
+    const CALLS_MAX: u64 = 8;
+    let Some((scene, kms)) = Scene::with_kms() else { return };
+    let broker = Broker::start(&scene.world.host);
+    let containers: Vec<Container> = (0..MANY).map(|_| Container::create()).collect();
+    containers.iter().for_each(|container| scene.start(&broker, container, &[]));
+    scene.rotate(1);
+    kms.set(Mode::Silent);
+    let before = kms.connections();
+    let (code, text) = scene.refresh(&broker);
+    assert!(code == 71 && text.matches("it keeps them: cannot unseal").count() == MANY, "{code}: {text}");
+    let calls = kms.connections() - before;
+    assert!((1..=CALLS_MAX).contains(&calls), "{calls} calls");
+    // The next turn asks it again.
+    kms.set(Mode::Forward);
+    let (code, text) = scene.refresh(&broker);
+    assert_eq!(code, 0, "{text}");
+    assert!(containers.iter().all(|container| pair(container) == [scene.secret(1), scene.secret(1)]));
 }
 
 /// One that the KMS itself opens.

@@ -23,7 +23,7 @@ use crate::fault::{AnyFault, Class, Fault};
 use crate::report;
 use crate::resolve::{Files, Resolved};
 use crate::retry::Deadline;
-use crate::seal::kek::Keks;
+use crate::seal::kek::{Keks, Unanswered};
 use crate::start::Start;
 
 /// What an update came to.
@@ -47,17 +47,20 @@ struct Prepared {
     signal: Option<Signal>,
 }
 
-/// What updates share that began at the same time: each item is fetched once, and each data key is unwrapped once. What each container
-/// may have is decided for each. All of it is zeroed when this is dropped.
+/// What updates share that began at the same time: each item is fetched once, and each data key is unwrapped once. A KMS that does not
+/// answer one of them is not asked by the others. What each container may have is decided for each. All of it is zeroed when this is dropped.
 pub(super) struct Sharing<'s> {
     fetches: Arc<Fetches>,
     keks: RefCell<Rc<Keks<'s>>>,
+    unanswered: Unanswered,
 }
 
 impl<'s> Sharing<'s> {
     /// Of updates that begin now.
     pub(super) fn begin(loaded: &Loaded<'s>) -> Sharing<'s> {
-        Sharing { fetches: Fetches::begin(), keks: RefCell::new(Rc::new(loaded.keks())) }
+        let unanswered = Unanswered::default();
+        let keks = RefCell::new(Rc::new(loaded.keks().without(&unanswered)));
+        Sharing { fetches: Fetches::begin(), keks, unanswered }
     }
 
     fn keks(&self) -> Rc<Keks<'s>> {
@@ -67,7 +70,7 @@ impl<'s> Sharing<'s> {
     /// Makes new clients, if they may be the reason of a failure.
     fn failed(&self, error: &dyn Fault, loaded: &Loaded<'s>) {
         if loaded.failed(error) {
-            self.keks.replace(Rc::new(loaded.keks()));
+            self.keks.replace(Rc::new(loaded.keks().without(&self.unanswered)));
         }
     }
 }

@@ -107,7 +107,7 @@ impl PartialEq for KekKind {
 impl Eq for KekKind {}
 
 /// Why a KEK cannot be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are named for what they hold")]
 pub enum KekError {
     /// The settings do not name it.

@@ -17,6 +17,7 @@ pub mod pkcs11;
 mod ramp;
 mod service;
 mod token_cache;
+mod unanswered;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -33,6 +34,7 @@ use crate::retry::Deadline;
 use crate::settings::Settings;
 
 pub use self::kind::{Abilities, Decrypted, Kek, KekError, KekFuture, KekKind, Unwrapped, Version};
+pub use self::unanswered::Unanswered;
 
 /// The kinds of KEK.
 pub const KINDS: [&KekKind; 4] = [&gcp::KIND, &aws::KIND, &pkcs11::KIND, &local::KIND];
@@ -100,6 +102,8 @@ pub struct Keks<'a> {
     unwrapped: Opened<Unwrapped>,
     /// The same for values of the KMS's own form.
     decrypted: Opened<Decrypted>,
+    /// The KMSs that are not asked again.
+    unanswered: Option<Unanswered>,
 }
 
 impl<'a> Keks<'a> {
@@ -115,7 +119,13 @@ impl<'a> Keks<'a> {
     }
 
     fn with(settings: &'a Settings, clients: Rc<[Client<'a>; KINDS.len()]>) -> Keks<'a> {
-        Keks { settings, clients, unwrapped: RefCell::default(), decrypted: RefCell::default() }
+        Keks { settings, clients, unwrapped: RefCell::default(), decrypted: RefCell::default(), unanswered: None }
+    }
+
+    /// The same, without asking a KMS again that has not answered one of those with the same list.
+    #[must_use]
+    pub fn without(self, unanswered: &Unanswered) -> Keks<'a> {
+        Keks { unanswered: Some(unanswered.clone()), ..self }
     }
 
     /// Makes ready what the KEKs that are listed will need: clients, and access tokens. It can go on while 1Password is being asked.
@@ -148,10 +158,12 @@ impl<'a> Keks<'a> {
     /// # Errors
     /// If the KEK is not listed in the settings, or the KMS does not unwrap.
     pub async fn unwrap(&self, kek: &KekUri, wrapped: &[u8], deadline: Deadline) -> Result<Rc<Unwrapped>, KekError> {
-        let client = self.listed(kek, deadline).await?;
         let key = (kek.to_string(), wrapped.to_vec(), String::new());
         let cell = self.unwrapped.borrow_mut().entry(key).or_default().clone();
-        let unwrap = async || client.unwrap(kek.name(), wrapped, deadline).await.map(Rc::new);
+        let unwrap = async || {
+            let call = async { self.listed(kek, deadline).await?.unwrap(kek.name(), wrapped, deadline).await };
+            self.ask(kek, deadline, call).await.map(Rc::new)
+        };
         cell.get_or_try_init(unwrap).await.cloned()
     }
 
@@ -166,10 +178,13 @@ impl<'a> Keks<'a> {
         associated_data: &str,
         deadline: Deadline,
     ) -> Result<Rc<Decrypted>, KekError> {
-        let client = self.listed(kek, deadline).await?;
         let key = (kek.to_string(), ciphertext.to_vec(), associated_data.to_owned());
         let cell = self.decrypted.borrow_mut().entry(key).or_default().clone();
-        let decrypt = async || client.decrypt(kek.name(), ciphertext, associated_data, deadline).await.map(Rc::new);
+        let decrypt = async || {
+            let client = self.listed(kek, deadline);
+            let call = async { client.await?.decrypt(kek.name(), ciphertext, associated_data, deadline).await };
+            self.ask(kek, deadline, call).await.map(Rc::new)
+        };
         cell.get_or_try_init(decrypt).await.cloned()
     }
 
@@ -187,6 +202,18 @@ impl<'a> Keks<'a> {
     /// If KEKs of its kind are made elsewhere, there is one already, or none can be made.
     pub async fn create(&self, kek: &KekUri, deadline: Deadline) -> Result<(), KekError> {
         self.client(kek.kind, deadline).await?.create(kek.name(), deadline).await
+    }
+
+    async fn ask<T>(
+        &self,
+        kek: &KekUri,
+        deadline: Deadline,
+        call: impl Future<Output = Result<T, KekError>>,
+    ) -> Result<T, KekError> {
+        match &self.unanswered {
+            Some(unanswered) => unanswered.ask(kek.as_str(), deadline, call).await,
+            None => call.await,
+        }
     }
 
     async fn listed(&self, kek: &KekUri, deadline: Deadline) -> Result<&(dyn Kek + 'a), KekError> {
