@@ -1,7 +1,8 @@
 //! What an operator revokes: which item that is, and what is recorded of it.
 
-use futures_util::future::join_all;
-use futures_util::stream::StreamExt as _;
+use std::sync::Arc;
+
+use futures_util::stream::{StreamExt as _, iter};
 use jiff::{SignedDuration, Timestamp};
 
 use super::super::blocking::blocking;
@@ -26,6 +27,9 @@ const ID_BYTES_MAX: usize = 1024;
 
 /// How long after a revocation the source is asked in each period which field that is. One that does not exist is asked for in vain.
 const IDENTIFIED_WITHIN: SignedDuration = SignedDuration::from_hours(24);
+
+/// For how many references the source is asked at the same time.
+const REQUESTS_MAX: usize = 8;
 
 /// A revocation of now, of any version.
 pub(super) fn begin(order: &Order) -> Result<Revocation, RevokeError> {
@@ -97,7 +101,7 @@ impl Identified {
         of_containers: Vec<Identified>,
         loaded: &Loaded<'_>,
     ) -> Option<Identified> {
-        let of_source = Identified::of_source(reference, loaded).await;
+        let of_source = Identified::of_source(reference, &Fetches::begin(), loaded).await;
         let newest = || of_containers.iter().max_by_key(|one| one.version).cloned();
         let found = of_source.or_else(newest)?;
         let of_item = of_containers.iter().filter(|one| one.item == found.item).map(|one| one.version);
@@ -105,10 +109,10 @@ impl Identified {
         Some(Identified { version, ..found })
     }
 
-    async fn of_source(reference: &str, loaded: &Loaded<'_>) -> Option<Identified> {
+    async fn of_source(reference: &str, fetches: &Arc<Fetches>, loaded: &Loaded<'_>) -> Option<Identified> {
         let reference: Reference = reference.parse().ok()?;
         let id = format!("{:016x}", fastrand::u64(..));
-        let source = loaded.source.for_update(loaded.settings, &id, &Fetches::begin()).ok()?;
+        let source = loaded.source.for_update(loaded.settings, &id, fetches).ok()?;
         let references = [&reference];
         let fetched = source.fetch(&references, Deadline::after(loaded.settings.deliver.deadline)).next().await;
         let field = fetched?.outcome.ok()?;
@@ -137,10 +141,14 @@ pub(super) async fn identify(revocations: &Revocations, loaded: &Loaded<'_>) -> 
     if references.is_empty() || !source::chosen(loaded.settings).is_ok_and(|name| name == SourceName::Connect) {
         return Ok(false);
     }
-    let asked =
-        references.iter().map(async |reference| Some((*reference, Identified::of_source(reference, loaded).await?)));
-    let found: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
-    let found: Vec<_> = found.into_iter().map(|(reference, one)| (reference.to_owned(), one)).collect();
+    // Fields of one item cost one request, and a source that does not answer is not asked for all of them.
+    let fetches = Fetches::begin();
+    let ask = async |reference: &str| {
+        let identified = Identified::of_source(reference, &fetches, loaded).await?;
+        Some((reference.to_owned(), identified))
+    };
+    let asked = iter(references).map(ask).buffer_unordered(REQUESTS_MAX);
+    let found: Vec<_> = asked.filter_map(async |one| one).collect().await;
     let (path, has_found) = (loaded.settings.updates.revoked.to_path_buf(), !found.is_empty());
     let note = move |list: &mut Vec<Revocation>| {
         for one in list.iter_mut().filter(|one| one.item.is_none()) {
