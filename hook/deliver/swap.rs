@@ -166,6 +166,8 @@ mod tests {
         container.run("umount run/secrets/a");
         let (frozen, hold) = frozen_with("new", current.placeholders()).unwrap().hold().unwrap();
         assert!(matches!(frozen.replace(&hold, &current, &container.process()), Err(SwapError::Changed)));
+        let file = rustix::fs::openat(&hold.view, "db", rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty());
+        assert_eq!(file.err(), Some(rustix::io::Errno::NOENT), "the new files are not destroyed");
         container.run("mount -t tmpfs x run/secrets");
         assert!(matches!(replace(&container, id, "new"), Err(SwapError::Covered)));
         container.run("umount run/secrets");

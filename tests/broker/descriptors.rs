@@ -176,14 +176,6 @@ fn one_that_cannot_be_closed_keeps_nobody_waiting_but_its_user() {
 fn one_that_nobody_has_received_keeps_nobody_waiting() {
     let Some(world) = World::begin() else { return };
     let broker = broker_for_users(&world, &grant(ALICE));
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let lingering = || {
-        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        set_socket_linger(&socket, Some(PATIENCE / 2)).unwrap();
-        socket.set_nonblocking(true).unwrap();
-        assert_eq!(fill(&socket).kind(), ErrorKind::WouldBlock);
-        (socket, listener.accept().unwrap().0)
-    };
     let mut others = Vec::new();
     // More than there would be room for, in a message that is received, and in one that is not.
     for bytes in [&b"OSB\x01\0"[..], b"GET / HTTP/1.1\r\n"] {
@@ -199,6 +191,31 @@ fn one_that_nobody_has_received_keeps_nobody_waiting() {
         broker.signal(Signal::CONT);
     }
     starts(&world, &broker);
+}
+
+/// The same, of a connection that is not served.
+#[test]
+fn one_of_a_connection_beyond_the_limit_does_not_keep_the_broker_waiting() {
+    let Some(world) = World::begin() else { return };
+    let broker = broker_for_users(&world, &format!("{}[broker]\nconnections-per-user = 1\n", grant(ALICE)));
+    let _served = Peer::hook(&broker, ALICE);
+    let (socket, _receiver) = lingering();
+    broker.signal(Signal::STOP);
+    let peer = Peer::hook(&broker, ALICE);
+    send_with(&peer.socket, b"OSB\x01\0", &[socket.as_fd()]);
+    drop((socket, peer));
+    broker.signal(Signal::CONT);
+    starts(&world, &broker);
+}
+
+/// A socket whose last close waits, and its other side.
+fn lingering() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    set_socket_linger(&socket, Some(PATIENCE / 2)).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    assert_eq!(fill(&socket).kind(), ErrorKind::WouldBlock);
+    (socket, listener.accept().unwrap().0)
 }
 
 /// Fills the buffers of a connection.

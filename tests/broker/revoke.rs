@@ -183,6 +183,24 @@ fn what_is_revoked_comes_from_no_outage_and_does_not_hold_up_other_files() {
     assert_eq!(fs::read_to_string(target(&live).join(ITEMS[1])).unwrap(), scene.secret(1));
 }
 
+/// The list names the id of the item, and not the reference of the container.
+#[test]
+fn an_item_that_is_deleted_after_its_revocation_by_another_name_does_not_hold_up_other_files() {
+    let Some(scene) = Scene::begin() else { return };
+    let broker = Broker::start(&scene.world.host);
+    let live = Container::create();
+    scene.start(&broker, &live, &[]);
+    let by_id = format!("op://AgentVault/{}/password", scene.items[0]);
+    let (code, text) = revoke(&scene, &broker, &[&by_id]);
+    assert!(code == 0 && text.contains("1 file removed"), "{code}: {text}");
+    assert_eq!(files(&live), [ITEMS[1]]);
+    scene.delete(0);
+    scene.rotate_one(1, 1);
+    let (code, text) = scene.refresh(&broker);
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(fs::read_to_string(target(&live).join(ITEMS[1])).unwrap(), scene.secret(1));
+}
+
 /// An item with two fields, whose values are not sealed: a sealed value opens only by one spelling of its reference.
 struct Plain {
     item: String,
