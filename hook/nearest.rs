@@ -1,4 +1,4 @@
-//! The name that may have been meant by one that does not exist.
+//! The existing name that is nearest to one that does not exist.
 
 /// How alike two names are that may be one, mistyped; 1 is the same.
 const ALIKE_MIN: f64 = 0.8;
@@ -9,7 +9,7 @@ pub fn nearest<'a>(mistyped: &str, names: impl IntoIterator<Item = &'a str>) -> 
     near.max_by(|(_, one), (_, other)| one.total_cmp(other)).map(|(name, _)| name)
 }
 
-/// How alike two names are, in any case; `None` if neither can be meant by the other.
+/// How alike two names are, in any case; `None` if neither can be a misspelling of the other.
 pub fn likeness(one: &str, other: &str) -> Option<f64> {
     let likeness = strsim::jaro_winkler(&one.to_lowercase(), &other.to_lowercase());
     (likeness >= ALIKE_MIN).then_some(likeness)

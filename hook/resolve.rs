@@ -122,7 +122,7 @@ pub async fn resolve<'a>(
     while_preparing(keks, deadline, all).await
 }
 
-/// The same, but after a failure it goes on, and returns the outcome of each request.
+/// The same, but after a failure it continues, and returns the outcome of each request.
 pub async fn resolve_each<'a>(
     requests: &'a [Request],
     source: &dyn Source,
@@ -238,7 +238,7 @@ pub fn is_missing(error: &SourceError) -> bool {
 pub enum ResolveError {
     /// Its field could not be fetched.
     #[error("cannot resolve \"{file}\": {reference}")]
-    Fetch { file: FileName, reference: Reference, meant: Option<String>, source: SourceError },
+    Fetch { file: FileName, reference: Reference, nearest: Option<String>, source: SourceError },
     /// Its value does not open.
     #[error("cannot unseal \"{file}\"")]
     Unseal { file: FileName, reference: Reference, source: SealError },
@@ -258,8 +258,8 @@ impl Fault for ResolveError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            ResolveError::Fetch { meant: Some(meant), .. } => {
-                Some(format!("did you mean {meant}? names are case-sensitive"))
+            ResolveError::Fetch { nearest: Some(nearest), .. } => {
+                Some(format!("did you mean {nearest}? names are case-sensitive"))
             }
             ResolveError::Fetch { source, .. } => source.hint(),
             ResolveError::Unseal { source, reference, .. } => source.hint_for(reference),
@@ -268,13 +268,13 @@ impl Fault for ResolveError {
     }
 
     fn is_for_users(&self) -> bool {
-        matches!(self, ResolveError::Fetch { meant: None, source, .. } if source.is_for_users())
+        matches!(self, ResolveError::Fetch { nearest: None, source, .. } if source.is_for_users())
     }
 }
 
 impl ResolveError {
     fn fetch(request: &Request, source: SourceError) -> ResolveError {
-        ResolveError::Fetch { file: request.file.clone(), reference: request.reference.clone(), meant: None, source }
+        ResolveError::Fetch { file: request.file.clone(), reference: request.reference.clone(), nearest: None, source }
     }
 
     /// A request that has neither a secret nor a failure.

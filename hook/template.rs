@@ -3,7 +3,7 @@
 //! ```text
 //! {{ op://vault/item/field }}   a reference; space inside the braces is optional
 //! op://vault/item/field         a reference without spaces, up to the first character that it cannot have
-//! {{ "{{" }}                    the text between the quotes, for braces that are meant as such
+//! {{ "{{" }}                    the text between the quotes, for literal braces
 //! ```
 //!
 //! The syntax is that of `op inject`, read strictly: any other use of `{{` is an error, and variables are not expanded. Rendering is
@@ -40,8 +40,8 @@ enum Piece {
 }
 
 impl Template {
-    /// Whether a text is meant to be a template.
-    pub fn is_meant_by(text: &str) -> bool {
+    /// Whether a text is a template, also an invalid one.
+    pub fn is_template(text: &str) -> bool {
         text.contains(OPEN)
     }
 

@@ -178,7 +178,7 @@ mod tests {
         Request { file: "db".parse().unwrap(), reference: "op://v/i/f".parse().unwrap(), optional: false }
     }
 
-    /// Whether a start with this failure beside a secret that was resolved takes a secret from the emergency.
+    /// Whether a start with this failure next to a secret that was resolved takes a secret from the emergency.
     fn is_bridged(failure: impl Fn(&Request) -> ResolveError) -> bool {
         let (one, other) = (request(), request());
         match partition(vec![(&one, Ok(None)), (&other, Err(failure(&other)))]) {
@@ -193,7 +193,7 @@ mod tests {
     fn of_source(source: &SourceError) -> impl Fn(&Request) -> ResolveError {
         move |request| {
             let (file, reference) = (request.file.clone(), request.reference.clone());
-            ResolveError::Fetch { file, reference, meant: None, source: source.clone() }
+            ResolveError::Fetch { file, reference, nearest: None, source: source.clone() }
         }
     }
 

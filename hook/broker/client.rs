@@ -109,7 +109,7 @@ impl Connection {
         })
     }
 
-    /// Asks for the pod of a container, which the broker tells root alone.
+    /// Asks for the pod of a container, which the broker returns to root alone.
     ///
     /// # Errors
     /// The broker does not answer, or not as it should.
@@ -122,7 +122,7 @@ impl Connection {
         }
     }
 
-    /// Asks for the state of the broker, which it tells root alone.
+    /// Asks for the state of the broker, which it returns to root alone.
     ///
     /// # Errors
     /// The broker does not answer, or not as it should.

@@ -165,7 +165,7 @@ impl Drop for Slot {
     }
 }
 
-/// Closes what a user has sent. A file of a FUSE file system of the user's, or a socket that lingers, can keep whoever closes it waiting
+/// Closes what a user has sent. A file of a FUSE file system of the user's, or a socket that lingers, can keep the thread that closes it waiting
 /// for ever, as can a connection in which such a descriptor is left: what is not of root is closed by a thread of its own.
 fn close(uid: u32, closing: impl Send + 'static) {
     if uid == 0 {

@@ -99,7 +99,7 @@ impl<'s> Loaded<'s> {
         Loaded { settings, users, source, identities, keks: RefCell::new(Keks::new(settings)) }
     }
 
-    /// Who pays for the requests of a start: nobody, if it is root's.
+    /// The user whose share the requests of a start count for; `None` if it is root's.
     pub fn payer(&self, uid: u32) -> Option<Payer> {
         (uid != 0).then(|| Payer { uid, parts: self.users.count() + 1 })
     }

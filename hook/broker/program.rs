@@ -105,7 +105,7 @@ enum Call {
     Print(String),
 }
 
-/// What an orchestrator wants to know.
+/// What a probe of an orchestrator asks for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Probe {
     /// Whether it answers.

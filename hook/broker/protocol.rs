@@ -1,4 +1,4 @@
-//! What the hook and the broker tell each other. `packaging/docs/broker.md` documents it for others.
+//! The messages between the hook and the broker. `packaging/docs/broker.md` documents it for others.
 //!
 //! ```text
 //! hook    ─► request, with the pidfd of the container's process

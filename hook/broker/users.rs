@@ -13,7 +13,7 @@ pub struct Users(BTreeMap<u32, Vec<String>>);
 impl Users {
     /// Looks up the users of all grants: by name in `/etc/passwd`, or by number.
     pub fn of(grants: &Grants) -> Users {
-        // Without it, grants by name are for nobody.
+        // Without it, grants by name are for no user.
         Users::parse(grants, &std::fs::read_to_string(PASSWD).unwrap_or_default())
     }
 
@@ -52,7 +52,7 @@ mod tests {
     #[test]
     fn grants_name_users_by_name_or_number() {
         let grant = |user: &str| format!("[[grant]]\nreferences = ['op://v/*']\nto = {{ user = '{user}' }}\n");
-        let text = ["alice", "1001", "1002", "nobody-here"].map(grant).concat();
+        let text = ["alice", "1001", "1002", "no-such-user"].map(grant).concat();
         let grants = text.parse::<crate::settings::Settings>().unwrap().grants;
         let users = Users::parse(&grants, "root:x:0:0::/:/bin/sh\nalice:x:1001:5::/:\n1002:x:7:7::/:\n");
         assert_eq!((users.names(1001), users.count()), (&["alice".to_owned(), "1001".to_owned()][..], 2));

@@ -191,7 +191,7 @@ impl<'d> Outgoing<'d> {
         Ok(Outgoing { bytes, sent: 0, descriptor })
     }
 
-    /// The head of a message without content, by which a peer with another version learns of ours.
+    /// The head of a message without content, by which a peer with another version finds out ours.
     pub fn version() -> Outgoing<'static> {
         Outgoing { bytes: Zeroizing::new(head(0).to_vec()), sent: 0, descriptor: None }
     }

@@ -37,7 +37,7 @@ pub(crate) enum CliError {
     /// Nothing to seal.
     #[error("refusing to seal an empty secret")]
     EmptySecret,
-    /// A field that has a value, which nobody agreed to replace.
+    /// A field that has a value, without consent to replace it.
     #[error("refusing to replace the value of {reference}")]
     HasValue { reference: Reference },
     /// Two different secrets were typed.

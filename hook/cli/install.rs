@@ -47,7 +47,7 @@ Example: let podman call the hook for every container of this host that asks for
 /// Print what would take back `install`, or do it.
 ///
 /// Files that `install` wrote are removed, and what it added to files of others. A file that was changed since is an error.
-/// Remove the hook's program after this: while an engine is told to call a missing program, some start containers without
+/// Remove the hook's program after this: while an engine is configured to call a missing program, some start containers without
 /// their secrets, and report nothing. podman and CRI-O read the same hook files: they are removed for both.
 #[derive(clap::Args)]
 #[command(after_help = UNINSTALL_EXAMPLE)]

@@ -12,8 +12,8 @@ pub(super) async fn with_nearest(error: ResolveError, source: &dyn Source, deadl
     AnyFault::from(match error {
         ResolveError::Fetch { file, reference, source: missing, .. } => {
             let names = source.siblings(&missing, &reference, deadline).await;
-            let meant = near(&missing, &reference, &names);
-            ResolveError::Fetch { file, reference, meant, source: missing }
+            let nearest = near(&missing, &reference, &names);
+            ResolveError::Fetch { file, reference, nearest, source: missing }
         }
         unsealed => unsealed,
     })
@@ -39,7 +39,7 @@ fn near(missing: &SourceError, reference: &Reference, names: &[String]) -> Optio
 mod tests {
     use super::*;
 
-    fn meant(reference: &str, missing: SourceError, names: &[&str]) -> Option<String> {
+    fn nearest(reference: &str, missing: SourceError, names: &[&str]) -> Option<String> {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         near(&missing, &reference.parse().unwrap(), &names)
     }
@@ -48,22 +48,22 @@ mod tests {
     fn takes_the_nearest_name_in_the_place_of_the_wrong_one() {
         let no_vault = || SourceError::NoVault { vault: "AgentVualt".into() };
         assert_eq!(
-            meant("op://AgentVualt/db/key", no_vault(), &["Archive", "AgentVault"]).unwrap(),
+            nearest("op://AgentVualt/db/key", no_vault(), &["Archive", "AgentVault"]).unwrap(),
             "op://AgentVault/db/key"
         );
         let no_item = SourceError::NoItem { item: "key".into(), vault: "v".into() };
-        assert_eq!(meant("op://v/OpenAi/key", no_item, &["anthropic", "openai"]).unwrap(), "op://v/openai/key");
+        assert_eq!(nearest("op://v/OpenAi/key", no_item, &["anthropic", "openai"]).unwrap(), "op://v/openai/key");
         let no_section = SourceError::NoSection { section: "prd".into(), item: "db".into() };
-        assert_eq!(meant("op://v/db/prd/db", no_section, &["prod", "test"]).unwrap(), "op://v/db/prod/db");
+        assert_eq!(nearest("op://v/db/prd/db", no_section, &["prod", "test"]).unwrap(), "op://v/db/prod/db");
         let no_field = SourceError::NoField { field: "db".into(), item: "db".into(), nearest: None };
-        assert_eq!(meant("op://v/db/prod/pasword", no_field, &["password"]).unwrap(), "op://v/db/prod/password");
+        assert_eq!(nearest("op://v/db/prod/pasword", no_field, &["password"]).unwrap(), "op://v/db/prod/password");
     }
 
     #[test]
     fn takes_none_that_is_not_near() {
         let no_vault = || SourceError::NoVault { vault: "AgentVault".into() };
-        assert_eq!(meant("op://AgentVault/db/key", no_vault(), &["Billing"]), None);
-        assert_eq!(meant("op://AgentVault/db/key", no_vault(), &[]), None);
-        assert_eq!(meant("op://v/i/f", SourceError::NoKeyFormats, &["v"]), None);
+        assert_eq!(nearest("op://AgentVault/db/key", no_vault(), &["Billing"]), None);
+        assert_eq!(nearest("op://AgentVault/db/key", no_vault(), &[]), None);
+        assert_eq!(nearest("op://v/i/f", SourceError::NoKeyFormats, &["v"]), None);
     }
 }

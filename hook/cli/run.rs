@@ -23,7 +23,7 @@ use crate::settings::Settings;
 ///
 /// The references are those of --env-file, the arguments and the environment. Prefer --files, a tmpfs that only the command and its
 /// children see: variables are inherited by each process that the command starts, readable in /proc, and end up in crash reports and
-/// logs. Without root, --files needs a user namespace: sudo does not work there, files of other users appear to belong to nobody, and
+/// logs. Without root, --files needs a user namespace: sudo does not work there, files of other users appear to belong to the overflow uid, and
 /// memory may be swapped out. The command replaces this process.
 #[derive(clap::Args)]
 #[command(

@@ -137,7 +137,7 @@ fn trim(secret: &mut Zeroizing<Vec<u8>>) {
     }
 }
 
-/// Whether the secret is one line with its end: what `echo` writes, and seldom what is meant.
+/// Whether the secret is one line with its end: what `echo` writes, and seldom the secret.
 fn is_line(secret: &[u8]) -> bool {
     secret.iter().position(|byte| *byte == b'\n') == Some(secret.len() - 1)
 }

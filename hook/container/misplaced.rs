@@ -1,4 +1,4 @@
-//! What was meant to be a reference, wherever it stands: a misspelt key must not start a container without its secrets.
+//! References and templates in the wrong place: a misspelt key must not start a container without its secrets.
 
 use serde_json::{Map, Value};
 
@@ -7,7 +7,7 @@ use crate::json;
 
 const SCHEME: &str = "op://";
 
-/// Whether a text was meant to be a reference, or a template with one.
+/// Whether a text looks like a reference, or like a template with one.
 pub fn is_reference(text: &str) -> bool {
     begins_with_scheme(text) || (has_placeholder(text) && !is_copy(text))
 }

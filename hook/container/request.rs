@@ -6,7 +6,7 @@
 //! run.secrets.owner               uid:gid in the container
 //! run.secrets.optional            file names, separated by commas
 //! run.secrets.update              live: the files follow changes while the container runs
-//! run.secrets.on-update           signal:HUP: what tells the container's first process about it
+//! run.secrets.on-update           signal:HUP: the signal that its first process gets after an update
 //! run.secrets.withdraw            60s: how long after the start the files are removed
 //! ```
 //!
@@ -121,7 +121,7 @@ enum FileContent {
 impl FileContent {
     fn parse(key: &str, value: &str) -> Result<FileContent, RequestError> {
         let key = || key.to_owned();
-        if Template::is_meant_by(value) {
+        if Template::is_template(value) {
             let template = value.parse().map_err(|source| RequestError::Template { key: key(), source })?;
             return Ok(FileContent::Template(template));
         }

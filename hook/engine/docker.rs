@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hook_elsewhere_is_told_to_the_wrapper() {
+    fn the_wrapper_gets_the_path_of_a_hook_elsewhere() {
         let root = Root::new();
         let elsewhere = Hook { path: "/opt/hook".into(), settings: Some("/opt/settings.toml".into()) };
         install(&root, &elsewhere).unwrap();

@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shipped_file_calls_the_hook_that_it_is_told() {
+    fn the_shipped_file_calls_the_hook_of_its_argument() {
         let (directory, hook) = directory();
         assert_eq!(calls_of(directory.path()).unwrap(), Vec::<PathBuf>::new());
         let settings = Some(PathBuf::from("/home/with \"quotes\"/settings.toml"));

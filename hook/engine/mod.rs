@@ -80,7 +80,7 @@ impl Engine {
     }
 
     /// The removal of what [`Engine::install`] wrote, in the order in which it is to be done. The hook's program comes after all of it:
-    /// an engine that is told to call a missing program may start containers without their secrets, and report nothing.
+    /// an engine that is configured to call a missing program may start containers without their secrets, and report nothing.
     ///
     /// # Errors
     /// When a file cannot be understood, or is not as it was written.

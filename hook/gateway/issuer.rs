@@ -95,7 +95,7 @@ impl Issuer {
             return Ok(key);
         }
         let fetched = match Waiter::enter(self) {
-            // In a task of its own, which goes on for other requests if this one is cancelled.
+            // In a task of its own, which continues for other requests if this one is cancelled.
             Some(_waiter) => tokio::task::spawn_local(Rc::clone(self).refresh(self.fetches.get())).await.ok(),
             None => Some(Err(Denial::KeyPending { after: self.budget.borrow().wait(FETCH_RATE) })),
         };

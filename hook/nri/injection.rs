@@ -95,7 +95,8 @@ pub enum Incomplete {
 fn requests_secrets(pod: &PodSandbox, container: &Container) -> bool {
     let mut of_pod = pod.annotations.iter();
     let mut own = container.annotations.iter();
-    let is_for_hook = of_pod.any(|(key, value)| is_request(key, value)) || own.any(|(key, value)| is_meant(key, value));
+    let is_for_hook =
+        of_pod.any(|(key, value)| is_request(key, value)) || own.any(|(key, value)| is_of_hook(key, value));
     is_for_hook && !is_sandbox(container)
 }
 
@@ -114,10 +115,10 @@ fn missing_annotations(pod: &PodSandbox, container: &BTreeMap<String, String>) -
 /// Whether an annotation of a pod is for the hook. An annotation by which an engine identifies a container is never passed on: its
 /// author could forge the identity.
 fn is_request(key: &str, value: &str) -> bool {
-    is_meant(key, value) && !is_identity(key) && !key.starts_with(REMOVAL)
+    is_of_hook(key, value) && !is_identity(key) && !key.starts_with(REMOVAL)
 }
 
-fn is_meant(key: &str, value: &str) -> bool {
+fn is_of_hook(key: &str, value: &str) -> bool {
     is_ours(key) || is_reference(value)
 }
 

@@ -55,7 +55,7 @@ fn serve(module: &str, pin_file: Option<&str>) -> io::Result<()> {
     })
 }
 
-/// Answers one request after another, beside threads that do the same.
+/// Answers one request after another, next to threads that do the same.
 fn answer(
     input: &Mutex<BufReader<Stdin>>,
     module: &Result<Module, Pkcs11Error>,

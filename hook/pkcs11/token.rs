@@ -1,7 +1,7 @@
 //! Tokens and the AES keys in them, through a module.
 //!
 //! A data key is wrapped as the token allows, AES-GCM first, else AES key wrap with padding (RFC 5649). The number that PKCS#11 gives
-//! the mechanism comes first, so that there is one way to open it, whatever else the token learns to do:
+//! the mechanism comes first, so that there is one way to open it, whatever other mechanisms the token gets:
 //!
 //! ```text
 //! 00 00 10 87 (CKM_AES_GCM)          | IV (12) | ciphertext | tag (16)
@@ -80,7 +80,7 @@ impl Module {
         })
     }
 
-    /// The slot whose token is meant.
+    /// The slot of the token that the URI names.
     fn slot(&self, key: &KeyUri) -> Result<Slot, Pkcs11Error> {
         let slots = self.module.get_slots_with_initialized_token().map_err(map_error)?;
         let mut found = Vec::new();

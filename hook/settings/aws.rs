@@ -44,7 +44,7 @@ pub enum AwsIdentity {
     Container {
         /// Its address.
         url: ServerUrl,
-        /// The file with what it wants to see: a credential.
+        /// The file with the credential that it requires.
         token_file: Option<AbsolutePath>,
     },
     /// The metadata server of the machine.

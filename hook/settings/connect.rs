@@ -1,4 +1,4 @@
-//! `[connect]`: where 1Password Connect is, and what it knows us by.
+//! `[connect]`: the address of 1Password Connect, and the token for it.
 
 use serde::Deserialize;
 

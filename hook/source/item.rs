@@ -60,7 +60,7 @@ pub enum Named {
     File(String),
 }
 
-/// The one of an item's fields and files that is meant.
+/// The field or file of an item that a reference names.
 enum Found<'a> {
     Field(&'a ItemField),
     File(&'a ItemFile),
@@ -112,7 +112,7 @@ struct SectionRef {
 }
 
 impl Item {
-    /// Whether the item is in use: archived and deleted items are found by their id, but are not meant.
+    /// Whether the item is in use: archived and deleted items are found by their id, but no reference names them.
     pub(super) fn is_active(&self) -> bool {
         is_active(self.state.as_deref())
     }

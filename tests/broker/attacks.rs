@@ -258,7 +258,7 @@ fn the_files_of_a_peer_that_never_reports_are_destroyed() {
         (socket, File::from(file))
     };
     // It is silent, it leaves, it sends nonsense, it reports a failure.
-    // Only one that reports a failure is told that it is recorded: any other may have attached the files.
+    // Only a hook that reports a failure gets the answer that it is recorded: any other may have attached the files.
     let refused = |socket: &UnixStream, reason: &str| {
         let (receipt, _) = receive(socket).unwrap();
         assert_eq!(receipt["refused"]["message"], reason, "{receipt}");

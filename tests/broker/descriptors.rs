@@ -181,7 +181,7 @@ fn one_that_nobody_has_received_keeps_nobody_waiting() {
     for bytes in [&b"OSB\x01\0"[..], b"GET / HTTP/1.1\r\n"] {
         let (sockets, receivers): (Vec<TcpStream>, Vec<TcpStream>) = (0..5).map(|_| lingering()).unzip();
         let descriptors: Vec<BorrowedFd<'_>> = sockets.iter().map(|socket| socket.as_fd()).collect();
-        // It gets them when nobody else has them any more.
+        // It gets them when no other process has them.
         broker.signal(Signal::STOP);
         let peer = Peer::hook(&broker, ALICE);
         send_with(&peer.socket, bytes, &descriptors);

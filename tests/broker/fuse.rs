@@ -23,7 +23,7 @@ const INIT: u32 = 26;
 
 const REGULAR_FILE: u32 = 0o100_644;
 
-/// The file system. When this is dropped, every process that waits for it goes on.
+/// The file system. When this is dropped, every process that waits for it continues.
 pub(crate) struct Fuse {
     mount: OwnedFd,
     flushes: Arc<AtomicUsize>,

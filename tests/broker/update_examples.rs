@@ -30,7 +30,7 @@ fn an_application_in_sh_python_or_c_reads_each_new_set() {
         container.run();
         container
     });
-    // The length of the pair tells the sets apart.
+    // The length of the pair distinguishes the sets.
     for (loads, number) in [0, 10, 100].into_iter().enumerate() {
         scene.rotate(number);
         assert_eq!(scene.refresh(&broker).0, 0);

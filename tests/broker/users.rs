@@ -127,12 +127,12 @@ fn a_reason_that_is_not_for_users_is_in_roots_record_alone() {
         (answer["refused"].clone(), id, world.records().pop().unwrap()["refusal"].clone())
     };
     world.host.write("token", b"e30.e30.e30", 0o600);
-    let (told, id, recorded) = refusal();
+    let (printed, id, recorded) = refusal();
     let expected = json!({
         "code": 77,
         "message": format!("the broker cannot deliver: the record of start {id} has the reason, for root"),
         "hint": "root of this host reads it with `oci-secrets audit show`",
     });
-    assert_eq!(told, expected);
+    assert_eq!(printed, expected);
     assert!(recorded["message"].as_str().unwrap().contains("refuses the token: 401"), "{recorded}");
 }

@@ -95,14 +95,14 @@ revoking() {
         '[audit]' "file = \"$DIR/audit.jsonl\""
 }
 
-# Starts the broker of the settings, which goes on until $DIR/broker.pid is killed.
+# Starts the broker of the settings, which runs until $DIR/broker.pid is killed.
 broker() {
     command oci-secrets-broker --settings "$DIR/settings.toml" </dev/null >"$DIR/log" 2>&1 &
     echo $! >"$DIR/broker.pid"
     until [ -S "$DIR/sock" ]; do sleep 0.01; done
 }
 
-# Runs the hook for a container with these annotations, which goes on until $DIR/kept.pid is killed: keep KEY=VALUE...
+# Runs the hook for a container with these annotations, which runs until $DIR/kept.pid is killed: keep KEY=VALUE...
 keep() {
     # shellcheck disable=SC2119 # The annotations are in the state that the hook gets.
     bundle_with_hook

@@ -167,7 +167,7 @@ impl<'w> Container<'w> {
         self.directory.join("settings.toml")
     }
 
-    /// An audit file to which whoever writes this container's records may append: root's, if that is a broker.
+    /// An audit file to which the writer of this container's records may append: root's, if that is a broker.
     pub(crate) fn audit_file(&self) -> PathBuf {
         match self.broker {
             false => self.directory.join("audit.jsonl"),

@@ -44,7 +44,7 @@ fn a_start_is_whole_or_refused_with_any_amount_of_memory() {
 
 #[test]
 fn a_start_is_whole_or_refused_whatever_the_size_of_files_is_limited_to() {
-    // The kernel ends a process that goes on after its last write was short.
+    // The kernel ends a process that continues after its last write was short.
     each_limit(true, [0, 1, 100, 300, 5000, 1 << 20].iter().map(|bytes| format!("--fsize={bytes}")));
 }
 

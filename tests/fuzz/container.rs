@@ -97,10 +97,10 @@ fn strict_json_is_json_without_repeated_names() {
 fn no_request_is_overlooked() {
     check!(16_000).with_generator(Pairs).for_each(|pairs| {
         let annotations = Annotations::new(pairs.clone());
-        let meant = pairs.iter().any(|(key, value)| is_ours(key) || is_reference(value));
+        let has_request = pairs.iter().any(|(key, value)| is_ours(key) || is_reference(value));
         match Requests::from_annotations(&annotations) {
             Err(error) => {
-                assert!(meant);
+                assert!(has_request);
                 report::chain(&error);
             }
             Ok(None) => assert!(wanted(pairs, &annotations).is_empty()),

@@ -349,7 +349,7 @@ def story(documents, data, api_server, secret):
     assert "the identity of its pod is not known" in (text := app(request)), text
     print("ok  other pods do not start")
 
-    # NRI creates a container without a plugin that does not answer. The guard still does, and its hook waits for the broker in vain.
+    # NRI creates a container without a plugin that does not answer. The guard still does, and its hook gets no answer from the broker.
     with stopped(broker.container_id):
         assert "did not answer" in (text := app(REQUEST)), text
     print("ok  a pod does not start while the broker is stopped")

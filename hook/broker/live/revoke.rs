@@ -25,7 +25,7 @@ const REASON_BYTES_MAX: usize = 1024;
 /// The longest id of a container, in bytes.
 const ID_BYTES_MAX: usize = 1024;
 
-/// How long after a revocation the source is asked in each period which field that is. One that does not exist is asked for in vain.
+/// How long after a revocation the source is asked in each period which field that is. One that does not exist has no answer.
 const IDENTIFIED_WITHIN: SignedDuration = SignedDuration::from_hours(24);
 
 /// For how many references the source is asked at the same time.
@@ -73,12 +73,12 @@ pub(super) async fn add(revocation: &Revocation, settings: &Settings) -> Result<
 /// Removes the revocations of this from the list, and returns them.
 pub(super) async fn take(revoked: &Revoked, settings: &Settings) -> Result<Vec<Revocation>, ListError> {
     let (path, revoked) = (settings.updates.revoked.to_path_buf(), revoked.clone());
-    blocking(move || Revocations::change(&path, |list| list.extract_if(.., |one| is_meant(one, &revoked)).collect()))
+    blocking(move || Revocations::change(&path, |list| list.extract_if(.., |one| matches(one, &revoked)).collect()))
         .await
 }
 
 /// Whether an order can mean a revocation: that of a container may begin with the id.
-pub(super) fn is_meant(revocation: &Revocation, revoked: &Revoked) -> bool {
+pub(super) fn matches(revocation: &Revocation, revoked: &Revoked) -> bool {
     match (revoked, &revocation.revoked) {
         (Revoked::Reference(reference), _) => revocation.names(reference),
         (Revoked::Container(prefix), Revoked::Container(id)) => id.starts_with(prefix),
@@ -196,7 +196,7 @@ pub(super) enum RevokeError {
     /// There is no such container.
     #[error("no running container that the broker has delivered to has an id that begins with {prefix:.120?}")]
     NoContainer { prefix: String },
-    /// It is not clear which one is meant.
+    /// The selection matches several.
     #[error("{count} containers have an id that begins with {prefix:.120?}")]
     Ambiguous { prefix: String, count: usize },
     /// There is nothing to end.

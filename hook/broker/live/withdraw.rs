@@ -93,7 +93,7 @@ impl Live {
     /// Revokes a reference, or all files of a container: first for starts, then in the containers that run.
     ///
     /// # Errors
-    /// It is not clear what is meant, or it cannot be made to last.
+    /// The order is ambiguous, or it cannot be stored.
     pub async fn revoke(&self, order: Order, loaded: &Loaded<'_>) -> Result<Answer, AnyFault> {
         let mut revocation = revoke::begin(&order)?;
         let turn = match &revocation.revoked {
@@ -166,7 +166,7 @@ impl Live {
     pub async fn end_revocation(&self, order: Order, loaded: &Loaded<'_>) -> Result<Answer, AnyFault> {
         revoke::check(&order.revoked)?;
         let listed = Revocations::load(loaded.settings).await?;
-        if !listed.iter().any(|one| revoke::is_meant(one, &order.revoked)) {
+        if !listed.iter().any(|one| revoke::matches(one, &order.revoked)) {
             return Err(RevokeError::NotRevoked { revoked: order.revoked }.into());
         }
         // Without a record nothing is allowed.

@@ -163,7 +163,7 @@ impl Calls {
                 }
                 state.sealed.clone().filter(|_| is_of_source)
             };
-            // Before anyone learns of the refusal, and even if nobody waits any more.
+            // Before a start gets the refusal, and even if no start waits for it.
             if let (Err(refusal), Some(sealed)) = (&outcome, &sealed) {
                 sealed.refused(&reference, refusal);
             }
@@ -185,7 +185,7 @@ impl Calls {
         self.worker.run(move || async move {
             let outcome = connect.items(&vault, deadline).await;
             calls.state().ended(outcome.as_ref().err(), is_probe, &calls.counters);
-            // It does not matter if nobody waits any more.
+            // The caller may have ended.
             let _ = sender.send(outcome);
         });
         receiver.await.unwrap_or_else(|_| Err(self.state().opened.client.no_answer(deadline.total())))

@@ -78,9 +78,9 @@ impl<K: Clone + Eq + Hash, T: Send + Sync + 'static> Flights<K, T> {
 }
 
 impl<K, T> Pilot<K, T> {
-    /// Sends the outcome to all that wait.
+    /// Sends the outcome to all starts that wait.
     pub(super) fn send(self, outcome: Outcome<T>) {
-        // It does not matter if they are gone.
+        // They may have ended.
         let _ = self.sender.send(outcome);
     }
 }
@@ -98,7 +98,7 @@ mod tests {
     /// What can happen to the requests for two things, in any order: they are changed behind one lock, and nothing waits while holding it.
     #[derive(Clone, Copy, Debug)]
     enum Event {
-        /// A start wants one of them: it joins a request, or begins one.
+        /// A start requests one of them: it joins a request, or begins one.
         Want(usize),
         /// The oldest request of them that runs ends, and is answered.
         Answer(usize),

@@ -1,4 +1,4 @@
-//! The source that the settings choose, opened anew after a failure and when one of its files is replaced.
+//! The source that the settings choose, opened again after a failure and when one of its files is replaced.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -126,7 +126,7 @@ impl Opened {
         Ok(Opened { client, files, has_failed: false })
     }
 
-    /// Whether it has to be opened anew before it is used again.
+    /// Whether it has to be opened again before it is used.
     pub(super) fn is_outdated(&self) -> bool {
         self.has_failed || self.files.iter().any(|(path, before)| version(path) != *before)
     }

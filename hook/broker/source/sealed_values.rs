@@ -224,21 +224,17 @@ impl SealedValues {
         (valid().count(), valid().min())
     }
 
-    fn remove(&self, is_meant: impl Fn(&Reference) -> bool) {
-        let meant: Vec<Reference> = {
-            let mut index = lock(&self.index);
-            let meant: Vec<Reference> = index.keys().filter(|known| is_meant(known)).cloned().collect();
-            index.retain(|known, _| !meant.contains(known));
-            meant
-        };
-        if meant.is_empty() {
+    fn remove(&self, matches: impl Fn(&Reference) -> bool) {
+        let removed: Vec<Reference> =
+            lock(&self.index).extract_if(|known, _| matches(known)).map(|(known, _)| known).collect();
+        if removed.is_empty() {
             return;
         }
         let _turn = lock(&self.changing);
         // One that was fetched again meanwhile is new.
         let gone: Vec<&Reference> = {
             let index = lock(&self.index);
-            meant.iter().filter(|reference| !index.contains_key(*reference)).collect()
+            removed.iter().filter(|reference| !index.contains_key(*reference)).collect()
         };
         self.removed.fetch_add(gone.len() as u64, Ordering::Relaxed);
         if let Err(error) = self.files.remove(gone.into_iter().map(Reference::as_str)) {

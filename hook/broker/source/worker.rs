@@ -1,6 +1,6 @@
 //! The thread on which the source is asked.
 //!
-//! A request belongs to no start: it goes on if the start that caused it ends. Connections stay open between starts, whatever runtime each
+//! A request belongs to no start: it continues if the start that caused it ends. Connections stay open between starts, whatever runtime each
 //! start has.
 
 use std::io;

@@ -25,12 +25,12 @@ const REVOKED: &str = "revoked";
 /// A broker that works answers at once.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Whether the hook asks a broker, and what that says of itself and of its NRI plugin. Only root is told.
+/// Whether the hook asks a broker, and the state of the broker and of its NRI plugin, which only root gets.
 pub(in crate::cli) fn findings(settings: &Settings) -> Vec<Finding> {
     let Some(broker) = settings.broker.address() else { return Vec::new() };
     let way = format!("the hook asks the one at {}", broker.socket.display());
     if !is_root() {
-        return vec![Finding::note(SUBJECT, format!("{way}, which tells its state to root alone"))];
+        return vec![Finding::note(SUBJECT, format!("{way}, which returns its state to root alone"))];
     }
     match Connection::open(broker, PATIENCE).and_then(Connection::status) {
         Ok(status) => [of_status(&way, &status)].into_iter().chain(status.nri.as_ref().map(nri::finding)).collect(),
@@ -111,7 +111,7 @@ pub(in crate::cli) fn updates(settings: &Settings) -> Option<Finding> {
     })
 }
 
-/// What is revoked, as root is told.
+/// What is revoked, which only root gets.
 pub(in crate::cli) fn revocations(settings: &Settings) -> Vec<Revocation> {
     let broker = settings.broker.address().filter(|_| is_root());
     let ask = |broker| Connection::open(broker, PATIENCE).ok()?.revocations(None).ok();

@@ -47,11 +47,11 @@ impl Engines<'_> {
     /// Whether the caller's own engine calls the hook. It runs in a user namespace, where the hook refuses files of the host's root.
     pub(super) fn run_without_root(&self) -> bool {
         let calls = || Engine::Podman.calls(self.host).is_ok_and(|calls| !calls.by.is_empty());
-        let is_meant = || match self.asked {
+        let is_checked = || match self.asked {
             None => version("podman").is_some() && calls(),
             Some(engine) => engine == Engine::Podman,
         };
-        self.host.user.is_some() && is_meant()
+        self.host.user.is_some() && is_checked()
     }
 
     /// Whether a runtime or engine on the PATH is new enough, and will call the hook.

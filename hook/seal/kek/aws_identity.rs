@@ -177,7 +177,7 @@ impl WebIdentity {
     }
 }
 
-/// The agent of ECS or of EKS Pod Identity, beside a container.
+/// The agent of ECS or of EKS Pod Identity, next to a container.
 #[derive(Debug)]
 struct Container {
     url: ServerUrl,

@@ -22,7 +22,7 @@ const KEPT: Duration = Duration::from_secs(30);
 ///
 /// Each call that is under way needs a connection of its own, and a connection costs a TLS handshake, which is more work than the
 /// call. Where answers are quick, few connections serve all calls sooner than many would; where they are slow, the calls must all go
-/// out at once, or the time would grow with their number. So beside each call that is waited for, another one begins.
+/// out at once, or the time would grow with their number. So while a call is waited for, another one begins.
 ///
 /// A client that is kept between starts also has the connections of earlier calls: as many calls begin at once.
 #[derive(Default)]

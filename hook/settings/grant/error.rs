@@ -42,7 +42,7 @@ impl fmt::Display for Found {
 pub enum GrantError {
     /// No grant names it in this spelling.
     #[error("refusing to grant {reference}: no grant names it")]
-    NoGrant { reference: Reference, meant: Option<String>, user: Option<String> },
+    NoGrant { reference: Reference, nearest: Option<String>, user: Option<String> },
     /// A grant names it, but for other containers.
     #[error("refusing to grant {reference}: expected annotation {key} = \"{expected}\", found {found}")]
     Annotation { reference: Reference, key: String, expected: Pattern, found: Found },
@@ -102,10 +102,10 @@ impl Fault for GrantError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            GrantError::NoGrant { meant: Some(meant), .. } => {
-                Some(format!("did you mean {meant}, which a grant names? names are case-sensitive"))
+            GrantError::NoGrant { nearest: Some(nearest), .. } => {
+                Some(format!("did you mean {nearest}, which a grant names? names are case-sensitive"))
             }
-            GrantError::NoGrant { reference, meant: None, user } => Some(format!(
+            GrantError::NoGrant { reference, nearest: None, user } => Some(format!(
                 "a grant in the settings must list \"{}\" or \"op://{}/*\" under `references`{}",
                 reference.as_str(),
                 reference.vault(),

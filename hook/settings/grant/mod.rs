@@ -39,7 +39,7 @@ impl Grants {
         wants_owner: bool,
         caller: Caller<'_>,
     ) -> Result<&Grant, GrantError> {
-        let mut refusal = GrantError::NoGrant { reference: reference.clone(), meant: None, user: caller.user() };
+        let mut refusal = GrantError::NoGrant { reference: reference.clone(), nearest: None, user: caller.user() };
         for grant in self.0.iter().filter(|grant| grant.may_be_known_to(caller) && grant.names(reference)) {
             match grant.admit(reference, annotations, wants_owner, caller) {
                 Ok(()) => return Ok(grant),
@@ -47,8 +47,8 @@ impl Grants {
                 Err(_) => {}
             }
         }
-        if let (GrantError::NoGrant { meant, .. }, Caller::Root | Caller::Pod(_)) = (&mut refusal, caller) {
-            *meant = self.nearest(reference);
+        if let (GrantError::NoGrant { nearest, .. }, Caller::Root | Caller::Pod(_)) = (&mut refusal, caller) {
+            *nearest = self.nearest(reference);
         }
         Err(refusal)
     }
@@ -57,7 +57,7 @@ impl Grants {
     fn nearest(&self, reference: &Reference) -> Option<String> {
         let patterns = self.0.iter().flat_map(|grant| &grant.references);
         let near = patterns.filter_map(|pattern| pattern.nearest(reference.as_str()));
-        near.max_by(|(_, one), (_, other)| one.total_cmp(other)).map(|(meant, _)| meant)
+        near.max_by(|(_, one), (_, other)| one.total_cmp(other)).map(|(nearest, _)| nearest)
     }
 
     /// All of them, in their order.
@@ -121,14 +121,14 @@ mod tests {
             grants("[[grant]]\nreferences = ['op://AgentVault/*', 'op://Billing/*/key', 'op://Ops/db/admin/password']");
         let hint =
             |text| grants.decide(&reference(text), &annotations(&[]), false, Caller::Root).unwrap_err().hint().unwrap();
-        for (text, meant) in [
+        for (text, nearest) in [
             ("op://AgentVualt/db/password", "op://AgentVault/db/password"),
             ("op://agentvault/db/prod/password", "op://AgentVault/db/prod/password"),
             ("op://Billing/stripe/keys", "op://Billing/stripe/key"),
             ("op://Biling/stripe/key", "op://Billing/stripe/key"),
             ("op://Ops/db/admn/password", "op://Ops/db/admin/password"),
         ] {
-            assert_eq!(hint(text), format!("did you mean {meant}, which a grant names? names are case-sensitive"));
+            assert_eq!(hint(text), format!("did you mean {nearest}, which a grant names? names are case-sensitive"));
         }
         for text in ["op://Other/db/password", "op://Ops/db/password", "op://Billing/stripe/secret"] {
             assert!(hint(text).starts_with("a grant in the settings must list"), "{}", hint(text));

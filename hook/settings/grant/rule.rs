@@ -88,7 +88,7 @@ impl Grant {
             }
             (_, Caller::User { .. }) => {
                 let (reference, user) = (reference.clone(), caller.user());
-                return Err(GrantError::NoGrant { reference, meant: None, user });
+                return Err(GrantError::NoGrant { reference, nearest: None, user });
             }
         }
         let pod = match caller {

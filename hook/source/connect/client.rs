@@ -31,7 +31,7 @@ const JSON: &str = "application/json";
 const PING_AFTER: Duration = Duration::from_secs(1);
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A 1Password Connect server and the tokens that it knows us by. Clones share its connections.
+/// A 1Password Connect server and the tokens that it accepts. Clones share its connections.
 #[derive(Clone)]
 pub struct Connect {
     client: Client,
@@ -127,7 +127,7 @@ impl Connect {
         SourceError::NoAnswer { server: self.server.clone(), within: deadline.total(), tries: 1 }
     }
 
-    /// The token by which Connect knows us now.
+    /// The token that is sent to Connect now.
     ///
     /// # Errors
     /// If there is none.

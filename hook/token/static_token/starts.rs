@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_as_it_was_written_is_told_and_left_alone() {
+    fn what_is_not_as_it_was_written_is_reported_and_kept() {
         let (directory, opened) = place();
         at(&opened, NOON).add().unwrap();
         let path = directory.path().join(at(&opened, NOON).name(0));

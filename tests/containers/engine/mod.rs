@@ -149,7 +149,7 @@ impl Engine {
         Engine::ALL.iter().copied().filter(|engine| are_meant(*engine)).collect::<Vec<_>>().leak()
     }
 
-    /// Whether it gives containers ids of its own beside their names.
+    /// Whether it gives containers ids of its own next to their names.
     pub(crate) fn has_own_ids(self) -> bool {
         self.is_podman() || self == Engine::Docker
     }

@@ -28,7 +28,7 @@ pub(super) fn a_crash_leaves_no_core(world: &World) {
         let created = Created::new(&container);
         let mut hook = created.hook(&WITH_CORE);
         wait_until_it_asks(world, &title);
-        // As a fault does, which comes again as long as its cause is there: Rust's runtime looks at the first SIGSEGV and goes on.
+        // As a fault does, which comes again as long as its cause is there: Rust's runtime handles the first SIGSEGV and continues.
         while hook.0.try_wait().unwrap().is_none() {
             kill_process(Pid::from_child(&hook.0), signal).unwrap();
         }

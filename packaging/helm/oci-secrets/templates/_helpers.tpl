@@ -69,7 +69,7 @@ kubernetes-namespace: {{ .Release.Namespace | quote }}
   image: {{ include "oci-secrets.image" . }}
   imagePullPolicy: {{ .Values.image.pullPolicy }}
   command: [/usr/bin/oci-secrets, --settings, /etc/oci-secrets/hook.toml, install-hook, /node]
-  # root, because the runtime calls the hook as root, and nobody else may be able to replace it.
+  # root, because the runtime calls the hook as root, and no other user may be able to replace it.
   securityContext: {{ include "oci-secrets.security" list | nindent 4 }}
   volumeMounts:
     - {name: settings, mountPath: /etc/oci-secrets, readOnly: true}
