@@ -62,10 +62,13 @@ impl<'w> Container<'w> {
     pub(crate) fn new(world: &'w World) -> Container<'w> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         // Whose processes they are must be clear even where these tests run twice at a time.
-        let name = format!("test-{}-{:04}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let number = format!("{}-{:04}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!("test-{number}");
         let directory = Path::new(sandbox::DIRECTORY).join(&name);
         sandbox::make_rootfs(&directory.join("rootfs"));
-        let hooks = directory.join("hooks.d");
+        // Without the name, by which processes that a container leaves are found: podman 5.8 also passes this path to the conmon of the
+        // container's pod, which outlives the container.
+        let hooks = Path::new(sandbox::DIRECTORY).join(format!("hooks-{number}.d"));
         Container {
             world,
             name,
@@ -241,7 +244,9 @@ impl<'w> Container<'w> {
 
 impl Drop for Container<'_> {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.directory);
+        for directory in self.hooks.iter().chain([&self.directory]) {
+            let _ = fs::remove_dir_all(directory);
+        }
     }
 }
 

@@ -25,12 +25,12 @@ pub(super) static YOUKI: Runtime = Runtime {
     options: &["--log-level=error"],
 };
 
-/// It has no network here, and a platform that needs no virtualization.
+/// It has no network here.
 pub(super) static RUNSC: Runtime = Runtime {
     name: "runsc",
     programs: &["busybox", "runsc"],
     prefix: &[],
-    options: &["--network=none", "--platform=ptrace", "--ignore-cgroups"],
+    options: &["--network=none", "--ignore-cgroups"],
 };
 
 pub(super) struct Runtime {
