@@ -1,9 +1,15 @@
 # Systems of Debian in target/, made of packages from the mirror of this machine, and programs that run in them.
 
+# Builds the programs and a test of them, static as packages have them, and prints the path of the test: build_test containers
+build_test() {
+    export RUSTC_WRAPPER=$PWD/packaging/rustc
+    cargo build --quiet --locked --bins --example stand-in &&
+        cargo test --quiet --locked --no-run --test "$1" --message-format json |
+        jq --raw-output "select(.reason == \"compiler-artifact\" and .target.name == \"$1\").executable"
+}
+
 # The packages of each system: engines, and what tests need from a system. No compiler. Docker's client is a package of its own in Debian 13.
 debian_packages() {
-    # The newest containerd alone, for tests/nri.
-    [ "$1" != sid ] || { echo busybox-static containerd iproute2 jq mount python3-grpcio runc util-linux && return; }
     echo busybox-static ca-certificates catatonit conmon containerd crun docker.io iproute2 jq mount podman python3-grpcio runc runsc strace \
         systemd-standalone-sysusers uidmap util-linux
     [ "$1" = bookworm ] || echo docker-cli podman-compose rpm

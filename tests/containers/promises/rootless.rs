@@ -92,7 +92,7 @@ pub(super) fn run_may_belong_to_another_user_if_the_user_keeps_its_id(world: &Wo
 /// What root has made, through the broker. What the user's own hook has made belongs to the user's namespace, and so to such a container.
 pub(super) fn a_privileged_container_cannot_change_what_root_has_made(world: &World, engine: Engine) {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/make_writable.c");
-    // The program that tests/containers/debian-13 has built, where there is no compiler.
+    // The program that tests/containers/debian has built, where there is no compiler.
     let built = std::env::var_os("OCI_SECRETS_MAKE_WRITABLE");
     for option in ["--userns=host", "--userns=keep-id"] {
         let mut container = Container::new(world);
