@@ -145,12 +145,12 @@ impl fmt::Display for Tries {
     }
 }
 
-/// A duration as messages spell it: `10 s`, `0.5 s`.
+/// A duration as messages spell it, to a hundredth of a second: `10 s`, `0.5 s`. What is left of a deadline is seldom round.
 pub struct Seconds(pub Duration);
 
 impl fmt::Display for Seconds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} s", self.0.as_secs_f64())
+        write!(f, "{} s", (self.0.as_secs_f64() * 100.0).round() / 100.0)
     }
 }
 
@@ -164,6 +164,13 @@ mod tests {
 
     fn block_on<T>(future: impl Future<Output = T>) -> T {
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn durations_are_spelled_to_a_hundredth_of_a_second() {
+        for (milliseconds, expected) in [(10_000, "10 s"), (9_499, "9.5 s"), (4_750, "4.75 s"), (300, "0.3 s")] {
+            assert_eq!(Seconds(Duration::from_millis(milliseconds)).to_string(), expected);
+        }
     }
 
     #[test]
