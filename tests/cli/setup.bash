@@ -24,7 +24,7 @@ settings() {
     rm -f "$DIR/settings.toml" "$DIR/token"
     printf '%s\n' >"$DIR/settings.toml" "keks = [\"$kek/*\", \"local-kek:trial\"]" '[connect]' "url = \"$CONNECT\"" \
         "token-file = \"$DIR/token\"" '[gcp-kms]' "endpoint = \"$KMS\"" '[local-kek]' "directory = \"$DIR/keks\"" \
-        '[deliver]' "deadline = \"${DEADLINE:-3s}\"" '[[grant]]' 'references = ["op://AgentVault/*"]' "$@"
+        '[deliver]' "deadline = \"${DEADLINE:-8s}\"" '[[grant]]' 'references = ["op://AgentVault/*"]' "$@"
     printf '%s' "$TOKEN" >"$DIR/token"
 }
 
@@ -254,7 +254,7 @@ op() {
 # Writes settings that use it as the source, and allow plaintext values; the arguments are lines of [op].
 op_settings() {
     # shellcheck disable=SC2119 # The arguments are for another.
-    op && DEADLINE=${DEADLINE:-10s} settings
+    op && settings
     rm -f "$DIR/op-token"
     printf 'ops_canary-service-account\n' >"$DIR/op-token"
     sed -i "/^\[connect\]/,/^token-file/d; s|^references = .*|references = [\"op://*\"]|; s|^\[deliver\]|&\nplaintext = \"allow\"|" "$DIR/settings.toml"
