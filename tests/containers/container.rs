@@ -153,6 +153,13 @@ impl<'w> Container<'w> {
         Refused { ended, code, message }
     }
 
+    /// The same on a kernel that is too old: the reason says so. It is printed for the table of `tests/kernels/run`.
+    pub(crate) fn refused_by_kernel(&mut self, engine: Engine, reason: &str) {
+        let Refused { code, message, .. } = self.refused(engine);
+        assert!(code == 71 && message.ends_with(reason), "{code}: {message}");
+        println!("refused, as documented: {message}");
+    }
+
     /// Whether the spec has a mount namespace.
     pub(crate) fn has_own_mounts(&self) -> bool {
         !self.twists.iter().any(|twist| matches!(twist, Twist::NoMountNamespace))

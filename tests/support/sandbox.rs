@@ -6,10 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::Mode;
-use rustix::mount::{
-    FsOpenFlags, MountFlags, MountPropagationFlags, UnmountFlags, fsconfig_set_flag, fsopen, mount, mount_change,
-    unmount,
-};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 use rustix::process::umask;
 
 use super::program;
@@ -92,10 +89,16 @@ pub(crate) fn name() -> String {
     name.map_or("an unknown system", |name| name.trim_matches('"')).to_owned()
 }
 
+/// The version of the kernel: 6.12 for `6.12.117+deb13-amd64`.
+pub(crate) fn kernel() -> (u32, u32) {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap());
+    (numbers.next().unwrap(), numbers.next().unwrap())
+}
+
 /// Whether the kernel supports `noswap` for tmpfs.
 pub(crate) fn kernel_has_noswap() -> bool {
-    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
-    fsconfig_set_flag(context, "noswap").is_ok()
+    kernel() >= (6, 4)
 }
 
 /// Busybox, and the directories that engines mount on. No `/run`.

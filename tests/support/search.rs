@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use regex::bytes::Regex;
 
 /// The timeout for an engine's cleanup after its command has ended.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The directories in which programs could leave a file.
 const WRITABLE: [&str; 7] = ["/dev/shm", "/etc", "/run", "/tmp", "/var/lib", "/var/log", "/var/tmp"];

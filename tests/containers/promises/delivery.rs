@@ -56,6 +56,17 @@ pub(super) fn the_mount_is_read_only_and_never_swapped(world: &World, engine: En
     assert_eq!(has("noswap"), sandbox::kernel_has_noswap() && may_keep_out_of_swap, "{mount}");
 }
 
+pub(super) fn noswap_may_be_required(world: &World, engine: Engine) {
+    let mut container = Container::new(world);
+    container.secret("db", b"hunter2");
+    container.settings = Some("[deliver]\nnoswap = \"require\"\n".to_owned());
+    if sandbox::kernel_has_noswap() {
+        assert_eq!(container.run(engine, "cat /run/secrets/db").text(), "hunter2");
+    } else {
+        container.refused_by_kernel(engine, ": noswap needs Linux 6.4 and a hook outside of user namespaces");
+    }
+}
+
 pub(super) fn a_file_of_300_kib_arrives_whole(world: &World, engine: Engine) {
     let secret: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(300 * 1024).collect();
     let mut container = Container::new(world);

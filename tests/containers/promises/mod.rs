@@ -1,5 +1,6 @@
 //! The promises, each a sentence, and the engines on which it is shown.
 
+mod command;
 mod cri;
 mod ctr;
 mod delivery;
@@ -91,6 +92,7 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         places::a_read_only_tmpfs_at_run_is_refused
     ];
     let runtimes = promises![|show| Promise::On(Engine::RUNTIMES, show);
+        delivery::noswap_may_be_required
         places::no_mount_namespace_is_refused
         specs::hooks_of_others_may_come_before_and_after
         specs::the_hook_may_be_called_at_two_stages
@@ -153,6 +155,8 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         docker::a_set_that_the_settings_lack_stops_the_container_and_says_why
     ];
     let hook = promises![Promise::OfHook;
+        command::check_finds_no_problem
+        command::run_gives_files_to_a_command_of_a_user_without_root
         log::success_is_silent
         log::dev_log_takes_the_place_of_the_journal
         hygiene::a_refusal_does_not_tell_what_it_saw

@@ -27,7 +27,11 @@ while :; do
 done"#;
 
 pub(super) fn a_running_container_gets_each_new_set_whole(world: &World, engine: Engine) {
-    shows_each_set(Container::new(world), engine, READER);
+    let container = Container::new(world);
+    match sandbox::kernel() >= (6, 5) {
+        true => shows_each_set(container, engine, READER),
+        false => is_refused(container, engine),
+    }
 }
 
 pub(super) fn a_container_with_mounts_a_read_only_root_and_a_user_namespace_does_too(world: &World, engine: Engine) {
@@ -40,14 +44,14 @@ pub(super) fn a_container_with_mounts_a_read_only_root_and_a_user_namespace_does
     if !engine.is_rootless() {
         container.twists.push(Twist::UserNamespace);
     }
-    shows_each_set(container, engine, &format!("OWN=1\n{READER}"));
+    match sandbox::kernel() >= (6, 15) {
+        true => shows_each_set(container, engine, &format!("OWN=1\n{READER}")),
+        false => is_refused(container, engine),
+    }
 }
 
 fn shows_each_set(mut container: Container<'_>, engine: Engine, script: &str) {
-    let items = FILES.map(|file| container.secret(file, b"start"));
-    container.annotate("run.secrets.update", "live");
-    let directory = Path::new(sandbox::DIRECTORY).join(format!("updates-{:016x}", fastrand::u64(..)));
-    container.settings = Some(format!("[updates]\nperiod = \"24h\"\ndirectory = {directory:?}\n"));
+    let items = request(&mut container);
     let running = container.start(engine, script);
     let updates = std::env::var("OCI_SECRETS_TEST_SWAPS").ok().and_then(|count| count.parse().ok()).unwrap_or(UPDATES);
     for number in 1..=updates {
@@ -62,4 +66,18 @@ fn shows_each_set(mut container: Container<'_>, engine: Engine, script: &str) {
     let decisions: Vec<_> = records.iter().map(|record| record["decision"].as_str().unwrap()).collect();
     assert_eq!(decisions[0], "delivered");
     assert_eq!(decisions[1..], vec!["updated"; updates]);
+}
+
+fn is_refused(mut container: Container<'_>, engine: Engine) {
+    request(&mut container);
+    let oldest = if sandbox::kernel() < (6, 5) { "6.5" } else { "6.15" };
+    container.refused_by_kernel(engine, &format!(": it needs Linux {oldest}"));
+}
+
+/// Requests both files with updates, and returns the ids of their items.
+fn request(container: &mut Container<'_>) -> [String; 2] {
+    container.annotate("run.secrets.update", "live");
+    let directory = Path::new(sandbox::DIRECTORY).join(format!("updates-{:016x}", fastrand::u64(..)));
+    container.settings = Some(format!("[updates]\nperiod = \"24h\"\ndirectory = {directory:?}\n"));
+    FILES.map(|file| container.secret(file, b"start"))
 }
