@@ -28,7 +28,7 @@ fn requests(world: &World, title: &str) -> Value {
 fn starts_without(world: &World, name: &str, requests: &Value) {
     let pod = world.run(name, requests, &[("app", NONE)]);
     if !validates() {
-        assert_eq!(pod.printed("app").last(), Some(&"0"), "{name}");
+        assert_eq!(pod.printed("app"), ["0"], "{name}");
         return;
     }
     let error = pod.error("app");
