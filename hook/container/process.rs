@@ -1,7 +1,7 @@
 //! The container's first process, by descriptor: its mount namespace, its mounts, its owners.
 
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::Seek;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -9,7 +9,7 @@ use rustix::fs::fstat;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::id_map::{IdMapError, IdMaps, valid};
-use super::{Mounts, MountsError, Owner, Procfs, ProcfsError, sandboxed};
+use super::{Mounts, MountsError, Owner, Procfs, ProcfsError, procfs, sandboxed};
 use crate::errno::{SyscallError, failed};
 use crate::fault::{Class, Fault};
 
@@ -42,15 +42,16 @@ impl Process {
     /// container's mounts are there, and CRIU then brings the files of the checkpoint. When it is not the container's, but that of a
     /// sandboxed runtime.
     pub fn open(pid: Pid) -> Result<Process, ProcessError> {
+        let procfs = Procfs::open()?;
         // Before the pidfd: a thread has none.
-        if let Some(runtime) = sandboxed::runtime(&Procfs::open()?, pid) {
+        if let Some(runtime) = sandboxed::runtime(&procfs, pid) {
             return Err(ProcessError::Sandboxed { runtime });
         }
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| match errno {
             rustix::io::Errno::SRCH => ProcessError::Gone,
             other => failed(format!("pidfd_open({})", pid.as_raw_nonzero()))(other).into(),
         })?;
-        Process::new(pidfd, pid)
+        Process::new(&procfs, pidfd, pid)
     }
 
     /// Takes hold of the process of a pidfd that another process has sent.
@@ -58,15 +59,16 @@ impl Process {
     /// # Errors
     /// As [`Process::open`]; or it is another descriptor, or of a process that this process namespace does not have.
     pub fn of_pidfd(pidfd: OwnedFd) -> Result<Process, ProcessError> {
-        match Procfs::open()?.pid(&pidfd)? {
+        let procfs = Procfs::open()?;
+        match procfs.pid(&pidfd)? {
             Some(-1) => Err(ProcessError::Gone),
-            Some(pid @ 1..) => Process::new(pidfd, Pid::from_raw(pid).ok_or(ProcessError::NoPidfd)?),
+            Some(pid @ 1..) => Process::new(&procfs, pidfd, Pid::from_raw(pid).ok_or(ProcessError::NoPidfd)?),
             _ => Err(ProcessError::NoPidfd),
         }
     }
 
-    fn new(pidfd: OwnedFd, pid: Pid) -> Result<Process, ProcessError> {
-        let namespaces = Namespaces::open(pid);
+    fn new(procfs: &Procfs, pidfd: OwnedFd, pid: Pid) -> Result<Process, ProcessError> {
+        let namespaces = Namespaces::open(procfs, pid);
         // First the files, then the proof that they are this process's: a pidfd, unlike a number, never becomes another's.
         if !is_alive(&pidfd) {
             return Err(ProcessError::Gone);
@@ -99,9 +101,8 @@ impl Process {
     /// # Errors
     /// When they cannot be read.
     pub fn mounts(&self) -> Result<Mounts, ProcessError> {
-        let mut content = Vec::new();
         let mut file = &self.namespaces.mountinfo;
-        file.rewind().and_then(|()| file.read_to_end(&mut content)).map_err(failed(r#"read("mountinfo")"#))?;
+        let content = file.rewind().and_then(|()| procfs::read(file)).map_err(failed(r#"read("mountinfo")"#))?;
         Ok(Mounts::parse(&content)?)
     }
 
@@ -138,8 +139,7 @@ impl Process {
 }
 
 impl Namespaces {
-    fn open(pid: Pid) -> Result<Namespaces, ProcessError> {
-        let procfs = Procfs::open()?;
+    fn open(procfs: &Procfs, pid: Pid) -> Result<Namespaces, ProcessError> {
         let of = |name: &str| format!("{}/{name}", pid.as_raw_nonzero());
         if procfs.read(&of("comm"))? == RESTORER {
             return Err(ProcessError::Restored);
@@ -149,7 +149,7 @@ impl Namespaces {
             return Err(ProcessError::OwnMountNamespace);
         }
         let user_is_ours = is_same(&procfs.file(&of("ns/user"))?, &procfs.file("self/ns/user")?)?;
-        let ids = IdMaps::read(&procfs, pid)?;
+        let ids = IdMaps::read(procfs, pid)?;
         Ok(Namespaces {
             mount,
             mountinfo: procfs.file(&of("mountinfo"))?,

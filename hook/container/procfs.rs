@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,9 @@ use crate::errno::{SyscallError, failed};
 
 /// Where a pidfd leads. The path of a file begins with a slash, so that no file has this one.
 const PIDFD: &str = "anon_inode:[pidfd]";
+
+/// What most files below `/proc` fit in.
+const FILE_BYTES_USUAL: usize = 4096;
 
 /// The `/proc` of this mount namespace.
 ///
@@ -50,10 +53,7 @@ impl Procfs {
     /// # Errors
     /// When the kernel says so.
     pub fn read(&self, path: &str) -> Result<Vec<u8>, ProcfsError> {
-        let mut content = Vec::new();
-        let read = self.file(path)?.read_to_end(&mut content);
-        read.map_err(failed(format!(r#"read("/proc/{path}")"#)))?;
-        Ok(content)
+        Ok(read(&self.file(path)?).map_err(failed(format!(r#"read("/proc/{path}")"#)))?)
     }
 
     /// The id of the mount to which a descriptor of this process leads, as in `mountinfo`.
@@ -103,6 +103,13 @@ impl Procfs {
         let path = path.map_err(failed(format!(r#"readlink("/proc/{link}")"#)))?;
         Ok(OsString::from_vec(path.into_bytes()).into())
     }
+}
+
+/// Reads the rest of a file below `/proc`. Such a file has no size: `File` would ask for one, and begin with 32 bytes.
+pub(super) fn read(file: &File) -> io::Result<Vec<u8>> {
+    let mut content = Vec::with_capacity(FILE_BYTES_USUAL);
+    file.take(u64::MAX).read_to_end(&mut content)?;
+    Ok(content)
 }
 
 /// Why `/proc` could not be used.
