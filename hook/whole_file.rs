@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
-use tempfile::Builder;
+use tempfile::{Builder, NamedTempFile};
 
 /// How the name of a file begins that is not complete. A process that is killed leaves it.
 pub const INCOMPLETE: &str = ".tmp";
@@ -29,9 +29,7 @@ pub fn write(
     existing: Existing,
     prepare: impl FnOnce(&File) -> io::Result<()>,
 ) -> io::Result<()> {
-    let directory = directory(path);
-    let mut file = Builder::new().prefix(INCOMPLETE).tempfile_in(directory)?;
-    file.write_all(content)?;
+    let file = incomplete(path, content)?;
     prepare(file.as_file())?;
     file.as_file().sync_all()?;
     match existing {
@@ -39,7 +37,22 @@ pub fn write(
         Existing::Replace => file.persist(path),
     }
     .map_err(|error| error.error)?;
-    File::open(directory)?.sync_all()
+    File::open(directory(path))?.sync_all()
+}
+
+/// Replaces a file that is of no use after a reboot, and waits for no disk: a crash of the host can leave it empty.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn replace_until_reboot(path: &Path, content: &[u8]) -> io::Result<()> {
+    incomplete(path, content)?.persist(path).map(drop).map_err(|error| error.error)
+}
+
+/// The content in a file of another name.
+fn incomplete(path: &Path, content: &[u8]) -> io::Result<NamedTempFile> {
+    let mut file = Builder::new().prefix(INCOMPLETE).tempfile_in(directory(path))?;
+    file.write_all(content)?;
+    Ok(file)
 }
 
 /// The directory of a file.
@@ -68,8 +81,10 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"one");
         write(b"two", Existing::Replace).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
+        replace_until_reboot(&path, b"two, too").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two, too");
         let failed = super::write(&path, b"three", Existing::Replace, |_| Err(io::ErrorKind::Other.into()));
-        assert!(failed.is_err() && fs::read(&path).unwrap() == b"two");
+        assert!(failed.is_err() && fs::read(&path).unwrap() == b"two, too");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 }

@@ -192,10 +192,16 @@ async fn deliver(
     };
     let id = start.record.start.clone();
     let outcome = match outcome {
-        Ok(()) => live.register(filled.state, &filled.process, Arc::clone(&filled.hold), loaded.settings).await,
+        Ok(()) => live.register(&filled.state, &filled.process, Arc::clone(&filled.hold)).await.map_err(AnyFault::from),
         refused => refused,
     };
-    match blocking(move || start.end(outcome)).await {
+    let (state, revoked) = (filled.state, loaded.settings.updates.revoked.to_path_buf());
+    let end = move || {
+        // Whatever is revoked from now on is removed from a container that is registered.
+        let checked = outcome.and_then(|()| Ok(state.check(&Revocations::read(&revoked)?)?));
+        start.end(checked)
+    };
+    match blocking(end).await {
         Ok(()) => {
             let _ = connection.send(&Receipt::Recorded, None).await;
             "delivered"

@@ -18,7 +18,7 @@ use super::state::State;
 use crate::container::Procfs;
 use crate::excerpt::printable;
 use crate::settings::file::{self, Kind};
-use crate::whole_file::{self, Existing, INCOMPLETE};
+use crate::whole_file::{self, INCOMPLETE};
 use crate::{report, run_directory};
 
 /// The largest state: what a request may contain, and its references twice more.
@@ -64,14 +64,14 @@ impl Directory {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.0)
     }
 
-    /// Writes a state, in one step.
+    /// Writes a state, in one step. It outlives the broker and not the container, so that starts wait for no disk.
     ///
     /// # Errors
     /// The kernel refuses.
     pub(super) fn write(&self, state: &State) -> Result<(), LiveError> {
         let written = || {
             self.create()?;
-            whole_file::write(&self.0.join(&state.start), &serde_json::to_vec(state)?, Existing::Replace, |_| Ok(()))
+            whole_file::replace_until_reboot(&self.0.join(&state.start), &serde_json::to_vec(state)?)
         };
         written().map_err(|error: io::Error| LiveError::Write { path: self.0.clone(), errno: error.into() })
     }

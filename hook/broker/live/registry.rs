@@ -15,16 +15,13 @@ use tokio::time::sleep;
 use super::super::blocking::blocking;
 use super::super::error::PROGRAM;
 use super::super::protocol::Selection;
-use super::super::revoked::Revocations;
 use super::directory::Directory;
 use super::error::LiveError;
 use super::running::Running;
 use super::state::State;
 use crate::container::Process;
 use crate::deliver::{Hold, SwapError};
-use crate::fault::AnyFault;
 use crate::report;
-use crate::settings::Settings;
 
 /// How long a container that has ended leaves its state.
 const ENDED_PERIOD: Duration = Duration::from_secs(1);
@@ -112,22 +109,16 @@ impl Live {
         }
     }
 
-    /// Knows a container from now on. What was revoked before that refuses it, and what is revoked afterwards is removed from it.
+    /// Knows a container from now on: what is revoked afterwards is removed from it. The caller refuses it for what was revoked before,
+    /// by [`State::check`].
     ///
     /// # Errors
-    /// Its state cannot be written, or something was revoked that it has.
-    pub async fn register(
-        &self,
-        state: State,
-        process: &Process,
-        hold: Arc<Hold>,
-        settings: &Settings,
-    ) -> Result<(), AnyFault> {
+    /// Its state cannot be written.
+    pub async fn register(&self, state: &State, process: &Process, hold: Arc<Hold>) -> Result<(), LiveError> {
         let running = Running::new(state.clone(), process, hold)?;
         self.directory.write(&running.state())?;
         self.add(running);
-        self.destroy_unmounted(&state).await?;
-        Ok(state.check(&Revocations::load(settings).await?)?)
+        self.destroy_unmounted(state).await
     }
 
     /// Destroys what the same process got before and has unmounted, so that it cannot make the broker keep any number of deliveries. What

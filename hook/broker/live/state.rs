@@ -159,7 +159,7 @@ impl State {
     ///
     /// # Errors
     /// It has.
-    pub(super) fn check(&self, revocations: &Revocations) -> Result<(), RevokedError> {
+    pub fn check(&self, revocations: &Revocations) -> Result<(), RevokedError> {
         revocations.check_container(&self.container)?;
         self.readings.iter().filter(|one| one.item.is_some()).try_for_each(|one| revocations.check(one.value()))
     }
