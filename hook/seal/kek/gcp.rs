@@ -15,7 +15,8 @@ use google_cloud_kms::client::KeyManagementService;
 use zeroize::Zeroizing;
 
 use super::gcp_error::{self, CallError, Caller, CloudKmsError};
-use super::gcp_identity::{GoogleRefusal, Identity, IdentityError, METADATA_SERVER};
+use super::gcp_identity::{GoogleRefusal, Identity, IdentityError};
+use super::gcp_metadata::METADATA_SERVER;
 use super::gcp_status::KmsStatus;
 use super::ramp::Ramp;
 use super::service::{Call, Operation};

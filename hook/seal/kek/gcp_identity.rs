@@ -8,12 +8,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use google_cloud_auth::credentials::subject_token::{Builder as SubjectToken, SubjectTokenProvider};
-use google_cloud_auth::credentials::{Credentials, anonymous, external_account, impersonated, mds, service_account};
+use google_cloud_auth::credentials::{Credentials, anonymous, external_account, impersonated, service_account};
 use google_cloud_auth::errors::{CredentialsError, SubjectTokenProviderError};
 use serde::Deserialize;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
+use super::gcp_metadata::{METADATA_SERVER, MetadataServer};
 use super::token_cache::TokenCache;
 use crate::fault::{Class, Fault};
 use crate::http_client::innermost;
@@ -26,9 +27,6 @@ use crate::token::{TokenError, Tokens};
 const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 
 const CREDENTIALS_BYTES_MAX: usize = 64 * 1024;
-
-/// The metadata server of Google's machines.
-pub(super) const METADATA_SERVER: &str = "http://metadata.google.internal";
 
 /// The service that exchanges tokens of other issuers.
 const TOKEN_SERVER: &str = "https://sts.googleapis.com";
@@ -68,8 +66,8 @@ impl Identity {
         match &settings.credentials_file {
             Some(path) => Identity::in_file(path),
             None => {
-                let credentials = mds::Builder::default().build().map_err(|_| IdentityError::MetadataServer)?;
-                Ok(Identity::plain(credentials, UNKNOWN_MEMBER.into(), METADATA_SERVER))
+                let server = MetadataServer::new().map_err(|_| IdentityError::MetadataServer)?;
+                Ok(Identity::plain(server.into(), UNKNOWN_MEMBER.into(), METADATA_SERVER))
             }
         }
     }

@@ -10,6 +10,7 @@ mod aws_identity;
 pub mod gcp;
 mod gcp_error;
 mod gcp_identity;
+mod gcp_metadata;
 mod gcp_status;
 mod kind;
 pub mod local;

@@ -1,0 +1,120 @@
+//! The metadata server of Google's machines, which has access tokens of their service account.
+//!
+//! Google's own client of it makes an HTTP client for each request. Each of these reads all CA certificates of the system, though the
+//! server has no TLS.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join;
+use google_cloud_auth::credentials::{CacheableResource, CredentialsProvider, EntityTag};
+use google_cloud_auth::errors::CredentialsError;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Client, Response, StatusCode};
+use serde::Deserialize;
+use tokio::sync::Mutex;
+use zeroize::Zeroizing;
+
+use crate::http_client;
+
+/// Its address.
+pub(super) const METADATA_SERVER: &str = "http://metadata.google.internal";
+
+const TOKEN_PATH: &str = "/computeMetadata/v1/instance/service-accounts/default/token";
+const UNIVERSE_DOMAIN_PATH: &str = "/computeMetadata/v1/universe/universe-domain";
+const FLAVOR: HeaderName = HeaderName::from_static("metadata-flavor");
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// A client of the metadata server, with the access token that it had last.
+#[derive(Debug)]
+pub(super) struct MetadataServer {
+    client: Client,
+    token: Mutex<Option<Token>>,
+}
+
+/// An access token, as the headers of a request.
+#[derive(Clone, Debug)]
+struct Token {
+    tag: EntityTag,
+    headers: HeaderMap,
+    renewal: Instant,
+}
+
+/// What the server answers.
+#[derive(Deserialize)]
+struct TokenResponse {
+    access_token: Zeroizing<String>,
+    token_type: String,
+    /// In seconds.
+    expires_in: u32,
+}
+
+impl MetadataServer {
+    /// Makes the client. Nothing is sent.
+    ///
+    /// # Errors
+    /// The client cannot be made.
+    pub(super) fn new() -> reqwest::Result<MetadataServer> {
+        Ok(MetadataServer { client: http_client::builder_for("http").build()?, token: Mutex::default() })
+    }
+
+    /// The token, which is fetched again after three quarters of its lifetime.
+    async fn token(&self) -> Result<Token, CredentialsError> {
+        let mut token = self.token.lock().await;
+        if let Some(token) = token.as_ref().filter(|token| Instant::now() < token.renewal) {
+            return Ok(token.clone());
+        }
+        Ok(token.insert(self.fetch().await?).clone())
+    }
+
+    async fn fetch(&self) -> Result<Token, CredentialsError> {
+        let now = Instant::now();
+        let answer = self.get(TOKEN_PATH).await?;
+        let response: TokenResponse = serde_json::from_slice(&answer).map_err(|_| unusable())?;
+        let text = Zeroizing::new(format!("{} {}", response.token_type, *response.access_token));
+        let mut authorization = HeaderValue::from_str(&text).map_err(|_| unusable())?;
+        authorization.set_sensitive(true);
+        Ok(Token {
+            tag: EntityTag::new(),
+            headers: HeaderMap::from_iter([(AUTHORIZATION, authorization)]),
+            renewal: now + Duration::from_secs(response.expires_in.into()) * 3 / 4,
+        })
+    }
+
+    async fn get(&self, path: &str) -> Result<Zeroizing<Vec<u8>>, CredentialsError> {
+        let request = self.client.get(format!("{METADATA_SERVER}{path}")).header(FLAVOR, "Google");
+        let mut response = request.send().await.and_then(Response::error_for_status).map_err(failed)?;
+        let mut body = Zeroizing::new(Vec::new());
+        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+            body.extend_from_slice(&chunk);
+            if body.len() > ANSWER_BYTES_MAX {
+                return Err(unusable());
+            }
+        }
+        Ok(body)
+    }
+}
+
+impl CredentialsProvider for MetadataServer {
+    async fn headers(&self, _: http::Extensions) -> Result<CacheableResource<HeaderMap>, CredentialsError> {
+        let Token { tag, headers, .. } = self.token().await?;
+        Ok(CacheableResource::New { entity_tag: tag, data: headers })
+    }
+
+    async fn universe_domain(&self) -> Option<String> {
+        // A client asks for this first. The token, which it needs next, is fetched at the same time; if that fails, it is fetched again.
+        let (domain, _) = join(self.get(UNIVERSE_DOMAIN_PATH), self.token()).await;
+        Some(std::str::from_utf8(&domain.ok()?).ok()?.trim().to_owned())
+    }
+}
+
+/// Whether another try may help, as Google's client decides it.
+fn failed(error: reqwest::Error) -> CredentialsError {
+    let may_pass = |status: StatusCode| {
+        status.is_server_error() || [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS].contains(&status)
+    };
+    CredentialsError::from_source(error.status().is_none_or(may_pass), error)
+}
+
+fn unusable() -> CredentialsError {
+    CredentialsError::from_msg(false, "the metadata server answers with something else than a token")
+}
