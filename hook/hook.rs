@@ -59,7 +59,8 @@ pub fn run() -> ExitCode {
 /// One container start: without requests nothing happens, otherwise the container gets all of its secrets, or an error and no secret.
 fn start(state: &State, settings: &Path) -> Result<(), AnyFault> {
     let annotations = Annotations::new(state.annotations().clone());
-    if matches!(Requests::from_annotations(&annotations), Ok(None)) {
+    let requested = Requests::from_annotations(&annotations);
+    if matches!(requested, Ok(None)) {
         return Ok(());
     }
     let (annotations, image) = of_image(annotations, state);
@@ -67,6 +68,10 @@ fn start(state: &State, settings: &Path) -> Result<(), AnyFault> {
         return Ok(());
     }
     let mut start = Start::begin(PROGRAM, state.id().unwrap_or_default());
+    // For the record of a start that fails before anything decides about them.
+    if let Ok(Some(requested)) = requested {
+        start.record.requests(&requested.files);
+    }
     let outcome =
         Settings::load(settings).map_err(AnyFault::from).and_then(|settings| match settings.broker.address() {
             Some(broker) => by_broker::deliver(broker, state, annotations, image, &settings, &start),

@@ -17,7 +17,7 @@ use super::revoked::{Revocations, Value};
 use super::source::Fetches;
 use super::wire::Descriptor;
 use crate::audit::Trail;
-use crate::container::{HOOK_NAME, Owner, Process, Request};
+use crate::container::{Annotations, HOOK_NAME, Owner, Process, Request, Requests};
 use crate::deliver::{DeliveryOptions, Frozen, Hold};
 use crate::errno::SyscallError;
 use crate::fault::{AnyFault, Class, Fault};
@@ -100,6 +100,10 @@ async fn fill(
     let (audit, deadline) = (settings.audit.clone(), settings.deliver.deadline);
     let revoked = settings.updates.revoked.to_path_buf();
     let (trail, revocations) = blocking(move || (Trail::open(&audit, deadline), Revocations::read(&revoked))).await;
+    // For the record of a start that fails before anything decides about them.
+    if let Ok(Some(requested)) = Requests::from_annotations(&Annotations::new(request.annotations.clone())) {
+        start.record.requests(&requested.files);
+    }
     start.trail = trail?;
     start.record.start = valid_id(request.start)?;
     if let Some(Unready { stage: Stage::State, refusal }) = &request.unready {

@@ -41,6 +41,17 @@ pub(super) fn every_start_is_one_audit_record(world: &World, engine: Engine) {
     assert!(matches!(&warnings[..], [line] if line.message == warning), "{of_container:?}");
 }
 
+pub(super) fn a_start_that_no_broker_receives_is_recorded_with_its_requests(world: &World) {
+    let mut container = Container::new(world);
+    container.secret("db", b"hunter2");
+    container.settings = Some("[broker]\nsocket = \"/run/containers-test/no-broker\"\n".into());
+    let ended = Created::new(&container).hook(&[]).end();
+    assert_eq!(ended.status.code(), Some(69), "{ended:?}");
+    let [record] = &world.journal.records(&container.name)[..] else { panic!("expected one record") };
+    assert_eq!((&record["decision"], &record["secrets"][0]["file"]), (&"refused".into(), &"db".into()), "{record}");
+    assert_eq!(record["secrets"][0]["reference"], format!("op://AgentVault/{}/password", container.title("db")));
+}
+
 pub(super) fn starts_at_the_same_time_do_not_mix_their_records(world: &World, engine: Engine) {
     let first = Container::new(world);
     first.write(engine, "true");

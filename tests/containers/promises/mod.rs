@@ -159,6 +159,7 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         command::run_gives_files_to_a_command_of_a_user_without_root
         log::success_is_silent
         log::dev_log_takes_the_place_of_the_journal
+        log::a_start_that_no_broker_receives_is_recorded_with_its_requests
         hygiene::a_refusal_does_not_tell_what_it_saw
         hygiene::the_searches_find_what_is_there
         memory::a_crash_leaves_no_core
