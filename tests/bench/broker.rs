@@ -1,9 +1,6 @@
 //! Starts through the broker, next to starts without it; many at the same time; and the broker's memory.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -76,7 +73,7 @@ pub(crate) fn simultaneous_starts(machine: &Machine) {
             scope.spawn(|| timed_hook(&broker, &container.state(one.iter().cloned())));
         }
         let waiting = format!("oci_secrets_broker_source_coalesced_total {}\n", SIMULTANEOUS - 1);
-        while !monitor(&socket).contains(&waiting) {
+        while !broker::metrics(&socket).contains(&waiting) {
             thread::sleep(Duration::from_millis(5));
         }
         vault.stand_in.signal(Signal::CONT);
@@ -90,15 +87,6 @@ pub(crate) fn simultaneous_starts(machine: &Machine) {
     let verdict = if fetches == 1 { "" } else { "  missed" };
     println!("\n{SIMULTANEOUS} starts for one item at the same time");
     println!("  {:46} {fetches:8}     target 1{verdict}", "requests for the item");
-}
-
-/// What the metrics of a broker say.
-fn monitor(socket: &Path) -> String {
-    let mut stream = UnixStream::connect(socket).unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    text
 }
 
 /// The memory of one broker over this many starts.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::net::UnixListener;
-use std::process::Child;
+use std::process::{Child, ExitCode};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -29,8 +29,9 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// The failures that are printed.
 const FAILURES_SHOWN: usize = 10;
 
-/// Starts containers at [`RATE`] for `minutes`, while an operator is busy.
-pub(crate) fn steady_load(minutes: f64) {
+/// Starts containers at [`RATE`] for `minutes`, while an operator is busy. Whether each has succeeded and has one record decides about the
+/// exit code; the rate does not.
+pub(crate) fn steady_load(minutes: f64) -> ExitCode {
     let machine = Machine::enter().unwrap();
     let vault = Vault::fill(&machine, Identity::ServiceAccount, Duration::ZERO);
     let mut operator = Operator::begin(&vault);
@@ -49,8 +50,9 @@ pub(crate) fn steady_load(minutes: f64) {
         }
         starters.into_iter().flat_map(|starter| starter.join().unwrap()).collect()
     });
-    load.report(minutes, &latencies);
+    let is_complete = load.report(minutes, &latencies);
     operator.end();
+    if is_complete { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// All starts.
@@ -88,7 +90,8 @@ impl Load<'_> {
         }
     }
 
-    fn report(&self, minutes: f64, latencies: &[Duration]) {
+    /// Prints the figures. Returns whether each start has succeeded and has one record.
+    fn report(&self, minutes: f64, latencies: &[Duration]) -> bool {
         let took = self.begin.elapsed();
         let failures = self.failures.lock().unwrap();
         failures.iter().take(FAILURES_SHOWN).for_each(|message| print!("  {message}"));
@@ -96,17 +99,19 @@ impl Load<'_> {
         let rate = self.total as f64 / took.as_secs_f64();
         let verdict = |is_met: bool| if is_met { "" } else { "  missed" };
         let is_steady = verdict(rate > f64::from(RATE) * RATE_SHARE_LEAST);
-        let is_complete = verdict(failures.is_empty() && exact == self.total && records == self.total);
+        let is_complete = failures.is_empty() && exact == self.total && records == self.total;
         println!("Through the broker, {RATE} starts a second for {minutes} min");
         println!("  {:46} {rate:8.1} a second, target {RATE}{is_steady}", "starts");
         println!(
-            "  {:46} {exact:8} of {}, {records} records, {} failed{is_complete}",
+            "  {:46} {exact:8} of {}, {records} records, {} failed{}",
             "starts with one record",
             self.total,
-            failures.len()
+            failures.len(),
+            verdict(is_complete)
         );
         let [half, most] = [median(latencies.to_vec()), percentile(latencies, 99)].map(milliseconds);
         println!("  {:46} {half:8.2} ms  p99 {most:8.2} ms", "a start, from the time when it is due");
+        is_complete
     }
 
     /// The number of records, and of starts that have exactly one, which says that they were delivered.

@@ -27,7 +27,7 @@ mod support;
 mod updates;
 mod vault;
 
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use engine::{Bundle, ENGINES, unify_cgroups};
@@ -47,7 +47,7 @@ const FOREIGN: [(&str, &str); 3] = [
     ("org.opencontainers.image.stopSignal", "15"),
 ];
 
-fn main() {
+fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match &arguments[..] {
         [] => container_starts(),
@@ -55,11 +55,12 @@ fn main() {
         [what] if what == "broker" => broker(&Machine::enter().unwrap()),
         [what] if what == "nri" => nri::events(&Machine::enter().unwrap()),
         [what, minutes] if what == "gateway" => gateway::steady_load(minutes.parse().unwrap()),
-        [what, minutes] if what == "broker" => load::steady_load(minutes.parse().unwrap()),
+        [what, minutes] if what == "broker" => return load::steady_load(minutes.parse().unwrap()),
         [what, starts] if what == "broker-memory" => broker::memory(starts.parse().unwrap()),
         [what, program, arguments @ ..] if what == "peak" => peak(program, arguments),
         _ => panic!("expected no arguments, gateway MINUTES, broker MINUTES, broker-memory STARTS, nri, or updates"),
     }
+    ExitCode::SUCCESS
 }
 
 fn container_starts() {

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -12,7 +10,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process_gro
 use serde_json::json;
 
 use crate::scene::{ITEMS, Scene, pair, target, wait_until};
-use crate::support::broker::Broker;
+use crate::support::broker::{self, Broker};
 use crate::support::container::{Container, ID};
 use crate::support::front::Mode;
 use crate::support::{program, with_mode};
@@ -34,10 +32,7 @@ fn explained(scene: &Scene, broker: &Broker) -> String {
 
 /// A metric of the broker.
 fn metric(scene: &Scene, name: &str) -> u64 {
-    let mut socket = UnixStream::connect(scene.world.host.path("metrics.sock")).unwrap();
-    socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: broker\r\nConnection: close\r\n\r\n").unwrap();
-    let mut text = String::new();
-    socket.read_to_string(&mut text).unwrap();
+    let text = broker::metrics(&scene.world.host.path("metrics.sock"));
     let name = format!("oci_secrets_broker_{name} ");
     let line = text.lines().find_map(|line| line.strip_prefix(&name)).unwrap_or_else(|| panic!("no {name}: {text}"));
     line.trim().parse().unwrap()

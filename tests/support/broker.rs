@@ -1,5 +1,6 @@
 //! The broker of a host, and the hook that asks it.
 
+use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -117,6 +118,15 @@ pub(crate) fn hook(settings: &Path) -> Command {
     let mut command = Command::new(program("oci-secrets-hook"));
     command.env_clear().arg("--settings").arg(settings);
     command
+}
+
+/// What the metrics at a unix socket say.
+pub(crate) fn metrics(socket: &Path) -> String {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
 }
 
 /// Starts a broker with a socket that listens already, as systemd passes it.
