@@ -16,7 +16,8 @@ use crate::support::front::Mode;
 const SWAPS: u32 = 60;
 const ROUNDS: u32 = 24;
 
-fn count_of(name: &str, default: u32) -> u32 {
+/// A number that the environment can set.
+pub(crate) fn count_of(name: &str, default: u32) -> u32 {
     std::env::var(name).ok().and_then(|count| count.parse().ok()).unwrap_or(default)
 }
 

@@ -17,6 +17,7 @@ mod support;
 
 mod attacks;
 mod cluster;
+mod day;
 mod deaths;
 mod descriptors;
 mod fakes;
