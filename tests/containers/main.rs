@@ -17,6 +17,7 @@
 mod container;
 mod direct;
 mod engine;
+mod kills;
 mod promises;
 mod spec;
 #[path = "../support/mod.rs"]

@@ -163,6 +163,16 @@ impl Engine {
         self.driver().command(verb)
     }
 
+    /// The command that runs a container and stays attached to it.
+    pub(crate) fn run(self, container: &Container<'_>, script: &str) -> Command {
+        self.driver().run(container, script)
+    }
+
+    /// The command that ends and removes a container, if there is one.
+    pub(crate) fn remove(self, name: &str) -> Command {
+        self.driver().remove(name)
+    }
+
     /// Runs a verb to its end and gives back what it prints.
     pub(crate) fn ask(self, verb: &[&str]) -> String {
         answer(self.command(verb))

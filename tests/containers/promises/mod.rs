@@ -19,6 +19,7 @@ mod updates;
 mod users;
 
 use crate::engine::Engine;
+use crate::kills;
 use crate::world::World;
 
 /// How a promise is shown.
@@ -165,6 +166,7 @@ pub(crate) fn all() -> Vec<(&'static str, Promise)> {
         memory::a_crash_leaves_no_core
         memory::nobody_without_the_right_reads_its_memory
         memory::the_kernel_hears_of_the_label_and_of_swap
+        kills::a_start_that_is_killed_at_any_moment_is_whole_or_none_and_leaves_nothing
     ];
     [
         &everywhere[..],
