@@ -4,6 +4,8 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -14,6 +16,9 @@ use crate::support::sandbox;
 use crate::support::search::Needle;
 use crate::support::{AGENT_VAULT, with_mode};
 use crate::world::World;
+
+/// The longest until a process that podman has started has read a file.
+const READ_WITHIN: Duration = Duration::from_secs(60);
 
 pub(super) fn what_install_writes_is_enough(world: &World, engine: Engine) {
     install(world, "podman");
@@ -185,11 +190,20 @@ pub(super) fn stop_and_start_bring_the_new_value(world: &World, engine: Engine) 
     let values = container.marks().join("values");
     let running = container.detach(engine, "cat /run/secrets/db >>/marks/values; exec sleep 300");
     let hooks = container.hooks.as_ref().unwrap().to_str().unwrap();
+    // The process may read its file after podman has started it.
+    let wait_until_read = |expected: &str| {
+        let deadline = Instant::now() + READ_WITHIN;
+        while fs::read_to_string(&values).unwrap_or_default() != expected && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(fs::read_to_string(&values).unwrap(), expected);
+    };
+    wait_until_read("old");
     engine.ask(&["stop", "--time=0", &container.name]);
     world.rotate(&item, &container.title("db"), "password", b"new");
     engine.ask(&["--hooks-dir", hooks, "start", &container.name]);
+    wait_until_read("oldnew");
     engine.ask(&["stop", "--time=0", &container.name]);
-    assert_eq!(fs::read_to_string(&values).unwrap(), "oldnew");
 
     // A refused start does not run the process, and the caller gets the error.
     world.stand_in.request("DELETE", &format!("/v1/vaults/{AGENT_VAULT}/items/{item}"), &json!(null));
