@@ -27,6 +27,7 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// A client of the metadata server, with the access token that it had last.
 #[derive(Debug)]
 pub(super) struct MetadataServer {
+    url: &'static str,
     client: Client,
     token: Mutex<Option<Token>>,
 }
@@ -37,6 +38,7 @@ struct Token {
     tag: EntityTag,
     headers: HeaderMap,
     renewal: Instant,
+    expiry: Instant,
 }
 
 /// What the server answers.
@@ -54,16 +56,24 @@ impl MetadataServer {
     /// # Errors
     /// The client cannot be made.
     pub(super) fn new() -> reqwest::Result<MetadataServer> {
-        Ok(MetadataServer { client: http_client::builder_for("http").build()?, token: Mutex::default() })
+        MetadataServer::at(METADATA_SERVER)
     }
 
-    /// The token, which is fetched again after three quarters of its lifetime.
+    fn at(url: &'static str) -> reqwest::Result<MetadataServer> {
+        Ok(MetadataServer { url, client: http_client::builder_for("http").build()?, token: Mutex::default() })
+    }
+
+    /// The token, which is fetched again after three quarters of its lifetime. If that fails, it is used until it expires.
     async fn token(&self) -> Result<Token, CredentialsError> {
         let mut token = self.token.lock().await;
-        if let Some(token) = token.as_ref().filter(|token| Instant::now() < token.renewal) {
+        let now = Instant::now();
+        if let Some(token) = token.as_ref().filter(|token| now < token.renewal) {
             return Ok(token.clone());
         }
-        Ok(token.insert(self.fetch().await?).clone())
+        match self.fetch().await {
+            Ok(fetched) => Ok(token.insert(fetched).clone()),
+            Err(error) => token.as_ref().filter(|token| Instant::now() < token.expiry).cloned().ok_or(error),
+        }
     }
 
     async fn fetch(&self) -> Result<Token, CredentialsError> {
@@ -73,15 +83,17 @@ impl MetadataServer {
         let text = Zeroizing::new(format!("{} {}", response.token_type, *response.access_token));
         let mut authorization = HeaderValue::from_str(&text).map_err(|_| unusable())?;
         authorization.set_sensitive(true);
+        let lifetime = Duration::from_secs(response.expires_in.into());
         Ok(Token {
             tag: EntityTag::new(),
             headers: HeaderMap::from_iter([(AUTHORIZATION, authorization)]),
-            renewal: now + Duration::from_secs(response.expires_in.into()) * 3 / 4,
+            renewal: now + lifetime * 3 / 4,
+            expiry: now + lifetime,
         })
     }
 
     async fn get(&self, path: &str) -> Result<Zeroizing<Vec<u8>>, CredentialsError> {
-        let request = self.client.get(format!("{METADATA_SERVER}{path}")).header(FLAVOR, "Google");
+        let request = self.client.get(format!("{}{path}", self.url)).header(FLAVOR, "Google");
         let mut response = request.send().await.and_then(Response::error_for_status).map_err(failed)?;
         let mut body = Zeroizing::new(Vec::new());
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
@@ -117,4 +129,24 @@ fn failed(error: reqwest::Error) -> CredentialsError {
 
 fn unusable() -> CredentialsError {
     CredentialsError::from_msg(false, "the metadata server answers with something else than a token")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_token_is_used_until_it_expires_if_the_server_does_not_answer() {
+        crate::tls::install();
+        // Nothing listens there.
+        let server = MetadataServer::at("http://127.0.0.1:1").unwrap();
+        assert!(server.token().await.is_err());
+        let now = Instant::now();
+        let minute = Duration::from_secs(60);
+        for (expiry, is_used) in [(now + minute, true), (now, false)] {
+            let token = Token { tag: EntityTag::new(), headers: HeaderMap::new(), renewal: now, expiry };
+            *server.token.lock().await = Some(token);
+            assert_eq!(server.token().await.is_ok(), is_used);
+        }
+    }
 }
