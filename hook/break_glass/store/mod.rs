@@ -288,3 +288,23 @@ fn attach(mount: &OwnedFd) -> Result<(), StoreError> {
 fn uptime() -> u64 {
     u64::try_from(clock_gettime(ClockId::Boottime).tv_sec).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::harden::is_root_of_the_host;
+
+    #[test]
+    fn rehearsals_at_the_same_time_do_not_disturb_each_other() {
+        if !is_root_of_the_host() {
+            return;
+        }
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| (0..50).for_each(|_| Emergency::rehearse().unwrap()));
+            }
+        });
+    }
+}
