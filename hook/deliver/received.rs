@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RawMode, openat, statat};
 use super::frozen::is_frozen;
 use super::placeholders::Placeholders;
 use super::{Frozen, TARGET};
-use crate::container::{FileName, Mounts, MountsError, Owner, Procfs, ProcfsError};
+use crate::container::{FileName, Owner, Procfs, ProcfsError};
 use crate::errno::{SyscallError, failed};
 use crate::fault::{Class, Fault};
 
@@ -30,9 +30,8 @@ impl Frozen {
         if !is_frozen(&mount)? {
             return Err(ReceivedError::NotFrozen);
         }
-        let procfs = Procfs::open()?;
-        let mounts = Mounts::parse(&procfs.read("self/mountinfo")?)?;
-        if mounts.get(procfs.mount_id(&mount)?).is_some() || procfs.path(&mount)? != Path::new("/") {
+        // A mount at `/` of this host has that path, too. From the container's mount namespace, the kernel does not move it.
+        if Procfs::open()?.path(&mount)? != Path::new("/") {
             return Err(ReceivedError::NotDetached);
         }
         require_content(&mount, files, owner, placeholders)?;
@@ -105,16 +104,13 @@ pub enum ReceivedError {
     /// `/proc` did not answer.
     #[error(transparent)]
     Procfs(#[from] ProcfsError),
-    /// `/proc/self/mountinfo` is not in the documented format.
-    #[error(transparent)]
-    Mounts(#[from] MountsError),
 }
 
 impl Fault for ReceivedError {
     fn class(&self) -> Class {
         match self {
             ReceivedError::NotFrozen | ReceivedError::NotDetached | ReceivedError::OtherFiles => Class::NotPermitted,
-            ReceivedError::Syscall(_) | ReceivedError::Procfs(_) | ReceivedError::Mounts(_) => Class::Kernel,
+            ReceivedError::Syscall(_) | ReceivedError::Procfs(_) => Class::Kernel,
         }
     }
 
@@ -129,8 +125,11 @@ impl Fault for ReceivedError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::deliver::testing::{frozen, frozen_for, is_root};
+    use crate::deliver::Carried;
+    use crate::deliver::testing::{Container, NOTHING, frozen, frozen_for, is_root};
+    use nix::sched::{CloneFlags, unshare};
     use rustix::fs::{CWD, open};
+    use rustix::mount::{MountPropagationFlags, MoveMountFlags, mount_change, move_mount};
 
     const OWNER: Owner = Owner { uid: 1000, gid: 1001 };
 
@@ -183,10 +182,29 @@ mod tests {
         assert!(received(file, &["db"], OWNER, &none).is_err());
 
         let mounted = tempfile::tempdir().unwrap();
-        let flags = rustix::mount::MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        rustix::mount::move_mount(frozen.mount(), "", CWD, mounted.path(), flags).unwrap();
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(frozen.mount(), "", CWD, mounted.path(), flags).unwrap();
         let refusal = received(copy(&frozen), &["db"], OWNER, &none).unwrap_err();
         rustix::mount::unmount(mounted.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
         assert!(refusal.ends_with("it is not a mount of its own without a path"), "{refusal}");
+    }
+    #[test]
+    fn does_not_take_a_mount_at_the_root_of_this_host() {
+        if !is_root() {
+            return;
+        }
+        let container = Container::start(NOTHING, "true");
+        let attach_mounted = || {
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+            let frozen = frozen();
+            move_mount(frozen.mount(), "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).unwrap();
+            let received = received(copy(&frozen), &["db"], OWNER, &Placeholders::default())?;
+            let attached = received.attach(&Carried::default(), &container.process(), &container.spec());
+            attached.map(drop).map_err(|error| error.to_string())
+        };
+        let refusal = std::thread::scope(|scope| scope.spawn(attach_mounted).join().unwrap()).unwrap_err();
+        assert!(refusal.starts_with("move_mount(\"/run/secrets\")"), "{refusal}");
+        assert!(!container.inside("/run/secrets/db").exists());
     }
 }
