@@ -22,6 +22,8 @@
 mod directory;
 mod error;
 mod list;
+#[cfg(test)]
+mod orders;
 mod poll;
 mod registry;
 mod remove;

@@ -76,10 +76,10 @@ pub(super) async fn remove(running: &Running, directory: &Directory, cause: Caus
     }
     record.withdrawn();
     let recorded = write_record(record, settings).await;
-    // Only then: a broker that is killed before that leaves it to the next one to remove what is left, and to record it.
-    write(running, directory);
     let signal = running.state().signal();
     signal.into_iter().for_each(|signal| running.signal(signal));
+    // Only then: a broker that is killed before that leaves it to the next one to remove what is left, to record it, and to send the signal.
+    write(running, directory);
     match recorded {
         Ok(()) => Outcome::Removed(count),
         Err(error) => {

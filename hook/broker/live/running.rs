@@ -64,10 +64,7 @@ impl Running {
 
     /// Continues after another broker, if that has updated the container since.
     pub(super) fn adopt(&self, state: State) {
-        let is_newer = {
-            let own = self.state();
-            state.generation > own.generation || (state.generation == own.generation && state.next.is_some())
-        };
+        let is_newer = state.supersedes(&self.state());
         if is_newer {
             self.hold.take();
             self.change(|own| *own = state);
@@ -102,13 +99,10 @@ impl Running {
             Err(ProcessError::Gone) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        if is_in_place {
+        if self.state.borrow_mut().settle(is_in_place) {
             self.hold.take();
-            self.change(|state| state.advance(next));
             let signal = self.state().signal();
             signal.into_iter().for_each(|signal| self.signal(signal));
-        } else {
-            self.change(|state| state.next = None);
         }
         Ok(())
     }

@@ -164,6 +164,19 @@ impl State {
         self.readings.iter().filter(|one| one.item.is_some()).try_for_each(|one| revocations.check(one.value()))
     }
 
+    /// Whether another broker has changed the container since it was in this one's state.
+    pub(super) fn supersedes(&self, own: &State) -> bool {
+        self.generation > own.generation || (self.generation == own.generation && self.next.is_some())
+    }
+
+    /// Ends an update that was interrupted, by whether its set of files is in place. Returns whether the container has other files by it.
+    pub(super) fn settle(&mut self, is_in_place: bool) -> bool {
+        let next = self.next.take().filter(|_| is_in_place);
+        let has_changed = next.is_some();
+        next.into_iter().for_each(|next| self.advance(next));
+        has_changed
+    }
+
     /// Puts the next set of files in the place of the current one.
     pub(super) fn advance(&mut self, next: Next) {
         (self.delivery, self.readings, self.removed) = (next.delivery, next.readings, next.removed);

@@ -239,10 +239,11 @@ async fn replace(prepared: Prepared, running: &Running, directory: &Directory) -
         Err(error) => (state.next, state.is_stuck) = (None, matches!(error, SwapError::Stuck { .. })),
     });
     replaced?;
-    write(running, directory);
+    // Before the state is written: a broker that is killed before that leaves it to the next one to send it again.
     if let Some(signal) = signal {
         running.signal(signal);
     }
+    write(running, directory);
     Ok(())
 }
 
