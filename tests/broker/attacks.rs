@@ -5,6 +5,7 @@ use std::io::{IoSlice, Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use oci_secrets::broker::wire::{Incoming, Outgoing};
@@ -222,6 +223,28 @@ fn a_second_delivery_to_a_process_leaves_it_the_files_that_it_has_mounted() {
     let last = deliver();
     assert_eq!(container.secret("db"), world.canary.as_bytes());
     assert_eq!((read(&unmounted), read(&last)), (String::new(), world.canary.clone()));
+}
+
+#[test]
+fn what_a_process_has_unmounted_does_not_pile_up_over_restarts() {
+    let Some(world) = World::begin() else { return };
+    let (container, states) = (Container::create(), world.host.path("containers"));
+    let (pid, target) = (container.pid().to_string(), container.rootfs().join("run/secrets"));
+    let unmount = || {
+        let unmounted = Command::new("nsenter").args(["-t", &pid, "-m", "umount", "-l"]).arg(&target).status().unwrap();
+        assert!(unmounted.success());
+    };
+    for _ in 0..3 {
+        let broker = Broker::start(&world.host);
+        // A broker reads the states while it already serves starts.
+        let left = (0..50).find(|_| {
+            assert_eq!(code_and_lines(&broker.hook(&state(&container))), (0, vec![]));
+            unmount();
+            std::fs::read_dir(&states).unwrap().count() == 1
+        });
+        assert!(left.is_some(), "{} states", std::fs::read_dir(&states).unwrap().count());
+        broker.terminate();
+    }
 }
 
 #[test]

@@ -130,10 +130,11 @@ impl Live {
         for running in earlier {
             let (delivery, process) = (running.state().delivery, running.process()?);
             let found = blocking(move || Hold::find(delivery, &process)).await;
-            let destroyed =
-                running.hold().filter(|_| matches!(found, Err(SwapError::Absent))).map(|hold| hold.destroy());
-            if destroyed.is_some_and(|destroyed| destroyed.is_ok()) {
-                self.forget(&running.state().start.clone());
+            // A broker that was started since then has no hold: nothing leads it to what was unmounted.
+            let is_destroyed = || running.hold().is_none_or(|hold| hold.destroy().is_ok());
+            if matches!(found, Err(SwapError::Absent)) && is_destroyed() {
+                let start = running.state().start.clone();
+                self.forget(&start);
             }
         }
         Ok(())
