@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join;
 use tokio::time::Instant;
 
 use super::blocking::blocking;
@@ -99,7 +100,10 @@ async fn fill(
     let settings = loaded.settings;
     let (audit, deadline) = (settings.audit.clone(), settings.deliver.deadline);
     let revoked = settings.updates.revoked.to_path_buf();
-    let (trail, revocations) = blocking(move || (Trail::open(&audit, deadline), Revocations::read(&revoked))).await;
+    let files = blocking(move || (Trail::open(&audit, deadline), Revocations::read(&revoked)));
+    // Meanwhile, on this thread.
+    let container = async { process.map(|descriptor| peer.container(descriptor)) };
+    let ((trail, revocations), process) = join(files, container).await;
     // For the record of a start that fails before anything decides about them.
     if let Ok(Some(requested)) = Requests::from_annotations(&Annotations::new(request.annotations.clone())) {
         start.record.requests(&requested.files);
@@ -124,7 +128,7 @@ async fn fill(
     }
     let revocations = revocations?;
     revocations.check_container(&start.record.container)?;
-    let process = peer.container(process.ok_or(RequestFault::NoProcess)?)?;
+    let process = process.ok_or(RequestFault::NoProcess)??;
     let owner = requests.owner.or(request.user.map(Owner::from)).ok_or(RequestFault::NoOwner)?;
     let owner = process.host_owner(owner)?;
     let places = Place::placeholders(request.places)?;

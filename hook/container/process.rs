@@ -149,12 +149,11 @@ impl Namespaces {
             return Err(ProcessError::OwnMountNamespace);
         }
         let user_is_ours = is_same(&procfs.file(&of("ns/user"))?, &procfs.file("self/ns/user")?)?;
-        let ids = IdMaps::read(procfs, pid)?;
         Ok(Namespaces {
             mount,
             mountinfo: procfs.file(&of("mountinfo"))?,
             // This process's own map is shown in ids of the parent namespace, in which the files are not owned.
-            ids: (!user_is_ours).then_some(ids),
+            ids: (!user_is_ours).then(|| IdMaps::read(procfs, pid)).transpose()?,
         })
     }
 }

@@ -23,12 +23,14 @@ pub(super) fn deliver(
     settings: &Settings,
     start: &Start,
 ) -> Result<Done, AnyFault> {
+    // First, so that the broker accepts the connection while this process finds the container.
+    let connection = Connection::open(broker, settings.deliver.deadline);
     let created = match find(state, &annotations) {
         Ok(None) => return Ok(Done::Nothing),
         Ok(Some(created)) => Ok(created),
         Err(unready) => Err(unready),
     };
-    let connection = Connection::open(broker, settings.deliver.deadline)?;
+    let connection = connection?;
     let request = request(state, &annotations, image, &created, start);
     let process = created.as_ref().ok().map(|created| created.process.pidfd());
     let (delivery, created) = match (connection.ask(request, process)?, created) {
