@@ -37,7 +37,7 @@ pub(crate) fn warm_starts(machine: &Machine) {
         let (one, many) = (vault.one(), vault.many());
         let broker = Broker::start(&vault.host);
         let through = |annotations: &[(String, String)]| {
-            let container = Container::create();
+            let container = crate::container();
             timed_hook(&broker, &container.state(annotations.iter().cloned()))
         };
         let rounds = if latency.is_zero() { 100 } else { 40 };
@@ -49,9 +49,16 @@ pub(crate) fn warm_starts(machine: &Machine) {
         row("1 secret", warm, Some((cold, FIRST_MOST)));
         row("64 secrets in 8 items", all, Some((warm, MANY_MOST)));
         if !latency.is_zero() {
-            let most = 2 * latency + BEYOND_ANSWERS;
-            let verdict = if warm <= most { "" } else { "  missed" };
-            println!("  {:46} target <= {:.0} ms{verdict}", "1 secret, two answers and 3 ms", milliseconds(most));
+            let [answers] = times(rounds, [&mut || vault.answers()]).map(median);
+            let beyond = warm.saturating_sub(answers);
+            let verdict = if beyond <= BEYOND_ANSWERS { "" } else { "  missed" };
+            row("both answers, on open connections", answers, None);
+            println!(
+                "  {:46} {:8.2} ms          target <= {:.0} ms{verdict}",
+                "1 secret, beyond both answers",
+                milliseconds(beyond),
+                milliseconds(BEYOND_ANSWERS)
+            );
         }
     }
 }
@@ -65,7 +72,7 @@ pub(crate) fn simultaneous_starts(machine: &Machine) {
     vault.host.write("settings.toml", format!("{settings}[broker]\nmetrics = {socket:?}\n").as_bytes(), 0o644);
     let broker = Broker::start(&vault.host);
     broker::write_hook_settings(broker.hook_settings(), broker.socket(), "[deliver]\ndeadline = \"60s\"\n");
-    let containers: Vec<Container> = (0..SIMULTANEOUS).map(|_| Container::create()).collect();
+    let containers: Vec<Container> = (0..SIMULTANEOUS).map(|_| crate::container()).collect();
     let one = vault.one();
     vault.stand_in.signal(Signal::STOP);
     thread::scope(|scope| {
@@ -99,7 +106,7 @@ pub(crate) fn memory(starts: usize) {
     thread::scope(|scope| {
         for _ in 0..STARTERS {
             scope.spawn(|| {
-                let container = Container::create();
+                let container = crate::container();
                 let unmounter = Unmounter::of(&container);
                 let state = container.state(one.iter().cloned());
                 loop {

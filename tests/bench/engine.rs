@@ -68,7 +68,7 @@ pub(crate) fn unify_cgroups() {
 }
 
 /// A hook in the format of the spec.
-fn entry(hook: &Command) -> Value {
+pub(crate) fn entry(hook: &Command) -> Value {
     let words = [hook.get_program()].into_iter().chain(hook.get_args()).map(|word| word.to_str().unwrap());
     json!({
         "path": hook.get_program().to_str().unwrap(),

@@ -16,7 +16,7 @@ use crate::PATH;
 use crate::broker::{STARTERS, Unmounter};
 use crate::measure::{attempt, median, milliseconds, percentile, resident};
 use crate::support::broker;
-use crate::support::container::{Container, ID};
+use crate::support::container::ID;
 use crate::support::machine::Machine;
 use crate::vault::{Identity, Vault};
 
@@ -68,7 +68,7 @@ struct Load<'v> {
 impl Load<'_> {
     /// One thread's share: each start when it is due. Returns how long after that each was done.
     fn start_containers(&self) -> Vec<Duration> {
-        let container = Container::create();
+        let container = crate::container();
         let unmounter = Unmounter::of(&container);
         let state = String::from_utf8(container.state(self.vault.one())).unwrap();
         let mut latencies = Vec::new();

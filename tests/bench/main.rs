@@ -1,6 +1,7 @@
 //! Measures the duration of container starts with and without the hook: run it with `tests/bench/run`. With the arguments
 //! `gateway MINUTES` it measures the gateway instead, with `broker MINUTES` the broker at a steady rate, with `broker-memory STARTS` its
-//! memory, with `nri` how long a runtime waits for its plugin, with `updates` running containers that follow changes.
+//! memory, with `podman` containers of podman, with `nri` how long a runtime waits for its plugin, with `updates` running containers that follow
+//! changes.
 //!
 //! Figures are medians. Compared cases run in turn, so that other load affects both; figures of different runs are not comparable. The
 //! servers are the stand-in's, on loopback and over TLS. Both sides use the CA certificates of the system, and one more.
@@ -22,11 +23,13 @@ mod nri;
 #[allow(dead_code, reason = "a benchmark uses a part of it")]
 #[path = "../nri_protocol/runtime.rs"]
 mod nri_runtime;
+mod podman;
 #[path = "../support/mod.rs"]
 mod support;
 mod updates;
 mod vault;
 
+use std::fs;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -53,12 +56,15 @@ fn main() -> ExitCode {
         [] => container_starts(),
         [what] if what == "updates" => updates::run(),
         [what] if what == "broker" => broker(&Machine::enter().unwrap()),
+        [what] if what == "podman" => podman::one_secret(&Machine::enter().unwrap()),
         [what] if what == "nri" => nri::events(&Machine::enter().unwrap()),
         [what, minutes] if what == "gateway" => gateway::steady_load(minutes.parse().unwrap()),
         [what, minutes] if what == "broker" => return load::steady_load(minutes.parse().unwrap()),
         [what, starts] if what == "broker-memory" => broker::memory(starts.parse().unwrap()),
         [what, program, arguments @ ..] if what == "peak" => peak(program, arguments),
-        _ => panic!("expected no arguments, gateway MINUTES, broker MINUTES, broker-memory STARTS, nri, or updates"),
+        _ => panic!(
+            "expected no arguments, gateway MINUTES, broker MINUTES, broker-memory STARTS, podman, nri, or updates"
+        ),
     }
     ExitCode::SUCCESS
 }
@@ -70,6 +76,7 @@ fn container_starts() {
     one_secret(&machine);
     many_secrets(&machine, Duration::ZERO);
     many_secrets(&machine, Duration::from_millis(10));
+    podman::one_secret(&machine);
     broker(&machine);
 }
 
@@ -80,7 +87,7 @@ fn broker(machine: &Machine) {
 
 fn peak_memory(machine: &Machine) {
     let vault = Vault::fill(machine, Identity::ServiceAccount, Duration::ZERO);
-    let (container, hook) = (Container::create(), hook(&vault.host));
+    let (container, hook) = (container(), hook(&vault.host));
     let mut alone = Command::new(std::env::current_exe().unwrap());
     alone.arg("peak").arg(hook.get_program()).args(hook.get_args());
     let output = host::run(&mut alone, &container.state(vault.many()));
@@ -97,7 +104,7 @@ fn peak(program: &str, arguments: &[String]) {
 
 fn container_without_our_annotations(machine: &Machine) {
     let vault = Vault::fill(machine, Identity::ServiceAccount, Duration::ZERO);
-    let container = Container::create();
+    let container = container();
     let state = container.state(FOREIGN.map(|(key, value)| (key.to_owned(), value.to_owned())));
     let [base, ours] = medians(
         500,
@@ -146,8 +153,15 @@ fn many_secrets(machine: &Machine, latency: Duration) {
 
 /// The duration of the hook for a container with these annotations.
 fn start(host: &Host, annotations: &[(String, String)]) -> Duration {
-    let container = Container::create();
+    let container = container();
     timed(&mut hook(host), &container.state(annotations.iter().cloned()))
+}
+
+/// A container whose image has `/run`, as almost every image has.
+fn container() -> Container {
+    let container = Container::create();
+    fs::create_dir(container.rootfs().join("run")).unwrap();
+    container
 }
 
 /// The hook as `config/hooks.d` calls it.

@@ -52,7 +52,7 @@ pub(crate) fn events(machine: &Machine) {
     report("Synchronize", &[begin.elapsed()]);
     report("3 events for each of 1000 containers", &answers(&mut plugin, || true));
 
-    let containers: Vec<container::Container> = (0..STARTS).map(|_| container::Container::create()).collect();
+    let containers: Vec<container::Container> = (0..STARTS).map(|_| crate::container()).collect();
     let requests: Vec<(String, String)> = vault.many().into_iter().take(SECRETS).collect();
     let start = |container: &container::Container| timed_hook(&broker, &container.state(requests.iter().cloned()));
     let times = thread::scope(|scope| {

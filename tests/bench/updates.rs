@@ -47,7 +47,7 @@ pub(crate) fn run() {
     host.write("settings.toml", in_memory.as_bytes(), 0o644);
     let items: Vec<String> = (0..ITEMS).map(|item| store(&stand_in, &host, item)).collect();
     let broker = Broker::start(&host);
-    let containers: Vec<Container> = (0..CONTAINERS).map(|_| Container::create()).collect();
+    let containers: Vec<Container> = (0..CONTAINERS).map(|_| crate::container()).collect();
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
         for _ in 0..STARTERS {
