@@ -248,6 +248,31 @@ fn what_a_process_has_unmounted_does_not_pile_up_over_restarts() {
 }
 
 #[test]
+fn a_process_that_covers_its_files_again_and_again_keeps_few_of_them() {
+    let Some(world) = World::begin() else { return };
+    let broker = Broker::start(&world.host);
+    let container = Container::create();
+    let (pid, target) = (container.pid().to_string(), container.rootfs().join("run/secrets"));
+    let deliver = || {
+        let outcome = code_and_lines(&broker.hook(&state(&container)));
+        let arguments = ["-t", &pid, "-m", "mount", "-t", "tmpfs", "cover"];
+        assert!(Command::new("nsenter").args(arguments).arg(&target).status().unwrap().success());
+        outcome
+    };
+    for _ in 0..4 {
+        assert_eq!(deliver(), (0, vec![]));
+    }
+    let (code, lines) = deliver();
+    assert_eq!(code, 77);
+    assert!(
+        lines[0].ends_with("refusing to deliver to the container: its process has 4 deliveries already"),
+        "{lines:?}"
+    );
+    assert_eq!(std::fs::read_dir(world.host.path("containers")).unwrap().count(), 4);
+    starts(&world, &broker);
+}
+
+#[test]
 fn a_thousand_connections_keep_no_start_waiting() {
     let Some(world) = World::begin() else { return };
     let broker = Broker::start(&world.host);

@@ -16,7 +16,7 @@ use super::super::blocking::blocking;
 use super::super::error::PROGRAM;
 use super::super::protocol::Selection;
 use super::directory::Directory;
-use super::error::LiveError;
+use super::error::{DELIVERIES_MAX, LiveError};
 use super::running::Running;
 use super::state::State;
 use crate::container::Process;
@@ -113,20 +113,24 @@ impl Live {
     /// by [`State::check`].
     ///
     /// # Errors
-    /// Its state cannot be written.
+    /// Its state cannot be written, or its process has too many deliveries. The caller then forgets it.
     pub async fn register(&self, state: &State, process: &Process, hold: Arc<Hold>) -> Result<(), LiveError> {
         let running = Running::new(state.clone(), process, hold)?;
         self.directory.write(&running.state())?;
         self.add(running);
-        self.destroy_unmounted(state).await
+        if self.destroy_unmounted(state).await? >= DELIVERIES_MAX {
+            return Err(LiveError::TooMany);
+        }
+        Ok(())
     }
 
     /// Destroys what the same process got before and has unmounted, so that it cannot make the broker keep any number of deliveries. What
-    /// it still has stays: two hooks of one container may run at the same time, and either files may be those on top.
-    async fn destroy_unmounted(&self, state: &State) -> Result<(), LiveError> {
+    /// it still has stays: two hooks of one container may run at the same time, and either files may be those on top. Returns how many stay.
+    async fn destroy_unmounted(&self, state: &State) -> Result<usize, LiveError> {
         let is_same = |one: &State| (one.pid, &one.start_time) == (state.pid, &state.start_time);
         let mut earlier = self.select(&Selection::default());
         earlier.retain(|running| is_same(&running.state()) && running.state().start != state.start);
+        let mut left = earlier.len();
         for running in earlier {
             let (delivery, process) = (running.state().delivery, running.process()?);
             let found = blocking(move || Hold::find(delivery, &process)).await;
@@ -135,9 +139,10 @@ impl Live {
             if matches!(found, Err(SwapError::Absent)) && is_destroyed() {
                 let start = running.state().start.clone();
                 self.forget(&start);
+                left -= 1;
             }
         }
-        Ok(())
+        Ok(left)
     }
 
     /// Forgets a container.
