@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::attacks::{receive, send};
 use crate::live::count_of;
+use crate::scene::{ITEMS, Scene, pair, wait_until};
 use crate::support::broker::{Broker, hook};
 use crate::support::container::Container;
 use crate::world::{World, code_and_lines, state};
@@ -118,6 +119,44 @@ fn a_hook_that_is_killed_leaves_one_record_and_no_files() {
     starts.dedup();
     assert_eq!(starts.len(), count, "two records of one start");
     assert!(count > before + 1);
+}
+
+/// `orders.rs` kills it between any other two steps.
+#[test]
+fn a_container_gets_the_signal_that_a_killed_broker_did_not_send() {
+    let Some(scene) = Scene::begin() else { return };
+    let (container, reference) = (Container::trapping("HUP"), format!("op://AgentVault/{}/password", ITEMS[0]));
+    let broker = Broker::start(&scene.world.host);
+    scene.start(&broker, &container, &[("run.secrets.on-update", "signal:HUP")]);
+    scene.rotate(1);
+    killed_at_its_signal(&broker, || assert_ne!(scene.refresh(&broker).0, 0));
+    assert_eq!(pair(&container), [scene.secret(1), scene.secret(1)]);
+    assert_eq!(container.trapped(), 0);
+    drop(broker);
+
+    let broker = Broker::start(&scene.world.host);
+    wait_until("the signal of the update", || container.trapped() == 1);
+    killed_at_its_signal(&broker, || {
+        assert_ne!(scene.command(&broker, &["revoke", "--reason", "leaked", &reference]).0, 0);
+    });
+    assert_eq!(container.trapped(), 1);
+    drop(broker);
+
+    let _broker = Broker::start(&scene.world.host);
+    wait_until("the signal of the removal", || container.trapped() == 2);
+}
+
+/// Makes the broker do something that ends with a signal to a container, and kills it where it would send that.
+fn killed_at_its_signal(broker: &Broker, act: impl FnOnce()) {
+    let mut strace: Child = Command::new("strace")
+        .args(["-qq", "-o", "/dev/null", "-e", "trace=pidfd_send_signal", "-e"])
+        .args(["inject=pidfd_send_signal:error=EPERM:signal=KILL", "-f", "-p", &broker.pid().to_string()])
+        .spawn()
+        .unwrap();
+    let status = format!("/proc/{}/status", broker.pid());
+    wait_until("strace", || !std::fs::read_to_string(&status).unwrap().contains("TracerPid:\t0\n"));
+    act();
+    strace.wait().unwrap();
 }
 
 /// The duration of a warm start.

@@ -27,8 +27,11 @@ struct Run {
     can_write: bool,
 }
 
-/// As many as any turn has: three to continue and three to remove what is revoked, before its own.
-const ALL_STEPS: usize = 3 + 3 + 5;
+/// The most steps before those of a turn: three to continue, and three to remove what is revoked.
+const STEPS_BEFORE: usize = 6;
+
+/// More than any turn has.
+const ALL_STEPS: usize = 16;
 
 const REFERENCE: &str = "op://v/i/f";
 
@@ -226,7 +229,7 @@ fn a_container_has_one_whole_set_of_files_and_its_signal_in_every_order_of_turns
     let mut turns = Vec::new();
     for broker in [0, 1] {
         for (turn, own) in [(Turn::Nothing, 0), (Turn::Update, 5), (Turn::Revoke, 1)] {
-            turns.extend((0..=6 + own).map(|steps| Run { broker, turn, steps, can_write: true }));
+            turns.extend((0..=STEPS_BEFORE + own).map(|steps| Run { broker, turn, steps, can_write: true }));
             turns.push(Run { broker, turn, steps: ALL_STEPS, can_write: false });
         }
     }
