@@ -7,9 +7,6 @@ use crate::deliver::SwapError;
 use crate::errno::{Errno, SyscallError};
 use crate::fault::{Class, Fault};
 
-/// The most deliveries that one process may have: each takes descriptors of the broker. Two hooks of one container may run at the same time.
-pub(super) const DELIVERIES_MAX: usize = 4;
-
 /// Why a container cannot be updated from now on.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "fields are named for what they hold")]
@@ -22,8 +19,8 @@ pub enum LiveError {
         errno: Errno,
     },
     /// A process has covered one delivery after another.
-    #[error("refusing to deliver to the container: its process has {DELIVERIES_MAX} deliveries already")]
-    TooMany,
+    #[error("refusing to deliver to the container: its process has {count} deliveries already")]
+    TooMany { count: usize },
     /// An update that was interrupted cannot be ended.
     #[error(transparent)]
     Swap(#[from] SwapError),
@@ -43,18 +40,14 @@ impl Fault for LiveError {
         match self {
             LiveError::Swap(error) => error.class(),
             LiveError::Process(error) => error.class(),
-            LiveError::TooMany => Class::NotPermitted,
+            LiveError::TooMany { .. } => Class::NotPermitted,
             LiveError::Write { .. } | LiveError::Syscall(_) | LiveError::Procfs(_) => Class::Kernel,
         }
     }
 
-    fn is_for_users(&self) -> bool {
-        matches!(self, LiveError::TooMany)
-    }
-
     fn hint(&self) -> Option<String> {
         match self {
-            LiveError::TooMany => Some("call the hook once for each start of the container".into()),
+            LiveError::TooMany { .. } => Some("call the hook once for each start of the container".into()),
             LiveError::Swap(error) => error.hint(),
             LiveError::Process(error) => error.hint(),
             LiveError::Syscall(error) => error.hint(),

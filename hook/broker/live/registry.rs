@@ -16,7 +16,7 @@ use super::super::blocking::blocking;
 use super::super::error::PROGRAM;
 use super::super::protocol::Selection;
 use super::directory::Directory;
-use super::error::{DELIVERIES_MAX, LiveError};
+use super::error::LiveError;
 use super::running::Running;
 use super::state::State;
 use crate::container::Process;
@@ -25,6 +25,9 @@ use crate::report;
 
 /// How long a container that has ended leaves its state.
 const ENDED_PERIOD: Duration = Duration::from_secs(1);
+
+/// The most deliveries that one process may have: each takes descriptors of the broker. Two hooks of one container may run at the same time.
+const DELIVERIES_MAX: usize = 4;
 
 /// The running containers that have files.
 pub struct Live {
@@ -118,10 +121,10 @@ impl Live {
         let running = Running::new(state.clone(), process, hold)?;
         self.directory.write(&running.state())?;
         self.add(running);
-        if self.destroy_unmounted(state).await? >= DELIVERIES_MAX {
-            return Err(LiveError::TooMany);
+        match self.destroy_unmounted(state).await? {
+            count if count < DELIVERIES_MAX => Ok(()),
+            count => Err(LiveError::TooMany { count }),
         }
-        Ok(())
     }
 
     /// Destroys what the same process got before and has unmounted, so that it cannot make the broker keep any number of deliveries. What
