@@ -41,8 +41,6 @@ use crate::settings::{MetricsAddress, Settings};
 use crate::whole_file::Existing;
 use crate::{monitoring, report, systemd};
 
-/// The longest time until a request is complete, unless starts have more: a hook connects before it finds its container.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest time for starts in progress at a shutdown.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// The pause after an accept fails for want of descriptors: connections that end free some.
@@ -171,8 +169,9 @@ impl Server {
     async fn serve_connection(&self, Accepted { connection, peer }: Accepted, loaded: &Loaded<'_>) {
         let max = if peer.is_root() { REQUEST_BYTES_MAX } else { USER_REQUEST_BYTES_MAX };
         connection.turn().await;
-        let within = REQUEST_TIMEOUT.max(loaded.settings.deliver.deadline);
-        match connection.receive_request(max, Instant::now() + within).await {
+        // A hook connects before it finds its container.
+        let until = Instant::now() + loaded.settings.deliver.deadline;
+        match connection.receive_request(max, until).await {
             Ok((Request::Start(request), process, _share)) => {
                 let began = Instant::now();
                 let outcome = start::serve(&connection, &peer, *request, process, loaded, &self.shared.live).await;
