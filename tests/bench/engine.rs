@@ -27,13 +27,7 @@ impl Bundle {
     /// Creates a bundle with this `createRuntime` hook, or none.
     pub(crate) fn with(hook: Option<Command>) -> Bundle {
         let directory = tempfile::Builder::new().prefix("bundle").tempdir().unwrap();
-        let rootfs = directory.path().join("rootfs");
-        let bin = rootfs.join("bin");
-        for part in [&bin, &rootfs.join("dev"), &rootfs.join("proc")] {
-            fs::create_dir_all(part).unwrap();
-        }
-        fs::copy("/bin/busybox", bin.join("busybox")).unwrap();
-        symlink("busybox", bin.join("true")).unwrap();
+        make_rootfs(&directory.path().join("rootfs"));
         let namespaces = ["mount", "pid", "ipc", "uts"].map(|kind| json!({ "type": kind }));
         let hooks = hook.map_or(json!({}), |hook| json!({ "createRuntime": [entry(&hook)] }));
         let spec = json!({
@@ -58,6 +52,15 @@ impl Bundle {
         let mut runs = (0..RUNS_MAX).map(|_| attempt(&mut command, &[]));
         runs.find_map(Result::ok).unwrap()
     }
+}
+
+/// Makes a root filesystem that has `/bin/true`.
+pub(crate) fn make_rootfs(path: &Path) {
+    for part in ["bin", "dev", "proc"] {
+        fs::create_dir_all(path.join(part)).unwrap();
+    }
+    fs::copy("/bin/busybox", path.join("bin/busybox")).unwrap();
+    symlink("busybox", path.join("bin/true")).unwrap();
 }
 
 /// Mounts only cgroup v2: crun does not support a hybrid hierarchy.

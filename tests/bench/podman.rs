@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -10,7 +9,7 @@ use std::time::Duration;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::engine::{entry, unify_cgroups};
+use crate::engine::{entry, make_rootfs, unify_cgroups};
 use crate::measure::{median, row, row_added, timed, times};
 use crate::support::broker::{self, Broker};
 use crate::support::machine::Machine;
@@ -18,6 +17,8 @@ use crate::vault::{Identity, SECRET, Vault};
 
 /// The name of podman's secret.
 const NAME: &str = "bench";
+
+const ROUNDS: usize = 60;
 
 /// A store of podman's, and a root filesystem with busybox.
 struct Podman {
@@ -41,7 +42,7 @@ pub(crate) fn one_secret(machine: &Machine) {
     let (own, through) =
         (hooked(&crate::hook(&vault.host), "hook"), hooked(&broker::hook(broker.hook_settings()), "broker"));
     let [none, secret, own, through] = times(
-        60,
+        ROUNDS,
         [
             &mut || podman.run::<&str>(&[]),
             &mut || podman.run(&["--secret", NAME]),
@@ -59,10 +60,7 @@ pub(crate) fn one_secret(machine: &Machine) {
 impl Podman {
     fn new() -> Podman {
         let directory = tempfile::Builder::new().prefix("podman").tempdir().unwrap();
-        let bin = directory.path().join("rootfs/bin");
-        fs::create_dir_all(&bin).unwrap();
-        fs::copy("/bin/busybox", bin.join("busybox")).unwrap();
-        symlink("busybox", bin.join("true")).unwrap();
+        make_rootfs(&directory.path().join("rootfs"));
         Podman { directory }
     }
 
