@@ -16,7 +16,8 @@ use futures_util::FutureExt;
 use futures_util::future::ready;
 
 use super::aws_error::{self, AwsError, CallError, Caller, KmsError, region};
-use super::aws_identity::{AwsRefusal, Identity};
+use super::aws_identity::Identity;
+use super::aws_refusal::AwsRefusal;
 use super::ramp::Ramp;
 use super::service::{Call, Operation};
 use super::{Abilities, Decrypted, Kek, KekError, KekFuture, KekKind, Unwrapped, Version};

@@ -1,7 +1,7 @@
 //! Why AWS KMS cannot be used, as the code of its error says, each with its remedy.
 
 use super::KekError;
-use super::aws_identity::AwsRefusal;
+use super::aws_refusal::AwsRefusal;
 use super::service::{Call, Operation, ServiceError, quoted, shown};
 use crate::excerpt::Excerpt;
 use crate::fault::{Class, Fault};

@@ -7,6 +7,7 @@
 pub mod aws;
 mod aws_error;
 mod aws_identity;
+mod aws_refusal;
 pub mod gcp;
 mod gcp_error;
 mod gcp_identity;
