@@ -11,7 +11,7 @@ use self::done::Done;
 use self::error::HookError;
 use self::refusal::refuse;
 use crate::audit::Trail;
-use crate::container::{Annotations, ImageError, Request, Requests, State};
+use crate::container::{Annotations, ImageError, Request, Requests, Spec, State};
 use crate::deliver::{DeliveryOptions, Frozen};
 use crate::fault::AnyFault;
 use crate::resolve::{Files, Resolved};
@@ -109,7 +109,8 @@ fn deliver(
     if requests.withdraw.is_some() {
         return Err(HookError::NoWithdrawal.into());
     }
-    let Some(created) = Created::find(state, requests.owner)? else { return Ok(Done::Nothing) };
+    let spec = Spec::load(state.bundle()?);
+    let Some(created) = Created::find(state, spec, requests.owner)? else { return Ok(Done::Nothing) };
     start.record.phase_ends("read");
 
     let secrets = resolve(&requests.files, settings, start)?;

@@ -15,8 +15,8 @@ use serde::de::DeserializeOwned;
 
 use super::live::summary::Summary;
 use super::protocol::{
-    Answer, MESSAGE_BYTES_MAX, Order, REQUEST_BYTES_MAX, Receipt, Refusal, Report, Request, Selection, StartRequest,
-    Status, Withdrawn, file_names,
+    Answer, Found, MESSAGE_BYTES_MAX, Order, REQUEST_BYTES_MAX, Receipt, Refusal, Report, Request, Selection,
+    StartRequest, Status, Withdrawn, file_names,
 };
 use super::revoked::Revocation;
 use super::wire::{Descriptor, Incoming, Outgoing, WireError};
@@ -58,6 +58,9 @@ pub struct Delivery {
     pub pending: Pending,
 }
 
+/// A start that was requested, and for which the broker needs to know the container.
+pub struct Requested(Connection);
+
 /// A start that has not been reported.
 pub struct Pending(Connection);
 
@@ -88,25 +91,15 @@ impl Connection {
         Ok(Connection { socket, broker, deadline, within })
     }
 
-    /// Sends the request of a start, and receives the answer.
+    /// Requests a start, which the broker begins to resolve.
     ///
     /// # Errors
-    /// The broker does not answer, or not as it should.
-    pub fn ask(self, request: StartRequest, process: Option<BorrowedFd<'_>>) -> Result<Reply, BrokerError> {
+    /// The broker takes no request.
+    pub fn request(self, request: StartRequest) -> Result<Requested, BrokerError> {
         let milliseconds = u64::try_from(self.remaining().as_millis()).unwrap_or(u64::MAX);
         let request = Request::Start(Box::new(StartRequest { milliseconds, ..request }));
-        self.send(&request, process, REQUEST_BYTES_MAX, Moment::Answer)?;
-        let (answer, mount) = self.receive(Moment::Answer)?;
-        let mount = mount.and_then(Descriptor::into_owned);
-        Ok(match (answer, mount) {
-            (Answer::Nothing, _) => Reply::Nothing,
-            (Answer::Refused(refusal), _) => Reply::Refused(refusal),
-            (Answer::Delivery { files }, Some(mount)) => match file_names(&files) {
-                Some(files) => Reply::Delivery(Delivery { files, mount, pending: Pending(self) }),
-                None => return Err(self.not_as_documented()),
-            },
-            _ => return Err(self.not_as_documented()),
-        })
+        self.send(&request, None, REQUEST_BYTES_MAX, Moment::Answer)?;
+        Ok(Requested(self))
     }
 
     /// Asks for the pod of a container, which the broker returns to root alone.
@@ -196,7 +189,7 @@ impl Connection {
     ) -> Result<(), BrokerError> {
         let outgoing = Outgoing::new(message, descriptor, max);
         let mut outgoing = outgoing.map_err(|source| BrokerError::Request { broker: self.broker.clone(), source })?;
-        // A broker that refuses the connection closes it at once; what it has said can still be received.
+        // A broker that refuses the connection, or a request, closes it at once; what it has said can still be received.
         match self.wait(PollFlags::OUT, moment, |socket| outgoing.send(socket)) {
             Err(BrokerError::Ended { moment: Moment::Answer, .. }) => Ok(()),
             sent => sent,
@@ -248,6 +241,28 @@ impl Connection {
 
     fn remaining(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
+    }
+}
+
+impl Requested {
+    /// Sends what was found of the container, and receives the answer.
+    ///
+    /// # Errors
+    /// The broker does not answer, or not as it should.
+    pub fn ask(self, found: &Found, process: Option<BorrowedFd<'_>>) -> Result<Reply, BrokerError> {
+        let Requested(connection) = self;
+        connection.send(found, process, MESSAGE_BYTES_MAX, Moment::Answer)?;
+        let (answer, mount) = connection.receive(Moment::Answer)?;
+        let mount = mount.and_then(Descriptor::into_owned);
+        Ok(match (answer, mount) {
+            (Answer::Nothing, _) => Reply::Nothing,
+            (Answer::Refused(refusal), _) => Reply::Refused(refusal),
+            (Answer::Delivery { files }, Some(mount)) => match file_names(&files) {
+                Some(files) => Reply::Delivery(Delivery { files, mount, pending: Pending(connection) }),
+                None => return Err(connection.not_as_documented()),
+            },
+            _ => return Err(connection.not_as_documented()),
+        })
     }
 }
 

@@ -64,10 +64,10 @@ impl Connection {
     ///
     /// # Errors
     /// None arrives, or one that cannot be parsed.
-    pub async fn receive<T: DeserializeOwned>(&self, until: Instant) -> io::Result<T> {
+    pub async fn receive<T: DeserializeOwned>(&self, until: Instant) -> io::Result<(T, Option<Descriptor>)> {
         let mut incoming = Incoming::of(&self.slot, MESSAGE_BYTES_MAX);
         timeout_at(until, self.step(Interest::READABLE, |socket| incoming.receive(socket))).await??;
-        Ok(incoming.parse()?.0)
+        Ok(incoming.parse()?)
     }
 
     /// Sends a message, with a descriptor.

@@ -1,7 +1,8 @@
 //! The messages between the hook and the broker. `packaging/docs/broker.md` documents it for others.
 //!
 //! ```text
-//! hook    ─► request, with the pidfd of the container's process
+//! hook    ─► request: what the annotations are, which the broker begins to resolve
+//! hook    ─► what it has found of the container, with the pidfd of its process
 //!         ◄─ answer, with the mount of the delivery, or why there is none
 //! hook    ─► report: attached, or why not
 //!         ◄─ receipt: the record is written, or why not
@@ -120,16 +121,27 @@ pub struct StartRequest {
     pub annotations: BTreeMap<String, String>,
     /// Those of its image.
     pub image: Image,
-    /// The user of its process, in its own ids.
-    pub user: Option<Ids>,
-    /// The SELinux context of its filesystems.
-    pub label: Option<String>,
-    /// The places that the delivery must have for what is carried over.
-    pub places: Vec<Place>,
-    /// Why it cannot have a delivery, whatever the broker decides.
-    pub unready: Option<Unready>,
+    /// Why its state cannot be used, whatever the broker decides.
+    pub unusable: Option<Refusal>,
     /// How long the hook waits.
     pub milliseconds: u64,
+}
+
+/// What the hook has found of the container, while the broker resolved.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Found {
+    /// A container; the pidfd of its process comes with it.
+    Container {
+        /// The user of its process, in its own ids.
+        user: Option<Ids>,
+        /// The SELinux context of its filesystems.
+        label: Option<String>,
+        /// The places that the delivery must have for what is carried over.
+        places: Vec<Place>,
+    },
+    /// It cannot have a delivery.
+    Refused(Refusal),
 }
 
 /// The annotations of an image.
@@ -206,26 +218,6 @@ fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D:
     let text = String::deserialize(deserializer)?;
     let bytes = BASE64_STANDARD.decode(text).map_err(|_| D::Error::custom("expected base64"))?;
     Ok(std::ffi::OsString::from_vec(bytes).into())
-}
-
-/// Why the hook cannot deliver to a container.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Unready {
-    /// What was wrong.
-    pub stage: Stage,
-    /// The reason.
-    pub refusal: Refusal,
-}
-
-/// What the hook looks at, in this order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Stage {
-    /// The state, before its annotations.
-    State,
-    /// The container and its spec, after the grants.
-    Container,
 }
 
 /// The answer to a request.

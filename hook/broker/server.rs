@@ -172,9 +172,10 @@ impl Server {
         // A hook connects before it finds its container.
         let until = Instant::now() + loaded.settings.deliver.deadline;
         match connection.receive_request(max, until).await {
-            Ok((Request::Start(request), process, _share)) => {
+            // A start's process comes with what is found of its container.
+            Ok((Request::Start(request), _, _share)) => {
                 let began = Instant::now();
-                let outcome = start::serve(&connection, &peer, *request, process, loaded, &self.shared.live).await;
+                let outcome = start::serve(&connection, &peer, *request, loaded, &self.shared.live).await;
                 self.metrics.start(outcome, began.elapsed().as_secs_f64());
             }
             Ok((Request::Status, ..)) if peer.is_root() => {

@@ -13,18 +13,18 @@ use super::identity::Identity;
 use super::live::{self, Asked, Live, State};
 use super::loaded::Loaded;
 use super::peer::Peer;
-use super::protocol::{Answer, Place, Receipt, Refusal, Report, Stage, StartRequest, Unready, is_start_id};
+use super::protocol::{Answer, Found, Place, Receipt, Refusal, Report, StartRequest, is_start_id};
 use super::revoked::{Revocations, Value};
 use super::source::Fetches;
-use super::wire::Descriptor;
 use crate::audit::Trail;
 use crate::container::{Annotations, HOOK_NAME, Owner, Process, Request, Requests};
-use crate::deliver::{DeliveryOptions, Frozen, Hold};
+use crate::deliver::{DeliveryOptions, Frozen, Hold, Placeholders};
 use crate::errno::SyscallError;
 use crate::fault::{AnyFault, Class, Fault};
 use crate::resolve::{Files, Resolved};
 use crate::retry::Deadline;
 use crate::seal::kek::Keks;
+use crate::settings::Settings;
 use crate::start::Start;
 
 /// The part of the hook's patience that is left for sending, attaching and recording: one in so many.
@@ -34,8 +34,25 @@ const MARGIN_MAX: Duration = Duration::from_millis(500);
 /// How long a hook may take to report, beyond its own deadline.
 const REPORT_GRACE: Duration = Duration::from_secs(1);
 
+/// What a hook is to report first.
+const FOUND: &str = "what it found of the container";
+
+/// What it is to report then.
+const REPORT: &str = "what became of the files";
+
 /// What a start came to, as metrics count it.
 pub type Outcome = &'static str;
+
+/// A container that may have a delivery.
+struct Container {
+    process: Process,
+    /// Who will own the files, in ids of the host.
+    owner: Owner,
+    /// Who will own the directories, if that is not root of the host.
+    root: Option<Owner>,
+    label: Option<String>,
+    places: Placeholders,
+}
 
 /// A delivery that was filled, and the names of its files.
 struct Filled {
@@ -52,14 +69,13 @@ pub async fn serve(
     connection: &Connection,
     peer: &Peer,
     request: StartRequest,
-    process: Option<Descriptor>,
     loaded: &Loaded<'_>,
     live: &Live,
 ) -> Outcome {
     let patience = Duration::from_millis(request.milliseconds).min(loaded.settings.deliver.deadline + MARGIN_MAX);
     let until = Instant::now() + patience;
     let mut start = Start::begin(HOOK_NAME, &request.container);
-    let filled = match fill(peer, request, process, loaded, patience, &mut start).await {
+    let filled = match fill(connection, peer, request, loaded, (patience, until), &mut start).await {
         Ok(Some(filled)) => filled,
         Ok(None) => {
             // A hook that is gone has started nothing.
@@ -76,8 +92,10 @@ async fn refuse(connection: &Connection, peer: &Peer, start: Start, error: AnyFa
     let id = start.record.start.clone();
     let error = blocking(move || start.refuse(error)).await;
     // A hook that is gone starts nothing.
-    let _ = connection.send(&Answer::Refused(refusal(peer, id, &*error)), None).await;
-    "refused"
+    match connection.send(&Answer::Refused(refusal(peer, id, &*error)), None).await {
+        Ok(()) => "refused",
+        Err(_) => "lost",
+    }
 }
 
 /// The error as this peer may know it.
@@ -88,30 +106,27 @@ fn refusal(peer: &Peer, start: String, error: &dyn Fault) -> Refusal {
     }
 }
 
-/// Decides, resolves and fills. `None` if the annotations request nothing for this container.
+/// Decides, resolves while the hook finds the container, and fills. `None` if the annotations request nothing for this container.
 async fn fill(
+    connection: &Connection,
     peer: &Peer,
     request: StartRequest,
-    process: Option<Descriptor>,
     loaded: &Loaded<'_>,
-    patience: Duration,
+    (patience, until): (Duration, Instant),
     start: &mut Start,
 ) -> Result<Option<Filled>, AnyFault> {
     let settings = loaded.settings;
     let (audit, deadline) = (settings.audit.clone(), settings.deliver.deadline);
     let revoked = settings.updates.revoked.to_path_buf();
-    let files = blocking(move || (Trail::open(&audit, deadline), Revocations::read(&revoked)));
-    // Meanwhile, on this thread.
-    let container = async { process.map(|descriptor| peer.container(descriptor)) };
-    let ((trail, revocations), process) = join(files, container).await;
+    let (trail, revocations) = blocking(move || (Trail::open(&audit, deadline), Revocations::read(&revoked))).await;
     // For the record of a start that fails before anything decides about them.
     if let Ok(Some(requested)) = Requests::from_annotations(&Annotations::new(request.annotations.clone())) {
         start.record.requests(&requested.files);
     }
     start.trail = trail?;
     start.record.start = valid_id(request.start)?;
-    if let Some(Unready { stage: Stage::State, refusal }) = &request.unready {
-        return Err(refusal.clone().into());
+    if let Some(refusal) = request.unusable {
+        return Err(refusal.into());
     }
     start.record.bundle = request.bundle;
     let asked = (request.annotations.clone(), request.image.clone());
@@ -120,40 +135,54 @@ async fn fill(
     let Identity { pod, unknown } = loaded.identity(peer.uid, &request.container, &annotations, deadline).await;
     let caller = loaded.caller(peer.uid, pod.as_ref());
     let Some(requests) = start.decide(annotations, image, settings, caller, unknown)? else { return Ok(None) };
-    if requests.update.is_some() {
-        live::require(settings, !request.places.is_empty())?;
-    }
-    if let Some(Unready { refusal, .. }) = request.unready {
-        return Err(refusal.into());
-    }
     let revocations = revocations?;
     revocations.check_container(&start.record.container)?;
-    let process = process.ok_or(RequestFault::NoProcess)??;
-    let owner = requests.owner.or(request.user.map(Owner::from)).ok_or(RequestFault::NoOwner)?;
-    let owner = process.host_owner(owner)?;
-    let places = Place::placeholders(request.places)?;
     start.record.phase_ends("read");
 
     let keks = loaded.keks();
-    let secrets = resolve(start, &requests.files, &revocations, (loaded, &keks, peer.uid), deadline).await;
+    let resolve = resolve(start, &requests.files, &revocations, (loaded, &keks, peer.uid), deadline);
+    let (secrets, container) = join(resolve, container(connection, peer, &requests, loaded.settings, until)).await;
+    let Container { process, owner, root, label, places } = container?;
     let secrets = secrets.inspect_err(|error| _ = loaded.failed(&**error))?;
     secrets.iter().try_for_each(|one| revocations.check(Value::of(one)))?;
     start.record.phase_ends("resolve");
 
-    // To the container's users, the directories belong to their root, as in a tmpfs that the user's own hook makes.
-    let root = if peer.is_root() { None } else { process.foreign_root()? };
-    let label = request.label.as_deref();
-    let options = DeliveryOptions { owner, label, root, noswap: settings.deliver.noswap };
+    let options = DeliveryOptions { owner, label: label.as_deref(), root, noswap: settings.deliver.noswap };
     let rendered = Files::render(&requests, &secrets)?;
     let contents = rendered.list();
     let filled = Frozen::filled(&contents, &options, places)?;
     let (frozen, hold) = filled.hold().map_err(|source| RequestFault::Hold { source })?;
     let files = contents.iter().map(|(name, _)| name.to_string()).collect();
     let (annotations, image) = asked;
-    let asked = Asked { annotations, image, uid: peer.uid, owner, root, label: request.label.clone() };
+    let asked = Asked { annotations, image, uid: peer.uid, owner, root, label };
     let (delivery, readings) = (frozen.id()?, live::readings(&requests.files, &secrets));
     let state = State::new(&start.record, asked, &process, delivery, readings, requests.withdraw)?;
     Ok(Some(Filled { frozen, hold: Arc::new(hold), files, state, process }))
+}
+
+/// Receives what the hook has found of the container, and takes hold of its process.
+async fn container(
+    connection: &Connection,
+    peer: &Peer,
+    requests: &Requests,
+    settings: &Settings,
+    until: Instant,
+) -> Result<Container, AnyFault> {
+    let received = connection.receive::<Found>(until).await;
+    let (found, process) = received.map_err(|error| RequestFault::of(&error, FOUND))?;
+    let (user, label, places) = match found {
+        Found::Container { user, label, places } => (user, label, places),
+        Found::Refused(refusal) => return Err(refusal.into()),
+    };
+    if requests.update.is_some() {
+        live::require(settings, !places.is_empty())?;
+    }
+    let process = peer.container(process.ok_or(RequestFault::NoProcess)?)?;
+    let owner = requests.owner.or(user.map(Owner::from)).ok_or(RequestFault::NoOwner)?;
+    let owner = process.host_owner(owner)?;
+    // To the container's users, the directories belong to their root, as in a tmpfs that the user's own hook makes.
+    let root = if peer.is_root() { None } else { process.foreign_root()? };
+    Ok(Container { owner, root, label, places: Place::placeholders(places)?, process })
 }
 
 /// Fetches and unseals the secrets. What is revoked may come from the source alone, which knows whether there is a newer version.
@@ -187,7 +216,7 @@ async fn deliver(
     let sent = connection.send(&answer, Some(filled.frozen.mount())).await;
     drop(filled.frozen);
     let report = match sent {
-        Ok(()) => connection.receive::<Report>(until + REPORT_GRACE).await,
+        Ok(()) => connection.receive(until + REPORT_GRACE).await.map(|(report, _)| report),
         Err(error) => Err(error),
     };
     start.record.phase_ends("deliver");
@@ -196,7 +225,7 @@ async fn deliver(
         Ok(Report::Attached) if !connection.is_over() => (Ok(()), "refused"),
         Ok(Report::Refused(refusal)) => (Err(refusal.into()), "refused"),
         Ok(Report::Attached) => (Err(RequestFault::HookEnded.into()), "lost"),
-        Err(error) => (Err(RequestFault::of(&error).into()), "lost"),
+        Err(error) => (Err(RequestFault::of(&error, REPORT).into()), "lost"),
     };
     let id = start.record.start.clone();
     let outcome = match outcome {
@@ -258,7 +287,7 @@ enum RequestFault {
     #[error("the request has no valid id")]
     Id,
     /// The container's process.
-    #[error("the request has no descriptor of the container's process")]
+    #[error("no descriptor of the container's process came with what the hook has found")]
     NoProcess,
     /// Neither the spec nor an annotation names an owner.
     #[error("no owner for the secrets: the spec has no process.user")]
@@ -270,18 +299,18 @@ enum RequestFault {
     #[error("the hook ended before the record of the start was written")]
     HookEnded,
     /// The hook is silent.
-    #[error("the hook did not report in time what became of the files")]
-    NoReport,
+    #[error("the hook did not report in time {awaited}")]
+    NoReport { awaited: &'static str },
     /// Something else was sent.
-    #[error("the hook did not report what became of the files, but sent something else")]
-    OddReport,
+    #[error("the hook did not report {awaited}, but sent something else")]
+    OddReport { awaited: &'static str },
 }
 
 impl RequestFault {
-    fn of(error: &io::Error) -> RequestFault {
+    fn of(error: &io::Error, awaited: &'static str) -> RequestFault {
         match error.kind() {
-            io::ErrorKind::TimedOut => RequestFault::NoReport,
-            io::ErrorKind::InvalidData => RequestFault::OddReport,
+            io::ErrorKind::TimedOut => RequestFault::NoReport { awaited },
+            io::ErrorKind::InvalidData => RequestFault::OddReport { awaited },
             _ => RequestFault::HookEnded,
         }
     }
@@ -292,7 +321,9 @@ impl Fault for RequestFault {
         match self {
             RequestFault::Id | RequestFault::NoProcess | RequestFault::NoOwner => Class::Data,
             RequestFault::Hold { .. } => Class::Kernel,
-            RequestFault::HookEnded | RequestFault::NoReport | RequestFault::OddReport => Class::Unavailable,
+            RequestFault::HookEnded | RequestFault::NoReport { .. } | RequestFault::OddReport { .. } => {
+                Class::Unavailable
+            }
         }
     }
 

@@ -6,8 +6,8 @@ use std::path::Path;
 use super::created::Created;
 use super::done::Done;
 use crate::broker::client::{Connection, Reply};
-use crate::broker::protocol::{Image, Place, Refusal, Stage, StartRequest, Unready};
-use crate::container::{Annotations, FileName, ImageError, Requests, State};
+use crate::broker::protocol::{Found, Image, Place, Refusal, StartRequest};
+use crate::container::{Annotations, FileName, ImageError, Requests, Spec, State};
 use crate::deliver::{Frozen, Hold};
 use crate::fault::AnyFault;
 use crate::settings::{BrokerAddress, Settings};
@@ -23,21 +23,29 @@ pub(super) fn deliver(
     settings: &Settings,
     start: &Start,
 ) -> Result<Done, AnyFault> {
-    // First, so that the broker accepts the connection while this process finds the container.
+    // First, so that the broker accepts the connection meanwhile.
     let connection = Connection::open(broker, settings.deliver.deadline);
-    let created = match find(state, &annotations) {
-        Ok(None) => return Ok(Done::Nothing),
-        Ok(Some(created)) => Ok(created),
-        Err(unready) => Err(unready),
+    let spec = state.bundle().map(Spec::load);
+    let may_have_files = matches!(&spec, Ok(Ok(spec)) if spec.hooks.deliveries().len() > 1);
+    let owner = Requests::from_annotations(&annotations).ok().flatten().and_then(|requests| requests.owner);
+    let find = || Created::find(state, spec?, owner);
+    let ask = || connection?.request(request(state, &annotations, image, start));
+    let (requested, created) = match may_have_files {
+        // What another entry of the spec's hooks has delivered is not fetched again.
+        true => match find() {
+            Ok(None) => return Ok(Done::Nothing),
+            created => (ask()?, created),
+        },
+        // The broker resolves while this process finds the container.
+        false => (ask()?, find()),
     };
-    let connection = connection?;
-    let request = request(state, &annotations, image, &created, start);
+    let Some(created) = created.transpose() else { return Ok(Done::Nothing) };
     let process = created.as_ref().ok().map(|created| created.process.pidfd());
-    let (delivery, created) = match (connection.ask(request, process)?, created) {
+    let (delivery, created) = match (requested.ask(&found(&created), process)?, created) {
         (Reply::Nothing, _) => return Ok(Done::Nothing),
         (Reply::Refused(refusal), _) => return Ok(Done::Recorded(Err(refusal.into()))),
         (Reply::Delivery(delivery), Ok(created)) => (delivery, created),
-        (Reply::Delivery(_), Err(unready)) => return Err(unready.refusal.into()),
+        (Reply::Delivery(_), Err(error)) => return Err(error),
     };
     let attached = attach(&created, &delivery.files, delivery.mount);
     let recorded = delivery.pending.report(attached.as_ref().err().map(|error| Refusal::of(&**error)));
@@ -51,14 +59,7 @@ pub(super) fn deliver(
     Ok(Done::Recorded(attached.map(drop).and(recorded?.map_err(AnyFault::from))))
 }
 
-fn request(
-    state: &State,
-    annotations: &Annotations,
-    image: Option<ImageError>,
-    created: &Result<Created, Unready>,
-    start: &Start,
-) -> StartRequest {
-    let found = created.as_ref().ok();
+fn request(state: &State, annotations: &Annotations, image: Option<ImageError>, start: &Start) -> StartRequest {
     StartRequest {
         start: start.record.start.clone(),
         container: state.id().unwrap_or_default().to_owned(),
@@ -68,20 +69,20 @@ fn request(
             None => Image::Annotations(annotations.image().clone()),
             Some(error) => Image::Unknown(Refusal::of(&error)),
         },
-        user: found.and_then(|created| created.spec.user).map(Into::into),
-        label: found.and_then(|created| created.spec.mount_label.clone()),
-        places: found.map(|created| Place::all(&created.carried.placeholders())).unwrap_or_default(),
-        unready: created.as_ref().err().cloned(),
+        unusable: state.id().and(state.bundle()).err().map(|error| Refusal::of(&error)),
         milliseconds: 0,
     }
 }
 
-/// Finds the container, for the owner that its annotations request.
-fn find(state: &State, annotations: &Annotations) -> Result<Option<Created>, Unready> {
-    let unready = |stage| move |error: AnyFault| Unready { stage, refusal: Refusal::of(&*error) };
-    state.id().and(state.bundle()).map_err(|error| unready(Stage::State)(error.into()))?;
-    let owner = Requests::from_annotations(annotations).ok().flatten().and_then(|requests| requests.owner);
-    Created::find(state, owner).map_err(unready(Stage::Container))
+fn found(created: &Result<Created, AnyFault>) -> Found {
+    match created {
+        Ok(created) => Found::Container {
+            user: created.spec.user.map(Into::into),
+            label: created.spec.mount_label.clone(),
+            places: Place::all(&created.carried.placeholders()),
+        },
+        Err(error) => Found::Refused(Refusal::of(&**error)),
+    }
 }
 
 fn attach(created: &Created, files: &[FileName], mount: OwnedFd) -> Result<Hold, AnyFault> {

@@ -1,7 +1,7 @@
 //! The container as its runtime has created it, before its delivery.
 
 use super::error::HookError;
-use crate::container::{Owner, Process, Spec, State};
+use crate::container::{Owner, Process, Spec, SpecError, State};
 use crate::deliver::{Carried, CarryError, preflight};
 use crate::fault::AnyFault;
 
@@ -16,9 +16,13 @@ pub(super) struct Created {
 
 impl Created {
     /// Finds it. The files are for this owner, else for the user of the spec. `None` if another entry of the spec's hooks has delivered.
-    pub(super) fn find(state: &State, owner: Option<Owner>) -> Result<Option<Created>, AnyFault> {
+    pub(super) fn find(
+        state: &State,
+        spec: Result<Spec, SpecError>,
+        owner: Option<Owner>,
+    ) -> Result<Option<Created>, AnyFault> {
         let process = Process::open(state.pid()?)?;
-        let spec = Spec::load(state.bundle()?)?;
+        let spec = spec?;
         preflight(&spec)?;
         let carried = match Carried::find(&process, &spec.rootfs) {
             Err(CarryError::Delivered) if spec.hooks.deliveries().len() > 1 => return Ok(None),

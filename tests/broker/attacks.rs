@@ -25,12 +25,14 @@ pub(crate) fn request() -> Value {
         "bundle": "/bundle",
         "annotations": { "run.secrets/db": REFERENCE },
         "image": { "annotations": {} },
-        "user": { "uid": 1000, "gid": 1000 },
-        "label": null,
-        "places": [],
-        "unready": null,
+        "unusable": null,
         "milliseconds": 3000,
     } })
+}
+
+/// What a hook has found of it.
+pub(crate) fn found() -> Value {
+    json!({ "container": { "user": { "uid": 1000, "gid": 1000 }, "label": null, "places": [] } })
 }
 
 pub(crate) fn connect(broker: &Broker) -> UnixStream {
@@ -41,6 +43,13 @@ pub(crate) fn connect(broker: &Broker) -> UnixStream {
 
 pub(crate) fn send(socket: &UnixStream, message: &Value, descriptor: Option<BorrowedFd<'_>>) {
     Outgoing::new(message, descriptor, usize::MAX).unwrap().send(socket.as_fd()).unwrap();
+}
+
+/// Requests a start with what was found of the container, and this descriptor.
+pub(crate) fn ask(socket: &UnixStream, request: &Value, found: &Value, descriptor: Option<BorrowedFd<'_>>) {
+    send(socket, request, None);
+    // A request that is refused needs no container.
+    let _ = Outgoing::new(found, descriptor, usize::MAX).unwrap().send(socket.as_fd());
 }
 
 /// The next message of the broker, and whether a descriptor came with it; `None` at the end of the connection.
@@ -61,14 +70,18 @@ pub(crate) fn receive(socket: &UnixStream) -> Option<(Value, Option<OwnedFd>)> {
     Some((message, descriptor.and_then(|descriptor| descriptor.into_owned())))
 }
 
-/// The message with which a request is refused.
-fn refusal(broker: &Broker, request: &Value, descriptor: Option<BorrowedFd<'_>>) -> String {
-    refusal_by(&connect(broker), request, descriptor)
+/// The message with which a start is refused.
+fn refusal(broker: &Broker, descriptor: Option<BorrowedFd<'_>>) -> String {
+    refusal_by(&connect(broker), (&request(), &found()), descriptor)
 }
 
 /// The same, on this connection.
-pub(crate) fn refusal_by(socket: &UnixStream, request: &Value, descriptor: Option<BorrowedFd<'_>>) -> String {
-    send(socket, request, descriptor);
+pub(crate) fn refusal_by(
+    socket: &UnixStream,
+    (request, found): (&Value, &Value),
+    descriptor: Option<BorrowedFd<'_>>,
+) -> String {
+    ask(socket, request, found, descriptor);
     let (answer, descriptor) = receive(socket).expect("the connection was closed");
     assert!(descriptor.is_none());
     answer["refused"]["message"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
@@ -104,21 +117,22 @@ fn wrong_descriptors_are_refused() {
         UnixStream::pair().unwrap().0.into(),
     ];
     for descriptor in &others {
-        assert_eq!(refusal(&broker, &request(), Some(descriptor.as_fd())), no_process);
+        assert_eq!(refusal(&broker, Some(descriptor.as_fd())), no_process);
     }
-    assert_eq!(refusal(&broker, &request(), None), "the request has no descriptor of the container's process");
+    let none = "no descriptor of the container's process came with what the hook has found";
+    assert_eq!(refusal(&broker, None), none);
 
     // The broker's own process, and one that shares its mounts.
     for pid in [broker.pid(), std::process::id()] {
         let pid = Pid::from_raw(pid.cast_signed()).unwrap();
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
-        let refusal = refusal(&broker, &request(), Some(pidfd.as_fd()));
+        let refusal = refusal(&broker, Some(pidfd.as_fd()));
         assert_eq!(refusal, "refusing to enter the container: it has no mount namespace of its own");
     }
     let mut ended = std::process::Command::new("true").spawn().unwrap();
     let pidfd = pidfd_open(Pid::from_child(&ended), PidfdFlags::empty()).unwrap();
     ended.wait().unwrap();
-    assert_eq!(refusal(&broker, &request(), Some(pidfd.as_fd())), "the container's process has ended");
+    assert_eq!(refusal(&broker, Some(pidfd.as_fd())), "the container's process has ended");
     assert!(world.decisions().iter().all(|decision| decision == "refused"));
 
     // Two at once.
@@ -148,29 +162,35 @@ fn messages_that_are_not_as_documented_are_refused() {
     let mut head = [0; 8];
     socket.read_exact(&mut head).unwrap();
     assert_eq!(&head, b"OSB\x01\0\0\0\0");
-    let changed = |pointer: &str, value: Value| {
-        let mut request = request();
-        *request.pointer_mut(pointer).unwrap() = value;
-        request
+    let changed = |mut message: Value, pointer: &str, value: Value| {
+        *message.pointer_mut(pointer).unwrap() = value;
+        message
     };
     let container = Container::create();
     let state: Value = serde_json::from_slice(&state(&container)).unwrap();
     let pid = Pid::from_raw(i32::try_from(state["pid"].as_i64().unwrap()).unwrap()).unwrap();
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    let refused = |request: &Value, found: &Value| refusal_by(&connect(&broker), (request, found), Some(pidfd.as_fd()));
     let places = "the places for what is carried over are not paths below /run/secrets, or more than 4096";
     for path in ["..", "/etc", "a/../../b", ""] {
         let path = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, path);
-        let request = changed("/start/places", json!([{ "path": path, "directory": true }]));
-        assert_eq!(refusal(&broker, &request, Some(pidfd.as_fd())), places);
+        let found = changed(found(), "/container/places", json!([{ "path": path, "directory": true }]));
+        assert_eq!(refused(&request(), &found), places);
     }
-    let id = changed("/start/start", json!("../../etc/passwd"));
-    assert_eq!(refusal(&broker, &id, Some(pidfd.as_fd())), "the request has no valid id");
-    let user = changed("/start/user", Value::Null);
-    assert_eq!(refusal(&broker, &user, Some(pidfd.as_fd())), "no owner for the secrets: the spec has no process.user");
-    for unknown in [json!({ "start": {} }), json!({ "stop": null }), json!([]), changed("/start/user", json!("root"))] {
+    let id = changed(request(), "/start/start", json!("../../etc/passwd"));
+    assert_eq!(refused(&id, &found()), "the request has no valid id");
+    let user = changed(found(), "/container/user", Value::Null);
+    assert_eq!(refused(&request(), &user), "no owner for the secrets: the spec has no process.user");
+    let image = changed(request(), "/start/image", json!("alpine"));
+    for unknown in [json!({ "start": {} }), json!({ "stop": null }), json!([]), image] {
         let socket = connect(&broker);
         send(&socket, &unknown, None);
         assert!(receive(&socket).is_none());
+    }
+    let root = changed(found(), "/container/user", json!("root"));
+    for unknown in [json!("container"), json!({ "container": {} }), request(), json!("attached"), root] {
+        let odd = "the hook did not report what it found of the container, but sent something else";
+        assert_eq!(refused(&request(), &unknown), odd);
     }
     assert!(!container.has_secrets());
     starts(&world, &broker);
@@ -206,7 +226,7 @@ fn a_second_delivery_to_a_process_leaves_it_the_files_that_it_has_mounted() {
     let pidfd = pidfd_open(Pid::from_raw(container.pid().cast_signed()).unwrap(), PidfdFlags::empty()).unwrap();
     let deliver = || {
         let socket = connect(&broker);
-        send(&socket, &request(), Some(pidfd.as_fd()));
+        ask(&socket, &request(), &found(), Some(pidfd.as_fd()));
         let (_, mount) = receive(&socket).unwrap();
         send(&socket, &json!("attached"), None);
         assert_eq!(receive(&socket).unwrap().0, json!("recorded"));
@@ -298,7 +318,7 @@ fn the_files_of_a_peer_that_never_reports_are_destroyed() {
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
     let deliver = || {
         let socket = connect(&broker);
-        send(&socket, &request(), Some(pidfd.as_fd()));
+        ask(&socket, &request(), &found(), Some(pidfd.as_fd()));
         let (answer, mount) = receive(&socket).unwrap();
         assert_eq!(answer, json!({ "delivery": { "files": ["db"] } }));
         let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;

@@ -17,7 +17,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use serde_json::{Value, json};
 
-use crate::attacks::{closes, connect, receive, request, send, starts};
+use crate::attacks::{ask, closes, connect, found, receive, request, send, starts};
 use crate::fuse::Fuse;
 use crate::peers::{ALICE, BOB, Peer, User, Waiting, broker_for_users, grant};
 use crate::support::broker::Broker;
@@ -89,21 +89,26 @@ fn none_stays_open_with_whatever_message_it_comes() {
     let kinds = kinds();
     let refused = |socket: &UnixStream| receive(socket).unwrap().0["refused"]["code"].is_u64();
     for kind in kinds.iter().map(|kind| kind.as_fd()) {
-        // In place of the pidfd; with the other request; with a report.
+        // With the request; in place of the pidfd; with another request; with a report.
         let socket = connect(&broker);
         send(&socket, &request(), Some(kind));
+        send(&socket, &found(), Some(pidfd.as_fd()));
+        assert!(receive(&socket).unwrap().0["delivery"].is_object());
+        drop(socket);
+        let socket = connect(&broker);
+        ask(&socket, &request(), &found(), Some(kind));
         assert!(refused(&socket));
         let socket = connect(&broker);
         send(&socket, &json!("status"), Some(kind));
         assert!(receive(&socket).unwrap().0["status"].is_object());
         let socket = connect(&broker);
-        send(&socket, &request(), Some(pidfd.as_fd()));
+        ask(&socket, &request(), &found(), Some(pidfd.as_fd()));
         assert!(receive(&socket).unwrap().0["delivery"].is_object());
         send(&socket, &json!({ "refused": { "code": 71, "message": "no", "hint": null } }), Some(kind));
         assert_eq!(receive(&socket).unwrap().0, json!("recorded"));
         // After the message, and before a second one in the same message.
         let socket = connect(&broker);
-        send(&socket, &request(), Some(pidfd.as_fd()));
+        ask(&socket, &request(), &found(), Some(pidfd.as_fd()));
         send_with(&socket, b"x", &[kind]);
         drop(socket);
         let socket = connect(&broker);
@@ -135,7 +140,9 @@ fn one_that_cannot_be_closed_keeps_nobody_waiting_but_its_user() {
         let (peer, container) = (Peer::hook(&broker, user), Waiting::container(user, &user.map()));
         // A connection that is refused may be closed already.
         let pidfd = container.pidfd();
-        let _ = Outgoing::new(&request(), Some(pidfd.as_fd()), usize::MAX).unwrap().send(peer.socket.as_fd());
+        for (message, descriptor) in [(request(), None), (found(), Some(pidfd.as_fd()))] {
+            let _ = Outgoing::new(&message, descriptor, usize::MAX).unwrap().send(peer.socket.as_fd());
+        }
         let answer = receive(&peer.socket);
         let is_served = answer.as_ref().is_some_and(|(answer, _)| answer["delivery"].is_object());
         if is_served {
@@ -151,11 +158,11 @@ fn one_that_cannot_be_closed_keeps_nobody_waiting_but_its_user() {
     let container = Waiting::container(ALICE, &ALICE.map());
     let peers: Vec<Peer> = (0..4).map(|_| Peer::hook(&broker, ALICE)).collect();
     let socket = |index: usize| &peers[index].socket;
-    send(socket(0), &request(), Some(file.as_fd()));
+    ask(socket(0), &request(), &found(), Some(file.as_fd()));
     assert_eq!(receive(socket(0)).unwrap().0["refused"]["code"], 77);
     send_with(socket(1), b"OSB\x01\0", &[container.pidfd().as_fd()]);
     send_with(socket(1), b"\0\0", &[file.as_fd()]);
-    send(socket(2), &request(), Some(container.pidfd().as_fd()));
+    ask(socket(2), &request(), &found(), Some(container.pidfd().as_fd()));
     assert!(receive(socket(2)).unwrap().0["delivery"].is_object());
     send(socket(2), &json!({ "refused": { "code": 71, "message": "no", "hint": null } }), Some(file.as_fd()));
     send_with(socket(3), b"GET / HTTP/1.1\r\n", &[file.as_fd()]);
@@ -234,11 +241,12 @@ fn a_descriptor_between_the_parts_of_a_message_is_that_of_the_message() {
     let container = Container::create();
     let pidfd = pidfd_open(Pid::from_raw(container.pid().cast_signed()).unwrap(), PidfdFlags::empty()).unwrap();
     let (one, other) = UnixStream::pair().unwrap();
-    Outgoing::new(&request(), None, usize::MAX).unwrap().send(one.as_fd()).unwrap();
+    Outgoing::new(&found(), None, usize::MAX).unwrap().send(one.as_fd()).unwrap();
     drop(one);
     let mut bytes = Vec::new();
     (&other).read_to_end(&mut bytes).unwrap();
     let socket = connect(&broker);
+    send(&socket, &request(), None);
     (&socket).write_all(&bytes[..20]).unwrap();
     send_with(&socket, &bytes[20..], &[pidfd.as_fd()]);
     let (answer, mount): (Value, _) = receive(&socket).unwrap();

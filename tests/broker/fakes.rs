@@ -7,13 +7,14 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use oci_secrets::broker::protocol::{Answer, Request};
+use oci_secrets::broker::protocol::{Answer, Found, Request};
 use oci_secrets::broker::wire::{Incoming, Outgoing};
 use oci_secrets::container::{FileName, Owner};
 use oci_secrets::deliver::{DeliveryOptions, Frozen, Placeholders};
 use oci_secrets::secret::Secret;
 use oci_secrets::settings::Noswap;
 use rustix::fs::{Mode, OFlags, open};
+use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
 use crate::support::broker::{hook, write_hook_settings};
@@ -80,8 +81,12 @@ const START: &str = "start it: `systemctl enable --now oci-secrets-broker.socket
 const WHY: &str = "`journalctl -u oci-secrets-broker` shows why";
 const OTHER: &str = "`socket` under [broker] in the settings may name something else's socket";
 
-/// Receives the hook's request.
-fn request(socket: &UnixStream) -> Request {
+/// Receives the hook's request, and what it has found of the container.
+fn request(socket: &UnixStream) -> (Request, Found) {
+    (receive(socket), receive(socket))
+}
+
+fn receive<T: DeserializeOwned>(socket: &UnixStream) -> T {
     let mut incoming = Incoming::new(1 << 20);
     while let Err(error) = incoming.receive(socket.as_fd()) {
         assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "{error:?}");

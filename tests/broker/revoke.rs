@@ -10,7 +10,7 @@ use std::time::Instant;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use serde_json::{Value, json};
 
-use crate::attacks::{connect, receive, request, send};
+use crate::attacks::{ask, connect, found, receive, request, send};
 use crate::scene::{ITEMS, Scene, pair, target, wait_until};
 use crate::support::broker::Broker;
 use crate::support::container::{Container, ID};
@@ -304,7 +304,7 @@ fn a_start_in_progress_does_not_slip_through() {
     let container = Container::create();
     let pidfd = pidfd_open(Pid::from_raw(container.pid().cast_signed()).unwrap(), PidfdFlags::empty()).unwrap();
     let socket = connect(&broker);
-    send(&socket, &request(), Some(pidfd.as_fd()));
+    ask(&socket, &request(), &found(), Some(pidfd.as_fd()));
     let (answer, mount) = receive(&socket).unwrap();
     assert_eq!(answer, json!({ "delivery": { "files": ["db"] } }));
     assert_eq!(revoke(&scene, &broker, &[crate::world::REFERENCE]).0, 0);

@@ -1,11 +1,14 @@
 //! Starts through the broker.
 
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+use serde_json::{Value, json};
 
+use crate::attacks::{connect, found, receive, request, send};
 use crate::support::broker::{self, Broker};
 use crate::support::container::Container;
 use crate::support::host;
@@ -29,6 +32,54 @@ fn delivers_to_a_hook_without_credentials_and_records_it() {
         assert_eq!(phases, ["deliver", "read", "resolve"]);
     }
     assert!(broker.terminate().success());
+}
+
+#[test]
+fn resolves_while_the_hook_finds_the_container() {
+    let Some(world) = World::begin() else { return };
+    let broker = Broker::start(&world.host);
+    let container = Container::create();
+    let pidfd = pidfd_open(Pid::from_raw(container.pid().cast_signed()).unwrap(), PidfdFlags::empty()).unwrap();
+    let until = |what: &str, condition: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !condition() {
+            assert!(Instant::now() < deadline, "{what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let socket = connect(&broker);
+    send(&socket, &request(), None);
+    until("nothing is fetched", &|| world.connect_reads() > 0);
+    send(&socket, &found(), Some(pidfd.as_fd()));
+    assert!(receive(&socket).unwrap().0["delivery"].is_object());
+    drop(socket);
+
+    // A hook that ends meanwhile has a record, too.
+    let (gone, fetched) = (connect(&broker), world.connect_reads());
+    until("the first has no record", &|| world.records().len() == 1);
+    send(&gone, &request(), None);
+    until("nothing is fetched", &|| world.connect_reads() > fetched);
+    drop(gone);
+    until("the second has no record", &|| world.records().len() == 2);
+    let reason = &world.records()[1]["refusal"]["message"];
+    assert_eq!(reason, "the hook ended before the record of the start was written");
+}
+
+#[test]
+fn what_another_entry_of_the_specs_hooks_has_delivered_is_not_fetched_again() {
+    let Some(world) = World::begin() else { return };
+    let broker = Broker::start(&world.host);
+    let container = Container::create();
+    let path = container.rootfs().with_file_name("config.json");
+    let mut spec: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let entry = json!({ "path": "/usr/libexec/oci-secrets-hook" });
+    spec["hooks"] = json!({ "createRuntime": [entry, entry] });
+    std::fs::write(path, spec.to_string()).unwrap();
+    assert_eq!(code_and_lines(&broker.hook(&state(&container))), (0, vec![]));
+    let fetched = world.connect_reads();
+    assert_eq!(code_and_lines(&broker.hook(&state(&container))), (0, vec![]));
+    assert_eq!((world.connect_reads(), world.decisions()), (fetched, vec!["delivered".to_owned()]));
+    assert_eq!(container.secret("db"), world.canary.as_bytes());
 }
 
 #[test]

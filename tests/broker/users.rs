@@ -6,14 +6,14 @@ use rustix::fs::{AtFlags, statat};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use serde_json::{Value, json};
 
-use crate::attacks::{receive, refusal_by, request, send, starts};
+use crate::attacks::{ask, found, receive, refusal_by, request, send, starts};
 use crate::peers::{ALICE, BOB, Peer, User, Waiting, broker_for_users, grant};
 use crate::support::container::Container;
 use crate::world::World;
 
 /// The answer to a request of a peer.
-fn ask(peer: &Peer, request: &Value, process: BorrowedFd<'_>) -> (Value, Option<OwnedFd>) {
-    send(&peer.socket, request, Some(process));
+fn answer(peer: &Peer, (request, found): (&Value, &Value), process: BorrowedFd<'_>) -> (Value, Option<OwnedFd>) {
+    ask(&peer.socket, request, found, Some(process));
     receive(&peer.socket).expect("the connection was closed")
 }
 
@@ -29,16 +29,16 @@ fn a_user_gets_what_a_grant_names_and_learns_nothing_of_other_grants() {
     let part = format!("0 {} 10\n2000 {} 1\n", ALICE.subordinate + 990, ALICE.uid);
     for (map, uid, of_host) in [(ALICE.map(), 1000, ALICE.subordinate + 999), (part, 2000, ALICE.uid)] {
         let (peer, container) = (Peer::hook(&broker, ALICE), Waiting::container(ALICE, &map));
-        let mut request = request();
-        request["start"]["user"] = json!({ "uid": uid, "gid": uid });
-        let (answer, mount) = ask(&peer, &request, container.pidfd().as_fd());
+        let mut found = found();
+        found["container"]["user"] = json!({ "uid": uid, "gid": uid });
+        let (answer, mount) = answer(&peer, (&request(), &found), container.pidfd().as_fd());
         assert_eq!(answer, json!({ "delivery": { "files": ["db"] } }));
         let file = statat(mount.unwrap(), "db", AtFlags::empty()).unwrap();
         assert_eq!((file.st_uid, file.st_gid, file.st_mode), (of_host, of_host, 0o100_400));
         send(&peer.socket, &json!("attached"), None);
         assert_eq!(receive(&peer.socket).unwrap().0, json!("recorded"));
     }
-    let (answer, mount) = ask(&Peer::hook(&broker, BOB), &request(), own(BOB).pidfd().as_fd());
+    let (answer, mount) = answer(&Peer::hook(&broker, BOB), (&request(), &found()), own(BOB).pidfd().as_fd());
     let expected = json!({ "refused": {
         "code": 77,
         "message": "refusing to grant op://AgentVault/db/password: no grant names it",
@@ -55,7 +55,10 @@ fn a_process_that_is_not_of_the_users_container_is_refused() {
     let broker = broker_for_users(&world, &grant(ALICE));
     let foreign = "refusing to deliver to the container: its process is not in a user namespace of uid 61001";
     let refused = |process: OwnedFd, expected: &str| {
-        assert_eq!(refusal_by(&Peer::hook(&broker, ALICE).socket, &request(), Some(process.as_fd())), expected);
+        assert_eq!(
+            refusal_by(&Peer::hook(&broker, ALICE).socket, (&request(), &found()), Some(process.as_fd())),
+            expected
+        );
     };
     // Of another user; of root without a user namespace, and with one.
     refused(own(BOB).pidfd(), foreign);
@@ -82,7 +85,7 @@ fn a_peer_that_is_not_a_hook_of_the_user_is_refused() {
     let Some(world) = World::begin() else { return };
     let broker = broker_for_users(&world, &grant(ALICE));
     let container = own(ALICE);
-    let refusal = |peer: &Peer| refusal_by(&peer.socket, &request(), Some(container.pidfd().as_fd()));
+    let refusal = |peer: &Peer| refusal_by(&peer.socket, (&request(), &found()), Some(container.pidfd().as_fd()));
     let outside = "refusing to answer uid 61001: it asks from outside of a user namespace of its own";
     assert_eq!(refusal(&Peer::on_host(&broker, ALICE)), outside);
     assert_eq!(refusal(&Peer::in_namespace(&broker, ALICE, &format!("{}5000 0 1\n", ALICE.map()))), outside);
@@ -111,7 +114,8 @@ fn an_owner_must_be_an_id_of_the_container() {
     for (owner, id) in [("1001:0", "uid 1001"), ("0:1001", "gid 1001"), ("61002:0", "uid 61002")] {
         let mut request = request();
         request["start"]["annotations"]["run.secrets.owner"] = owner.into();
-        let message = refusal_by(&Peer::hook(&broker, ALICE).socket, &request, Some(own(ALICE).pidfd().as_fd()));
+        let message =
+            refusal_by(&Peer::hook(&broker, ALICE).socket, (&request, &found()), Some(own(ALICE).pidfd().as_fd()));
         assert_eq!(message, format!("cannot map {id}: the container's user namespace has no such id"));
     }
 }
@@ -123,7 +127,7 @@ fn a_reason_that_is_not_for_users_is_in_roots_record_alone() {
     let refusal = || {
         let request = request();
         let id = request["start"]["start"].as_str().unwrap().to_owned();
-        let (answer, _) = ask(&Peer::hook(&broker, ALICE), &request, own(ALICE).pidfd().as_fd());
+        let (answer, _) = answer(&Peer::hook(&broker, ALICE), (&request, &found()), own(ALICE).pidfd().as_fd());
         (answer["refused"].clone(), id, world.records().pop().unwrap()["refusal"].clone())
     };
     world.host.write("token", b"e30.e30.e30", 0o600);

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 
-use oci_secrets::broker::protocol::{Answer, Receipt, Report, Request, VERSION};
+use oci_secrets::broker::protocol::{Answer, Found, Receipt, Report, Request, VERSION};
 use oci_secrets::broker::wire::{Incoming, Outgoing};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,10 +14,15 @@ use crate::generate::near;
 
 const BYTES_MAX: usize = 4096;
 
-const START: &str = r#"{"start":{"start":"00112233445566aa","container":"4f2a","bundle":"/run/b","annotations":{"run.secrets/db":"op://v/i/f"},"image":{"annotations":{}},"user":{"uid":1000,"gid":1000},"label":null,"places":[{"path":"L2V0Yw==","directory":true}],"unready":null,"milliseconds":1000}}"#;
-const UNREADY: &str = r#"{"start":{"start":"00112233445566aa","container":"4f2a","bundle":"/run/b","annotations":{},"image":{"unknown":{"code":65,"message":"m","hint":"h"}},"user":null,"label":"l","places":[],"unready":{"stage":"state","refusal":{"code":71,"message":"m","hint":null}},"milliseconds":0}}"#;
+const START: &str = r#"{"start":{"start":"00112233445566aa","container":"4f2a","bundle":"/run/b","annotations":{"run.secrets/db":"op://v/i/f"},"image":{"annotations":{}},"unusable":null,"milliseconds":1000}}"#;
+const UNUSABLE: &str = r#"{"start":{"start":"00112233445566aa","container":"4f2a","bundle":"/run/b","annotations":{},"image":{"unknown":{"code":65,"message":"m","hint":"h"}},"unusable":{"code":71,"message":"m","hint":null},"milliseconds":0}}"#;
 const REQUESTS: [&str; 5] =
-    [START, UNREADY, r#""status""#, r#""forget""#, r#"{"running":{"container":"4f","reference":"op://v/i/f"}}"#];
+    [START, UNUSABLE, r#""status""#, r#""forget""#, r#"{"running":{"container":"4f","reference":"op://v/i/f"}}"#];
+const FOUND: [&str; 3] = [
+    r#"{"container":{"user":{"uid":1000,"gid":1000},"label":null,"places":[{"path":"L2V0Yw==","directory":true}]}}"#,
+    r#"{"container":{"user":null,"label":"l","places":[]}}"#,
+    r#"{"refused":{"code":71,"message":"m","hint":null}}"#,
+];
 const ANSWERS: [&str; 7] = [
     r#"{"delivery":{"files":["db","key.pem"]}}"#,
     r#""nothing""#,
@@ -33,6 +38,11 @@ const WORDS: [&str; 10] =
 #[test]
 fn a_request_that_is_understood_is_sent_again_as_it_was() {
     check!(12_000).with_generator(near(&REQUESTS, &WORDS)).for_each(|body| is_stable::<Request>(body));
+}
+
+#[test]
+fn a_container_that_is_understood_is_sent_again_as_it_was() {
+    check!(12_000).with_generator(near(&FOUND, &WORDS)).for_each(|body| is_stable::<Found>(body));
 }
 
 #[test]
