@@ -10,6 +10,7 @@ use super::AuditError;
 use super::recorded::Recorded;
 use crate::container::{Pod, Request};
 use crate::fault::Fault;
+use crate::hex::random_id;
 use crate::report;
 use crate::resolve::Resolved;
 use crate::source::Earlier;
@@ -159,7 +160,7 @@ impl Record {
             schema: SCHEMA,
             time: jiff::Timestamp::now().to_string(),
             decision: Decision::Refused,
-            start: format!("{:016x}", fastrand::u64(..)),
+            start: random_id(),
             container: String::new(),
             bundle: PathBuf::new(),
             annotations: BTreeMap::new(),

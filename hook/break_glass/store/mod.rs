@@ -37,7 +37,7 @@ use super::keyring::{Content, ExpiringKey, KEY_BYTES, KeyringError, random_key};
 use super::lock::Locked;
 use crate::errno::failed;
 use crate::harden::is_root_of_the_host;
-use crate::hex::hex;
+use crate::hex::{hex, random_id};
 use crate::run_directory::{self, DIRECTORY};
 use crate::secret::Secret;
 
@@ -129,7 +129,7 @@ impl Emergency {
     pub fn rehearse() -> Result<(), StoreError> {
         detached()?;
         // Two keys of one name would be one key, which the second caller may not change.
-        let (key, _) = ExpiringKey::new(&format!("oci-secrets:rehearsal:{:016x}", fastrand::u64(..)), 1)?;
+        let (key, _) = ExpiringKey::new(&format!("oci-secrets:rehearsal:{}", random_id()), 1)?;
         key.invalidate();
         Ok(())
     }

@@ -14,6 +14,7 @@ use super::super::source::Fetches;
 use super::state::State;
 use crate::audit::{AuditError, Event, RevocationRecord, Trail};
 use crate::fault::{Class, Fault};
+use crate::hex::random_id;
 use crate::reference::Reference;
 use crate::retry::Deadline;
 use crate::settings::{Settings, SourceName};
@@ -111,7 +112,7 @@ impl Identified {
 
     async fn of_source(reference: &str, fetches: &Arc<Fetches>, loaded: &Loaded<'_>) -> Option<Identified> {
         let reference: Reference = reference.parse().ok()?;
-        let id = format!("{:016x}", fastrand::u64(..));
+        let id = random_id();
         let source = loaded.source.for_update(loaded.settings, &id, fetches).ok()?;
         let references = [&reference];
         let fetched = source.fetch(&references, Deadline::after(loaded.settings.deliver.deadline)).next().await;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::errno::Errno;
 use crate::fault::{Class, Fault};
-use crate::hex::hex;
+use crate::hex::{hex, random_id};
 
 /// The largest value that is stored.
 pub const VALUE_BYTES_MAX: usize = 64 * 1024;
@@ -119,7 +119,7 @@ impl SealedFiles {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.0).map_err(|error| failed(error.into()))?;
         let Some(directory) = self.open()? else { return Err(failed(rustix::io::Errno::NOENT.into())) };
         let text = serde_json::to_vec(file).map_err(|error| failed(io::Error::from(error).into()))?;
-        let new = format!("{NEW}{:016x}", fastrand::u64(..));
+        let new = format!("{NEW}{}", random_id());
         let written = || -> io::Result<()> {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let mut file = File::from(openat(&directory, &new, flags, Mode::RUSR | Mode::WUSR)?);
