@@ -141,9 +141,11 @@ async fn fill(
 
     let keks = loaded.keks();
     let resolve = resolve(start, &requests.files, &revocations, (loaded, &keks, peer.uid), deadline);
-    let (secrets, container) = join(resolve, container(connection, peer, &requests, loaded.settings, until)).await;
+    let (secrets, container) = join(resolve, container(connection, peer, &requests, settings, until)).await;
+    // Whatever is wrong with the container.
+    let secrets = secrets.inspect_err(|error| _ = loaded.failed(&**error));
     let Container { process, owner, root, label, places } = container?;
-    let secrets = secrets.inspect_err(|error| _ = loaded.failed(&**error))?;
+    let secrets = secrets?;
     secrets.iter().try_for_each(|one| revocations.check(Value::of(one)))?;
     start.record.phase_ends("resolve");
 
