@@ -46,8 +46,14 @@ pub(crate) fn warm_starts(machine: &Machine) {
                 .map(median);
         println!("\nThrough the broker, servers that answer after {} ms", latency.as_millis());
         row("1 secret, without the broker", cold, None);
-        row("1 secret", warm, Some((cold, FIRST_MOST)));
-        row("64 secrets in 8 items", all, Some((warm, MANY_MOST)));
+        let [first, many] = if latency.is_zero() {
+            [Some((cold, FIRST_MOST)), None]
+        } else {
+            // Each secret is a call of the KMS: what that costs this machine counts only where there is nothing to wait for.
+            [None, Some((warm, MANY_MOST))]
+        };
+        row("1 secret", warm, first);
+        row("64 secrets in 8 items", all, many);
         if !latency.is_zero() {
             let [answers] = times(rounds, [&mut || vault.answers()]).map(median);
             let beyond = warm.saturating_sub(answers);
