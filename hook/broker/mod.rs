@@ -29,6 +29,7 @@ pub mod revoked;
 pub mod server;
 pub mod source;
 pub mod start;
+mod start_error;
 pub mod users;
 pub mod wire;
 

@@ -1,6 +1,5 @@
 //! The story of one start, on the broker's side.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,11 +15,11 @@ use super::peer::Peer;
 use super::protocol::{Answer, Found, Place, Receipt, Refusal, Report, StartRequest, is_start_id};
 use super::revoked::{Revocations, Value};
 use super::source::Fetches;
+use super::start_error::{Awaited, RequestFault, Withheld};
 use crate::audit::Trail;
 use crate::container::{Annotations, HOOK_NAME, Owner, Process, Request, Requests};
 use crate::deliver::{DeliveryOptions, Frozen, Hold, Placeholders};
-use crate::errno::SyscallError;
-use crate::fault::{AnyFault, Class, Fault};
+use crate::fault::{AnyFault, Fault};
 use crate::resolve::{Files, Resolved};
 use crate::retry::Deadline;
 use crate::seal::kek::Keks;
@@ -33,12 +32,6 @@ const MARGIN_MAX: Duration = Duration::from_millis(500);
 
 /// How long a hook may take to report, beyond its own deadline.
 const REPORT_GRACE: Duration = Duration::from_secs(1);
-
-/// What a hook is to report first.
-const FOUND: &str = "what it found of the container";
-
-/// What it is to report then.
-const REPORT: &str = "what became of the files";
 
 /// What a start came to, as metrics count it.
 pub type Outcome = &'static str;
@@ -171,7 +164,7 @@ async fn container(
     until: Instant,
 ) -> Result<Container, AnyFault> {
     let received = connection.receive::<Found>(until).await;
-    let (found, process) = received.map_err(|error| RequestFault::of(&error, FOUND))?;
+    let (found, process) = received.map_err(|error| RequestFault::of(&error, Awaited::Container))?;
     let (user, label, places) = match found {
         Found::Container { user, label, places } => (user, label, places),
         Found::Refused(refusal) => return Err(refusal.into()),
@@ -227,7 +220,7 @@ async fn deliver(
         Ok(Report::Attached) if !connection.is_over() => (Ok(()), "refused"),
         Ok(Report::Refused(refusal)) => (Err(refusal.into()), "refused"),
         Ok(Report::Attached) => (Err(RequestFault::HookEnded.into()), "lost"),
-        Err(error) => (Err(RequestFault::of(&error, REPORT).into()), "lost"),
+        Err(error) => (Err(RequestFault::of(&error, Awaited::Files).into()), "lost"),
     };
     let id = start.record.start.clone();
     let outcome = match outcome {
@@ -262,74 +255,4 @@ async fn deliver(
 
 fn valid_id(start: String) -> Result<String, RequestFault> {
     if is_start_id(&start) { Ok(start) } else { Err(RequestFault::Id) }
-}
-
-/// A reason that is not for every user of the host: it can name servers, paths, and what others have asked for.
-#[derive(Debug, thiserror::Error)]
-#[error("the broker cannot deliver: the record of start {start} has the reason, for root")]
-struct Withheld {
-    class: Class,
-    start: String,
-}
-
-impl Fault for Withheld {
-    fn class(&self) -> Class {
-        self.class
-    }
-
-    fn hint(&self) -> Option<String> {
-        Some("root of this host reads it with `oci-secrets audit show`".into())
-    }
-}
-
-/// What is wrong with a request that no hook of ours sends, or with the hook afterwards.
-#[derive(Debug, thiserror::Error)]
-enum RequestFault {
-    /// The id of the start.
-    #[error("the request has no valid id")]
-    Id,
-    /// The container's process.
-    #[error("no descriptor of the container's process came with what the hook has found")]
-    NoProcess,
-    /// Neither the spec nor an annotation names an owner.
-    #[error("no owner for the secrets: the spec has no process.user")]
-    NoOwner,
-    /// The tmpfs.
-    #[error("cannot keep hold of the tmpfs")]
-    Hold { source: SyscallError },
-    /// The hook was killed, or gave up.
-    #[error("the hook ended before the record of the start was written")]
-    HookEnded,
-    /// The hook is silent.
-    #[error("the hook did not report in time {awaited}")]
-    NoReport { awaited: &'static str },
-    /// Something else was sent.
-    #[error("the hook did not report {awaited}, but sent something else")]
-    OddReport { awaited: &'static str },
-}
-
-impl RequestFault {
-    fn of(error: &io::Error, awaited: &'static str) -> RequestFault {
-        match error.kind() {
-            io::ErrorKind::TimedOut => RequestFault::NoReport { awaited },
-            io::ErrorKind::InvalidData => RequestFault::OddReport { awaited },
-            _ => RequestFault::HookEnded,
-        }
-    }
-}
-
-impl Fault for RequestFault {
-    fn class(&self) -> Class {
-        match self {
-            RequestFault::Id | RequestFault::NoProcess | RequestFault::NoOwner => Class::Data,
-            RequestFault::Hold { .. } => Class::Kernel,
-            RequestFault::HookEnded | RequestFault::NoReport { .. } | RequestFault::OddReport { .. } => {
-                Class::Unavailable
-            }
-        }
-    }
-
-    fn is_for_users(&self) -> bool {
-        !matches!(self, RequestFault::Hold { .. })
-    }
 }
