@@ -1,9 +1,10 @@
 //! What only a spec can say, and engines seldom do.
 
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -64,7 +65,10 @@ pub(super) fn mounts_of_the_root_may_propagate(world: &World, engine: Engine) {
 
 pub(super) fn a_mount_namespace_of_others_is_refused(world: &World, engine: Engine) {
     let mut container = container(world);
-    let mut other = Command::new("unshare").args(["--mount", "sleep", "60"]).spawn().unwrap();
+    let mut other = Command::new("unshare");
+    let mut other = other.args(["--mount", "sh", "-c", "echo; exec sleep 60"]).stdout(Stdio::piped()).spawn().unwrap();
+    // Before, it is in the namespace of this process.
+    other.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
     let path = format!("/proc/{}/ns/mnt", other.id());
     container.twists.push(Twist::Spec(Box::new(move |spec| {
         let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
