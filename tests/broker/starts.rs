@@ -37,7 +37,11 @@ fn delivers_to_a_hook_without_credentials_and_records_it() {
 #[test]
 fn resolves_while_the_hook_finds_the_container() {
     let Some(world) = World::begin() else { return };
+    let settings = std::fs::read_to_string(world.host.settings()).unwrap().replace("\"2s\"", "\"60s\"");
+    world.host.write("settings.toml", settings.as_bytes(), 0o644);
     let broker = Broker::start(&world.host);
+    let mut request = request();
+    request["start"]["milliseconds"] = 60_000.into();
     let container = Container::create();
     let pidfd = pidfd_open(Pid::from_raw(container.pid().cast_signed()).unwrap(), PidfdFlags::empty()).unwrap();
     let until = |what: &str, condition: &dyn Fn() -> bool| {
@@ -48,7 +52,7 @@ fn resolves_while_the_hook_finds_the_container() {
         }
     };
     let socket = connect(&broker);
-    send(&socket, &request(), None);
+    send(&socket, &request, None);
     until("nothing is fetched", &|| world.connect_reads() > 0);
     send(&socket, &found(), Some(pidfd.as_fd()));
     assert!(receive(&socket).unwrap().0["delivery"].is_object());
@@ -57,7 +61,7 @@ fn resolves_while_the_hook_finds_the_container() {
     // A hook that ends meanwhile has a record, too.
     let (gone, fetched) = (connect(&broker), world.connect_reads());
     until("the first has no record", &|| world.records().len() == 1);
-    send(&gone, &request(), None);
+    send(&gone, &request, None);
     until("nothing is fetched", &|| world.connect_reads() > fetched);
     drop(gone);
     until("the second has no record", &|| world.records().len() == 2);
