@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Mutex;
 
 use crate::errno::Errno;
 use crate::excerpt::is_printable;
@@ -57,7 +58,10 @@ pub fn install_panic_hook(program: &'static str) {
 
 /// The same, but also gives the error to a function.
 pub fn install_panic_hook_with(program: &'static str, keep: fn(&dyn Fault)) {
+    static FIRST: Mutex<()> = Mutex::new(());
     std::panic::set_hook(Box::new(move |panic| {
+        // Of several threads, the first reports, and the others wait for the end that it makes.
+        let _until_exit = FIRST.lock();
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let error = match panic.payload_as_str().and_then(errno_in) {
             Some(errno) => Panic::Kernel { place, errno },
@@ -189,6 +193,22 @@ mod tests {
         assert_eq!(output.status.code(), Some(70));
         assert!(stderr.contains("test: error: this is a bug of ours, in hook/report.rs:"), "{stderr}");
         assert!(!stderr.contains("canary"), "{stderr}");
+    }
+
+    #[test]
+    fn threads_that_panic_at_the_same_time_make_one_report() {
+        const CHILD: &str = "OCI_SECRETS_TEST_PANICS";
+        if std::env::var_os(CHILD).is_some() {
+            install_panic_hook_with("test", |_| std::thread::sleep(std::time::Duration::from_millis(300)));
+            let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(|| panic!("canary"))).collect();
+            threads.into_iter().for_each(|thread| drop(thread.join()));
+        }
+        let name = "report::tests::threads_that_panic_at_the_same_time_make_one_report";
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = child.args(["--exact", name, "--nocapture"]).env(CHILD, "1").output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(70));
+        assert_eq!(stderr.matches("test: error: this is a bug of ours").count(), 1, "{stderr}");
     }
 
     #[test]
