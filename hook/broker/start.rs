@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join;
+use futures_util::FutureExt as _;
+use futures_util::future::try_join;
 use tokio::time::Instant;
 
 use super::blocking::blocking;
@@ -134,10 +135,10 @@ async fn fill(
 
     let keks = loaded.keks();
     let resolve = resolve(start, &requests.files, &revocations, (loaded, &keks, peer.uid), deadline);
-    let (secrets, container) = join(resolve, container(connection, peer, &requests, settings, until)).await;
-    // Whatever is wrong with the container.
-    let secrets = secrets.inspect_err(|error| _ = loaded.failed(&**error));
-    let Container { process, owner, root, label, places } = container?;
+    let resolve = resolve.map(|secrets| Ok(secrets.inspect_err(|error| _ = loaded.failed(&**error))));
+    // What is wrong with the container is the reason, and waits for no secret.
+    let found = container(connection, peer, &requests, settings, until);
+    let (secrets, Container { process, owner, root, label, places }) = try_join(resolve, found).await?;
     let secrets = secrets?;
     secrets.iter().try_for_each(|one| revocations.check(Value::of(one)))?;
     start.record.phase_ends("resolve");

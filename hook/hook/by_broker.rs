@@ -29,15 +29,15 @@ pub(super) fn deliver(
     let may_have_files = matches!(&spec, Ok(Ok(spec)) if spec.hooks.deliveries().len() > 1);
     let owner = Requests::from_annotations(&annotations).ok().flatten().and_then(|requests| requests.owner);
     let find = || Created::find(state, spec?, owner);
-    let ask = || connection?.request(request(state, &annotations, image, start));
+    let send = || connection?.request(request(state, &annotations, image, start));
     let (requested, created) = match may_have_files {
         // What another entry of the spec's hooks has delivered is not fetched again.
         true => match find() {
             Ok(None) => return Ok(Done::Nothing),
-            created => (ask()?, created),
+            created => (send()?, created),
         },
         // The broker resolves while this process finds the container.
-        false => (ask()?, find()),
+        false => (send()?, find()),
     };
     let Some(created) = created.transpose() else { return Ok(Done::Nothing) };
     let process = created.as_ref().ok().map(|created| created.process.pidfd());

@@ -1,5 +1,6 @@
 //! Starts through the broker.
 
+use std::net::TcpListener;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use serde_json::{Value, json};
 
-use crate::attacks::{connect, found, receive, request, send};
+use crate::attacks::{connect, found, receive, refusal_by, request, send};
 use crate::support::broker::{self, Broker};
 use crate::support::container::Container;
 use crate::support::host;
@@ -67,6 +68,23 @@ fn resolves_while_the_hook_finds_the_container() {
     until("the second has no record", &|| world.records().len() == 2);
     let reason = &world.records()[1]["refusal"]["message"];
     assert_eq!(reason, "the hook ended before the record of the start was written");
+}
+
+/// It needs no secret: 1Password may take as long as it likes.
+#[test]
+fn a_container_that_cannot_have_a_delivery_waits_for_no_secret() {
+    let Some(world) = World::begin() else { return };
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("\"http://{}\"", silent.local_addr().unwrap());
+    let settings = std::fs::read_to_string(world.host.settings()).unwrap();
+    let settings = settings.replace(&format!("\"{}\"", world.stand_in.connect()), &url).replace("\"2s\"", "\"60s\"");
+    world.host.write("settings.toml", settings.as_bytes(), 0o644);
+    let broker = Broker::start(&world.host);
+    let mut request = request();
+    request["start"]["milliseconds"] = 60_000.into();
+    let refused = json!({ "refused": { "code": 71, "message": "no site", "hint": null } });
+    assert_eq!(refusal_by(&connect(&broker), (&request, &refused), None), "no site");
+    assert_eq!(world.records()[0]["refusal"]["message"], "no site");
 }
 
 #[test]
