@@ -13,6 +13,7 @@
 
 pub mod blocking;
 pub mod client;
+mod client_error;
 pub mod connection;
 pub mod error;
 pub mod identity;
