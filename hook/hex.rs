@@ -1,4 +1,4 @@
-//! Bytes as hexadecimal digits, in lower case.
+//! Hexadecimal digits, in lower case: of bytes, and of random ids.
 
 use std::fmt::Write as _;
 use std::hash::{BuildHasher as _, RandomState};

@@ -38,7 +38,7 @@ pub const REQUEST_BYTES_MAX: usize = 6 << 20;
 /// The largest request of a user other than root, in bytes.
 pub const USER_REQUEST_BYTES_MAX: usize = 512 << 10;
 
-/// The largest of the other messages, in bytes: the names of 1,024 files, or a reason.
+/// The largest of the other messages, in bytes: the names of 1,024 files, the places of 128 mounts, or a reason.
 pub const MESSAGE_BYTES_MAX: usize = 256 << 10;
 
 /// The most running containers in an answer, each of which takes less than a KiB.
