@@ -39,7 +39,8 @@ fn delivers_to_a_hook_without_credentials_and_records_it() {
 fn resolves_while_the_hook_finds_the_container() {
     let Some(world) = World::begin() else { return };
     let settings = std::fs::read_to_string(world.host.settings()).unwrap().replace("\"2s\"", "\"60s\"");
-    world.host.write("settings.toml", settings.as_bytes(), 0o644);
+    let metrics = world.host.path("metrics.sock");
+    world.host.write("settings.toml", format!("{settings}[broker]\nmetrics = {metrics:?}\n").as_bytes(), 0o644);
     let broker = Broker::start(&world.host);
     let mut request = request();
     request["start"]["milliseconds"] = 60_000.into();
@@ -68,6 +69,8 @@ fn resolves_while_the_hook_finds_the_container() {
     until("the second has no record", &|| world.records().len() == 2);
     let reason = &world.records()[1]["refusal"]["message"];
     assert_eq!(reason, "the hook ended before the record of the start was written");
+    let lost = "oci_secrets_broker_starts_total{outcome=\"lost\"} 2";
+    until("they do not count as lost", &|| broker::metrics(&metrics).lines().any(|line| line == lost));
 }
 
 /// It needs no secret: 1Password may take as long as it likes.
