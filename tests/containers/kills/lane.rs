@@ -24,6 +24,10 @@ use crate::world::World;
 /// The longest wait for what must happen.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long podman may take after a process of it was killed. Where its runtime was, conmon waits for the end of the output, which the
+/// container's init holds, and podman for conmon: four minutes.
+const PATIENCE_OF_PODMAN: Duration = Duration::from_secs(5);
+
 /// How many starts of one kind there are between two that are not disturbed, which show how long each process usually lives.
 const MEASURED: u32 = 16;
 
@@ -93,9 +97,15 @@ impl<'w> Lane<'w> {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&stderr).unwrap());
         let mut command = command.spawn().unwrap();
         let is_killed = self.kill(draw, &container.name, &mut command);
+        let names = || {
+            let id = fs::read_to_string(&id).ok().filter(|id| !id.is_empty());
+            [container.name.clone()].into_iter().chain(id).collect::<Vec<String>>()
+        };
+        if is_killed && is_of_engine(draw) && !ends_within(&mut command, PATIENCE_OF_PODMAN) {
+            end_orphans(draw.engine, &names());
+        }
         command.wait().unwrap();
-        let id = fs::read_to_string(id).ok().filter(|id| !id.is_empty());
-        let names: Vec<String> = [container.name.clone()].into_iter().chain(id).collect();
+        let names = names();
         settle(&names, &marks);
         let removed = remove(draw, is_killed, &names);
 
@@ -176,11 +186,16 @@ impl<'w> Lane<'w> {
     }
 }
 
+/// Whether the victim is a process of the engine, which others of it may wait for.
+fn is_of_engine(draw: Draw) -> bool {
+    !matches!(draw.victim, Victim::Hook | Victim::Broker)
+}
+
 /// Removes a container, as an operator does whose engine was killed. Returns what the last attempt has printed.
 fn remove(draw: Draw, is_killed: bool, names: &[String]) -> Output {
     let remove = || draw.engine.remove(&names[0]).stdin(Stdio::null()).output().unwrap();
     let mut removed = remove();
-    if is_killed && !matches!(draw.victim, Victim::Hook | Victim::Broker) {
+    if is_killed && is_of_engine(draw) {
         end_orphans(draw.engine, names);
     }
     // A podman that was killed can leave a state in which the first attempt fails. A runtime fails if there is no such container.
@@ -198,6 +213,17 @@ fn settle(names: &[String], marks: &Path) {
         let is_inside = || left_now(&names[0]).iter().any(|line| !line.contains("/cmdline: "));
         !is_acting && (!seen::has_begun(marks) || seen::has_reported(marks) || !is_inside())
     });
+}
+
+fn ends_within(command: &mut Child, time: Duration) -> bool {
+    let deadline = Instant::now() + time;
+    while command.try_wait().unwrap().is_none() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    true
 }
 
 fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {

@@ -126,6 +126,8 @@ pub(super) fn end_orphans(engine: Engine, names: &[String]) {
         // The state of the runtime is where podman keeps it: at the runtime's default.
         let mut delete = Command::new(sandbox::find(runtime(engine)).unwrap());
         let _ = delete.env_clear().env("PATH", sandbox::PATH).args(["delete", "--force", id]).output();
+        // crun 1.8 removes a state that was half written without ending what it is of.
+        processes().filter(|process| process.has(id)).for_each(|init| init.signal(Signal::KILL));
     }
 }
 
