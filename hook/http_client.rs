@@ -6,7 +6,8 @@
 use std::error::Error;
 use std::io;
 
-use reqwest::{ClientBuilder, redirect};
+use reqwest::{ClientBuilder, Response, redirect};
+use zeroize::Zeroizing;
 
 use crate::dns::{self, Resolver};
 use crate::errno::Errno;
@@ -24,6 +25,21 @@ pub fn builder_for(scheme: &str) -> ClientBuilder {
         "http" => builder().tls_certs_only([]),
         _ => builder(),
     }
+}
+
+/// Reads the body of an answer; `None` if it is larger than this. A server could send without end.
+///
+/// # Errors
+/// The connection broke.
+pub async fn read(mut response: Response, bytes_max: usize) -> reqwest::Result<Option<Zeroizing<Vec<u8>>>> {
+    let mut body = Zeroizing::new(Vec::new());
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > bytes_max {
+            return Ok(None);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Some(body))
 }
 
 /// The innermost cause of an error. The outer ones say "error sending request" in three ways, and can hold the URL.

@@ -100,17 +100,12 @@ async fn read(client: &Client, url: Url) -> Result<Value, KeysError> {
         true => KeysError::NoAnswer,
         false => KeysError::Unreachable,
     };
-    let mut response = client.get(url).send().await.map_err(unreachable)?;
+    let response = client.get(url).send().await.map_err(unreachable)?;
     if response.status() != reqwest::StatusCode::OK {
         return Err(KeysError::Status { status: response.status().as_u16() });
     }
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
-        if body.len() + chunk.len() > DOCUMENT_BYTES_MAX {
-            return Err(KeysError::TooLarge);
-        }
-        body.extend_from_slice(&chunk);
-    }
+    let body = http_client::read(response, DOCUMENT_BYTES_MAX).await.map_err(unreachable)?;
+    let body = body.ok_or(KeysError::TooLarge)?;
     json::parse(&body).map_err(|_| KeysError::NotJson)
 }
 

@@ -2,11 +2,12 @@
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue};
 use reqwest::{Client, Response, StatusCode, Url};
+use zeroize::Zeroizing;
 
 use super::answer::Answer;
 use super::error::KubernetesError;
 use crate::container::Pod;
-use crate::http_client::{builder_for, innermost};
+use crate::http_client::{self, builder_for, innermost};
 use crate::retry::{Deadline, Failure, GaveUp};
 use crate::settings::{self, Permission, ServerUrl, file};
 use crate::tls::{self, TlsError};
@@ -88,15 +89,9 @@ impl ApiServer {
         }
     }
 
-    async fn read(&self, mut response: Response) -> Result<Vec<u8>, Failure<KubernetesError>> {
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.broken(error))? {
-            if body.len() + chunk.len() > ANSWER_BYTES_MAX {
-                return Err(Failure::Final(KubernetesError::TooLarge { server: self.server() }));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(body)
+    async fn read(&self, response: Response) -> Result<Zeroizing<Vec<u8>>, Failure<KubernetesError>> {
+        let body = http_client::read(response, ANSWER_BYTES_MAX).await.map_err(|error| self.broken(error))?;
+        body.ok_or_else(|| Failure::Final(KubernetesError::TooLarge { server: self.server() }))
     }
 
     /// The address as messages name it.

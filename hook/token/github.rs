@@ -62,7 +62,7 @@ impl Endpoint {
         let mut bearer = HeaderValue::from_str(&text).map_err(|_| Failure::Final(TokenError::NotALine))?;
         bearer.set_sensitive(true);
         let request = client(&url)?.get(url).header(AUTHORIZATION, bearer).header(ACCEPT, "application/json");
-        let mut response = request.send().await.map_err(unreachable)?;
+        let response = request.send().await.map_err(unreachable)?;
         match response.status() {
             StatusCode::OK => {}
             status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
@@ -74,15 +74,9 @@ impl Endpoint {
                 return Err(if passing { again(error) } else { Failure::Final(error) });
             }
         }
-        let mut body = Zeroizing::new(Vec::new());
-        while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
-            body.extend_from_slice(&chunk);
-            if body.len() > TOKEN_BYTES_MAX {
-                return Err(Failure::Final(TokenError::NotGithub { server }));
-            }
-        }
-        let token =
-            serde_json::from_slice(&body).ok().and_then(|TokenResponse { value }| Token::new(value.as_bytes()).ok());
+        let body = http_client::read(response, TOKEN_BYTES_MAX).await.map_err(unreachable)?;
+        let response = body.and_then(|body| serde_json::from_slice(&body).ok());
+        let token = response.and_then(|TokenResponse { value }| Token::new(value.as_bytes()).ok());
         token.ok_or(Failure::Final(TokenError::NotGithub { server }))
     }
 }

@@ -186,7 +186,7 @@ impl Container {
         if let Some(path) = &self.token_file {
             request = request.header(reqwest::header::AUTHORIZATION, credential(path)?.as_str());
         }
-        let mut response = request.send().await.map_err(CredentialsError::provider_error)?;
+        let response = request.send().await.map_err(CredentialsError::provider_error)?;
         if !response.status().is_success() {
             let refusal = match response.status() {
                 status if status.is_server_error() => AwsRefusal::Lost { cause: Some(status.to_string()) },
@@ -194,14 +194,9 @@ impl Container {
             };
             return Err(CredentialsError::provider_error(refusal));
         }
-        let mut body = Zeroizing::new(Vec::new());
-        while let Some(chunk) = response.chunk().await.map_err(CredentialsError::provider_error)? {
-            body.extend_from_slice(&chunk);
-            if body.len() > CREDENTIALS_BYTES_MAX {
-                return Err(CredentialsError::not_loaded_no_source());
-            }
-        }
-        credentials(&body)
+        let body =
+            http_client::read(response, CREDENTIALS_BYTES_MAX).await.map_err(CredentialsError::provider_error)?;
+        credentials(&body.ok_or_else(CredentialsError::not_loaded_no_source)?)
     }
 }
 

@@ -94,15 +94,8 @@ impl MetadataServer {
 
     async fn get(&self, path: &str) -> Result<Zeroizing<Vec<u8>>, CredentialsError> {
         let request = self.client.get(format!("{}{path}", self.url)).header(FLAVOR, "Google");
-        let mut response = request.send().await.and_then(Response::error_for_status).map_err(failed)?;
-        let mut body = Zeroizing::new(Vec::new());
-        while let Some(chunk) = response.chunk().await.map_err(failed)? {
-            body.extend_from_slice(&chunk);
-            if body.len() > ANSWER_BYTES_MAX {
-                return Err(unusable());
-            }
-        }
-        Ok(body)
+        let response = request.send().await.and_then(Response::error_for_status).map_err(failed)?;
+        http_client::read(response, ANSWER_BYTES_MAX).await.map_err(failed)?.ok_or_else(unusable)
     }
 }
 

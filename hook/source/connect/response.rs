@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 use crate::excerpt::redacted;
-use crate::http_client::innermost;
+use crate::http_client::{self, innermost};
 use crate::retry::{Failure, GaveUp};
 use crate::tls::TlsError;
 use crate::token::TokenError;
@@ -75,21 +75,15 @@ pub(super) fn is_transient(status: StatusCode) -> bool {
 }
 
 /// Connect's own words on what is wrong with a request; those of another server, if they are text.
-async fn message(mut response: Response) -> Option<String> {
+async fn message(response: Response) -> Option<String> {
     #[derive(Deserialize)]
     struct Body {
         message: String,
     }
-    let mut body = Vec::new();
-    while let Ok(Some(chunk)) = response.chunk().await {
-        body.extend_from_slice(&chunk);
-        if body.len() > MESSAGE_BYTES_MAX {
-            return None;
-        }
-    }
+    let body = http_client::read(response, MESSAGE_BYTES_MAX).await.ok()??;
     let text = match serde_json::from_slice(&body) {
         Ok(Body { message }) => message,
-        Err(_) => String::from_utf8(body).ok().filter(|text| !text.contains('<'))?,
+        Err(_) => std::str::from_utf8(&body).ok().map(ToOwned::to_owned).filter(|text| !text.contains('<'))?,
     };
     let line = text.trim().lines().next()?.to_owned();
     (!line.is_empty()).then(|| redacted(&line))
@@ -112,13 +106,7 @@ pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, RequestError>
     })
 }
 
-pub(super) async fn read(mut response: Response) -> Result<Zeroizing<Vec<u8>>, Failure<RequestError>> {
-    let mut body = Zeroizing::new(Vec::new());
-    while let Some(chunk) = response.chunk().await.map_err(broken)? {
-        if body.len() + chunk.len() > ANSWER_BYTES_MAX {
-            return Err(Failure::Final(RequestError::TooLarge));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
+pub(super) async fn read(response: Response) -> Result<Zeroizing<Vec<u8>>, Failure<RequestError>> {
+    let body = http_client::read(response, ANSWER_BYTES_MAX).await.map_err(broken)?;
+    body.ok_or(Failure::Final(RequestError::TooLarge))
 }
