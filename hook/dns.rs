@@ -4,6 +4,7 @@
 //! `/etc/hosts`, then at the name servers of `resolv.conf`, and nowhere else: mDNS, `myhostname` and other NSS modules are not asked.
 //! Google's client takes no resolver; reqwest's `hickory-dns` feature has the same effect there.
 
+use std::error::Error;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -71,11 +72,23 @@ impl std::fmt::Debug for Resolver {
 impl Resolve for Resolver {
     fn resolve(&self, name: reqwest::dns::Name) -> Resolving {
         let resolver = self.clone();
-        Box::pin(async move {
-            let found = Resolver::resolve(&resolver, name.as_str()).await?;
-            Ok(Box::new(found.into_iter().map(|address| SocketAddr::new(address, 0))) as Addrs)
-        })
+        Box::pin(async move { addresses(&resolver, name.as_str()).await })
     }
+}
+
+/// Resolves every name to the addresses of one host, which serves what is asked for by other names than its own.
+pub struct Alias(pub String);
+
+impl Resolve for Alias {
+    fn resolve(&self, _: reqwest::dns::Name) -> Resolving {
+        let host = self.0.clone();
+        Box::pin(async move { addresses(&Resolver::default(), &host).await })
+    }
+}
+
+async fn addresses(resolver: &Resolver, host: &str) -> Result<Addrs, Box<dyn Error + Send + Sync>> {
+    let found = resolver.resolve(host).await?;
+    Ok(Box::new(found.into_iter().map(|address| SocketAddr::new(address, 0))))
 }
 
 /// Requires a name server: without one, reqwest's own resolver, which Google's client uses, asks Google's public servers.

@@ -1,10 +1,11 @@
 //! The HTTP client of this project: names resolved in this process, ring for TLS, no redirection, no proxy.
 //!
-//! A redirection would carry a token to another server. Proxies are not supported: the environment, which names them, is not read. The
-//! program has installed the provider of TLS ([`crate::tls::install`]) before it makes a client.
+//! A redirection would carry a token to another server. Proxies are not supported but by the command, towards Google: the environment,
+//! which names them, is not read. The program has installed the provider of TLS ([`crate::tls::install`]) before it makes a client.
 
 use std::error::Error;
 use std::io;
+use std::time::Duration;
 
 use reqwest::{ClientBuilder, Response, redirect};
 use zeroize::Zeroizing;
@@ -12,19 +13,30 @@ use zeroize::Zeroizing;
 use crate::dns::{self, Resolver};
 use crate::errno::Errno;
 
+/// How long a request waits for HTTP/2 before the connection is tested by a ping, and how long for the answer to the ping. Without it, all
+/// tries of a long-lived process would wait on one connection that the network has lost.
+const PING_AFTER: Duration = Duration::from_secs(1);
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// A client for servers that are known by `https`.
 pub fn builder() -> ClientBuilder {
-    #[expect(clippy::disallowed_methods, reason = "here it gets its resolver")]
-    let builder = reqwest::Client::builder();
-    builder.dns_resolver(Resolver::default()).redirect(redirect::Policy::none()).no_proxy()
+    builder_by_proxy("https").no_proxy()
 }
 
 /// A client for one server; for plain `http` it reads no certificates, which a host may not have.
 pub fn builder_for(scheme: &str) -> ClientBuilder {
-    match scheme {
-        "http" => builder().tls_certs_only([]),
-        _ => builder(),
-    }
+    builder_by_proxy(scheme).no_proxy()
+}
+
+/// The same through the proxy that the environment names: of the command, as the hook and the broker have dropped theirs.
+pub fn builder_by_proxy(scheme: &str) -> ClientBuilder {
+    #[expect(clippy::disallowed_methods, reason = "here it gets its resolver")]
+    let builder = reqwest::Client::builder()
+        .dns_resolver(Resolver::default())
+        .redirect(redirect::Policy::none())
+        .http2_keep_alive_interval(PING_AFTER)
+        .http2_keep_alive_timeout(PING_TIMEOUT);
+    if scheme == "http" { builder.tls_certs_only([]) } else { builder }
 }
 
 /// Reads the body of an answer; `None` if it is larger than this. A server could send without end.

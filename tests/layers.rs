@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
 
 /// The modules of the crate, lowest layer first. A module uses only modules of lower layers, and so none of its own layer.
 const LAYERS: &[&[&str]] = &[
@@ -42,6 +42,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("aws_smithy_http_client", &["seal"]),
     ("aws_smithy_runtime_api", &["seal"]),
     ("blahaj", &["break_glass"]),
+    ("bytes", &["seal"]),
     ("clap", &["cli", "bin"]),
     ("clap_complete", &["cli"]),
     ("clap_mangen", &["cli"]),
@@ -50,6 +51,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("strsim", &["container", "nearest"]),
     ("google_cloud_auth", &["seal"]),
     ("google_cloud_gax", &["seal"]),
+    ("google_cloud_iam_v1", &["seal"]),
     ("google_cloud_kms", &["seal"]),
     ("form_urlencoded", &["gateway"]),
     ("hickory_resolver", &["dns"]),
@@ -191,7 +193,7 @@ impl Uses {
                 TokenTree::Ident(name) if name == "super" && !ends_with_super(before) => {
                     self.collect_above(after, depth - 1);
                 }
-                TokenTree::Ident(name) if after_separator(after).is_some() => {
+                TokenTree::Ident(name) if after_separator(after).is_some() && !is_inside_path(before) => {
                     self.names.insert(name.to_string());
                 }
                 _ => {}
@@ -235,6 +237,13 @@ fn is_module_header(before: &[TokenTree]) -> bool {
 
 fn ends_with_super(before: &[TokenTree]) -> bool {
     matches!(before, [.., TokenTree::Ident(name), TokenTree::Punct(_), TokenTree::Punct(_)] if name == "super")
+}
+
+/// Whether what follows is not the first name of its path: such a name is a module of a library, and can be called as another library is.
+fn is_inside_path(before: &[TokenTree]) -> bool {
+    let is_keyword = |name: &Ident| ["as", "dyn", "for", "impl", "use"].into_iter().any(|keyword| name == keyword);
+    matches!(before, [.., TokenTree::Ident(name), TokenTree::Punct(first), TokenTree::Punct(second)]
+        if !is_keyword(name) && first.as_char() == ':' && second.as_char() == ':')
 }
 
 /// What follows `::`, if these tokens begin with it.
@@ -338,6 +347,8 @@ mod tests {
         assert_eq!(uses("hook/report.rs", "use crate::settings;"), ["report uses settings, which is not below it"]);
         assert_eq!(uses("hook/source/mod.rs", "use google_cloud_kms::client;"), ["source uses google_cloud_kms"]);
         assert_eq!(uses("hook/hook.rs", "#[derive(clap::Parser)] struct A;"), ["hook uses clap"]);
+        assert_eq!(uses("hook/envrc/mod.rs", "use ::bytes::Bytes;"), ["envrc uses bytes"]);
+        assert_eq!(uses("hook/envrc/mod.rs", "use regex::bytes::Regex;"), [""; 0]);
     }
 
     #[test]

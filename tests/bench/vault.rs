@@ -26,7 +26,7 @@ pub(crate) const SECRET: &[u8] = b"a password of about as many bytes";
 pub(crate) enum Identity {
     /// A key with which the client signs its own tokens.
     ServiceAccount,
-    /// Two more requests, over plain http.
+    /// One more request, over plain http.
     MetadataServer,
 }
 

@@ -4,7 +4,7 @@ use std::env;
 
 use crate::cli::finding::Finding;
 
-/// The variables that name a proxy for https. Google's client, in this process, uses them.
+/// The variables that name a proxy for https. Connections to Google, in this process, use them.
 const VARIABLES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
 
 /// Whether the caller's environment names a proxy. The hook drops its environment, and so does the gateway.

@@ -11,7 +11,7 @@ use super::gcp_status::{KeyState, KmsStatus, Reason};
 use super::service::{Call, Operation, ServiceError, quoted, shown};
 use crate::dns::NoNameServer;
 use crate::fault::{Class, Fault};
-use crate::retry::{GaveUp, Seconds, Tries};
+use crate::retry::{Failure, GaveUp, Seconds, Tries};
 use crate::tls::TlsError;
 
 /// Why one call failed, without a word of the client's own.
@@ -30,6 +30,11 @@ pub(super) enum CallError {
     Tls(TlsError),
     /// The answer was not Cloud KMS's JSON.
     NotKms,
+}
+
+/// A failure after which another try may succeed.
+pub(super) fn again(error: CallError) -> Failure<CallError> {
+    Failure::Transient { error, retry_after: None }
 }
 
 /// The error of a call that was given up.

@@ -103,7 +103,7 @@ impl Identity {
         };
         match tokens.at_hand() {
             Some(token) => {
-                let remembered = TokenCache::new(make, None, principal.as_bytes(), token.expose());
+                let remembered = TokenCache::new(make, principal.as_bytes(), token.expose());
                 let remembered = remembered.ok_or(IdentityError::Exchange)?;
                 Ok(identity(Credentials::from(remembered.clone()), Some(remembered)))
             }
@@ -135,8 +135,7 @@ impl Identity {
             let credentials = make(value).ok_or_else(unusable)?;
             return Ok(Identity::plain(credentials, member, token_server));
         };
-        let universe = value.get("universe_domain").and_then(Value::as_str).map(ToOwned::to_owned);
-        let remembered = TokenCache::new(move || make(value.clone()), universe, &bytes, &subject_token);
+        let remembered = TokenCache::new(move || make(value.clone()), &bytes, &subject_token);
         let remembered = remembered.ok_or_else(unusable)?;
         let credentials = Credentials::from(remembered.clone());
         let token_server = token_server.to_owned();

@@ -5,7 +5,6 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::future::join;
 use google_cloud_auth::credentials::{CacheableResource, CredentialsProvider, EntityTag};
 use google_cloud_auth::errors::CredentialsError;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
@@ -20,7 +19,6 @@ use crate::http_client;
 pub(super) const METADATA_SERVER: &str = "http://metadata.google.internal";
 
 const TOKEN_PATH: &str = "/computeMetadata/v1/instance/service-accounts/default/token";
-const UNIVERSE_DOMAIN_PATH: &str = "/computeMetadata/v1/universe/universe-domain";
 const FLAVOR: HeaderName = HeaderName::from_static("metadata-flavor");
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
@@ -106,9 +104,8 @@ impl CredentialsProvider for MetadataServer {
     }
 
     async fn universe_domain(&self) -> Option<String> {
-        // A client asks for this first. The token, which it needs next, is fetched at the same time; if that fails, it is fetched again.
-        let (domain, _) = join(self.get(UNIVERSE_DOMAIN_PATH), self.token()).await;
-        Some(std::str::from_utf8(&domain.ok()?).ok()?.trim().to_owned())
+        // The settings name the server.
+        None
     }
 }
 

@@ -9,6 +9,7 @@ mod aws_error;
 mod aws_identity;
 mod aws_refusal;
 pub mod gcp;
+mod gcp_api;
 mod gcp_error;
 mod gcp_identity;
 mod gcp_metadata;

@@ -45,7 +45,6 @@ struct Inner {
     /// Makes the credentials that get a new token. From that moment on they do, whether it is asked for or not.
     make: Box<dyn Fn() -> Option<Credentials> + Send + Sync>,
     fresh: OnceLock<Credentials>,
-    universe_domain: Option<String>,
     place: Option<Place>,
     known: Mutex<Option<(EntityTag, HeaderMap)>>,
 }
@@ -70,14 +69,12 @@ impl TokenCache {
     /// nothing to remember, so that what is wrong with them is found.
     pub(super) fn new(
         make: impl Fn() -> Option<Credentials> + Send + Sync + 'static,
-        universe_domain: Option<String>,
         credentials_file: &[u8],
         subject_token: &[u8],
     ) -> Option<TokenCache> {
         let place = Place::of(credentials_file, subject_token);
         let known = place.as_ref().and_then(Place::read).map(|headers| (EntityTag::new(), headers));
-        let inner =
-            Inner { make: Box::new(make), fresh: OnceLock::new(), universe_domain, place, known: Mutex::new(known) };
+        let inner = Inner { make: Box::new(make), fresh: OnceLock::new(), place, known: Mutex::new(known) };
         let remembered = TokenCache(Arc::new(inner));
         (remembered.known().is_some() || remembered.fresh().is_some()).then_some(remembered)
     }
@@ -123,7 +120,8 @@ impl CredentialsProvider for TokenCache {
     }
 
     async fn universe_domain(&self) -> Option<String> {
-        self.0.universe_domain.clone()
+        // The settings name the server.
+        None
     }
 }
 

@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use hyper_util::client::legacy::connect::HttpInfo;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT};
@@ -25,11 +24,6 @@ use crate::token::static_token::Shown;
 use crate::token::{Origin, Token, TokenError, Tokens};
 
 const JSON: &str = "application/json";
-
-/// How long a request waits for HTTP/2 before the connection is tested by a ping, and how long for the answer to the ping. Without it, all
-/// tries of a long-lived process would wait on one connection that the network has lost.
-const PING_AFTER: Duration = Duration::from_secs(1);
-const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A 1Password Connect server and the tokens that it accepts. Clones share its connections.
 #[derive(Clone)]
@@ -90,9 +84,7 @@ impl Connect {
     /// # Errors
     /// If the certificates cannot be used.
     pub fn new(url: &ServerUrl, tokens: Tokens, ca_file: Option<&Path>) -> Result<Connect, SourceError> {
-        let mut client = http_client::builder_for(url.as_url().scheme())
-            .http2_keep_alive_interval(PING_AFTER)
-            .http2_keep_alive_timeout(PING_TIMEOUT);
+        let mut client = http_client::builder_for(url.as_url().scheme());
         if let Some(path) = ca_file {
             let pem = file::read(path, file::Kind::Plain, tls::CA_BYTES_MAX)
                 .map_err(|source| SourceError::File { source })?;

@@ -1,10 +1,11 @@
-//! HTTP/1.1 for all services: one request in, one response out, connections kept alive.
+//! HTTP/1.1 for all services, and HTTP/2 over TLS: one request in, one response out, connections kept alive.
 
 use std::convert::Infallible;
 use std::error::Error;
 use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -22,10 +23,15 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::services::{Service, StandIn};
 
+/// How many connections there were.
+static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
+
 /// A request with its complete body.
 pub(crate) struct Request {
     /// `http` or `https`.
     pub(crate) scheme: &'static str,
+    /// The number of its connection.
+    pub(crate) connection: u64,
     pub(crate) method: Method,
     pub(crate) path: String,
     pub(crate) query: String,
@@ -34,10 +40,15 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    async fn read(scheme: &'static str, request: hyper::Request<Incoming>) -> Result<Request, hyper::Error> {
+    async fn read(
+        scheme: &'static str,
+        connection: u64,
+        request: hyper::Request<Incoming>,
+    ) -> Result<Request, hyper::Error> {
         let (head, body) = request.into_parts();
         Ok(Request {
             scheme,
+            connection,
             method: head.method,
             path: head.uri.path().to_owned(),
             query: head.uri.query().unwrap_or_default().to_owned(),
@@ -194,10 +205,11 @@ async fn serve_connection(
     // A second handle on the socket, because hyper owns the first when a reset is asked for.
     let handle = Arc::new(socket.as_fd().try_clone_to_owned()?);
     let scheme = if tls.is_some() { "https" } else { "http" };
+    let connection = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
     let respond = service_fn(move |request| {
         let (stand_in, handle) = (Arc::clone(&stand_in), Arc::clone(&handle));
         async move {
-            let request = Request::read(scheme, request).await.map_err(|_| Reset)?;
+            let request = Request::read(scheme, connection, request).await.map_err(|_| Reset)?;
             let response = stand_in.respond(service, &request).await;
             if response.is_err() {
                 // Closing then discards what is unsent and sends RST.

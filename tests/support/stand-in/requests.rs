@@ -24,6 +24,7 @@ pub(crate) struct Entry {
     pub(crate) method: Method,
     pub(crate) path: String,
     pub(crate) query: String,
+    pub(crate) connection: u64,
     pub(crate) authorization: bool,
     pub(crate) user_agent: String,
     /// Absent until the response is known, and for ever if there is none.
@@ -40,6 +41,7 @@ impl Requests {
             method: request.method.clone(),
             path: request.path.clone(),
             query: request.query.clone(),
+            connection: request.connection,
             authorization: request.headers.contains_key(AUTHORIZATION),
             user_agent: request.header(USER_AGENT).unwrap_or_default().to_owned(),
             status: None,
@@ -74,6 +76,7 @@ impl Requests {
                     "method": entry.method.as_str(),
                     "path": entry.path,
                     "query": entry.query,
+                    "connection": entry.connection,
                     "authorization": entry.authorization,
                     "user_agent": entry.user_agent,
                     "status": entry.status.map(|status| status.as_u16()),
