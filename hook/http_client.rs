@@ -7,36 +7,40 @@ use std::error::Error;
 use std::io;
 use std::time::Duration;
 
-use reqwest::{ClientBuilder, Response, redirect};
+use reqwest::{Certificate, ClientBuilder, Response, redirect};
 use zeroize::Zeroizing;
 
 use crate::dns::{self, Resolver};
 use crate::errno::Errno;
+use crate::tls;
 
 /// How long a request waits for HTTP/2 before the connection is tested by a ping, and how long for the answer to the ping. Without it, all
 /// tries of a long-lived process would wait on one connection that the network has lost.
 const PING_AFTER: Duration = Duration::from_secs(1);
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A client for servers that are known by `https`.
-pub fn builder() -> ClientBuilder {
-    builder_by_proxy("https").no_proxy()
-}
-
-/// A client for one server; for plain `http` it reads no certificates, which a host may not have.
-pub fn builder_for(scheme: &str) -> ClientBuilder {
-    builder_by_proxy(scheme).no_proxy()
+/// A client for one server, which trusts these authorities, or those of the system; for plain `http` it reads no certificates, which a
+/// host may not have.
+pub fn builder_for(scheme: &str, authorities: Option<Vec<Certificate>>) -> ClientBuilder {
+    builder_by_proxy(scheme, authorities).no_proxy()
 }
 
 /// The same through the proxy that the environment names: of the command, as the hook and the broker have dropped theirs.
-pub fn builder_by_proxy(scheme: &str) -> ClientBuilder {
+pub fn builder_by_proxy(scheme: &str, authorities: Option<Vec<Certificate>>) -> ClientBuilder {
     #[expect(clippy::disallowed_methods, reason = "here it gets its resolver")]
     let builder = reqwest::Client::builder()
         .dns_resolver(Resolver::default())
         .redirect(redirect::Policy::none())
         .http2_keep_alive_interval(PING_AFTER)
         .http2_keep_alive_timeout(PING_TIMEOUT);
-    if scheme == "http" { builder.tls_certs_only([]) } else { builder }
+    if scheme == "http" {
+        return builder.tls_certs_only([]);
+    }
+    match authorities.unwrap_or_else(tls::system_authorities) {
+        // The library searches elsewhere, and says so if there is nothing.
+        none if none.is_empty() => builder,
+        authorities => builder.tls_certs_only(authorities),
+    }
 }
 
 /// Reads the body of an answer; `None` if it is larger than this. A server could send without end.

@@ -3,7 +3,9 @@
 //! reqwest and Google's clients are built without a provider of their own. aws-lc-rs, their usual default, seeds its entropy for
 //! 23 to 38 ms in every process, which a container start would wait for.
 
+use std::env;
 use std::error::Error;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -37,6 +39,29 @@ pub fn authorities(path: &Path, pem: &[u8]) -> Result<Vec<Certificate>, CaFileEr
         return Err(unusable());
     }
     found.iter().map(|der| Certificate::from_der(der).map_err(|_| unusable())).collect()
+}
+
+/// The authorities that the system trusts: those of its bundle, as `update-ca-certificates` and `update-ca-trust` write it. What is no
+/// certificate is left out.
+///
+/// Libraries also read the directory beside it, which has the same certificates in 300 files: a container start would wait for that longer
+/// than for everything else. None if there is no bundle, or the caller of the command names a directory.
+pub fn system_authorities() -> Vec<Certificate> {
+    usable(&system_bundle().unwrap_or_default())
+}
+
+fn usable(pem: &[u8]) -> Vec<Certificate> {
+    let found = CertificateDer::pem_slice_iter(pem).filter_map(Result::ok);
+    let usable = found.filter(|der| RootCertStore::empty().add(der.clone()).is_ok());
+    usable.filter_map(|der| Certificate::from_der(&der).ok()).collect()
+}
+
+/// The bundle of [`system_authorities`].
+pub fn system_bundle() -> Option<Vec<u8>> {
+    match env::var_os(openssl_probe::ENV_CERT_DIR) {
+        Some(_) => None,
+        None => fs::read(openssl_probe::probe().cert_file?).ok(),
+    }
 }
 
 /// A `ca-file` that cannot be used.
@@ -190,7 +215,9 @@ impl Fault for TlsError {
                 "renew the server's certificate; `date` shows whether this host's clock is right"
             }
             TlsError::InFuture { .. } => "`date` shows whether this host's clock is right",
-            TlsError::UnknownIssuer => "`ca-file` in the settings names the certificates of authorities to trust",
+            TlsError::UnknownIssuer => {
+                "`ca-file` in the settings names the certificates of authorities to trust; those of the system are in the bundle that update-ca-certificates or update-ca-trust writes"
+            }
             TlsError::Name { .. } => "use a name of the certificate in the URL, or a certificate for the URL's name",
             TlsError::Authority => {
                 "give the server a certificate without CA:TRUE: openssl req -x509 -addext basicConstraints=critical,CA:FALSE"
@@ -220,4 +247,22 @@ fn names(presented: &[String]) -> String {
     };
     let names: Vec<String> = presented.iter().take(NAMES_MAX).map(name).collect();
     if names.is_empty() { String::new() } else { format!(", but for {}", names.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_certificate_in_the_bundle_hides_no_other() {
+        let certificate = |name: &str| {
+            let key = rcgen::KeyPair::generate().unwrap();
+            rcgen::CertificateParams::new([name.to_owned()]).unwrap().self_signed(&key).unwrap().pem()
+        };
+        let block = |content: &str| format!("-----BEGIN CERTIFICATE-----\n{content}\n-----END CERTIFICATE-----\n");
+        let bundle =
+            [certificate("first"), block("AAAA"), block("not base64"), "text\n".to_owned(), certificate("second")];
+        assert_eq!(usable(bundle.concat().as_bytes()).len(), 2);
+        assert_eq!(usable(b"").len(), 0);
+    }
 }

@@ -64,6 +64,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("linux_keyutils", &["break_glass"]),
     ("listenfd", &["systemd"]),
     ("oci_spec", &["container", "deliver"]),
+    ("openssl_probe", &["tls"]),
     ("prost", &["nri"]),
     ("prometheus_client", &["broker", "gateway"]),
     ("regex", &["engine", "envrc"]),

@@ -12,7 +12,7 @@ use super::log;
 use super::settings::{IssuerSettings, Signature};
 use crate::fault::{Class, Fault};
 use crate::http_client;
-use crate::settings::{FileError, Permission, ServerUrl, file};
+use crate::settings::{AbsolutePath, FileError, Permission, ServerUrl, file};
 use crate::tls::{self, CaFileError};
 
 const DOCUMENT_BYTES_MAX: usize = 256 * 1024;
@@ -34,13 +34,14 @@ struct Discovery {
 /// # Errors
 /// If its certificates cannot be used.
 pub fn client(settings: &IssuerSettings) -> Result<Client, IssuerError> {
-    let mut client = http_client::builder().user_agent(USER_AGENT).connect_timeout(CONNECT_TIMEOUT).timeout(TIMEOUT);
-    if let Some(path) = &settings.ca_file {
+    let authorities = |path: &AbsolutePath| {
         let pem =
             file::read(path, file::Kind::Plain, tls::CA_BYTES_MAX).map_err(|source| IssuerError::File { source })?;
-        let certificates = tls::authorities(path, &pem).map_err(|source| IssuerError::CaFile { source })?;
-        client = client.tls_certs_only(certificates);
-    }
+        tls::authorities(path, &pem).map_err(|source| IssuerError::CaFile { source })
+    };
+    let authorities = settings.ca_file.as_ref().map(authorities).transpose()?;
+    let client = http_client::builder_for("https", authorities).user_agent(USER_AGENT);
+    let client = client.connect_timeout(CONNECT_TIMEOUT).timeout(TIMEOUT);
     client.build().map_err(|source| IssuerError::Client { source })
 }
 

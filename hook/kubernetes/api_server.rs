@@ -39,12 +39,15 @@ impl ApiServer {
         let token = file::read(&settings.token_file, file::Kind::Projected, TOKEN_BYTES_MAX)?;
         let bearer = Token::new(&token).and_then(|token| token.bearer());
         let bearer = bearer.map_err(|_| KubernetesError::NoToken { path: settings.token_file.to_path_buf() })?;
-        let mut client = builder_for(url.as_url().scheme());
-        if !url.is_plain() {
-            let pem = file::read(&settings.ca_file, file::Kind::Plain, tls::CA_BYTES_MAX)?;
-            client = client.tls_certs_only(tls::authorities(&settings.ca_file, &pem)?);
-        }
-        let client = client.build().map_err(|error| KubernetesError::NoClient { cause: innermost(&error) })?;
+        let authorities = match url.is_plain() {
+            true => Vec::new(),
+            false => {
+                let pem = file::read(&settings.ca_file, file::Kind::Plain, tls::CA_BYTES_MAX)?;
+                tls::authorities(&settings.ca_file, &pem)?
+            }
+        };
+        let client = builder_for(url.as_url().scheme(), Some(authorities)).build();
+        let client = client.map_err(|error| KubernetesError::NoClient { cause: innermost(&error) })?;
         Ok(ApiServer { client, base: url.as_url().clone(), bearer })
     }
 

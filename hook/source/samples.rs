@@ -136,5 +136,5 @@ fn file_error() -> FileError {
 /// Of a client that cannot be made.
 fn no_client() -> Option<Arc<reqwest::Error>> {
     crate::tls::install();
-    http_client::builder().user_agent("\n").build().err().map(Arc::new)
+    http_client::builder_for("https", None).user_agent("\n").build().err().map(Arc::new)
 }

@@ -82,7 +82,7 @@ impl Endpoint {
 }
 
 fn client(url: &Url) -> Result<Client, Failure<TokenError>> {
-    let client = http_client::builder_for(url.scheme());
+    let client = http_client::builder_for(url.scheme(), None);
     client.build().map_err(|error| Failure::Final(TokenError::NoClient { source: Arc::new(error) }))
 }
 

@@ -4,6 +4,7 @@
 //! The client's errors are never printed: they can quote a request. `aws_identity.rs` finds out who we are.
 
 use std::error::Error;
+use std::path::Path;
 
 use aws_sdk_kms::Client;
 use aws_sdk_kms::config::retry::RetryConfig;
@@ -70,16 +71,17 @@ fn open(settings: &Settings, _: Deadline) -> KekFuture<'_, Box<dyn Kek + '_>> {
 
 /// The authorities to trust: those of `ca-file`, else the system's.
 fn trust(settings: &AwsKms) -> Result<TlsContext, AwsError> {
-    let store = match &settings.ca_file {
+    let pem = match &settings.ca_file {
         Some(path) => {
             let pem = file::read(path, file::Kind::Plain, tls::CA_BYTES_MAX)
                 .map_err(|source| AwsError::Authorities { source })?;
             // AWS's client would panic at the first connection.
             tls::authorities(path, &pem).map_err(|source| AwsError::CaFile { source })?;
-            TrustStore::empty().with_pem_certificate(pem.as_slice())
+            Some(pem.to_vec())
         }
-        None => TrustStore::default(),
+        None => tls::system_bundle().filter(|pem| tls::authorities(Path::new(""), pem).is_ok()),
     };
+    let store = pem.map_or_else(TrustStore::default, |pem| TrustStore::empty().with_pem_certificate(pem));
     TlsContext::builder().with_trust_store(store).build().map_err(|_| AwsError::Client)
 }
 

@@ -180,8 +180,9 @@ struct Container {
 
 impl Container {
     async fn load(&self) -> Result<Credentials, CredentialsError> {
-        let client =
-            http_client::builder_for(self.url.as_url().scheme()).build().map_err(CredentialsError::provider_error)?;
+        let client = http_client::builder_for(self.url.as_url().scheme(), None)
+            .build()
+            .map_err(CredentialsError::provider_error)?;
         let mut request = client.get(self.url.as_url().clone());
         if let Some(path) = &self.token_file {
             request = request.header(reqwest::header::AUTHORIZATION, credential(path)?.as_str());

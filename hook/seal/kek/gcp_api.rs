@@ -60,7 +60,7 @@ impl Api {
             None => Url::parse(SERVER).ok()?,
         };
         let server = base.origin().ascii_serialization();
-        let mut client = http_client::builder_by_proxy(base.scheme());
+        let mut client = http_client::builder_by_proxy(base.scheme(), None);
         if let Some(host) = base.host_str().filter(|host| serves_all_apis(host)).map(ToOwned::to_owned) {
             client = client.dns_resolver(Alias(host));
             base.set_host(Some(NAME)).ok()?;

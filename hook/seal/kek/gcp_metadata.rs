@@ -58,7 +58,7 @@ impl MetadataServer {
     }
 
     fn at(url: &'static str) -> reqwest::Result<MetadataServer> {
-        Ok(MetadataServer { url, client: http_client::builder_for("http").build()?, token: Mutex::default() })
+        Ok(MetadataServer { url, client: http_client::builder_for("http", None).build()?, token: Mutex::default() })
     }
 
     /// The token, which is fetched again after three quarters of its lifetime. If that fails, it is used until it expires.

@@ -84,13 +84,13 @@ impl Connect {
     /// # Errors
     /// If the certificates cannot be used.
     pub fn new(url: &ServerUrl, tokens: Tokens, ca_file: Option<&Path>) -> Result<Connect, SourceError> {
-        let mut client = http_client::builder_for(url.as_url().scheme());
-        if let Some(path) = ca_file {
+        let authorities = |path: &Path| {
             let pem = file::read(path, file::Kind::Plain, tls::CA_BYTES_MAX)
                 .map_err(|source| SourceError::File { source })?;
-            client =
-                client.tls_certs_only(tls::authorities(path, &pem).map_err(|source| SourceError::CaFile { source })?);
-        }
+            tls::authorities(path, &pem).map_err(|source| SourceError::CaFile { source })
+        };
+        let authorities = ca_file.map(authorities).transpose()?;
+        let client = http_client::builder_for(url.as_url().scheme(), authorities);
         let base = url.as_url().clone();
         Ok(Connect {
             client: client.build().map_err(|error| SourceError::NoClient { source: Arc::new(error) })?,
