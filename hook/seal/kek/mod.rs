@@ -1,25 +1,15 @@
 //! Key-encryption keys: keys in a KMS or HSM that wrap data keys and never leave it.
 //!
 //! Each kind is one file, of the same sections: its [`KekKind`], the client that implements [`Kek`], what a name may be, and an error
-//! that knows whose fault it is and what can be done. Clouds have another, for who we are there. A new kind is that file, its line in
-//! [`KINDS`], a row in the README, and whatever settings it needs. `tests/kek` shows that every kind does the same.
+//! that knows whose fault it is and what can be done. A cloud is a folder, as it also has who we are there. A new kind is that file, its
+//! line in [`KINDS`], a row in the README, and whatever settings it needs. `tests/kek` shows that every kind does the same.
 
 pub mod aws;
-mod aws_error;
-mod aws_identity;
-mod aws_refusal;
 pub mod gcp;
-mod gcp_api;
-mod gcp_error;
-mod gcp_identity;
-mod gcp_metadata;
-mod gcp_status;
 mod kind;
 pub mod local;
 pub mod pkcs11;
-mod ramp;
 mod service;
-mod token_cache;
 mod unanswered;
 
 use std::cell::RefCell;

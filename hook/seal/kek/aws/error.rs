@@ -1,11 +1,11 @@
 //! Why AWS KMS cannot be used, as the code of its error says, each with its remedy.
 
-use super::KekError;
-use super::aws_refusal::AwsRefusal;
-use super::service::{Call, Operation, ServiceError, quoted, shown};
+use super::refusal::AwsRefusal;
 use crate::excerpt::Excerpt;
 use crate::fault::{Class, Fault};
 use crate::retry::{GaveUp, Tries};
+use crate::seal::kek::KekError;
+use crate::seal::kek::service::{Call, Operation, ServiceError, quoted, shown};
 use crate::settings::FileError;
 use crate::tls::{CaFileError, TlsError};
 use crate::token::TokenError;

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use tokio::sync::OnceCell;
 use zeroize::Zeroizing;
 
-use super::aws_refusal::AwsRefusal;
+use super::refusal::AwsRefusal;
 use crate::http_client;
 use crate::retry::Deadline;
 use crate::settings::file;

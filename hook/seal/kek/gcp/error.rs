@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use google_cloud_gax::error::rpc::Code;
 
-use super::KekError;
-use super::gcp_identity::{GoogleRefusal, IdentityError};
-use super::gcp_status::{KeyState, KmsStatus, Reason};
-use super::service::{Call, Operation, ServiceError, quoted, shown};
+use super::identity::{GoogleRefusal, IdentityError};
+use super::status::{KeyState, KmsStatus, Reason};
 use crate::dns::NoNameServer;
 use crate::fault::{Class, Fault};
 use crate::retry::{Failure, GaveUp, Seconds, Tries};
+use crate::seal::kek::KekError;
+use crate::seal::kek::service::{Call, Operation, ServiceError, quoted, shown};
 use crate::tls::TlsError;
 
 /// Why one call failed, without a word of the client's own.

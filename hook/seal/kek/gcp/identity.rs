@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::gcp_metadata::{METADATA_SERVER, MetadataServer};
+use super::metadata::{METADATA_SERVER, MetadataServer};
 use super::token_cache::TokenCache;
 use crate::fault::{Class, Fault};
 use crate::http_client::innermost;

@@ -1,7 +1,14 @@
-//! `gcp-kms://…`: Google Cloud KMS, with Google's own clients of its identities and our own of the KMS (`gcp_api.rs`).
+//! `gcp-kms://…`: Google Cloud KMS, with Google's own clients of its identities and our own of the KMS (`api.rs`).
 //!
 //! Three things are left to callers by Google: the deadline around every call, the tries, and the check of the CRC32C sums of what is
 //! sent and received. The errors of its identities are never printed: they can quote the file that holds a token.
+
+mod api;
+mod error;
+mod identity;
+mod metadata;
+mod status;
+mod token_cache;
 
 use std::cell::Cell;
 
@@ -14,9 +21,9 @@ use google_cloud_kms::model::{DecryptRequest, DecryptResponse, EncryptRequest, E
 use reqwest::header::HeaderMap;
 use zeroize::Zeroizing;
 
-use super::gcp_api::Api;
-use super::gcp_error::{self, CallError, Caller, CloudKmsError, again};
-use super::gcp_identity::{GoogleRefusal, Identity, IdentityError};
+use self::api::Api;
+use self::error::{CallError, Caller, CloudKmsError, again};
+use self::identity::{GoogleRefusal, Identity, IdentityError};
 use super::service::{Call, Operation};
 use super::{Abilities, Decrypted, Kek, KekError, KekFuture, KekKind, Unwrapped, Version};
 use crate::dns;
@@ -102,7 +109,7 @@ impl CloudKms {
         let Identity { member, token_server, .. } = &self.identity;
         let caller = Caller { member, token_server, is_identified: self.identified.get() };
         let call = Call { key: format!("{}{name}", KIND.scheme), server: self.api.server().to_owned(), operation };
-        Err(gcp_error::describe(call, gave_up, &caller).into())
+        Err(error::describe(call, gave_up, &caller).into())
     }
 
     async fn encrypt(

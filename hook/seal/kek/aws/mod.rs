@@ -1,7 +1,12 @@
 //! `aws-kms://arn:…`: AWS KMS, through AWS's own client.
 //!
 //! The encryption context is empty, as Tink has it: what a value is bound to is bound in the envelope. Deadline and tries are ours.
-//! The client's errors are never printed: they can quote a request. `aws_identity.rs` finds out who we are.
+//! The client's errors are never printed: they can quote a request. `identity.rs` finds out who we are.
+
+mod error;
+mod identity;
+mod ramp;
+mod refusal;
 
 use std::error::Error;
 use std::path::Path;
@@ -16,10 +21,10 @@ use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError
 use futures_util::FutureExt;
 use futures_util::future::ready;
 
-use super::aws_error::{self, AwsError, CallError, Caller, KmsError, region};
-use super::aws_identity::Identity;
-use super::aws_refusal::AwsRefusal;
-use super::ramp::Ramp;
+use self::error::{AwsError, CallError, Caller, KmsError, region};
+use self::identity::Identity;
+use self::ramp::Ramp;
+use self::refusal::AwsRefusal;
 use super::service::{Call, Operation};
 use super::{Abilities, Decrypted, Kek, KekError, KekFuture, KekKind, Unwrapped, Version};
 use crate::dns::Resolver;
@@ -169,7 +174,7 @@ impl Aws<'_> {
                 let caller =
                     Caller { credentials_server: self.identity.server(), is_identified: self.identity.is_known() };
                 let call = Call { key: format!("{}{name}", KIND.scheme), server: self.server(name), operation };
-                aws_error::describe(call, gave_up, caller).into()
+                error::describe(call, gave_up, caller).into()
             })
         };
         answer.boxed_local()

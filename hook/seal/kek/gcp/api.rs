@@ -16,8 +16,8 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
 
-use super::gcp_error::{CallError, again};
-use super::gcp_status::KmsStatus;
+use super::error::{CallError, again};
+use super::status::KmsStatus;
 use crate::dns::Alias;
 use crate::http_client::{self, innermost};
 use crate::retry::Failure;
