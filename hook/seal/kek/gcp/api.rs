@@ -20,7 +20,7 @@ use super::error::{CallError, again};
 use super::status::KmsStatus;
 use crate::dns::Alias;
 use crate::http_client::{self, innermost};
-use crate::retry::Failure;
+use crate::retry::{Deadline, Failure};
 use crate::settings::ServerUrl;
 use crate::tls::TlsError;
 
@@ -33,8 +33,8 @@ const NAME: &str = "cloudkms.googleapis.com";
 /// More than any answer has: a plaintext of 64 KiB in base64, or the words of an error.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
-/// How long calls wait for a connection that is made for all of them.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a call waits for the connection that is made for all of them, before it makes its own.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long a connection that nothing uses is relied on: less than clients and servers keep it.
 const KEPT: Duration = Duration::from_secs(30);
@@ -75,14 +75,14 @@ impl Api {
 
     /// Makes the connection, unless there is one: calls that begin meanwhile wait for it, as each would make its own. The question is
     /// an unauthenticated one; what it fails of, the first call reports.
-    pub(super) async fn connect(&self) {
+    pub(super) async fn connect(&self, deadline: Deadline) {
         let mut connection = self.connection.lock().await;
         // Nothing is saved without TLS, with which there is no HTTP/2 either.
         if self.base.scheme() == "http" || connection.is_some_and(|used| used.elapsed() < KEPT) {
             return;
         }
         let question = self.client.request(Method::HEAD, self.base.clone()).send();
-        if let Ok(Ok(_)) = timeout(PATIENCE, question).await {
+        if let Ok(Ok(_)) = timeout(deadline.remaining(), question).await {
             *connection = Some(Instant::now());
         }
     }
@@ -96,7 +96,9 @@ impl Api {
         request: &impl Serialize,
     ) -> Result<T, Failure<CallError>> {
         let body = serde_json::to_vec(request).map_err(|_| Failure::Final(CallError::NotKms))?;
-        if let Some(used) = &mut *self.connection.lock().await {
+        if let Ok(mut connection) = timeout(PATIENCE, self.connection.lock()).await
+            && let Some(used) = &mut *connection
+        {
             *used = Instant::now();
         }
         let url = self.url(&format!("{resource}:{method}"));
@@ -161,7 +163,42 @@ fn refused(status: StatusCode, answer: &[u8]) -> Failure<CallError> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+    use std::pin::pin;
+
+    use futures_util::future::{Either, join, select};
+    use serde_json::{Value, json};
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::settings::Permission;
+
+    #[tokio::test]
+    async fn a_connection_that_is_never_made_does_not_hold_up_calls_for_ever() {
+        crate::tls::install();
+        let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        let api = Api::new(Some(&ServerUrl::parse(&url, Permission::Refuse).unwrap())).unwrap();
+        let server = async {
+            // The first connection gets no answer, and any other one is closed.
+            let _first = listener.accept().await.unwrap();
+            loop {
+                drop(listener.accept().await.unwrap());
+            }
+        };
+        let connect = async {
+            api.connect(Deadline::after(Duration::from_secs(3600))).await;
+            unreachable!("there is no answer")
+        };
+        let request = json!({});
+        let call = api.call::<Value>("projects/p", "decrypt", HeaderMap::new(), &request);
+        let (others, call) = (pin!(join(server, connect)), pin!(call));
+        let outcome = match timeout(PATIENCE * 30, select(others, call)).await.unwrap() {
+            Either::Right((outcome, _)) => outcome,
+            Either::Left(_) => unreachable!("the server never ends"),
+        };
+        assert!(matches!(outcome, Err(Failure::Transient { error: CallError::Unreachable(_), .. })));
+    }
 
     #[test]
     fn only_servers_of_all_apis_are_asked_by_the_name_of_the_api() {

@@ -194,7 +194,7 @@ impl Kek for CloudKms {
 
     fn prepare(&self, deadline: Deadline) -> KekFuture<'_, ()> {
         let identify = self.call("*", Operation::Identify, deadline, async |_| Ok(()));
-        async move { join(identify, self.api.connect()).await.0 }.boxed_local()
+        async move { join(identify, self.api.connect(deadline)).await.0 }.boxed_local()
     }
 }
 
