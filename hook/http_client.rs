@@ -36,10 +36,10 @@ pub fn builder_by_proxy(scheme: &str, authorities: Option<Vec<Certificate>>) -> 
     if scheme == "http" {
         return builder.tls_certs_only([]);
     }
-    match authorities.unwrap_or_else(tls::system_authorities) {
+    match authorities.or_else(tls::system_authorities) {
+        Some(authorities) => builder.tls_certs_only(authorities),
         // The library searches elsewhere, and says so if there is nothing.
-        none if none.is_empty() => builder,
-        authorities => builder.tls_certs_only(authorities),
+        None => builder,
     }
 }
 

@@ -31,14 +31,19 @@ pub fn install() {
 /// # Errors
 /// If the file holds none in PEM, or one that is no certificate.
 pub fn authorities(path: &Path, pem: &[u8]) -> Result<Vec<Certificate>, CaFileError> {
-    let unusable = || CaFileError { path: path.to_owned() };
-    let found: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|_| unusable())?;
-    let mut roots = RootCertStore::empty();
-    let (usable, _) = roots.add_parsable_certificates(found.iter().cloned());
-    if usable == 0 || usable < found.len() {
-        return Err(unusable());
-    }
-    found.iter().map(|der| Certificate::from_der(der).map_err(|_| unusable())).collect()
+    let found = certificates(pem).and_then(|found| found.iter().map(|der| Certificate::from_der(der).ok()).collect());
+    found.ok_or_else(|| CaFileError { path: path.to_owned() })
+}
+
+/// Whether a text in PEM holds certificates, and nothing that only looks like one.
+pub fn are_certificates(pem: &[u8]) -> bool {
+    certificates(pem).is_some()
+}
+
+fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
+    let found: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().ok()?;
+    let (usable, _) = RootCertStore::empty().add_parsable_certificates(found.iter().cloned());
+    (usable > 0 && usable == found.len()).then_some(found)
 }
 
 /// The authorities that the system trusts: those of its bundle, as `update-ca-certificates` and `update-ca-trust` write it. What is no
@@ -46,8 +51,9 @@ pub fn authorities(path: &Path, pem: &[u8]) -> Result<Vec<Certificate>, CaFileEr
 ///
 /// Libraries also read the directory beside it, which has the same certificates in 300 files: a container start would wait for that longer
 /// than for everything else. None if there is no bundle, or the caller of the command names a directory.
-pub fn system_authorities() -> Vec<Certificate> {
-    usable(&system_bundle().unwrap_or_default())
+pub fn system_authorities() -> Option<Vec<Certificate>> {
+    let found = usable(&system_bundle()?);
+    (!found.is_empty()).then_some(found)
 }
 
 fn usable(pem: &[u8]) -> Vec<Certificate> {

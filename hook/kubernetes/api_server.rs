@@ -39,14 +39,12 @@ impl ApiServer {
         let token = file::read(&settings.token_file, file::Kind::Projected, TOKEN_BYTES_MAX)?;
         let bearer = Token::new(&token).and_then(|token| token.bearer());
         let bearer = bearer.map_err(|_| KubernetesError::NoToken { path: settings.token_file.to_path_buf() })?;
-        let authorities = match url.is_plain() {
-            true => Vec::new(),
-            false => {
-                let pem = file::read(&settings.ca_file, file::Kind::Plain, tls::CA_BYTES_MAX)?;
-                tls::authorities(&settings.ca_file, &pem)?
-            }
+        let authorities = || {
+            let pem = file::read(&settings.ca_file, file::Kind::Plain, tls::CA_BYTES_MAX)?;
+            Ok::<_, KubernetesError>(tls::authorities(&settings.ca_file, &pem)?)
         };
-        let client = builder_for(url.as_url().scheme(), Some(authorities)).build();
+        let authorities = (!url.is_plain()).then(authorities).transpose()?;
+        let client = builder_for(url.as_url().scheme(), authorities).build();
         let client = client.map_err(|error| KubernetesError::NoClient { cause: innermost(&error) })?;
         Ok(ApiServer { client, base: url.as_url().clone(), bearer })
     }

@@ -24,7 +24,7 @@ impl Host {
     /// Installs what is needed to use a stand-in. `gcp_kms` is the content of `[gcp-kms]`; if it is empty, the host has only the key file.
     pub(crate) fn new(stand_in: &StandIn, gcp_kms: &str) -> Host {
         match gcp_kms {
-            // Every program that may unseal prepares each listed KEK: a client for https reads 300 files with certificates.
+            // Every program that may unseal prepares each listed KEK: a client for https reads the certificates of the system.
             "" => Host::with_keks(stand_in, &[LOCAL_KEK], ""),
             _ => Host::with_kek(stand_in, LOCAL_KEK, &format!("[gcp-kms]\n{gcp_kms}")),
         }
