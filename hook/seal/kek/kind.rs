@@ -25,7 +25,7 @@ pub struct KekKind {
     /// Whether the KMS can have a key of this name, the URI without its scheme; and whether the name is safe to use.
     pub(super) is_name: fn(&str) -> bool,
     /// Makes the client, which knows all keys of its kind.
-    pub(super) open: for<'a> fn(&'a Settings, Deadline) -> KekFuture<'a, Box<dyn Kek + 'a>>,
+    pub(super) open: for<'a> fn(&'a Settings) -> Result<Box<dyn Kek + 'a>, KekError>,
 }
 
 /// The client of one kind of KEK.

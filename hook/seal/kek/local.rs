@@ -41,9 +41,8 @@ struct LocalKeks {
 }
 
 /// Knows where the files are; none is read yet.
-fn open(settings: &Settings, _: Deadline) -> KekFuture<'_, Box<dyn Kek + '_>> {
-    let keks: Box<dyn Kek> = Box::new(LocalKeks { directory: settings.local_kek.directory().to_path_buf() });
-    ready(Ok(keks)).boxed_local()
+fn open(settings: &Settings) -> Result<Box<dyn Kek + '_>, KekError> {
+    Ok(Box::new(LocalKeks { directory: settings.local_kek.directory().to_path_buf() }))
 }
 
 impl LocalKeks {

@@ -12,7 +12,7 @@ pub mod pkcs11;
 mod service;
 mod unanswered;
 
-use std::cell::RefCell;
+use std::cell::{self, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
@@ -85,7 +85,7 @@ impl fmt::Display for KekUri {
 type Opened<T> = RefCell<BTreeMap<(String, Vec<u8>, String), Rc<OnceCell<Rc<T>>>>>;
 
 /// The client for one kind.
-type Client<'a> = (&'static KekKind, OnceCell<Box<dyn Kek + 'a>>);
+type Client<'a> = (&'static KekKind, cell::OnceCell<Box<dyn Kek + 'a>>);
 
 /// The KEKs that the settings list, each kind made ready when it is first needed.
 pub struct Keks<'a> {
@@ -102,7 +102,7 @@ pub struct Keks<'a> {
 impl<'a> Keks<'a> {
     /// Knows the settings, and does nothing yet.
     pub fn new(settings: &'a Settings) -> Keks<'a> {
-        Keks::with(settings, Rc::new(KINDS.map(|kind| (kind, OnceCell::new()))))
+        Keks::with(settings, Rc::new(KINDS.map(|kind| (kind, cell::OnceCell::new()))))
     }
 
     /// The same clients, with their connections and access tokens, for another start: it shares no data key with any other.
@@ -135,7 +135,7 @@ impl<'a> Keks<'a> {
     /// # Errors
     /// If the credentials cannot be used, or give no access token.
     pub async fn prepare_kind(&self, kind: &'static KekKind, deadline: Deadline) -> Result<(), KekError> {
-        self.client(kind, deadline).await?.prepare(deadline).await
+        self.client(kind)?.prepare(deadline).await
     }
 
     /// Wraps a data key.
@@ -143,7 +143,7 @@ impl<'a> Keks<'a> {
     /// # Errors
     /// If the KEK is not listed in the settings, or the KMS does not wrap.
     pub async fn wrap(&self, kek: &KekUri, data_key: &DataKey, deadline: Deadline) -> Result<Vec<u8>, KekError> {
-        self.listed(kek, deadline).await?.wrap(kek.name(), data_key, deadline).await
+        self.listed(kek)?.wrap(kek.name(), data_key, deadline).await
     }
 
     /// Unwraps a data key, once.
@@ -154,7 +154,7 @@ impl<'a> Keks<'a> {
         let key = (kek.to_string(), wrapped.to_vec(), String::new());
         let cell = self.unwrapped.borrow_mut().entry(key).or_default().clone();
         let unwrap = async || {
-            let call = async { self.listed(kek, deadline).await?.unwrap(kek.name(), wrapped, deadline).await };
+            let call = async { self.listed(kek)?.unwrap(kek.name(), wrapped, deadline).await };
             self.ask(kek, deadline, call).await.map(Rc::new)
         };
         cell.get_or_try_init(unwrap).await.cloned()
@@ -174,8 +174,7 @@ impl<'a> Keks<'a> {
         let key = (kek.to_string(), ciphertext.to_vec(), associated_data.to_owned());
         let cell = self.decrypted.borrow_mut().entry(key).or_default().clone();
         let decrypt = async || {
-            let client = self.listed(kek, deadline);
-            let call = async { client.await?.decrypt(kek.name(), ciphertext, associated_data, deadline).await };
+            let call = async { self.listed(kek)?.decrypt(kek.name(), ciphertext, associated_data, deadline).await };
             self.ask(kek, deadline, call).await.map(Rc::new)
         };
         cell.get_or_try_init(decrypt).await.cloned()
@@ -186,7 +185,7 @@ impl<'a> Keks<'a> {
     /// # Errors
     /// If the KEK is not listed in the settings, or the KMS does not answer.
     pub async fn describe(&self, kek: &KekUri, deadline: Deadline) -> Result<Abilities, KekError> {
-        self.listed(kek, deadline).await?.describe(kek.name(), deadline).await
+        self.listed(kek)?.describe(kek.name(), deadline).await
     }
 
     /// Makes a new KEK, which need not be listed yet.
@@ -194,7 +193,7 @@ impl<'a> Keks<'a> {
     /// # Errors
     /// If KEKs of its kind are made elsewhere, there is one already, or none can be made.
     pub async fn create(&self, kek: &KekUri, deadline: Deadline) -> Result<(), KekError> {
-        self.client(kek.kind, deadline).await?.create(kek.name(), deadline).await
+        self.client(kek.kind)?.create(kek.name(), deadline).await
     }
 
     async fn ask<T>(
@@ -209,17 +208,21 @@ impl<'a> Keks<'a> {
         }
     }
 
-    async fn listed(&self, kek: &KekUri, deadline: Deadline) -> Result<&(dyn Kek + 'a), KekError> {
+    fn listed(&self, kek: &KekUri) -> Result<&(dyn Kek + 'a), KekError> {
         if !self.settings.kek_is_listed(kek.as_str()) {
             return Err(KekError::NotListed { kek: kek.to_string() });
         }
-        self.client(kek.kind, deadline).await
+        self.client(kek.kind)
     }
 
-    async fn client(&self, kind: &'static KekKind, deadline: Deadline) -> Result<&(dyn Kek + 'a), KekError> {
+    fn client(&self, kind: &'static KekKind) -> Result<&(dyn Kek + 'a), KekError> {
         let client = self.clients.iter().find_map(|(of, client)| (*of == kind).then_some(client));
         let client = client.ok_or(KekError::MadeElsewhere)?;
-        client.get_or_try_init(|| (kind.open)(self.settings, deadline)).await.map(|client| &**client)
+        if let Some(open) = client.get() {
+            return Ok(&**open);
+        }
+        let open = (kind.open)(self.settings)?;
+        Ok(&**client.get_or_init(|| open))
     }
 }
 

@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::{Either, ready, select};
+use futures_util::future::{Either, select};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::{Mutex, oneshot};
@@ -49,10 +49,8 @@ struct Hsm<'a> {
 }
 
 /// Nothing is started yet.
-fn open(settings: &Settings, _: Deadline) -> KekFuture<'_, Box<dyn Kek + '_>> {
-    let hsm: Box<dyn Kek + '_> =
-        Box::new(Hsm { settings: &settings.pkcs11, helper: RefCell::default(), requests: Cell::default() });
-    ready(Ok(hsm)).boxed_local()
+fn open(settings: &Settings) -> Result<Box<dyn Kek + '_>, KekError> {
+    Ok(Box::new(Hsm { settings: &settings.pkcs11, helper: RefCell::default(), requests: Cell::default() }))
 }
 
 impl Hsm<'_> {

@@ -18,7 +18,6 @@ use aws_sdk_kms::primitives::Blob;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError};
 use futures_util::FutureExt;
-use futures_util::future::ready;
 
 use self::error::{AwsError, CallError, Caller, KmsError, region};
 use self::identity::Identity;
@@ -62,15 +61,12 @@ struct Aws<'a> {
 }
 
 /// Makes the HTTP client, which reads the system's certificates. Nothing is sent yet.
-fn open(settings: &Settings, _: Deadline) -> KekFuture<'_, Box<dyn Kek + '_>> {
-    let opened = || {
-        let settings = &settings.aws_kms;
-        let http = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring));
-        let http = http.tls_context(trust(settings)?).build_with_resolver(Names(Resolver::default()));
-        let identity = Identity::of(settings, &http).map_err(no_token)?;
-        Ok::<_, KekError>(Box::new(Aws { settings, http, identity, ramp: Ramp::default() }) as Box<dyn Kek>)
-    };
-    ready(opened()).boxed_local()
+fn open(settings: &Settings) -> Result<Box<dyn Kek + '_>, KekError> {
+    let settings = &settings.aws_kms;
+    let http = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring));
+    let http = http.tls_context(trust(settings)?).build_with_resolver(Names(Resolver::default()));
+    let identity = Identity::of(settings, &http).map_err(no_token)?;
+    Ok(Box::new(Aws { settings, http, identity, ramp: Ramp::default() }))
 }
 
 /// The authorities to trust: those of `ca-file`, else the system's.

@@ -1,7 +1,7 @@
 //! `gcp-kms://…`: Google Cloud KMS, with Google's own clients of its identities and our own of the KMS (`api.rs`).
 //!
-//! Three things are left to callers by Google: the deadline around every call, the tries, and the check of the CRC32C sums of what is
-//! sent and received. The errors of its identities are never printed: they can quote the file that holds a token.
+//! Deadline and tries are ours, and so is the check of the CRC32C sums of what is sent and received, which Cloud KMS asks of its callers.
+//! The errors of Google's clients are never printed: they can quote the file that holds a token.
 
 mod api;
 mod error;
@@ -13,7 +13,7 @@ mod token_cache;
 use std::cell::Cell;
 
 use futures_util::FutureExt;
-use futures_util::future::{join, ready};
+use futures_util::future::join;
 use google_cloud_auth::credentials::CacheableResource;
 use google_cloud_auth::errors::CredentialsError;
 use google_cloud_iam_v1::model::{TestIamPermissionsRequest, TestIamPermissionsResponse};
@@ -54,9 +54,8 @@ struct CloudKms {
 }
 
 /// Reads the credentials file and makes the clients. Nothing is sent.
-fn open(settings: &Settings, _: Deadline) -> KekFuture<'_, Box<dyn Kek + '_>> {
-    let client = CloudKms::new(&settings.gcp_kms);
-    ready(client.map(|client| Box::new(client) as Box<dyn Kek>).map_err(KekError::from)).boxed_local()
+fn open(settings: &Settings) -> Result<Box<dyn Kek + '_>, KekError> {
+    Ok(Box::new(CloudKms::new(&settings.gcp_kms)?))
 }
 
 impl CloudKms {
