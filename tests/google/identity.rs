@@ -1,35 +1,16 @@
 //! Every kind of Google credentials, and the error messages when they are refused, which contain no secret.
-//!
-//! Google's client uses the CA certificates of the system, and the fixed address of the metadata server: each test runs in its own
-//! namespaces.
-
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, its helpers too")]
-
-mod support;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
-use std::process::Output;
-use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
-use support::container::Container;
-use support::host::{Host, KEY_RING, run};
-use support::machine::{METADATA, Machine};
-use support::{AGENT_VAULT, StandIn};
-use tempfile::TempDir;
 
-const REFERENCE: &str = "op://AgentVault/database/password";
-const SECRET: &[u8] = b"canary";
-
-/// The workload identity provider of the stand-in.
-const PROVIDER: &str = "projects/123456/locations/global/workloadIdentityPools/stand-in/providers/stand-in";
-
-/// The deadline of the settings, plus the run time of a process.
-const PATIENCE: Duration = Duration::from_millis(2000 + 1500);
+use crate::support::AGENT_VAULT;
+use crate::support::container::Container;
+use crate::support::host::{Host, KEY_RING};
+use crate::{Google, PROVIDER, REFERENCE, SECRET, text, with_long_deadline};
 
 #[test]
 fn authenticates_with_every_kind_of_credentials_file() {
@@ -94,63 +75,6 @@ fn uses_the_metadata_server_without_a_credentials_file() {
     let Some(google) = Google::start(&[]) else { return };
     google.opens_what_it_seals(&google.host_with(""));
     assert!(google.stand_in.requests().iter().any(|request| request["service"] == "metadata"));
-}
-
-#[test]
-fn all_calls_of_a_start_share_the_connection_that_it_makes_first() {
-    let Some(google) = Google::start(&[]) else { return };
-    let host = with_long_deadline(google.host("service-account.json"));
-    let references: Vec<(String, String)> =
-        (0..32).map(|number| (format!("field-{number}"), format!("op://AgentVault/database/field-{number}"))).collect();
-    let seal = |reference: &str| {
-        let arguments = ["seal", "--kek", &format!("{KEY_RING}/prod"), "--for", reference];
-        String::from_utf8(host.oci_secrets(&arguments, SECRET).stdout).unwrap()
-    };
-    let sealed: Vec<String> = references.iter().map(|(_, reference)| seal(reference)).collect();
-    let names = references.iter().map(|(name, _)| name.as_str());
-    let fields: Vec<(&str, &str, &str)> =
-        names.zip(&sealed).map(|(name, value)| ("", name, value.trim_end())).collect();
-    google.stand_in.create_item(AGENT_VAULT, "database", &fields);
-    let container = Container::create();
-    let before = google.stand_in.requests().len();
-    let requests = references.into_iter().map(|(name, reference)| (format!("run.secrets/{name}"), reference));
-    let output = host.hook(&container.state(requests));
-    assert!(output.status.success(), "{}", text(&output));
-    let all = google.stand_in.requests();
-    let kms: Vec<&Value> = all[before..].iter().filter(|request| request["service"] == "kms").collect();
-    assert_eq!(kms.len(), 33);
-    assert_eq!((&kms[0]["method"], &kms[0]["authorization"]), (&json!("HEAD"), &json!(false)));
-    assert!(kms.iter().all(|request| request["connection"] == kms[0]["connection"]), "{kms:?}");
-}
-
-#[test]
-fn the_command_reaches_the_kms_through_a_proxy_and_the_hook_does_not() {
-    let Some(google) = Google::start(&[]) else { return };
-    let host = google.host("service-account.json");
-    let proxied = |program: &str| {
-        let mut command = host.program(program);
-        // Nothing listens there.
-        command.env("HTTPS_PROXY", "http://127.0.0.1:1");
-        command
-    };
-    let seal = ["seal", "--kek", &format!("{KEY_RING}/prod"), "--for", REFERENCE];
-    let refused = run(proxied("oci-secrets").args(seal), SECRET);
-    assert_eq!(refused.status.code(), Some(69), "{}", text(&refused));
-    let sealed = String::from_utf8(google.seal(&host).stdout).unwrap();
-    google.stand_in.create_item(AGENT_VAULT, "database", &[("", "password", sealed.trim_end())]);
-    let container = Container::create();
-    let state = container.state([("run.secrets/password".into(), REFERENCE.into())]);
-    let output = run(&mut proxied("oci-secrets-hook"), &state);
-    assert!(output.status.success(), "{}", text(&output));
-}
-
-#[test]
-fn a_redirection_is_not_followed() {
-    let Some(google) = Google::start(&[]) else { return };
-    let host = google.host("service-account.json");
-    let output = host.oci_secrets(&["seal", "--kek", &format!("{KEY_RING}/redirect"), "--for", REFERENCE], SECRET);
-    assert_eq!(output.status.code(), Some(69), "{}", text(&output));
-    assert_eq!(google.stand_in.hits(), 0);
 }
 
 #[test]
@@ -237,27 +161,6 @@ fn reports_why_the_pool_refuses_a_token() {
 }
 
 #[test]
-fn a_private_address_of_google_is_asked_by_the_name_of_the_api() {
-    let Some(google) = Google::start(&[]) else { return };
-    // The certificate of the stand-in is not for this name.
-    let private = google.stand_in.kms().replace("127.0.0.1", "private.googleapis.com");
-    let credentials = format!("credentials-file = {:?}", google.path("service-account.json"));
-    google.opens_what_it_seals(&Host::new(&google.stand_in, &format!("{credentials}\nendpoint = {private:?}")));
-}
-
-#[test]
-fn reports_a_certificate_for_another_name() {
-    let Some(google) = Google::start(&[]) else { return };
-    let other = google.stand_in.kms().replace("127.0.0.1", "kms.example");
-    let host = Host::new(
-        &google.stand_in,
-        &format!("credentials-file = {:?}\nendpoint = {other:?}", google.path("service-account.json")),
-    );
-    google.is_refused(&host, 78, "cannot connect to https://kms.example:");
-    google.is_refused(&host, 78, "its certificate is not valid for this name");
-}
-
-#[test]
 fn reports_an_unknown_service_account() {
     let Some(google) = Google::start(&[]) else { return };
     let change = json!({ "client_email": "other@stand-in.iam.gserviceaccount.com" });
@@ -323,127 +226,4 @@ fn a_silent_metadata_server_takes_at_most_the_deadline() {
 fn reports_a_missing_metadata_server_within_the_deadline() {
     let Some(google) = Google::start(&["--metadata", "127.0.0.1:0"]) else { return };
     google.is_not_reached(&google.host_with(""));
-}
-
-/// Sets a long deadline for tests that count requests: on a loaded machine, a request may time out and be retried.
-fn with_long_deadline(host: Host) -> Host {
-    let settings = fs::read_to_string(host.settings()).unwrap().replace("deadline = \"2s\"", "deadline = \"1m\"");
-    host.write("settings.toml", settings.as_bytes(), 0o644);
-    host
-}
-
-/// Namespaces with the required Google services: over TLS, and with a Cloud KMS that requires tokens.
-struct Google {
-    stand_in: StandIn,
-    directory: TempDir,
-}
-
-impl Google {
-    /// Moves this thread into new namespaces; `None` if that is not possible.
-    fn start(arguments: &[&str]) -> Option<Google> {
-        let machine = Machine::enter()?;
-        let directory = tempfile::Builder::new().prefix("google").tempdir().unwrap();
-        let dir = directory.path().to_str().unwrap();
-        let mut all = vec!["--dir", dir, "--tls", "--kms-auth", "--service-account"];
-        if !arguments.contains(&"--metadata") {
-            all.extend(["--metadata", METADATA]);
-        }
-        all.extend(arguments);
-        let stand_in = StandIn::start(&all);
-        machine.name("sts.googleapis.com", "127.0.0.1");
-        machine.name("iamcredentials.googleapis.com", "127.0.0.1");
-        machine.name("kms.example", "127.0.0.1");
-        machine.name("private.googleapis.com", "127.0.0.1");
-        machine.trust(&stand_in.ca_file().unwrap());
-        Some(Google { stand_in, directory })
-    }
-
-    /// A host with this credentials file of the stand-in.
-    fn host(&self, credentials: &str) -> Host {
-        self.host_with(&format!("credentials-file = {:?}", self.path(credentials)))
-    }
-
-    fn host_with(&self, gcp_kms: &str) -> Host {
-        Host::new(&self.stand_in, &format!("{gcp_kms}\nendpoint = \"{}\"", self.stand_in.kms()))
-    }
-
-    /// A host with a credentials file in which these members are replaced.
-    fn changed(&self, credentials: &str, members: &Value) -> Host {
-        let mut file = self.file(credentials);
-        file.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
-        self.write("changed.json", file.to_string().as_bytes(), 0o600);
-        self.host("changed.json")
-    }
-
-    fn seal(&self, host: &Host) -> Output {
-        host.oci_secrets(&["seal", "--kek", &format!("{KEY_RING}/prod"), "--for", REFERENCE], SECRET)
-    }
-
-    /// Runs `oci-secrets` in a CI job that can request tokens of GitHub Actions, and has one of GitLab CI.
-    fn in_job(&self, host: &Host, arguments: &[&str], input: &[u8]) -> Output {
-        let mut command = host.program("oci-secrets");
-        command
-            .args(arguments)
-            .env("ACTIONS_ID_TOKEN_REQUEST_URL", format!("{}/request?x=y", self.stand_in.issuer("github")));
-        command.env("ACTIONS_ID_TOKEN_REQUEST_TOKEN", self.stand_in.request_token());
-        run(command.env("GCP_TOKEN", self.mint("gitlab")), input)
-    }
-
-    /// A token for the provider.
-    fn mint(&self, issuer: &str) -> String {
-        let audience = format!("https://iam.googleapis.com/{PROVIDER}");
-        self.stand_in.mint(issuer, &json!({ "claims": { "aud": audience } }))
-    }
-
-    fn opens_what_it_seals(&self, host: &Host) {
-        let sealed = self.seal(host);
-        assert!(sealed.status.success(), "{}", text(&sealed));
-        let opened = host.oci_secrets(&["unseal", "--for", REFERENCE], &sealed.stdout);
-        assert_eq!(opened.stdout, SECRET, "{}", text(&opened));
-    }
-
-    fn is_refused(&self, host: &Host, code: i32, words: &str) {
-        let begin = Instant::now();
-        let output = self.seal(host);
-        assert!(begin.elapsed() < PATIENCE, "took {:?}", begin.elapsed());
-        assert_eq!(output.status.code(), Some(code), "{}", text(&output));
-        assert!(text(&output).contains(words), "{}", text(&output));
-        assert!(output.stdout.is_empty());
-        self.assert_holds_no_secret(&text(&output));
-    }
-
-    fn is_not_reached(&self, host: &Host) {
-        self.is_refused(host, 69, "cannot get an access token from Google: no answer from http");
-    }
-
-    fn assert_holds_no_secret(&self, text: &str) {
-        let service_account = self.file("service-account.json");
-        let private_key = service_account["private_key"].as_str().unwrap();
-        for secret in ["standin-access-token", "standin-subject-token", &self.subject_token(), &private_key[60..120]] {
-            assert!(!text.contains(secret), "{text}");
-        }
-    }
-
-    fn subject_token(&self) -> String {
-        fs::read_to_string(self.path("subject-token")).unwrap()
-    }
-
-    /// A credentials file of the stand-in's directory.
-    fn file(&self, name: &str) -> Value {
-        serde_json::from_slice(&fs::read(self.path(name)).unwrap()).unwrap()
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn write(&self, name: &str, content: &[u8], mode: u32) -> PathBuf {
-        fs::write(self.path(name), content).unwrap();
-        fs::set_permissions(self.path(name), Permissions::from_mode(mode)).unwrap();
-        self.path(name)
-    }
-}
-
-fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
